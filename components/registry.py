@@ -1,0 +1,150 @@
+"""Components by kind and name.
+
+A component is a frozen dataclass of typed options that can build its part of a model. Registering it is all that it
+takes to make it selectable in configurations, listed, completed and part of a run's identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_type_hints
+
+
+class OptionError(ValueError):
+    """An option's value cannot be honoured. `option` names it; the message says what was expected."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(f"{option}: {message}")
+        self.option = option
+        self.message = message
+
+
+class UnknownComponent(LookupError):
+    """No component of that kind has that name. The message names the nearest and lists all."""
+
+
+class Component:
+    """Base of every component. A direct subclass with `kind=` opens a kind; its docstring describes the kind."""
+
+    kind: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            cls.kind = kind
+            _kinds[kind] = cls
+
+    def __post_init__(self) -> None:
+        """Raise OptionError if a value cannot be honoured. Called on construction."""
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some options changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One typed option of a component, read off its dataclass field."""
+
+    name: str
+    type: Any
+    default: Any  # dataclasses.MISSING where the option must be given
+    affects_result: bool = True
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+
+C = TypeVar("C", bound=type[Component])
+
+_kinds: dict[str, type[Component]] = {}
+_components: dict[str, dict[str, type[Component]]] = {}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def register(name: str, *, version: int = 1) -> Callable[[C], C]:
+    """Class decorator: make the class a frozen keyword-only dataclass and register it under its kind's `name`.
+
+    `version` is part of a run's identity: raise it when the same options begin to compute something else.
+    """
+
+    def decorate(cls: C) -> C:
+        if not cls.kind:
+            raise TypeError(f"{cls.__name__} must derive from a kind, such as components.norm.Norm")
+        if not cls.__dict__.get("__doc__"):
+            raise TypeError(f"{cls.__name__} needs a docstring: it is what `lab list` shows")
+        known = _components.setdefault(cls.kind, {})
+        if name in known and known[name].__qualname__ != cls.__qualname__:
+            raise ValueError(f"{cls.kind} '{name}' is already registered by {known[name].__module__}")
+        cls.name, cls.version = name, version
+        built = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        if any(field.name == "name" for field in dataclasses.fields(built)):  # type: ignore[arg-type]
+            raise TypeError(f"{cls.__name__}: an option cannot be called 'name', which selects the component")
+        known[name] = built
+        return built
+
+    return decorate
+
+
+def lookup(kind: str, name: str) -> type[Component]:
+    """The component class registered under (kind, name).
+
+    Raises:
+        UnknownComponent: naming the nearest registered name.
+    """
+    known = _components.get(kind, {})
+    if name not in known:
+        raise UnknownComponent(f"no {kind} is called '{name}'{suggestion(name, known)}")
+    return known[name]
+
+
+def kinds() -> list[str]:
+    """The kinds that have at least one component, in order of registration."""
+    return [kind for kind in _kinds if _components.get(kind)]
+
+
+def kind_class(kind: str) -> type[Component]:
+    """The base class that opened a kind."""
+    return _kinds[kind]
+
+
+def names(kind: str) -> list[str]:
+    """Names registered under a kind, in order of registration."""
+    return list(_components.get(kind, {}))
+
+
+def options(cls: type[Any]) -> list[Option]:
+    """The typed options of a component (or of any configuration dataclass), in order of declaration."""
+    hints = get_type_hints(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        found.append(Option(field.name, hints[field.name], default, field.metadata.get("affects_result", True)))
+    return found
+
+
+def summary(cls: type[Component]) -> str:
+    """First sentence of the docstring, for lists."""
+    return inspect.getdoc(cls).split("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that a misspelt one most likely meant, if any is near."""
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """The tail of an error message about an unknown name: the nearest valid one, then all of them."""
+    valid = list(valid)
+    near = nearest(name, valid)
+    listed = f" (there are: {', '.join(valid)})" if valid else ""
+    return f"; did you mean '{near}'?{listed}" if near else listed
