@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
 
 
 class OptionError(ValueError):
@@ -87,7 +87,7 @@ def register(name: str, *, version: int = 1) -> Callable[[C], C]:
         if any(field.name == "name" for field in dataclasses.fields(built)):  # type: ignore[arg-type]
             raise TypeError(f"{cls.__name__}: an option cannot be called 'name', which selects the component")
         known[name] = built
-        return built
+        return cast(C, built)
 
     return decorate
 

@@ -1,0 +1,156 @@
+"""A whole decoder as configuration: one component a slot, and a pattern of layer kinds repeated over the layers.
+
+A layer kind is the base block with its own overrides: `pattern=(local, global)` interleaves the two kinds that an
+interleaved span offers, and `kinds={"global": {"position": RoPE(theta=1e6)}}` gives one of them another RoPE base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import cycle, islice
+
+from components.attention.heads import Heads
+from components.attention.qk_norm import QKNorm
+from components.attention.span import Span
+from components.embedding import Embedding
+from components.initialization import Init
+from components.mlp import MLP
+from components.norm import Norm
+from components.position import Position
+from components.registry import Component, OptionError, suggestion
+from components.residual import Residual
+from components.softcap import Softcap
+
+KIND_SLOTS = ("heads", "qk_norm", "span", "position", "norm", "residual", "mlp")
+"""Slots that a layer kind may override."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer, every slot decided. `window` counts the query's own key; None sees every earlier token."""
+
+    kind: str
+    heads: Heads
+    qk_norm: QKNorm
+    window: int | None
+    position: Position
+    norm: Norm
+    residual: Residual
+    mlp: MLP
+    attention_cap: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A decoder, fully configured.
+
+    Attributes:
+        vocab_size: rows of the embedding table.
+        d_model: width of the residual stream.
+        n_layers: blocks.
+        pattern: layer kinds, repeated over the layers (a last repetition may be cut short); None for the span's own.
+        kinds: what a layer kind has that differs from the base block, slot by slot.
+    Raises:
+        OptionError: naming the option, such as `pattern`, when the whole cannot be built.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    heads: Heads
+    qk_norm: QKNorm
+    span: Span
+    position: Position
+    softcap: Softcap
+    norm: Norm
+    residual: Residual
+    mlp: MLP
+    embedding: Embedding
+    init: Init
+    pattern: tuple[str, ...] | None = None
+    kinds: Mapping[str, Mapping[str, Component]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for option in ("vocab_size", "d_model", "n_layers"):
+            if getattr(self, option) < 1:
+                raise OptionError(option, f"must be at least 1, got {getattr(self, option)}")
+        self._check_kinds()
+        self._check_pattern()
+        for layer in self.layers:
+            try:
+                layer.position.check_head_dim(layer.heads.head_dim)
+            except OptionError as error:
+                raise OptionError(f"position.{error.option}", error.message) from None
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers from first to last."""
+        by_kind = {kind: self._layer(kind) for kind in dict.fromkeys(self.repeated)}
+        return tuple(by_kind[kind] for kind in islice(cycle(self.repeated), self.n_layers))
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        """The layer kinds that repeat: `pattern`, or the span's own."""
+        return self.span.pattern if self.pattern is None else self.pattern
+
+    @property
+    def max_context(self) -> int | None:
+        """The longest context that every layer can position, or None where there is no limit."""
+        limits = [p.max_context for p in {layer.position for layer in self.layers} if p.max_context is not None]
+        return min(limits, default=None)
+
+    def components(self) -> dict[str, Component]:
+        """Every component in use by its path: `heads`, …, `kinds.global.position`."""
+        base = {f.name: getattr(self, f.name) for f in fields(self)}
+        found = {name: value for name, value in base.items() if isinstance(value, Component)}
+        for kind, overrides in self.kinds.items():
+            found |= {f"kinds.{kind}.{slot}": component for slot, component in overrides.items()}
+        return found
+
+    def _check_kinds(self) -> None:
+        for kind, overrides in self.kinds.items():
+            for slot in overrides:
+                if slot not in KIND_SLOTS:
+                    raise OptionError(
+                        f"kinds.{kind}.{slot}", f"a layer kind has no such slot{suggestion(slot, KIND_SLOTS)}"
+                    )
+            span = overrides.get("span")
+            if isinstance(span, Span) and len(span.windows) != 1:
+                raise OptionError(
+                    f"kinds.{kind}.span", f"one layer kind has one window: global or local, not {span.name}"
+                )
+            if kind not in self.repeated:
+                raise OptionError(
+                    f"kinds.{kind}", f"the pattern has no such layer kind{suggestion(kind, self.repeated)}"
+                )
+
+    def _check_pattern(self) -> None:
+        if not self.repeated:
+            raise OptionError("pattern", "must name at least one layer kind")
+        known = [*self.span.windows, *(kind for kind in self.kinds if kind not in self.span.windows)]
+        for kind in self.repeated:
+            if kind not in known:
+                raise OptionError("pattern", f"no layer kind is called '{kind}'{suggestion(kind, known)}")
+        if len(self.repeated) > self.n_layers:
+            raise OptionError("pattern", f"has {len(self.repeated)} layers, the model only n_layers = {self.n_layers}")
+        if not any(kind in self.span.windows for kind in self.repeated):
+            raise OptionError(
+                "pattern", f"uses none of the layer kinds of span={self.span.name}: {list(self.span.windows)}"
+            )
+
+    def _layer(self, kind: str) -> Layer:
+        own: dict[str, Component] = {slot: getattr(self, slot) for slot in KIND_SLOTS} | dict(self.kinds.get(kind, {}))
+        span = own.pop("span")
+        assert isinstance(span, Span)
+        return Layer(kind=kind, window=self._window(kind, span), attention_cap=self.softcap.attention_cap, **own)  # type: ignore[arg-type]
+
+    def _window(self, kind: str, span: Span) -> int | None:
+        if kind in span.windows:
+            return span.windows[kind]
+        if len(span.windows) == 1:
+            return next(iter(span.windows.values()))
+        raise OptionError(
+            f"kinds.{kind}.span", f"needs a span of its own, global or local: span={span.name} has several"
+        )

@@ -1,0 +1,70 @@
+"""One attention layer: projections, positions, and a kernel that computes the layer's spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from components.attention.heads import Heads
+from components.attention.kernels import attend
+from components.attention.qk_norm import QKNorm
+from components.attention.spec import AttentionInputs, AttentionSpec
+from components.position import Position, Rotation
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all layers of one forward pass share, computed once.
+
+    Attributes:
+        rotations: rotary tables by (position, head_dim), for the layers that rotate.
+        slopes: ALiBi slopes [n_heads] by (position, n_heads), for the layers that have them.
+        documents: [B, T] document ids for attention that stays inside a document, or None.
+        kernel: which attention kernel computes the spec.
+    """
+
+    rotations: dict[tuple[Position, int], Rotation]
+    slopes: dict[tuple[Position, int], Tensor]
+    documents: Tensor | None
+    kernel: str
+
+
+class Attention(nn.Module):
+    """Causal self-attention over [B, T, d_model].
+
+    Args:
+        window: keys that a query sees, its own included; None for all.
+        softcap: bound of the scores, before the mask; None for none.
+    """
+
+    def __init__(
+        self, d_model: int, heads: Heads, qk_norm: QKNorm, position: Position, window: int | None, softcap: float | None
+    ) -> None:
+        super().__init__()
+        self.heads = heads.build(d_model, qk_norm)
+        self.spec = AttentionSpec(scale=heads.scale, window=window, softcap=softcap)
+        self.position = position
+        self.n_heads, self.n_kv_heads, self.head_dim = heads.n_heads, heads.kv_heads, heads.head_dim
+
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        """x [B, T, d_model] → [B, T, d_model]."""
+        q, k, v = self.heads.qkv(x, frame.rotations.get((self.position, self.head_dim)))
+        slopes = frame.slopes.get((self.position, self.n_heads))
+        inputs = AttentionInputs(q, k, v, alibi_slopes=slopes, documents=frame.documents)
+        return self.heads.output(attend(self.spec, inputs, kernel=frame.kernel))
+
+    def flops_per_token(self, context: int) -> float:
+        """Multiply-adds · 2 of the scores and the weighted sum, for the mean token of a context of that length."""
+        return 4.0 * self.n_heads * self.head_dim * mean_visible_keys(context, self.spec.window)
+
+    def cache_elements(self, context: int) -> int:
+        """Numbers that a key-value cache of this layer holds once it has seen `context` tokens."""
+        kept = context if self.spec.window is None else min(context, self.spec.window)
+        return 2 * self.n_kv_heads * self.head_dim * kept
+
+
+def mean_visible_keys(context: int, window: int | None) -> float:
+    """Mean over the queries of a context of the number of keys that each sees: mean of min(position + 1, window)."""
+    full = min(context, window or context)
+    return (full * (full + 1) / 2 + (context - full) * full) / context

@@ -1,0 +1,92 @@
+"""A decoder built from an architecture: embedding, blocks, final norm, head. It holds no semantics of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from components.architecture import Architecture, Layer
+from components.attention.layer import Attention, Frame
+from components.embedding import TiedHead, TokenEmbedding, UntiedHead
+from components.initialization import initialize
+from components.position import Position, Rotation
+from components.softcap import softcap
+
+
+class Decoder(nn.Module):
+    """A causal language model over token ids.
+
+    Built without initial values (`torch.device("meta")` costs no memory); `initialized` gives one ready to train.
+
+    Args:
+        architecture: what to build.
+        kernel: how attention is computed: a kernel's name, or `auto` for the fastest that honours the layer's spec.
+    """
+
+    def __init__(self, architecture: Architecture, kernel: str = "auto") -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.kernel = kernel
+        d_model, vocab_size = architecture.d_model, architecture.vocab_size
+        self.embedding = TokenEmbedding(vocab_size, d_model, architecture.embedding.scaled)
+        self.positions = nn.ModuleList(
+            module
+            for position in dict.fromkeys(layer.position for layer in architecture.layers)
+            if (module := position.build_embedding(d_model)) is not None
+        )
+        self.layers = nn.ModuleList(_block(architecture, layer) for layer in architecture.layers)
+        has_final_norm = architecture.residual.has_final_norm
+        self.final_norm = architecture.norm.build(d_model) if has_final_norm else nn.Identity()
+        self.head = (TiedHead if architecture.embedding.tied else UntiedHead)(vocab_size, d_model)
+
+    @classmethod
+    def initialized(cls, architecture: Architecture, seed: int, kernel: str = "auto") -> Decoder:
+        """A decoder on the CPU in fp32 whose every weight depends on (seed, its name, its shape) alone."""
+        model = cls(architecture, kernel)
+        initialize(model, seed, architecture.init, architecture.n_layers)
+        return model
+
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """tokens [B, T] integer → logits [B, T, vocab_size].
+
+        Args:
+            documents: [B, T] document ids; attention stays inside a document. None for one document a row.
+        """
+        return self.logits(self.hidden(tokens, documents))
+
+    def hidden(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """tokens [B, T] → the normed residual stream before the head, [B, T, d_model]."""
+        T = tokens.shape[1]
+        limit = self.architecture.max_context
+        if limit is not None and limit < T:
+            raise ValueError(f"a context of {T} tokens is beyond the learned position table of {limit}")
+        positions = torch.arange(T, device=tokens.device)
+        x = self.embedding(tokens)
+        for module in self.positions:
+            x = x + module(positions)
+        frame = self._frame(positions, documents, x)
+        for layer in self.layers:
+            x = layer(x, frame)
+        return self.final_norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [B, T, d_model] → [B, T, vocab_size], capped where the architecture caps them."""
+        return softcap(self.head(hidden, self.embedding.weight), self.architecture.softcap.final_cap)
+
+    def _frame(self, positions: Tensor, documents: Tensor | None, x: Tensor) -> Frame:
+        rotations: dict[tuple[Position, int], Rotation] = {}
+        slopes: dict[tuple[Position, int], Tensor] = {}
+        for layer in dict.fromkeys(self.architecture.layers):
+            rotation = layer.position.rotation(layer.heads.head_dim, positions)
+            if rotation is not None:
+                rotations[layer.position, layer.heads.head_dim] = rotation
+            of_heads = layer.position.alibi_slopes(layer.heads.n_heads)
+            if of_heads is not None:
+                slopes[layer.position, layer.heads.n_heads] = of_heads.to(x.device)
+        return Frame(rotations, slopes, documents, self.kernel)
+
+
+def _block(architecture: Architecture, layer: Layer) -> nn.Module:
+    d_model = architecture.d_model
+    attention = Attention(d_model, layer.heads, layer.qk_norm, layer.position, layer.window, layer.attention_cap)
+    return layer.residual.build(attention, layer.mlp.build(d_model), lambda: layer.norm.build(d_model))

@@ -1,0 +1,157 @@
+"""Initial weights, addressed: a parameter's value depends on (seed, its name, its shape) alone.
+
+So two architectures share every weight that they don't differ in, and an arm of a sweep is paired with its baseline.
+How large the weights are is the `init` component's; each module says what its parameters are for through `fills()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from components.registry import Component, OptionError, register
+
+Role = Literal["projection", "residual_output", "embedding"]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A parameter that starts at one value, such as a norm's gain."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A parameter drawn from a normal distribution whose standard deviation the init component decides.
+
+    Attributes:
+        role: what the weight does; a residual_output writes into the residual stream.
+        fan_in: how many values one output sums over.
+    """
+
+    role: Role
+    fan_in: int
+
+
+Fill = Constant | Normal
+
+
+class Init(Component, kind="init"):
+    """How large the initial weights are."""
+
+    def deviation(self, fill: Normal, n_layers: int) -> float:
+        """Standard deviation of a weight in a model of n_layers."""
+        raise NotImplementedError
+
+
+def _positive(option: str, value: float) -> None:
+    if not value > 0:
+        raise OptionError(option, f"must be positive, got {value}")
+
+
+@register("normal")
+class NormalInit(Init):
+    """One standard deviation for every matrix and embedding, the convention of Gemma's and Llama's public code."""
+
+    std: float = 0.02
+
+    def __post_init__(self) -> None:
+        _positive("std", self.std)
+
+    def deviation(self, fill: Normal, n_layers: int) -> float:
+        return self.std
+
+
+@register("gpt2")
+class GPT2Init(Init):
+    """As `normal`, with what writes into the residual stream divided by sqrt(2 · n_layers) (Radford et al. 2019)."""
+
+    std: float = 0.02
+
+    def __post_init__(self) -> None:
+        _positive("std", self.std)
+
+    def deviation(self, fill: Normal, n_layers: int) -> float:
+        return self.std / math.sqrt(2 * n_layers) if fill.role == "residual_output" else self.std
+
+
+@register("fan_in")
+class FanInInit(Init):
+    """Variance gain² / fan_in, so that a projection keeps its input's scale at any width (LeCun et al. 1998)."""
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive("gain", self.gain)
+
+    def deviation(self, fill: Normal, n_layers: int) -> float:
+        return self.gain / math.sqrt(fill.fan_in)
+
+
+class Filled(Protocol):
+    """A module that says how each of its own parameters starts."""
+
+    def fills(self) -> dict[str, Fill]: ...
+
+
+class Projection(nn.Linear):
+    """A linear map that knows its role: weight [out, in], bias [out] or none."""
+
+    def __init__(self, d_in: int, d_out: int, *, bias: bool = False, role: Role = "projection") -> None:
+        self.role = role
+        super().__init__(d_in, d_out, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are: `initialize` fills them."""
+
+    def fills(self) -> dict[str, Fill]:
+        fills: dict[str, Fill] = {"weight": Normal(self.role, self.in_features)}
+        return fills | {"bias": Constant(0.0)} if self.bias is not None else fills
+
+
+def _fills_of(module: nn.Module) -> dict[str, Fill]:
+    """What a module says of its own parameters, or the convention for torch's own layers."""
+    if hasattr(module, "fills"):
+        return cast(Filled, module).fills()
+    match module:
+        case nn.Linear():
+            return {"weight": Normal("projection", module.in_features), "bias": Constant(0.0)}
+        case nn.Embedding():
+            return {"weight": Normal("embedding", module.embedding_dim)}
+        case nn.LayerNorm() | nn.RMSNorm():
+            return {"weight": Constant(1.0), "bias": Constant(0.0)}
+    return {}
+
+
+def draw(seed: int, name: str, shape: torch.Size) -> Tensor:
+    """Standard normal values, fp32 on the CPU, that depend on (seed, name, shape) alone."""
+    address = f"{seed}/{name}/{'x'.join(map(str, shape))}"
+    digest = hashlib.sha256(address.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.empty(shape, dtype=torch.float32).normal_(generator=generator)
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, seed: int, init: Init, n_layers: int) -> None:
+    """Fill every parameter of a built model in place, on whatever device and in whatever dtype it has.
+
+    Raises:
+        TypeError: a module has a parameter that neither it (`fills()`) nor a convention says how to start.
+    """
+    for prefix, module in model.named_modules():
+        fills = _fills_of(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            path = f"{prefix}.{name}" if prefix else name
+            fill = fills.get(name)
+            if fill is None:
+                raise TypeError(f"{type(module).__name__}.fills() does not say how its parameter '{path}' starts")
+            if isinstance(fill, Constant):
+                parameter.fill_(fill.value)
+            else:
+                parameter.copy_(draw(seed, path, parameter.shape) * init.deviation(fill, n_layers))

@@ -1,0 +1,120 @@
+"""Normalisation of the residual stream, over the last dimension. All compute in fp32 at least, whatever the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from components.initialization import Constant, Fill
+from components.registry import Component, OptionError, register
+
+
+class Norm(Component, kind="norm"):
+    """What brings activations to one scale."""
+
+    def build(self, dim: int) -> nn.Module:
+        """A module mapping [..., dim] to [..., dim], same dtype."""
+        raise NotImplementedError
+
+
+def _check_eps(eps: float) -> None:
+    if eps <= 0:
+        raise OptionError("eps", f"must be positive, got {eps}")
+
+
+@register("rmsnorm")
+class RMSNorm(Norm):
+    """x / rms(x) · w with w from 1, cast back before the gain as Llama does (Zhang & Sennrich 2019, 1910.07467)."""
+
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def build(self, dim: int) -> nn.Module:
+        return RMSNormLayer(dim, self.eps)
+
+
+@register("rmsnorm_zero_centered")
+class ZeroCenteredRMSNorm(Norm):
+    """x / rms(x) · (1 + w) with w from 0, all of it in fp32 and cast last, as Gemma does (2408.00118)."""
+
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def build(self, dim: int) -> nn.Module:
+        return ZeroCenteredRMSNormLayer(dim, self.eps)
+
+
+@register("layernorm")
+class LayerNorm(Norm):
+    """(x - mean) / sd · w + b, with or without the bias b (Ba et al. 2016, 1607.06450)."""
+
+    eps: float = 1e-5
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def build(self, dim: int) -> nn.Module:
+        return LayerNormLayer(dim, self.eps, self.bias)
+
+
+def _at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _over_rms(x: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+class RMSNormLayer(nn.Module):
+    """Llama's RMSNorm: weight [dim]."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def fills(self) -> dict[str, Fill]:
+        return {"weight": Constant(1.0)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _over_rms(_at_least_fp32(x), self.eps).to(x.dtype) * self.weight
+
+
+class ZeroCenteredRMSNormLayer(nn.Module):
+    """Gemma's RMSNorm: weight [dim], the gain's distance from 1."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def fills(self) -> dict[str, Fill]:
+        return {"weight": Constant(0.0)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (_over_rms(_at_least_fp32(x), self.eps) * (1.0 + _at_least_fp32(self.weight))).to(x.dtype)
+
+
+class LayerNormLayer(nn.Module):
+    """LayerNorm: weight [dim], bias [dim] or none."""
+
+    def __init__(self, dim: int, eps: float, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim)) if bias else None
+        self.eps = eps
+
+    def fills(self) -> dict[str, Fill]:
+        return {"weight": Constant(1.0), "bias": Constant(0.0)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else _at_least_fp32(self.bias)
+        normed = nn.functional.layer_norm(
+            _at_least_fp32(x), self.weight.shape, _at_least_fp32(self.weight), bias, self.eps
+        )
+        return normed.to(x.dtype)

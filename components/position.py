@@ -1,0 +1,148 @@
+"""How a model knows the order of its tokens: rotated queries and keys, a bias on the scores, an added embedding, nothing.
+
+A position acts in at most one of three places, and a layer kind may choose its own for the first two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from components.initialization import Fill, Normal
+from components.registry import Component, OptionError, register
+
+
+class Position(Component, kind="position"):
+    """How a model knows the order of its tokens."""
+
+    def rotation(self, head_dim: int, positions: Tensor) -> Rotation | None:
+        """Rotation of queries and keys at integer `positions` [T], or None."""
+        return None
+
+    def alibi_slopes(self, n_heads: int) -> Tensor | None:
+        """Slopes [n_heads] of a linear bias on the scores, fp32, or None."""
+        return None
+
+    def build_embedding(self, d_model: int) -> nn.Module | None:
+        """A module mapping positions [T] to vectors [T, d_model] added to the token embedding, or None."""
+        return None
+
+    @property
+    def max_context(self) -> int | None:
+        """The longest context that it can represent, or None where there is no limit."""
+        return None
+
+    def check_head_dim(self, head_dim: int) -> None:
+        """Raise OptionError if heads of this size cannot be positioned so."""
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Rotary tables of one forward pass: cos and sin, [T, pairs] in fp32 (in fp64 for fp64 inputs)."""
+
+    cos: Tensor
+    sin: Tensor
+    pairing: Literal["half", "interleaved"]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate the first 2 · pairs of x's last dimension. x: [B, heads, T, head_dim], same shape and dtype back."""
+        pairs = self.cos.shape[-1]
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+        if self.pairing == "half":
+            first, second = turned[..., :pairs], turned[..., pairs:]
+            parts = [first * cos - second * sin, second * cos + first * sin]
+            return torch.cat([*parts, rest] if rest.shape[-1] else parts, dim=-1)
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+        return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+@register("rope")
+class RoPE(Position):
+    """Rotary positions (Su et al. 2021, 2104.09864): pair i of a head turns by position · theta^(-2i / rotary_dim).
+
+    `fraction` rotates only that part of the head (GPT-NeoX: 0.25). `pairing` says which values form a pair: value i
+    with i + rotary_dim / 2 (half: Llama, Gemma) or 2i with 2i + 1 (interleaved: Cohere).
+    """
+
+    theta: float = 10_000.0
+    fraction: float = 1.0
+    pairing: Literal["half", "interleaved"] = "half"
+
+    def __post_init__(self) -> None:
+        if self.theta <= 1:
+            raise OptionError("theta", f"must be above 1, got {self.theta}")
+        if not 0 < self.fraction <= 1:
+            raise OptionError("fraction", f"must lie in (0, 1], got {self.fraction}")
+
+    def check_head_dim(self, head_dim: int) -> None:
+        rotary_dim = int(head_dim * self.fraction)
+        if rotary_dim < 2 or rotary_dim % 2:
+            raise OptionError(
+                "fraction", f"rotates {rotary_dim} of head_dim {head_dim} values; it must be an even number, at least 2"
+            )
+
+    def rotation(self, head_dim: int, positions: Tensor) -> Rotation:
+        rotary_dim = int(head_dim * self.fraction)
+        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions.device) / rotary_dim
+        angles = positions.to(torch.float32)[:, None] * (1.0 / self.theta**exponents)
+        return Rotation(angles.cos(), angles.sin(), self.pairing)
+
+
+@register("alibi")
+class ALiBi(Position):
+    """A penalty on the scores, linear in the distance, with a slope a head (Press et al. 2021, 2108.12409)."""
+
+    def alibi_slopes(self, n_heads: int) -> Tensor:
+        """2^(-8 i / n) for n a power of two; else the next lower power's, then every other of the next higher's."""
+
+        def geometric(n: int) -> list[float]:
+            return [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)]
+
+        lower = 2 ** math.floor(math.log2(n_heads))
+        return torch.tensor(geometric(lower) + geometric(2 * lower)[0::2][: n_heads - lower])
+
+
+@register("learned")
+class LearnedPosition(Position):
+    """A learned vector a position, added to the token embedding, as in GPT-2. No context beyond `context`."""
+
+    context: int
+
+    def __post_init__(self) -> None:
+        if self.context < 1:
+            raise OptionError("context", f"must be at least 1, got {self.context}")
+
+    @property
+    def max_context(self) -> int:
+        return self.context
+
+    def build_embedding(self, d_model: int) -> nn.Module:
+        return PositionEmbedding(self.context, d_model)
+
+
+class PositionEmbedding(nn.Module):
+    """weight [context, d_model], looked up by position."""
+
+    def __init__(self, context: int, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(context, d_model))
+
+    def fills(self) -> dict[str, Fill]:
+        return {"weight": Normal("embedding", self.weight.shape[1])}
+
+    def flops_per_token(self, context: int) -> float:
+        return 0.0  # a look-up multiplies nothing
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return self.weight[positions]
+
+
+@register("nope")
+class NoPosition(Position):
+    """No positions: a causal decoder can infer them from the mask (Kazemnejad et al. 2023, 2305.19466)."""
