@@ -14,6 +14,7 @@ from itertools import cycle, islice
 from components.attention.heads import Heads
 from components.attention.qk_norm import QKNorm
 from components.attention.span import Span
+from components.attention.spec import AttentionSpec
 from components.embedding import Embedding
 from components.initialization import Init
 from components.mlp import MLP
@@ -40,6 +41,11 @@ class Layer:
     residual: Residual
     mlp: MLP
     attention_cap: float | None
+
+    @property
+    def spec(self) -> AttentionSpec:
+        """What this layer's attention computes."""
+        return AttentionSpec(scale=self.heads.scale, window=self.window, softcap=self.attention_cap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,7 @@ class Architecture:
     @property
     def repeated(self) -> tuple[str, ...]:
         """The layer kinds that repeat: `pattern`, or the span's own."""
-        return self.span.pattern if self.pattern is None else self.pattern
+        return tuple(self.span.windows) if self.pattern is None else self.pattern
 
     @property
     def max_context(self) -> int | None:

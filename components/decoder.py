@@ -88,5 +88,5 @@ class Decoder(nn.Module):
 
 def _block(architecture: Architecture, layer: Layer) -> nn.Module:
     d_model = architecture.d_model
-    attention = Attention(d_model, layer.heads, layer.qk_norm, layer.position, layer.window, layer.attention_cap)
+    attention = Attention(d_model, layer.heads, layer.qk_norm, layer.position, layer.spec)
     return layer.residual.build(attention, layer.mlp.build(d_model), lambda: layer.norm.build(d_model))

@@ -1,4 +1,4 @@
-"""How a model knows the order of its tokens: rotated queries and keys, a bias on the scores, an added embedding, nothing.
+"""How a model knows the order of its tokens: rotated queries and keys, a bias on the scores, an embedding, or nothing.
 
 A position acts in at most one of three places, and a layer kind may choose its own for the first two.
 """

@@ -31,19 +31,12 @@ class Frame:
 
 
 class Attention(nn.Module):
-    """Causal self-attention over [B, T, d_model].
+    """Causal self-attention over [B, T, d_model]."""
 
-    Args:
-        window: keys that a query sees, its own included; None for all.
-        softcap: bound of the scores, before the mask; None for none.
-    """
-
-    def __init__(
-        self, d_model: int, heads: Heads, qk_norm: QKNorm, position: Position, window: int | None, softcap: float | None
-    ) -> None:
+    def __init__(self, d_model: int, heads: Heads, qk_norm: QKNorm, position: Position, spec: AttentionSpec) -> None:
         super().__init__()
         self.heads = heads.build(d_model, qk_norm)
-        self.spec = AttentionSpec(scale=heads.scale, window=window, softcap=softcap)
+        self.spec = spec
         self.position = position
         self.n_heads, self.n_kv_heads, self.head_dim = heads.n_heads, heads.kv_heads, heads.head_dim
 

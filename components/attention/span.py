@@ -13,13 +13,11 @@ class Span(Component, kind="span"):
 
     @property
     def windows(self) -> dict[str, int | None]:
-        """The layer kinds that this span offers to a pattern, each with its window; None sees every earlier key."""
-        raise NotImplementedError
+        """The layer kinds that this span offers, each with its window; None sees every earlier key.
 
-    @property
-    def pattern(self) -> tuple[str, ...]:
-        """Layer kinds in the order in which they repeat over the layers."""
-        return tuple(self.windows)
+        In this order they are the pattern that repeats over the layers, unless the architecture has one of its own.
+        """
+        raise NotImplementedError
 
 
 def _check_window(window: int) -> None:

@@ -1,0 +1,1 @@
+"""What a model costs, exactly and before it runs: parameters, FLOPs, key-value bytes."""

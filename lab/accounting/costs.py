@@ -1,0 +1,100 @@
+"""Parameters, FLOPs and key-value bytes of an architecture, from its configuration alone (built on the meta device).
+
+FLOPs are those of matrix products (a multiply-add is two), causal and windowed attention counted as the keys that are
+visible, the head included, the embedding look-up free. Training takes three times the forward pass: the backward pass
+has two products for each of the forward's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from components.architecture import Architecture
+from components.attention.layer import Attention
+from components.decoder import Decoder
+from components.embedding import TokenEmbedding
+from lab.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What an architecture costs at a context length.
+
+    Attributes:
+        parameters: all trained numbers; a tied head counts once.
+        embedding_parameters: those of the input embedding table.
+        forward_flops_per_token: of one forward pass, mean over the tokens of a context.
+        flops_per_token: of training: forward and backward.
+        kv_bytes_per_token: bytes of a key-value cache (16-bit) that holds the context, divided by the context.
+    """
+
+    parameters: int
+    embedding_parameters: int
+    forward_flops_per_token: float
+    flops_per_token: float
+    kv_bytes_per_token: float
+
+    def as_dict(self) -> dict[str, int | float]:
+        return asdict(self)
+
+
+KV_ELEMENT_BYTES = 2
+
+
+def costs(architecture: Architecture, context: int) -> Costs:
+    """Costs of an architecture for sequences of `context` tokens.
+
+    Raises:
+        RequestError: a module has a matrix whose FLOPs nothing accounts for.
+    """
+    return _costs(_Key(architecture), context)
+
+
+class _Key:
+    """An architecture as a cache key: equal configurations are one."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self._text = repr(architecture)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._text == other._text
+
+
+@lru_cache(maxsize=4096)
+def _costs(key: _Key, context: int) -> Costs:
+    with torch.device("meta"):
+        model = Decoder(key.architecture)
+    tables = [module for module in model.modules() if isinstance(module, TokenEmbedding)]
+    forward = sum(_flops(name, module, context) for name, module in model.named_modules())
+    cached = sum(m.cache_elements(context) for m in model.modules() if isinstance(m, Attention))
+    return Costs(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embedding_parameters=sum(table.weight.numel() for table in tables),
+        forward_flops_per_token=forward,
+        flops_per_token=3 * forward,
+        kv_bytes_per_token=cached * KV_ELEMENT_BYTES / context,
+    )
+
+
+def _flops(name: str, module: nn.Module, context: int) -> float:
+    """FLOPs a token of a module itself, without its children."""
+    own = getattr(module, "flops_per_token", None)
+    if own is not None:
+        return float(own(context))
+    if isinstance(module, nn.Linear):
+        return 2.0 * module.in_features * module.out_features
+    for parameter_name, parameter in module.named_parameters(recurse=False):
+        if parameter.dim() > 1:
+            raise RequestError(
+                f"{type(module).__name__} ({name}) has a matrix '{parameter_name}' but no flops_per_token(context): "
+                "its cost can't be counted"
+            )
+    return 0.0

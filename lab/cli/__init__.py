@@ -1,0 +1,1 @@
+"""The `lab` command: one thin file a command, everything heavy imported inside."""

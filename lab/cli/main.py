@@ -1,0 +1,75 @@
+"""The `lab` command itself: finds its commands without importing them, and speaks to users when they err."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "list": "What there is: components, experiments, sweeps, kernels.",
+    "train": "Train one run here, with a progress bar.",
+    "plan": "What a sweep would run and what it costs.",
+    "submit": "Send a sweep to run; safe to repeat.",
+    "status": "Where the runs of a sweep stand.",
+    "compare": "The table of a sweep's arms.",
+    "tensorboard": "Look at a sweep's runs in TensorBoard.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in `lab.cli.<name>_command` and are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"lab.cli.{cmd_name}_command").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            from components.registry import suggestion
+
+            raise click.UsageError(f"no command is called '{args[0]}'{suggestion(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="architecture-ablation-lab", prog_name="lab")
+def cli() -> None:
+    """A modular architecture-ablation lab for language models."""
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 the work failed, 2 the request was wrong."""
+    from lab.errors import RequestError
+
+    try:
+        cli(standalone_mode=False)
+    except RequestError as error:
+        click.echo(f"lab: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"lab: {error.format_message()}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("lab: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="LAB_ROOT",
+    default="runs",
+    show_default=True,
+    help="Folder that holds the run folders (or LAB_ROOT).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
