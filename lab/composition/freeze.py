@@ -36,7 +36,26 @@ def to_plain(value: Any, *, results_only: bool = False) -> Any:
 
 def to_yaml(experiment: Experiment) -> str:
     """A run's config.yaml: every key resolved, defaults included."""
-    return yaml.safe_dump(to_plain(experiment), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return _dump(to_plain(experiment))
+
+
+def _dump(plain: Any) -> str:
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))
+
+
+def part_as_yaml(experiment: Experiment, path: str | None) -> str:
+    """The configuration below a dotted path, such as `model.heads`, as YAML; all of it for None.
+
+    Raises:
+        RequestError: naming the nearest key.
+    """
+    part: Any = to_plain(experiment)
+    for key in path.split(".") if path else []:
+        if not isinstance(part, Mapping) or key not in part:
+            known = part if isinstance(part, Mapping) else ()
+            raise RequestError(f"--package {path}: no key is called '{key}'{registry.suggestion(key, known)}")
+        part = part[key]
+    return _dump(part)
 
 
 def load_experiment(config: Mapping[str, Any]) -> Experiment:

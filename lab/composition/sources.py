@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import lab
 from components.registry import suggestion
 from lab.errors import RequestError
+
+_first: ContextVar[Path | None] = ContextVar("searched_first", default=None)
 
 
 def shipped(what: str) -> Path:
@@ -16,10 +21,21 @@ def shipped(what: str) -> Path:
     return installed if installed.is_dir() else package.parent / what
 
 
+@contextmanager
+def searched_first(folder: Path | None) -> Iterator[None]:
+    """Search another folder for experiments before all others, for the length of the context."""
+    token = _first.set(folder)
+    try:
+        yield
+    finally:
+        _first.reset(token)
+
+
 def roots(what: str) -> list[Path]:
     """Folders that hold `experiments` or `sweeps`, first in the search order first."""
-    own = Path.cwd() / what
-    found = [own] if own.is_dir() else []
+    own, first = Path.cwd() / what, _first.get()
+    found = [first.resolve()] if first is not None and what == "experiments" else []
+    found += [own] if own.is_dir() else []
     if shipped(what).is_dir() and not any(path.samefile(shipped(what)) for path in found):
         found.append(shipped(what))
     return found

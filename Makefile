@@ -1,0 +1,59 @@
+# Two commands matter: `make demo` and `make test`. Both make .venv and install the exact versions of requirements.lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+TORCH := $(shell grep '^torch==' requirements.lock)
+
+.PHONY: demo test lint types tests browser lock clean
+
+demo: $(VENV)/.installed
+	$(BIN)/lab submit quickstart --on local
+	$(BIN)/lab compare quickstart
+	@echo
+	@echo "Look at the runs in TensorBoard:  $(BIN)/lab tensorboard quickstart"
+
+test: lint types tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy components lab
+
+tests: $(VENV)/.installed-dev browser
+	$(BIN)/pytest -n 2 --dist worksteal
+
+# The browser tests drive a real Chromium. Where it can be installed it is; elsewhere those tests are skipped, saying so.
+browser:
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing chromium and chromium-driver"; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
+		else echo "No chromium and chromedriver here: the browser tests will be skipped"; fi; fi
+
+# torch first: what depends on it must find it there, not choose another build.
+$(VENV)/.torch: requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH)
+	@touch $@
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.torch
+	@if [ -e $(VENV)/.installed-dev ] && [ $(VENV)/.installed-dev -nt requirements.lock ] \
+		&& [ $(VENV)/.installed-dev -nt pyproject.toml ]; then :; else $(PIP) install -c requirements.lock -e .; fi
+	@touch $@
+
+$(VENV)/.installed-dev: requirements.lock pyproject.toml | $(VENV)/.torch
+	$(PIP) install -c requirements.lock -e '.[dev]'
+	@touch $@
+
+# Exact versions of everything in a fresh environment, written back to the lock.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet $(TORCH)
+	build/lock/bin/pip install --quiet -e '.[dev]'
+	build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

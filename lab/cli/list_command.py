@@ -1,0 +1,31 @@
+"""`lab list`: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from lab.cli.options import json_option
+
+WHAT = ["components", "experiments", "sweeps", "kernels"]
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(WHAT), default="components")
+@click.argument("kind", required=False)
+@json_option
+def command(what: str, kind: str | None, as_json: bool) -> None:
+    """What there is: components (all, or of one KIND, with their whole description), experiments, sweeps, kernels."""
+    from lab.composition import listing
+    from lab.errors import RequestError
+
+    if kind is not None and what != "components":
+        raise RequestError(f"'{kind}': only components have kinds; use `lab list {what}`")
+    rows = listing.rows(what, kind)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+
+    Console().print(listing.table(what, rows, whole=kind is not None))

@@ -1,0 +1,27 @@
+"""`lab tensorboard SWEEP…`: the runs in TensorBoard, arms and seeds named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lab.cli.options import root_option
+
+
+@click.command("tensorboard")
+@click.argument("sweeps", nargs=-1, required=True)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port on this machine; by default the first free from 6006."
+)
+@click.option("--build-only", is_flag=True, help="Build the view, print where it is, and start no server.")
+@root_option
+def command(sweeps: tuple[str, ...], port: int | None, build_only: bool, root: Path) -> None:
+    """Show the runs of SWEEPS in TensorBoard, on this machine only, until Ctrl-C."""
+    from lab.comparison.tensorboard import build_view, serve
+
+    view = build_view(root, sweeps)
+    if build_only:
+        click.echo(str(view))
+        return
+    serve(view, port, refresh=lambda: build_view(root, sweeps), echo=click.echo)

@@ -1,0 +1,82 @@
+"""`lab train EXPERIMENT [overrides]`: one run here, with a progress bar. Hydra's own flags work on it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from lab.cli.options import root_option
+
+
+@click.command("train", context_settings={"ignore_unknown_options": False})
+@click.argument("arguments", nargs=-1, metavar="[EXPERIMENT] [OVERRIDES]...")
+@click.option("--config-name", "-cn", help="The experiment, as Hydra applications take it.")
+@click.option(
+    "--config-dir", "-cd", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Searched first."
+)
+@click.option("--cfg", "-c", type=click.Choice(["job"]), help="Print the resolved configuration instead of training.")
+@click.option("--package", "-p", help="With --cfg: only this part of the configuration, such as model.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to train with; by default all cores.")
+@root_option
+def command(
+    arguments: tuple[str, ...],
+    config_name: str | None,
+    config_dir: Path | None,
+    cfg: str | None,
+    package: str | None,
+    threads: int | None,
+    root: Path,
+) -> None:
+    """Train EXPERIMENT with OVERRIDES in Hydra's grammar, or go on with a run that was interrupted."""
+    from lab.composition import sources
+    from lab.errors import RequestError
+    from lab.planning.plan import plan_train
+
+    experiment, overrides = _split(arguments, config_name)
+    if package is not None and cfg is None:
+        raise RequestError("--package goes with --cfg job")
+    with sources.searched_first(config_dir):
+        planned = plan_train(experiment, overrides)
+    if cfg is not None:
+        from lab.composition.freeze import part_as_yaml
+
+        click.echo(part_as_yaml(planned.runs[0].experiment, package).rstrip("\n"))
+        return
+
+    from rich.console import Console
+
+    from lab.dispatch.display import SweepDisplay
+    from lab.dispatch.submit import prepare, submit_local
+
+    submission = prepare(planned.runs, root, retry_failed=True)
+    run = submission.order[0]
+    if not submission.to_run and not submission.elsewhere:
+        click.echo(f"{submission.describe()}: {run.path}")
+    else:
+        with SweepDisplay([run], console=Console()):
+            submit_local(planned.runs, root, max_parallel=1, threads=threads, retry_failed=True)
+    sys.exit(_conclude(run, root))
+
+
+def _split(arguments: tuple[str, ...], config_name: str | None) -> tuple[str, tuple[str, ...]]:
+    from lab.errors import RequestError
+
+    if config_name is not None:
+        return config_name.removesuffix(".yaml"), arguments
+    if not arguments or "=" in arguments[0]:
+        raise RequestError("name an experiment first, such as `lab train gemma2_tiny`; `lab list experiments` has all")
+    return arguments[0], arguments[1:]
+
+
+def _conclude(run, root: Path) -> int:  # type: ignore[no-untyped-def]
+    """Say how the run ended. Returns the exit code."""
+    state, summary = run.state, run.summary
+    if summary is None:
+        click.echo(f"{state.status}: {state.reason or 'see log.txt'}: {run.path / 'log.txt'}", err=True)
+        return 130 if state.status == "preempted" else 1
+    metrics, costs = summary["metrics"], summary["costs"]
+    losses = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("val/loss", "unigram/loss") if name in metrics)
+    click.echo(f"{summary['status']}: {losses} nats/token · {costs['tokens_per_second']:,.0f} tokens/s · {run.path}")
+    return 0 if summary["status"] == "finished" else 1

@@ -1,0 +1,167 @@
+"""How sure we are: differences from a baseline, paired by seed, with the paired t interval.
+
+Runs of two arms with the same seed share their data order and the initial values of all that they have in common, so
+their difference is less noisy than either. At three seeds the paired t interval covers what it says; an interval from
+the normal distribution covers about 81%, a percentile bootstrap 76%.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["lower", "higher", "unclear"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, in the unit of what it is about."""
+
+    low: float
+    high: float
+    level: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One arm's values of one metric over its seeds.
+
+    Attributes:
+        n: finite values.
+        mean: of the finite values; None if there is none.
+        sd: sample standard deviation (n - 1); None below two values.
+        not_finite: seeds whose value is NaN or infinite. They are in no mean, and must be shown.
+    """
+
+    n: int
+    mean: float | None
+    sd: float | None
+    not_finite: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """An arm less its baseline, over the seeds that both have.
+
+    Attributes:
+        seeds: the seeds of the pairs, ascending.
+        mean: mean difference, arm - baseline; None without a pair.
+        sd: sample standard deviation of the differences; None below two pairs.
+        interval: the paired t interval of the mean difference; None below two pairs.
+        correlation: Pearson's, between the two arms over the pairs: how much pairing helped. None below three pairs
+            (two points always lie on a line) and where an arm has the same value for every seed.
+        unpaired: seeds that only one of the two has.
+        not_finite: seeds that both have, where a value is NaN or infinite.
+    """
+
+    seeds: tuple[int, ...]
+    mean: float | None
+    sd: float | None
+    interval: Interval | None
+    correlation: float | None
+    unpaired: tuple[int, ...] = ()
+    not_finite: tuple[int, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Pairs."""
+        return len(self.seeds)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The sign of the difference where the interval excludes zero, else that it is unclear."""
+        if self.interval is None or not self.interval.excludes_zero:
+            return "unclear"
+        return "lower" if self.interval.high < 0 else "higher"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know besides the numbers: too few pairs, seeds without a partner, values not finite."""
+        said = []
+        if self.n == 0:
+            said.append("no seed in common with the baseline")
+        elif self.n == 1:
+            said.append(f"one pair (seed {self.seeds[0]}): no interval")
+        elif self.mean == 0 and self.sd == 0:
+            said.append("identical on every seed")
+        if self.unpaired and self.n:
+            said.append(f"{self.n} of {self.n + len(self.unpaired) + len(self.not_finite)} seeds paired")
+        if self.not_finite:
+            said.append(f"not finite: {_seeds(self.not_finite)}")
+        return tuple(said)
+
+
+def sample(values: Mapping[int, float]) -> Sample:
+    """Mean and spread of a metric over seeds (seed → value), values that aren't finite counted apart."""
+    finite = [values[seed] for seed in sorted(values) if math.isfinite(values[seed])]
+    return Sample(
+        n=len(finite),
+        mean=_mean(finite) if finite else None,
+        sd=_sd(finite) if len(finite) > 1 else None,
+        not_finite=tuple(seed for seed in sorted(values) if not math.isfinite(values[seed])),
+    )
+
+
+def paired_difference(
+    arm: Mapping[int, float], baseline: Mapping[int, float], *, level: float = 0.95
+) -> PairedDifference:
+    """The difference arm - baseline over shared seeds (seed → value), with its paired t interval.
+
+    The interval is mean ± t(1 - (1 - level)/2, n - 1) · sd / √n (Student 1908).
+
+    Raises:
+        ValueError: the level isn't between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level!r}")
+    shared = sorted(set(arm) & set(baseline))
+    seeds = tuple(seed for seed in shared if math.isfinite(arm[seed]) and math.isfinite(baseline[seed]))
+    differences = [arm[seed] - baseline[seed] for seed in seeds]
+    mean = _mean(differences) if differences else None
+    sd = _sd(differences) if len(differences) > 1 else None
+    return PairedDifference(
+        seeds=seeds,
+        mean=mean,
+        sd=sd,
+        interval=None if mean is None or sd is None else t_interval(mean, sd, len(seeds), level),
+        correlation=_correlation([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]),
+        unpaired=tuple(sorted(set(arm) ^ set(baseline))),
+        not_finite=tuple(seed for seed in shared if seed not in seeds),
+    )
+
+
+def t_interval(mean: float, sd: float, n: int, level: float) -> Interval:
+    """The t interval of a mean of `n` values whose sample standard deviation is `sd`; a point where `sd` is 0."""
+    from scipy.special import stdtrit  # half a second, which help texts and completion needn't pay
+
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
+    return Interval(mean - half, mean + half, level)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _sd(values: list[float]) -> float:
+    mean = _mean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _correlation(x: list[float], y: list[float]) -> float | None:
+    # max - min rather than the variance: that of equal values needn't be exactly zero.
+    if len(x) < 3 or max(x) == min(x) or max(y) == min(y):
+        return None
+    mean_x, mean_y = _mean(x), _mean(y)
+    covariance = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    spread = math.fsum((a - mean_x) ** 2 for a in x) * math.fsum((b - mean_y) ** 2 for b in y)
+    return max(-1.0, min(1.0, covariance / math.sqrt(spread)))
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"

@@ -1,0 +1,286 @@
+"""The TensorBoard view of sweeps: a folder of links to the runs' event files, with the records of the HParams tab.
+
+    <root>/<sweep>/.tensorboard/<arm>/seed-<n>/     shown as the run `arm/seed-n`
+
+Run folders stay as they are: whatever the HParams tab needs lies in files of the view. A view can be thrown away and
+rebuilt at any time, also under a TensorBoard that is showing it and beside runs that are still writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from lab.comparison import hparams
+from lab.comparison.collect import Run, Sweep, collect
+from lab.errors import RequestError
+from lab.runs import BrokenRun, RunFolder
+
+VIEW = ".tensorboard"
+PORT = 6006
+
+# TensorBoard reads a run's event files in the order of their names, and drops points that come after a later step: the
+# record of the start comes first, that of the end last.
+_FIRST = "events.out.tfevents.0000000000"
+_LAST = "events.out.tfevents.9999999999"
+
+_STARTUP_SECONDS = 60.0
+_RETIRED_SECONDS = 60.0
+
+
+def build_view(root: Path | str, sweeps: str | Sequence[str]) -> Path:
+    """Build, or bring up to date, the view of one or more sweeps, and say where it is.
+
+    The new view takes the old one's place in one step; one that is up to date is left alone. Runs that haven't begun
+    are not in it. A run that failed or diverged has NaN as the last value of the sweep's metrics: TensorBoard would
+    average its last finite value with the other seeds' results.
+
+    Returns:
+        `<root>/<sweep>/.tensorboard`, or for more than one sweep a folder under `<root>/.tensorboard-views`, where runs
+        are called `sweep/arm/seed-n`.
+
+    Raises:
+        RequestError: no sweep is named, or one of them has no runs.
+    """
+    root = Path(root)
+    names = [sweeps] if isinstance(sweeps, str) else list(dict.fromkeys(sweeps))
+    if not names:
+        raise RequestError("a TensorBoard view needs at least one sweep")
+    layout = _layout([collect(root, name) for name in names])
+    if len(names) == 1:
+        view = root / names[0] / VIEW
+    else:
+        digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:12]
+        view = root / f"{VIEW}-views" / digest
+        view.parent.mkdir(exist_ok=True)
+    if not _stands(view, layout):
+        _replace(view, layout)
+    return view
+
+
+def serve(
+    view: Path,
+    port: int | None = None,
+    *,
+    refresh: Callable[[], object] | None = None,
+    refresh_seconds: float = 30.0,
+    echo: Callable[[str], object] = print,
+) -> None:
+    """Show a view, on this machine's loopback address alone, until interrupted.
+
+    Args:
+        port: the port to listen on; None is the first free one from 6006.
+        refresh: called every `refresh_seconds` while it is shown, so that new runs and results appear.
+        echo: prints the address once it answers.
+
+    Raises:
+        RequestError: the port is taken, or TensorBoard ended by itself; its last words are in the message.
+    """
+    with contextlib.suppress(KeyboardInterrupt), _ending_on_sigterm(), server(view, port) as (address, process):
+        echo(f"TensorBoard: {address} (Ctrl-C ends it)")
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(refresh_seconds)
+            if refresh is not None and process.poll() is None:
+                try:
+                    refresh()
+                except (OSError, ValueError, RequestError) as error:  # what is shown still stands
+                    echo(f"not refreshed: {error}")
+        raise RequestError(f"TensorBoard ended with exit code {process.returncode}")
+
+
+@contextlib.contextmanager
+def server(
+    view: Path, port: int | None = None, *, reload_seconds: float = 5.0
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """TensorBoard on a view for the length of the context: its address, once it answers, and its process.
+
+    Raises:
+        RequestError: the port is taken, or TensorBoard doesn't start.
+    """
+    if port is None:
+        port = next((candidate for candidate in range(PORT, PORT + 100) if _free(candidate)), 0)
+    if not port or not _free(port):
+        raise RequestError(f"port {port or PORT} is taken; choose another")
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(view), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--reload_interval", f"{reload_seconds:g}", "--window_title", _window(view)]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        try:
+            _wait_for(process, port, said.fileno())
+            yield f"http://127.0.0.1:{port}/", process
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+Layout = dict[str, Path | bytes]  # path inside the view → the file that it links to, or its content
+
+
+def _layout(sweeps: list[Sweep]) -> Layout:
+    """Every file of a view. One experiment record, whatever the number of sweeps: a second would hide columns."""
+    several = len(sweeps) > 1
+    arms = {}
+    for sweep in sweeps:
+        for arm in sweep.arms.values():
+            group = f"{sweep.name}/{arm.name}" if several else arm.name
+            arms[group] = (sweep, arm, ({"sweep": sweep.name} if several else {}) | arm.axes)
+    axes = hparams.Axes(values for _, _, values in arms.values())
+    metrics = list(dict.fromkeys(metric for sweep in sweeps for metric in sweep.metrics))
+    layout: Layout = {}
+    created = []
+    for group, (sweep, arm, values) in arms.items():
+        for seed, run in arm.runs.items():
+            if run.folder is None:
+                continue
+            created.append(_created(run.folder))
+            place = f"{group}/seed-{seed}"
+            events = sorted(path for path in run.folder.path.glob("*tfevents*") if not path.name.startswith("."))
+            ended = run.status in ("finished", "diverged", "failed")
+            if not events and not ended:
+                continue
+            layout |= {f"{place}/{path.name}": path for path in events}
+            layout[f"{place}/{_FIRST}.start"] = hparams.session_start(group, axes.typed(values), created[-1])
+            if ended:
+                # Its status in the name: a TensorBoard that has read one file needs another to learn of a change.
+                layout[f"{place}/{_LAST}.{run.status}"] = _end(run, run.folder, sweep.metrics)
+    layout[f"{_FIRST}.experiment"] = hparams.experiment(axes, metrics, min(created, default=0.0))
+    return layout
+
+
+def _end(run: Run, folder: RunFolder, metrics: Sequence[str]) -> bytes:
+    if run.finished:
+        values = {metric: run.metrics[metric] for metric in metrics if metric in run.metrics}
+    else:
+        values = dict.fromkeys(metrics, math.nan)
+    state = folder.state
+    steps = [int(run.costs.get("steps", 0)), state.progress["step"] if state.progress else 0]
+    if not run.finished:
+        with contextlib.suppress(BrokenRun):
+            steps += [int(line["step"]) for line in folder.metrics()[-1:]]
+    ended = state.heartbeat
+    if ended is None:
+        summary = folder.path / "summary.json"
+        ended = (summary if summary.exists() else folder.path).stat().st_mtime
+    return hparams.session_end(run.finished, values, max(steps), ended)
+
+
+def _created(folder: RunFolder) -> float:
+    try:
+        return datetime.fromisoformat(folder.info["created"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _stands(view: Path, layout: Layout) -> bool:
+    """Whether the view is what it should be, file for file."""
+    found = {path.relative_to(view).as_posix() for path in view.rglob("*") if path.is_symlink() or path.is_file()}
+    if found != set(layout):
+        return False
+    for name, content in layout.items():
+        path = view / name
+        if isinstance(content, bytes):
+            if path.is_symlink() or path.read_bytes() != content:
+                return False
+        elif not path.is_symlink() or path.resolve() != content.resolve():
+            return False
+    return True
+
+
+def _replace(view: Path, layout: Layout) -> None:
+    """Build the view beside the old one, then turn the link `view` to it: at every moment one whole view stands."""
+    stem = VIEW if view.name == VIEW else view.name
+    folder = view.with_name(f"{stem}-{secrets.token_hex(6)}")
+    link = view.with_name(f"{folder.name}.link")
+    folder.mkdir()
+    try:
+        home = folder.resolve()
+        for name, content in layout.items():
+            path = home / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                # Relative, so that a root that is moved or mounted elsewhere keeps its view.
+                path.symlink_to(os.path.relpath(content.resolve(), path.parent))
+        link.symlink_to(folder.name, target_is_directory=True)
+        if view.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(view)  # follows the link: the old view's time of retirement
+        elif view.is_dir():
+            shutil.rmtree(view)  # a copy of a root may hold a folder where the link was
+        os.replace(link, view)
+    except BaseException:
+        link.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _forget_old(view.parent, stem, folder)
+
+
+def _forget_old(parent: Path, stem: str, current: Path) -> None:
+    """Remove the views that this one replaced, but for those that a reader may have set out for a moment ago.
+
+    A reader that has followed the link and finds nothing takes every run for deleted. Nor is one removed that another
+    process is building.
+    """
+    for path in parent.glob(f"{stem}-*"):
+        # Gone or busy (network file systems keep what TensorBoard has open): then the next rebuild finds it.
+        with contextlib.suppress(OSError):
+            if path.name != current.name and time.time() - path.lstat().st_mtime > _RETIRED_SECONDS:
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, so that TensorBoard isn't left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, said: int) -> None:
+    deadline = time.monotonic() + _STARTUP_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    words = os.pread(said, 100_000, 0).decode(errors="replace").strip().splitlines()[-5:]
+    why = f"exit code {process.returncode}" if process.poll() is not None else f"no answer in {_STARTUP_SECONDS:.0f} s"
+    raise RequestError("\n".join([f"TensorBoard did not start ({why}):", *words]))
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _window(view: Path) -> str:
+    return view.parent.name if view.name == VIEW else "sweeps"

@@ -1,0 +1,123 @@
+"""What can be chosen, as plain rows and as a table: components with their options, experiments, sweeps, kernels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_origin
+
+import yaml
+from rich import box
+from rich.table import Table
+
+from components import registry
+from components.attention import kernels
+from lab.composition import groups
+from lab.composition.freeze import to_plain
+from lab.composition.sources import available, display
+from lab.errors import RequestError
+
+
+def rows(what: str, kind: str | None = None) -> list[dict[str, Any]]:
+    """Plain rows of one of: components, experiments, sweeps, kernels.
+
+    Raises:
+        RequestError: no component kind is called `kind`.
+    """
+    return {"components": lambda: _components(kind), "kernels": _kernels}.get(what, lambda: _files(what))()
+
+
+def table(what: str, rows: Sequence[Mapping[str, Any]], *, whole: bool = False) -> Table:
+    """The rows as a table; `whole` shows a component's full description."""
+    shown = Table(box=box.SIMPLE_HEAD, show_lines=whole)
+    if what != "components":
+        for column in ("name", "about") if what == "kernels" else ("name", "about", "file"):
+            shown.add_column(column, no_wrap=column == "name")
+        for row in rows:
+            shown.add_row(*(row[column.header] for column in shown.columns))  # type: ignore[index]
+        return shown
+    for column in ("group", "name", "about", "options"):
+        shown.add_column(column, no_wrap=column in ("group", "name"))
+    previous = None
+    for row in rows:
+        options = "\n".join(f"{o['name']}: {o['type']}" + _default(o) for o in row["options"])
+        group = row["group"] if row["group"] != previous else ""
+        shown.add_row(group, row["name"], row["description"] if whole else row["about"], options)
+        previous = row["group"]
+    return shown
+
+
+def _default(option: Mapping[str, Any]) -> str:
+    return " (required)" if option["required"] else f" = {option['default']}"
+
+
+def _components(kind: str | None) -> list[dict[str, Any]]:
+    slots = {group_kind: path.replace(".", "/") for path, group_kind in groups.slots().items()}
+    if kind is not None and kind.rpartition("/")[2] not in slots:
+        raise RequestError(f"no kind of component is called '{kind}'{registry.suggestion(kind, slots)}")
+    found = []
+    for each in slots if kind is None else [kind.rpartition("/")[2]]:
+        for name in registry.names(each):
+            cls = registry.lookup(each, name)
+            found.append(
+                {
+                    "kind": each,
+                    "group": slots[each],
+                    "name": name,
+                    "version": cls.version,
+                    "about": registry.summary(cls),
+                    "description": inspect.getdoc(cls) or "",
+                    "options": [_option(option) for option in registry.options(cls)],
+                }
+            )
+    return found
+
+
+def _option(option: registry.Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "type": type_name(option.type),
+        "required": option.required,
+        "default": None if option.required else to_plain(option.default),
+    }
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a user writes about it: int, float | null, one of half, interleaved."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is tuple:
+        return f"list of {type_name(arguments[0])}"
+    if origin is not None and arguments and all(isinstance(argument, str | int | float) for argument in arguments):
+        return "one of " + ", ".join(map(str, arguments))
+    if arguments:
+        return " | ".join(type_name(argument) for argument in arguments)
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _files(what: str) -> list[dict[str, Any]]:
+    found = []
+    for name, path in available(what).items():
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        about = content.get("question") or _opening_comment(path.read_text(encoding="utf-8"))
+        found.append({"name": name, "about": about, "file": display(path)})
+    return found
+
+
+def _opening_comment(text: str) -> str:
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)
+
+
+def _kernels() -> list[dict[str, Any]]:
+    found = []
+    for name in kernels.names():
+        kernel = kernels.KERNELS.get(name)
+        about = "The fastest kernel that honours the whole spec." if kernel is None else inspect.getdoc(kernel)
+        found.append({"name": name, "about": (about or "").split("\n\n")[0].replace("\n", " ")})
+    return found

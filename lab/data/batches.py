@@ -1,0 +1,129 @@
+"""Batches as a pure function of (seed, step), so that a resumed run sees what an uninterrupted one would.
+
+The tokens are cut into windows of `context` inputs, whose targets are the same tokens one later. Every epoch visits
+every window once, in an order of its own; the order depends on the data and the seed alone, never on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lab.data.permutation import permute
+
+Tokens = npt.NDArray[np.integer[Any]]
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches:
+    """The training batches of a token array.
+
+    Attributes:
+        windows: windows an epoch, floor((len(tokens) - 1) / context).
+
+    Raises:
+        ValueError: the tokens are too few for one window.
+    """
+
+    def __init__(self, tokens: Tokens, context: int, batch_size: int, seed: int) -> None:
+        """
+        Args:
+            tokens: 1-D, of any integer type; may be memory-mapped.
+            context: inputs a window.
+            batch_size: windows a batch.
+            seed: of the order of the windows.
+        """
+        self.windows = count_windows(tokens, context, "training")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self._tokens = tokens
+        self._context = context
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def at(self, step: int) -> Batch:
+        """(inputs, targets) of a step counted from 0: int64 [batch, context], targets one token later.
+
+        The last batch of an epoch goes on into the next one.
+        """
+        if step < 0:
+            raise ValueError(f"step must not be negative, got {step}")
+        return _cut(self._tokens, self._context, self.windows_at(step))
+
+    def windows_at(self, step: int) -> npt.NDArray[np.int64]:
+        """The indices of the windows in a step's batch: int64 [batch]."""
+        first = step * self._batch_size
+        epochs, places = np.divmod(np.arange(first, first + self._batch_size, dtype=np.int64), self.windows)
+        order = np.empty_like(places)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            here = epochs == epoch
+            order[here] = permute(places[here], self.windows, f"{self._seed}/{epoch}")
+        return order
+
+
+class ValidationBatches(Sequence[Batch]):
+    """A fixed set of windows in batches; the last batch is smaller where the batch size doesn't divide the set."""
+
+    def __init__(self, tokens: Tokens, context: int, batch_size: int, windows: npt.NDArray[np.int64]) -> None:
+        self._tokens = tokens
+        self._context = context
+        self._batches = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
+        self.n_tokens = len(windows) * context
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return _cut(self._tokens, self._context, self._batches[index])
+
+
+def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: int) -> ValidationBatches:
+    """Windows spread evenly over the tokens, the same at every call: enough for n_tokens targets, or all there are.
+
+    Args:
+        tokens: 1-D, of any integer type; may be memory-mapped.
+        context: inputs a window.
+        batch_size: windows a batch.
+        n_tokens: targets wanted, rounded up to whole windows; `.n_tokens` of the result says how many there are.
+
+    Returns:
+        A sequence of (inputs, targets), int64 [batch, context].
+
+    Raises:
+        ValueError: the tokens are too few for one window.
+    """
+    available = count_windows(tokens, context, "validation")
+    for name, value in (("batch_size", batch_size), ("n_tokens", n_tokens)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    count = min(available, -(-n_tokens // context))
+    return ValidationBatches(tokens, context, batch_size, np.arange(count, dtype=np.int64) * available // count)
+
+
+def count_windows(tokens: Tokens, context: int, what: str) -> int:
+    """floor((len(tokens) - 1) / context).
+
+    Raises:
+        ValueError: there is none; `what` says which tokens are too few.
+    """
+    if context < 1:
+        raise ValueError(f"context must be at least 1, got {context}")
+    windows = (len(tokens) - 1) // context
+    if windows < 1:
+        raise ValueError(
+            f"{what} has {len(tokens):,} tokens, too few for one window of context {context:,} (needs {context + 1:,})"
+        )
+    return windows
+
+
+def _cut(tokens: Tokens, context: int, windows: npt.NDArray[np.int64]) -> Batch:
+    places = windows[:, None] * context + np.arange(context + 1)
+    cut = tokens[places].astype(np.int64)
+    return torch.from_numpy(cut[:, :-1].copy()), torch.from_numpy(cut[:, 1:].copy())

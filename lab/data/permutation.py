@@ -1,0 +1,57 @@
+"""A pseudo-random order of n things that is computed, not stored: O(1) memory, any element at any time.
+
+A Feistel network permutes the square of side a = ceil(sqrt(n)); whoever lands at n or beyond walks on until inside
+(cycle walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). The square holds fewer than
+n + 2·sqrt(n) + 1 places, so for large n hardly any step is repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.uint64]
+
+# Four rounds of ideal round functions suffice (Luby & Rackoff 1988); the others make up for sides of a few places.
+_ROUNDS = 8
+
+
+def permute(indices: npt.NDArray[np.int64], n: int, key: str) -> npt.NDArray[np.int64]:
+    """Where the permutation of range(n) named by `key` sends each index. Pure.
+
+    Args:
+        indices: any shape, values in [0, n).
+        n: 1 … 2**62.
+        key: any text; another key is another permutation.
+    """
+    side = np.uint64(math.isqrt(n - 1) + 1)
+    keys = _round_keys(key)
+    placed = _feistel(indices.astype(np.uint64), side, keys)
+    while (outside := placed >= n).any():
+        placed[outside] = _feistel(placed[outside], side, keys)
+    return placed.astype(np.int64)
+
+
+def _feistel(x: Indices, side: np.uint64, keys: Indices) -> Indices:
+    """A bijection of [0, side²): each round adds a function of one coordinate to the other."""
+    left, right = np.divmod(x, side)
+    for key in keys:
+        left, right = right, (left + _mixed(right ^ key) % side) % side
+    return left * side + right
+
+
+def _mixed(x: Indices) -> Indices:
+    """The finalizer of splitmix64 (Steele et al. 2014): every output bit depends on every input bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@lru_cache(maxsize=64)
+def _round_keys(key: str) -> Indices:
+    digest = hashlib.shake_256(key.encode()).digest(8 * _ROUNDS)
+    return np.frombuffer(digest, dtype="<u8").astype(np.uint64)

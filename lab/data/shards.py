@@ -1,0 +1,236 @@
+"""Text becomes memory-mapped token shards, once for each content, tokenizer and split, however many processes ask.
+
+A shard folder is built under a temporary name and renamed into place under a lock:
+
+    <cache>/tokens/<digest>/  train.bin  validation.bin  meta.json  [tokenizer.json]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lab.data.cache import default_cache, locked, write_whole
+from lab.data.content import digest_of
+from lab.data.corpus import Reading
+from lab.data.encoder import Encoder
+from lab.data.errors import DataError
+from lab.data.options import Data
+from lab.data.split import Split
+from lab.data.tokenizer import Tokenizer
+from lab.data.unigram import unigram_loss
+
+Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Progress = Callable[[str, int], None]
+"""Called with what is being done and the bytes of text done so far."""
+
+_VERSION = 1
+_BATCH_BYTES = 1 << 20  # text encoded at once
+_META = "meta.json"
+
+
+class TokenShards:
+    """A corpus as tokens; every document is followed by the tokenizer's separator.
+
+    Attributes:
+        digest: hex; the same exactly when content, tokenizer and split are the same.
+        vocab_size: every token is below it.
+        separator: the id that follows every document.
+        train, validation: memory-mapped 1-D uint16, or uint32 where the vocabulary needs it.
+        train_bytes, validation_bytes: UTF-8 bytes of the text.
+        train_documents, validation_documents: how many there are on each side.
+        unigram_loss: nats a validation token under a unigram model counted on train, add-one smoothed.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
+        self.digest: str = meta["digest"]
+        self.vocab_size: int = meta["vocab_size"]
+        self.separator: int = meta["separator"]
+        self.unigram_loss: float = meta["unigram_loss"]
+        self.train_bytes: int = meta["train"]["bytes"]
+        self.validation_bytes: int = meta["validation"]["bytes"]
+        self.train_documents: int = meta["train"]["documents"]
+        self.validation_documents: int = meta["validation"]["documents"]
+        # As plain arrays: a memmap's own indexing costs more than the batch that is cut.
+        self.train: Tokens = np.memmap(folder / "train.bin", meta["dtype"], "r").view(np.ndarray)
+        self.validation: Tokens = np.memmap(folder / "validation.bin", meta["dtype"], "r").view(np.ndarray)
+        self._folder = folder
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return self._tokenizer.load(self._folder)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without a separator after it."""
+        return [int(i) for i in self._encoder.encode_batch([text])[0]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of any ids below vocab_size; bytes that form no character become U+FFFD."""
+        return self._encoder.decode(ids)
+
+
+def prepare(data: Data, cache: Path | None = None, progress: Progress | None = None) -> TokenShards:
+    """The corpus as token shards: opened if they are in the cache and whole, else made.
+
+    Memory stays in proportion to the largest document, not to the corpus.
+
+    Args:
+        cache: default `lab.data.cache.default_cache()`.
+        progress: called while there is something to wait for.
+
+    Raises:
+        DataError: the corpus, the tokenizer or the cache can't be used.
+    """
+    cache = default_cache() if cache is None else cache
+    report = progress or (lambda what, done: None)
+    reading = data.corpus.open(cache)
+    parts = [data.corpus.version, data.tokenizer.version, data.tokenizer.key(), data.validation_fraction]
+    digest = digest_of([_VERSION, reading.digest, *parts])
+    folder = cache / "tokens" / digest
+    meta = _whole(folder)
+    if meta is None:
+        try:
+            with locked(folder.with_suffix(".lock"), lambda: report("waiting for another process", 0)) as alone:
+                meta = _whole(folder) or _make(folder, data, reading, cache, report, alone)
+        except OSError as error:
+            raise DataError(f"{cache}: the cache can't be written ({error}); LAB_CACHE names another folder") from error
+    return TokenShards(folder, meta, data.tokenizer)
+
+
+def _whole(folder: Path) -> dict[str, Any] | None:
+    """The description of a shard folder whose files have the sizes that they were written with, else None."""
+    try:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return meta if sizes == meta["files"] else None
+
+
+def _make(folder: Path, data: Data, reading: Reading, cache: Path, report: Progress, alone: bool) -> dict[str, Any]:
+    """Build a shard folder beside its place and put it there."""
+    if alone:
+        for left_over in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        meta = {"digest": folder.name, **_build(temporary, data, reading, report)}
+        if data.corpus.open(cache).digest != reading.digest:
+            raise DataError(f"corpus '{data.corpus.name}' changed while it was being read; start again")
+        write_whole(temporary / _META, json.dumps(meta, indent=1))
+        # Without a lock somebody else may have been faster, and theirs may be in use.
+        if not (theirs := _whole(folder)):
+            if folder.exists():
+                os.rename(folder, folder.parent / f"{temporary.name}.broken")
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder.parent / f"{temporary.name}.broken", ignore_errors=True)
+    return theirs or meta
+
+
+def _build(folder: Path, data: Data, reading: Reading, report: Progress) -> dict[str, Any]:
+    """Write the shards, and what the encoder needs to be loaded, into an empty folder; returns their description."""
+
+    def training_texts() -> Iterator[str]:
+        return (text for _, held_out, text in _texts(data, reading, report, "learning the tokenizer") if not held_out)
+
+    encoder = data.tokenizer.fit(training_texts)
+    encoder.save(folder)
+    dtype = np.dtype("<u2" if encoder.vocab_size <= 1 << 16 else "<u4")
+    with ExitStack() as stack:
+        sides = {side: stack.enter_context(_Side(folder / f"{side}.bin", encoder, dtype)) for side in _SIDES}
+        for size, held_out, text in _texts(data, reading, report, "tokenizing"):
+            sides["validation" if held_out else "train"].add(text, size)
+    return {
+        "version": _VERSION,
+        "tokenizer": data.tokenizer.key(),
+        "validation_fraction": data.validation_fraction,
+        "vocab_size": encoder.vocab_size,
+        "separator": encoder.separator,
+        "dtype": dtype.str,
+        "unigram_loss": unigram_loss(sides["train"].counts, sides["validation"].counts),
+        **{name: side.description() for name, side in sides.items()},
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+
+
+_SIDES = ("train", "validation")
+
+
+class _Side:
+    """One shard being written: texts are gathered, encoded in batches and appended."""
+
+    def __init__(self, path: Path, encoder: Encoder, dtype: np.dtype[Any]) -> None:
+        self._path = path
+        self._encoder = encoder
+        self._dtype = dtype
+        self._texts: list[str] = []
+        self._gathered = 0
+        self._bytes = 0
+        self._documents = 0
+        self.counts = np.zeros(encoder.vocab_size, dtype=np.int64)
+
+    def __enter__(self) -> _Side:
+        self._file = open(self._path, "xb")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._file:
+            if error[0] is None:
+                self._write()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def add(self, text: str, size: int) -> None:
+        """Append a document of `size` UTF-8 bytes."""
+        self._texts.append(text)
+        self._gathered += size
+        if self._gathered >= _BATCH_BYTES:
+            self._write()
+
+    def description(self) -> dict[str, int]:
+        return {"tokens": int(self.counts.sum()), "bytes": self._bytes, "documents": self._documents}
+
+    def _write(self) -> None:
+        if not self._texts:
+            return
+        separator = np.array([self._encoder.separator])
+        parts = [part for ids in self._encoder.encode_batch(self._texts) for part in (ids, separator)]
+        tokens = np.concatenate(parts).astype(self._dtype)
+        self.counts += np.bincount(tokens, minlength=len(self.counts))
+        self._file.write(tokens.tobytes())
+        self._documents += len(self._texts)
+        self._bytes += self._gathered
+        self._texts, self._gathered = [], 0
+
+
+def _texts(data: Data, reading: Reading, report: Progress, what: str) -> Iterator[tuple[int, bool, str]]:
+    """(UTF-8 bytes, whether it is held out, text) of every document that has text, checked as they pass."""
+    split = Split(data.validation_fraction)
+    done = 0
+    for document in reading.documents():
+        if not document.text:
+            continue
+        try:
+            size = len(document.text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{document.key}: character {error.start + 1} is half of a surrogate pair, not text"
+            ) from None
+        yield size, split.holds_out(document.key), document.text
+        done += size
+        report(what, done)
+    split.check(data.corpus.name)

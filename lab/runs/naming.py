@@ -1,0 +1,49 @@
+"""Which run a person means: they name it by its path, its identity, or the beginning of either."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from lab.runs.folder import RunFolder, find_runs
+
+
+class UnknownRun(LookupError):
+    """No run, or more than one, is meant by a name. The message lists the candidates."""
+
+
+def resolve(root: Path | str, name: str) -> RunFolder:
+    """The run meant by `name`: its path below the root, its identity, or a unique prefix of either.
+
+    A path from the working folder (as a shell completes it) is taken as well. An exact match wins over prefixes.
+
+    Raises:
+        UnknownRun: a LookupError listing the candidates, or the nearest names.
+    """
+    root, runs = Path(root), {}
+    for run in find_runs(root):
+        runs[run.path.relative_to(root).as_posix()] = run
+    asked = name.strip().rstrip("/")
+    if asked in runs:
+        return runs[asked]
+    for run in runs.values():
+        if asked and Path(asked).resolve() == run.path.resolve():
+            return run
+    identities = {key: run.identity for key, run in runs.items()}
+    matches = [key for key in runs if identities[key] == asked]
+    matches = matches or [key for key in runs if asked and (key.startswith(asked) or identities[key].startswith(asked))]
+    if len(matches) == 1:
+        return runs[matches[0]]
+    if matches:
+        raise UnknownRun(f"'{name}' may mean {_listed(matches, identities)}")
+    if not runs:
+        raise UnknownRun(f"no run is called '{name}': there are none in {root}")
+    near = difflib.get_close_matches(asked, [*runs, *identities.values()], n=5, cutoff=0.4)
+    keys = [key for key in runs if key in near or identities[key] in near]
+    tail = f"; the nearest: {_listed(keys, identities)}" if keys else f"; there are {len(runs)} others in {root}"
+    raise UnknownRun(f"no run is called '{name}'{tail}")
+
+
+def _listed(keys: list[str], identities: dict[str, str], most: int = 8) -> str:
+    shown = ", ".join(f"{key} ({identities[key][:8]})" for key in keys[:most])
+    return f"{shown} and {len(keys) - most} more" if len(keys) > most else shown

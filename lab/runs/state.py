@@ -1,0 +1,101 @@
+"""Where a run stands: `state.json`, rewritten as a whole by the one process that holds the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+from lab.runs.atomic import write_json
+
+VERSION = 1
+
+Status = Literal["queued", "running", "finished", "diverged", "failed", "preempted", "blocked", "lost"]
+Failure = Literal["out_of_memory", "disk_full", "bug", "interrupted"]
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+FAILURES: tuple[Failure, ...] = get_args(Failure)
+
+
+class Progress(TypedDict):
+    """How far a run has come. `loss` in nats per token; None where not measured yet."""
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float | None
+    tokens_per_second: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """One state of a run.
+
+    Attributes:
+        status: queued, running, finished, diverged, failed, preempted, blocked or lost.
+        attempts: how many times a worker has begun the run.
+        reason: one line for a person: why it is blocked, failed, diverged, preempted or lost.
+        failure: what kind of failure, for policies: out_of_memory, disk_full, bug, interrupted (worker or node gone).
+        heartbeat: unix seconds of the last sign of life.
+        host: name of the machine that runs, or last ran, it.
+        pid: process on that host.
+        progress: the last known progress, kept when the run stops.
+    """
+
+    status: Status = "queued"
+    attempts: int = 0
+    reason: str | None = None
+    failure: Failure | None = None
+    heartbeat: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status: '{self.status}' is none of {', '.join(STATUSES)}")
+        if self.failure is not None and self.failure not in FAILURES:
+            raise ValueError(f"failure: '{self.failure}' is none of {', '.join(FAILURES)}")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has given its result: finished or diverged. Such a run is never run again."""
+        return self.status in ("finished", "diverged")
+
+    def replace(self, **changes: Any) -> State:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def eta(self) -> float | None:
+        """Seconds of training still to go at the present speed; None where that is unknown."""
+        p = self.progress
+        if p is None or not p["step"] or not p["tokens_per_second"] or not math.isfinite(p["tokens_per_second"]):
+            return None
+        return (p["steps"] - p["step"]) * (p["tokens"] / p["step"]) / p["tokens_per_second"]
+
+
+def read_state(path: Path) -> State:
+    """The state in a `state.json`; a run whose file is missing has never been touched: queued.
+
+    Raises:
+        ValueError: the file is not a state of this version; the message names the file.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return State()
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(data, dict) or data.pop("version", None) != VERSION:
+        raise ValueError(f"{path}: not a run state of version {VERSION}")
+    try:
+        return State(**data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_state(path: Path, state: State) -> None:
+    """Replace the state in one step."""
+    write_json(path, {"version": VERSION, **dataclasses.asdict(state)})

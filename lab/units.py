@@ -1,0 +1,44 @@
+"""Numbers as a person reads them: 1.20M parameters, 34.5k bytes, a loss of 3.2145."""
+
+from __future__ import annotations
+
+import math
+
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def count(value: float | None) -> str:
+    """Three significant digits with a decimal prefix: 1234567 is "1.23M". Whole numbers below 1000 stay whole."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 999.5 or (abs(value) < 1000 and value == int(value)):
+        return f"{value:.0f}" if value == int(value) else f"{value:.3g}"
+    power = min(max(1, int(math.log10(abs(value)) // 3)), len(_PREFIXES) - 1)
+    scaled = value / 1000**power
+    # 999,950 rounds to 1000k, which is 1.00M.
+    if abs(scaled) >= 999.5 and power < len(_PREFIXES) - 1:
+        scaled, power = scaled / 1000, power + 1
+    digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+    return f"{scaled:.{digits}f}{_PREFIXES[power]}"
+
+
+def measure(value: float | None, *, signed: bool = False) -> str:
+    """A metric's value: four decimals, fewer where it is large, three significant digits where four decimals are none.
+
+    `signed` writes the plus of a difference.
+    """
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    sign = "+" if signed else ""
+    size = abs(value)
+    if size >= 10_000:
+        return f"+{count(value)}" if signed and value > 0 else count(value)
+    if size >= 100:
+        return f"{value:{sign}.1f}"
+    if 0 < size < 0.001:
+        return f"{value:{sign}.2e}"
+    return f"{value:{sign}.4f}"

@@ -1,0 +1,183 @@
+"""The view as a person sees it in TensorBoard, and as TensorBoard's own HTTP interface gives it."""
+
+import json
+import math
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome
+
+from lab.comparison.tensorboard import build_view
+from lab.runs import State, write_json
+from tests.comparison import browser
+from tests.comparison.fake_runs import STEPS, fake_run, write_curves
+
+ARMS: dict[str, dict[str, Any]] = {
+    "both": {"model/softcap": "gemma2", "model/window": 128, "optimizer/lr": 0.0005},
+    "cap_only": {"model/softcap": "gemma2", "model/window": None, "optimizer/lr": 0.002},
+    "neither": {"model/softcap": "none", "model/window": 256, "optimizer/lr": 0.002},
+}
+LOSSES: dict[str, list[float | None]] = {
+    "both": [3.20, 3.22, 3.24],
+    "cap_only": [3.30, 3.32, 3.40],
+    "neither": [3.50, 3.52, None],
+}
+METRICS = ("val/loss", "val/bits_per_byte")
+RUNS = [f"{arm}/seed-{seed}" for arm in ARMS for seed in range(3)]
+STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+
+
+def make_sweep(root: Path) -> Path:
+    for order, (arm, axes) in enumerate(ARMS.items()):
+        for seed, loss in enumerate(LOSSES[arm]):
+            end: dict[str, Any] = {"status": "diverged"} if loss is None else {"loss": loss}
+            results = {"val/bits_per_byte": 1.25}
+            fake_run(root, arm, seed, order=order, axes=axes, metrics=METRICS, results=results, curves=True, **end)
+    return build_view(root, "softcap")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with browser.tensorboard(make_sweep(tmp_path_factory.mktemp("runs"))) as address:
+        browser.wait_for(lambda: get(address, "data/runs"), lambda runs: len(runs) == len(RUNS) + 1)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Chrome]:
+    with browser.chromium() as driver:
+        yield driver
+
+
+def get(address: str, path: str) -> Any:
+    with urllib.request.urlopen(address + path) as answer:
+        return json.load(answer)
+
+
+def groups(address: str, statuses: list[str] = STATUSES) -> dict[str, Any]:
+    """The HParams tab's lines by their name, as its HTTP interface gives them."""
+    asked = {"allowedStatuses": statuses, "startIndex": 0, "sliceSize": 1000, "colParams": []}
+    url, headers = address + "data/plugin/hparams/session_groups", {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(asked).encode(), headers)
+    with urllib.request.urlopen(request) as answer:
+        return {group["name"]: group for group in json.load(answer)["sessionGroups"]}
+
+
+def metrics(group: dict[str, Any]) -> dict[str, float]:
+    return {metric["name"]["tag"]: float(metric["value"]) for metric in group["metricValues"]}
+
+
+@pytest.mark.slow
+def test_the_interface_has_one_group_an_arm_with_its_seeds_as_sessions(address: str) -> None:
+    found = groups(address)
+    assert list(found) == list(ARMS)
+    for arm, group in found.items():
+        assert [session["name"] for session in group["sessions"]] == [f"{arm}/seed-{seed}" for seed in range(3)]
+
+
+@pytest.mark.slow
+def test_the_interface_has_the_axes_typed(address: str) -> None:
+    assert groups(address)["cap_only"]["hparams"] == {
+        "model/softcap": "gemma2",
+        "model/window": "null",
+        "optimizer/lr": 0.002,
+    }
+
+
+@pytest.mark.slow
+def test_the_interface_has_the_mean_over_seeds_of_every_metric(address: str) -> None:
+    assert metrics(groups(address)["both"]) == pytest.approx({"val/loss": 3.22, "val/bits_per_byte": 1.25}, rel=1e-6)
+    assert metrics(groups(address)["cap_only"])["val/loss"] == pytest.approx(3.34, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_diverged_seed_makes_its_arms_cell_nan_until_failures_are_filtered_out(address: str) -> None:
+    assert math.isnan(metrics(groups(address)["neither"])["val/loss"])
+    assert [session["status"] for session in groups(address)["neither"]["sessions"]] == [
+        *("STATUS_SUCCESS", "STATUS_SUCCESS", "STATUS_FAILURE")
+    ]
+    succeeded = groups(address, ["STATUS_SUCCESS"])["neither"]
+    assert metrics(succeeded)["val/loss"] == pytest.approx(3.51, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_view_rebuilt_under_tensorboard_shows_a_run_that_went_on_and_one_that_is_new(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, "both", 0, status="running", loss=3.2, curves=True)
+    view = build_view(tmp_path, "softcap")
+    with browser.tensorboard(view) as address:
+        found = browser.wait_for(lambda: groups(address), lambda found: bool(found and metrics(found["both"])))
+        assert found["both"]["sessions"][0]["status"] == "STATUS_UNKNOWN"
+        assert metrics(found["both"])["val/loss"] != pytest.approx(2.5)
+
+        write_curves(run.path, STEPS, 2.5)
+        summary = {"version": 1, "status": "finished", "metrics": {"val/loss": 2.5}, "costs": {"steps": STEPS}}
+        write_json(run.path / "summary.json", summary)
+        run.state = State(status="finished", attempts=2, heartbeat=1_772_370_000.0)
+        fake_run(tmp_path, "neither", 0, order=1, loss=3.5, curves=True)
+        build_view(tmp_path, "softcap")
+
+        found = browser.wait_for(
+            lambda: groups(address),
+            lambda found: "neither" in found and found["both"]["sessions"][0]["status"] == "STATUS_SUCCESS",
+        )
+        assert metrics(found["both"])["val/loss"] == pytest.approx(2.5)
+        assert metrics(found["neither"])["val/loss"] == pytest.approx(3.5)
+
+
+@pytest.mark.browser
+def test_the_hparams_tab_has_the_swept_axes_and_the_metrics_for_columns_and_a_line_an_arm(
+    address: str, driver: Chrome, tmp_path: Path
+) -> None:
+    driver.get(address + "#hparams")
+    expected = ["Trial ID", "Show Metrics", *ARMS["both"], "validation loss", "validation bits per byte"]
+    table = browser.wait_for(lambda: hparams_table(driver), lambda table: len(table) == 1 + len(ARMS))
+    assert table[0] == expected
+    assert [line[0] for line in table[1:]] == list(ARMS)
+    assert table[1][2:] == ["gemma2", "128", "0.00050000", "3.2200", "1.2500"]
+    assert table[2][2:] == ["gemma2", "null", "0.0020000", "3.3400", "1.2500"]
+    assert table[3][2:] == ["none", "256", "0.0020000", "NaN", "NaN"]
+    assert driver.save_screenshot(str(tmp_path / "hparams.png"))
+
+
+@pytest.mark.browser
+def test_the_hparams_tab_offers_every_value_of_an_axis_as_a_filter(address: str, driver: Chrome) -> None:
+    driver.get(address + "#hparams")
+    offered = browser.wait_for(
+        lambda: browser.texts(driver, "paper-checkbox", inside="tf-hparams-query-pane"),
+        lambda found: "validation loss" in found,
+    )
+    assert offered[: offered.index("validation loss")] == [
+        *("model/softcap", "gemma2", "none", "model/window", "128", "null", "256"),
+        *("optimizer/lr", "0.00050000", "0.0020000"),
+    ]
+
+
+@pytest.mark.browser
+def test_the_scalars_tab_lists_runs_by_arm_and_seed(address: str, driver: Chrome) -> None:
+    driver.get(address + "#scalars")
+    driver.refresh()
+    listed = browser.wait_for(
+        lambda: browser.texts(driver, ".item-label-container", inside="tf-runs-selector"),
+        lambda found: len(found) > len(RUNS),
+    )
+    # `.` is the sweep itself, which holds the record of the HParams tab's columns and no curve.
+    assert listed == [".", *RUNS]
+
+
+def hparams_table(driver: Chrome) -> list[list[str]]:
+    """The HParams table as it is laid out on the page: its rows from the top, each from the left, the header first.
+
+    The grid keeps its cells in no useful order, and cells of columns that aren't shown among them.
+    """
+    script = """
+    return all.filter(e => e.matches('vaadin-grid-cell-content') && within(e, 'tf-hparams-table-view'))
+      .map(e => [e, e.getBoundingClientRect()]).filter(([e, box]) => box.width && box.height)
+      .map(([e, box]) => [box.top + box.height / 2, box.left, e.innerText.trim().replace(/\\s+/g, ' ')]);
+    """
+    rows: dict[int, list[tuple[float, str]]] = {}
+    for middle, left, text in browser.run_script(driver, script):
+        rows.setdefault(round(middle / 4), []).append((left, text))
+    return [[text for _, text in sorted(cells)] for _, cells in sorted(rows.items())]

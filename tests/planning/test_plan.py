@@ -1,0 +1,132 @@
+"""Plans: every run known before anything is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lab.composition.freeze import load_experiment, to_plain
+from lab.errors import RequestError
+from lab.planning.arms import Arm, arm_name, hydra_value, short_keys
+from lab.planning.plan import plan_sweep, plan_train
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Write sweeps/mine.yaml in a working folder of its own."""
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> None:
+        (tmp_path / "sweeps" / "mine.yaml").write_text(f"question: Why?\nexperiment: gemma2_tiny\n{text}\n")
+
+    return write
+
+
+def test_the_quickstart_has_every_arm_with_every_seed() -> None:
+    plan = plan_sweep("quickstart")
+    assert [(run.arm, run.seed) for run in plan.runs] == [
+        (arm, seed) for arm in ("gemma2", "global_only", "local_only", "mha") for seed in (0, 1)
+    ]
+    assert len({run.identity for run in plan.runs}) == 8
+    assert plan.runs[2].axes == {"model/span": "global", "model/heads": "gqa"}
+
+
+def test_an_arm_differs_from_the_baseline_in_what_it_swaps_alone() -> None:
+    runs = {run.arm: run.experiment for run in plan_sweep("quickstart").runs if run.seed == 0}
+    plain = {arm: to_plain(experiment) for arm, experiment in runs.items()}
+    assert plain["mha"]["model"].pop("heads") != plain["gemma2"]["model"].pop("heads")
+    assert plain["mha"] == plain["gemma2"]
+
+
+def test_a_grid_is_the_product_of_its_axes_and_names_its_arms(sweep) -> None:
+    sweep("grid: {model.span.window: [16, 64], model/heads: [gqa, mqa]}\nseeds: [3, 5]")
+    plan = plan_sweep("mine")
+    assert [run.arm for run in plan.runs][::2] == [
+        "window=16,heads=gqa",
+        "window=16,heads=mqa",
+        "window=64,heads=gqa",
+        "window=64,heads=mqa",
+    ]
+    assert [run.seed for run in plan.runs][:2] == [3, 5]
+    assert plan.runs[0].axes == {"model.span.window": 16, "model/heads": "gqa"}
+    assert plan.baseline == "window=16,heads=gqa"
+
+
+def test_an_axis_that_an_arm_does_not_have_is_null_there(sweep) -> None:
+    sweep("arms: {a: {model.span.window: 16}, b: {model/span: global}}")
+    assert [run.axes["model.span.window"] for run in plan_sweep("mine").runs] == [16, None]
+
+
+def test_a_frozen_run_is_the_planned_experiment() -> None:
+    run = plan_sweep("quickstart", ["train.tokens=50k"]).runs[-1]
+    assert load_experiment(yaml.safe_load(run.config_yaml)) == run.experiment
+    assert run.experiment.train.tokens == 50_000
+    assert run.experiment.seed == 1
+
+
+def test_the_overrides_of_a_run_reproduce_its_identity() -> None:
+    run = plan_sweep("quickstart").runs[5]
+    again = plan_train("gemma2_tiny", run.overrides).runs[0]
+    assert again.identity == run.identity
+
+
+def test_total_flops_are_those_of_the_steps_taken() -> None:
+    run = plan_train("gemma2_tiny", ["train.tokens=2049", "schedule.warmup_tokens=0"]).runs[0]
+    assert run.total_flops == run.costs.flops_per_token * 2 * 2048
+
+
+REFUSED = [
+    ("arms: {a: {}, b: {}}", "sweeps/mine.yaml: arms 'a' and 'b' resolve to the same configuration"),
+    ("arms: {a: {model/span: interleaved}, b: {}}", "resolve to the same configuration"),
+    ("arms: {a: {model/heds: mha}}", "sweeps/mine.yaml: arm 'a': override 'model/heds=mha': no group is called"),
+    (
+        "arms: {a: {train.tokens: many}}",
+        "sweeps/mine.yaml: arm 'a': override 'train.tokens=many': train.tokens: expected",
+    ),
+    ("arms: {'../x': {}}", "arm '../x' cannot be a folder"),
+    ("arms: {a: {}, A: {seed: 3}}", "arms 'a' and 'A' would share a folder"),
+    ("arms: {a: {}}\nbaseline: b", "baseline: no arm is called 'b'"),
+    ("arms: {a: {}}\nseeds: 0", "sweeps/mine.yaml: seeds: must be at least 1, got 0"),
+    ("arms: {a: {}}\nseeds: [1, 1]", "sweeps/mine.yaml: seeds: expected different seeds, got [1, 1]"),
+    ("arms: {a: {}}\nseedz: 2", "sweeps/mine.yaml: seedz: no such key; did you mean 'seeds'?"),
+    ("arms: {a: {}}\ngrid: {seed: [1]}", "sweeps/mine.yaml: arms: a sweep has either arms or a grid"),
+    ("grid: {model.span.window: []}", "sweeps/mine.yaml: grid.model.span.window: expected different values"),
+    ("seeds: 2", "a sweep has either arms or a grid"),
+    ("arms: [a, b]", "sweeps/mine.yaml: arms: expected keys and values"),
+    ("arms: {a: {}}\nmatch: paramz", "sweeps/mine.yaml: match: 'paramz' is not among its values"),
+    ("arms: {a: {}}\nmetrics: []", "sweeps/mine.yaml: metrics: must name at least one"),
+    ("arms: {a: {}", "sweeps/mine.yaml: not YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED, ids=[text for text, _ in REFUSED])
+def test_a_mistaken_sweep_is_refused_with_its_file_and_key(sweep, text: str, message: str) -> None:
+    sweep(text)
+    with pytest.raises(RequestError) as refusal:
+        plan_sweep("mine")
+    assert message in str(refusal.value)
+
+
+def test_an_unknown_sweep_names_the_nearest() -> None:
+    with pytest.raises(RequestError, match="no sweep is called 'quikstart'; did you mean 'quickstart'"):
+        plan_sweep("quikstart")
+
+
+def test_short_keys_take_as_many_parts_as_tell_them_apart() -> None:
+    assert short_keys(["model.span.window", "model/heads"]) == {"model.span.window": "window", "model/heads": "heads"}
+    assert short_keys(["a.x.eps", "a.y.eps"]) == {"a.x.eps": "x.eps", "a.y.eps": "y.eps"}
+
+
+def test_arm_names_are_safe_folders() -> None:
+    assert arm_name({"model/heads": "mha", "train.tokens": "200k"}) == "heads=mha,tokens=200k"
+    assert "/" not in arm_name({"data.corpus.paths": ["../x/*.txt"]})
+    assert arm_name({}) == "base"
+
+
+def test_yaml_values_become_hydra_values() -> None:
+    settings = {"a": None, "b": True, "c": [1, "x"], "d": {"e": 0.1}, "f": "choice"}
+    assert Arm("x", settings).overrides == ("a=null", "b=true", "c=[1,x]", "d={e:0.1}", "f=choice")
+    assert hydra_value(3e-4) == "0.0003"
