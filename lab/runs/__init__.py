@@ -1,4 +1,4 @@
-"""Run folders: the only truth about runs. File formats alone; imports neither torch nor any other lab package."""
+"""Run folders: the only truth about runs. File formats alone; needs neither torch nor the rest of the lab."""
 
 from lab.runs.atomic import write_json, write_text
 from lab.runs.folder import BrokenRun, FolderTaken, RunFolder, find_broken, find_runs

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from lab.errors import RequestError
 from lab.runs.atomic import write_json, write_text
 from lab.runs.state import State, read_state, write_state
 
@@ -31,7 +32,7 @@ class BrokenRun(ValueError):
     """A file of a run folder is missing or cannot be read as what it should be. The message names it."""
 
 
-class FolderTaken(FileExistsError):
+class FolderTaken(RequestError, FileExistsError):
     """A run cannot be made because other content stands in its place; nothing was changed."""
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from lab.errors import RequestError
 from lab.runs.folder import RunFolder, find_runs
 
 
-class UnknownRun(LookupError):
+class UnknownRun(RequestError, LookupError):
     """No run, or more than one, is meant by a name. The message lists the candidates."""
 
 
@@ -18,7 +19,7 @@ def resolve(root: Path | str, name: str) -> RunFolder:
     A path from the working folder (as a shell completes it) is taken as well. An exact match wins over prefixes.
 
     Raises:
-        UnknownRun: a LookupError listing the candidates, or the nearest names.
+        UnknownRun: listing the candidates, or the nearest names.
     """
     root, runs = Path(root), {}
     for run in find_runs(root):

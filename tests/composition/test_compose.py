@@ -100,7 +100,7 @@ class TestIdentity:
         assert identity(compose("gemma2_tiny", [override]).experiment) == identity(self.base)
 
     def test_writing_out_a_default_leaves_the_identity(self) -> None:
-        written = ["model.position.theta=10000", "train.tokens=600000", "model.pattern=[local,global]"]
+        written = ["model.position.theta=10000", "train.tokens=400000", "model.pattern=[local,global]"]
         assert identity(compose("gemma2_tiny", written).experiment) == identity(self.base)
 
     def test_the_experiments_name_leaves_the_identity(self) -> None:

@@ -1,0 +1,37 @@
+"""The fake worker's command, and what its runs leave behind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lab.runs import RunFolder
+
+FAKE_WORKER = (sys.executable, str(Path(__file__).parent / "fake_worker.py"))
+
+
+def marks(run: RunFolder) -> list[tuple[str, int, float]]:
+    """What the fake worker marked: word, process, time."""
+    path = run.path / "marks.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(word, int(pid), float(when)) for word, pid, when in map(str.split, lines)]
+
+
+def begun(run: RunFolder) -> int:
+    return sum(word == "begin" for word, _, _ in marks(run))
+
+
+def results(run: RunFolder) -> int:
+    """How many times the run came to its end."""
+    path = run.path / "results.txt"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def most_at_once(runs: list[RunFolder]) -> int:
+    """How many of the runs went on at the same time, at most."""
+    events = sorted((when, 1 if word == "begin" else -1) for run in runs for word, _, when in marks(run))
+    now = most = 0
+    for _, change in events:
+        now += change
+        most = max(most, now)
+    return most

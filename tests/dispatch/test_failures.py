@@ -1,0 +1,80 @@
+"""Out of memory, disk full and bug are told apart, in the words that libraries really use."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from lab.dispatch.failure import classify, reason
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands for torch.OutOfMemoryError, which is known by its name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (OutOfMemoryError("CUDA"), "out_of_memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory"),
+            "out_of_memory",
+        ),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "disk_full"),
+        (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), "bug"),
+        (KeyError("out of memory"), "bug"),
+        (OSError(errno.ENOENT, "No such file"), "bug"),
+        (SystemExit(3), "bug"),
+    ],
+)
+def test_each_failure_has_its_kind(error: BaseException, kind: str) -> None:
+    assert classify(error) == kind
+
+
+def raised(error: BaseException, during: BaseException, cause: BaseException | None) -> BaseException:
+    """`error` raised from `cause` while `during` was being handled."""
+    try:
+        try:
+            raise during
+        except type(during):
+            raise error from cause
+    except type(error) as found:
+        return found
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_caused_a_failure_counts() -> None:
+    assert classify(raised(ValueError("not saved"), during=KeyError(), cause=FULL)) == "disk_full"
+
+
+def test_what_a_failure_came_in_the_way_of_counts() -> None:
+    error = ValueError("not cleaned up")
+    error.__context__ = FULL
+    assert classify(error) == "disk_full"
+
+
+def test_a_context_that_was_declared_irrelevant_does_not_count() -> None:
+    assert classify(raised(ValueError("a mistake"), during=MemoryError(), cause=None)) == "bug"
+
+
+def test_torchs_own_allocator_failure_is_out_of_memory() -> None:
+    torch = pytest.importorskip("torch")
+    assert torch.OutOfMemoryError.__name__ == OutOfMemoryError.__name__
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert classify(failed.value) == "out_of_memory"
+
+
+def test_a_reason_is_one_line() -> None:
+    assert reason(ValueError("first\nsecond")) == "ValueError: first"
+    assert reason(KeyError("n_heads")) == "KeyError: 'n_heads'"
+    assert len(reason(ValueError("x" * 1000))) == 300
