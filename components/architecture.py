@@ -17,6 +17,7 @@ from components.attention.span import Span
 from components.attention.spec import AttentionSpec
 from components.embedding import Embedding
 from components.initialization import Init
+from components.mixer import AttentionMixer, Mixer
 from components.mlp import MLP
 from components.norm import Norm
 from components.position import Position
@@ -24,7 +25,9 @@ from components.registry import Component, OptionError, suggestion
 from components.residual import Residual
 from components.softcap import Softcap
 
-KIND_SLOTS = ("heads", "qk_norm", "span", "position", "norm", "residual", "mlp")
+ATTENTION_SLOTS = ("heads", "qk_norm", "span", "position")
+"""Slots that only a layer that attends reads."""
+KIND_SLOTS = (*ATTENTION_SLOTS, "mixer", "norm", "residual", "mlp")
 """Slots that a layer kind may override."""
 
 
@@ -33,6 +36,7 @@ class Layer:
     """One layer, every slot decided. `window` counts the query's own key; None sees every earlier token."""
 
     kind: str
+    mixer: Mixer
     heads: Heads
     qk_norm: QKNorm
     window: int | None
@@ -41,6 +45,11 @@ class Layer:
     residual: Residual
     mlp: MLP
     attention_cap: float | None
+
+    @property
+    def attends(self) -> bool:
+        """Whether this layer is an attention layer."""
+        return isinstance(self.mixer, AttentionMixer)
 
     @property
     def spec(self) -> AttentionSpec:
@@ -75,6 +84,7 @@ class Architecture:
     mlp: MLP
     embedding: Embedding
     init: Init
+    mixer: Mixer = field(default_factory=AttentionMixer)
     pattern: tuple[str, ...] | None = None
     kinds: Mapping[str, Mapping[str, Component]] = field(default_factory=dict)
 
@@ -86,7 +96,8 @@ class Architecture:
         self._check_pattern()
         for layer in self.layers:
             try:
-                layer.position.check_head_dim(layer.heads.head_dim)
+                if layer.attends:
+                    layer.position.check_head_dim(layer.heads.head_dim)
             except OptionError as error:
                 raise OptionError(f"position.{error.option}", error.message) from None
 
@@ -122,6 +133,9 @@ class Architecture:
                     raise OptionError(
                         f"kinds.{kind}.{slot}", f"a layer kind has no such slot{suggestion(slot, KIND_SLOTS)}"
                     )
+            if not isinstance(overrides.get("mixer", self.mixer), AttentionMixer):
+                for slot in set(overrides) & set(ATTENTION_SLOTS):
+                    raise OptionError(f"kinds.{kind}.{slot}", f"a layer that does not attend has no {slot}")
             span = overrides.get("span")
             if isinstance(span, Span) and len(span.windows) != 1:
                 raise OptionError(
@@ -150,7 +164,8 @@ class Architecture:
         own: dict[str, Component] = {slot: getattr(self, slot) for slot in KIND_SLOTS} | dict(self.kinds.get(kind, {}))
         span = own.pop("span")
         assert isinstance(span, Span)
-        return Layer(kind=kind, window=self._window(kind, span), attention_cap=self.softcap.attention_cap, **own)  # type: ignore[arg-type]
+        window = self._window(kind, span) if isinstance(own["mixer"], AttentionMixer) else None
+        return Layer(kind=kind, window=window, attention_cap=self.softcap.attention_cap, **own)  # type: ignore[arg-type]
 
     def _window(self, kind: str, span: Span) -> int | None:
         if kind in span.windows:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from components.architecture import Architecture, Layer
-from components.attention.layer import Attention, Frame
+from components.attention import kernels
+from components.attention.spec import AttentionInputs
 from components.embedding import TiedHead, TokenEmbedding, UntiedHead
+from components.frame import Frame
 from components.initialization import initialize
 from components.position import Position, Rotation
 from components.softcap import softcap
@@ -73,10 +75,23 @@ class Decoder(nn.Module):
         """hidden [B, T, d_model] → [B, T, vocab_size], capped where the architecture caps them."""
         return softcap(self.head(hidden, self.embedding.weight), self.architecture.softcap.final_cap)
 
+    def kernels_used(self, batch: int, context: int) -> dict[str, str]:
+        """Which attention kernel each layer kind uses for [batch, context] tokens on the model's device."""
+        weight = self.embedding.weight
+        used = {}
+        for layer in dict.fromkeys(layer for layer in self.architecture.layers if layer.attends):
+            heads = layer.heads
+            q = weight.new_empty(1).expand(batch, heads.n_heads, context, heads.head_dim)
+            kv = weight.new_empty(1).expand(batch, heads.kv_heads, context, heads.head_dim)
+            slopes = layer.position.alibi_slopes(heads.n_heads)
+            inputs = AttentionInputs(q, kv, kv, alibi_slopes=None if slopes is None else slopes.to(weight.device))
+            used[layer.kind] = kernels.choose(layer.spec, inputs, self.kernel).name
+        return used
+
     def _frame(self, positions: Tensor, documents: Tensor | None, x: Tensor) -> Frame:
         rotations: dict[tuple[Position, int], Rotation] = {}
         slopes: dict[tuple[Position, int], Tensor] = {}
-        for layer in dict.fromkeys(self.architecture.layers):
+        for layer in dict.fromkeys(layer for layer in self.architecture.layers if layer.attends):
             rotation = layer.position.rotation(layer.heads.head_dim, positions)
             if rotation is not None:
                 rotations[layer.position, layer.heads.head_dim] = rotation
@@ -88,5 +103,5 @@ class Decoder(nn.Module):
 
 def _block(architecture: Architecture, layer: Layer) -> nn.Module:
     d_model = architecture.d_model
-    attention = Attention(d_model, layer.heads, layer.qk_norm, layer.position, layer.spec)
-    return layer.residual.build(attention, layer.mlp.build(d_model), lambda: layer.norm.build(d_model))
+    mixer, mlp = layer.mixer.build(d_model, layer), layer.mlp.build(d_model)
+    return layer.residual.build(mixer, mlp, lambda: layer.norm.build(d_model))

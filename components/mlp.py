@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.frame import Frame
 from components.initialization import Projection
 from components.registry import Component, OptionError, register
 
@@ -21,7 +22,7 @@ class MLP(Component, kind="mlp"):
     """What a block computes at each position by itself."""
 
     def build(self, d_model: int) -> nn.Module:
-        """A module mapping [B, T, d_model] to [B, T, d_model]."""
+        """A module: forward(x [B, T, d_model], frame) → [B, T, d_model]."""
         raise NotImplementedError
 
 
@@ -49,7 +50,7 @@ class PlainMLP(nn.Module):
         self.down = Projection(d_ff, d_model, bias=bias, role="residual_output")
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
         return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
 
 
@@ -63,7 +64,7 @@ class GatedMLP(nn.Module):
         self.down = Projection(d_ff, d_model, bias=bias, role="residual_output")
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
         return self.down(self.activation(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
 
 

@@ -1,9 +1,9 @@
-"""How a block's two branches, attention and the MLP, join the residual stream, and where the norms stand.
+"""How a block's two branches, the mixer (attention) and the MLP, join the residual stream, and where the norms stand.
 
 pre:       x + f(norm(x))            GPT-2, Llama
 post:      norm(x + f(x))            the original Transformer
 sandwich:  x + norm(f(norm(x)))      Gemma 2
-parallel:  x + attention(norm(x)) + mlp(norm(x))     GPT-J, PaLM
+parallel:  x + mixer(norm(x)) + mlp(norm(x))     GPT-J, PaLM
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from components.attention.layer import Frame
+from components.frame import Frame
 from components.registry import Component, register
 
 MakeNorm = Callable[[], nn.Module]
@@ -21,7 +21,7 @@ MakeNorm = Callable[[], nn.Module]
 class Residual(Component, kind="residual"):
     """How branches join the residual stream."""
 
-    def build(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
+    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
         """A block: forward(x [B, T, d_model], frame) → [B, T, d_model]. `norm()` makes a fresh norm of the stream."""
         raise NotImplementedError
 
@@ -35,16 +35,16 @@ class Residual(Component, kind="residual"):
 class PreNorm(Residual):
     """A norm before each branch (Xiong et al. 2020, 2002.04745)."""
 
-    def build(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return PreNormBlock(attention, mlp, norm)
+    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
+        return PreNormBlock(mixer, mlp, norm)
 
 
 @register("post")
 class PostNorm(Residual):
     """A norm after each sum, and none at the end (Vaswani et al. 2017, 1706.03762)."""
 
-    def build(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return PostNormBlock(attention, mlp, norm)
+    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
+        return PostNormBlock(mixer, mlp, norm)
 
     @property
     def has_final_norm(self) -> bool:
@@ -55,58 +55,58 @@ class PostNorm(Residual):
 class Sandwich(Residual):
     """A norm before and after each branch: four a block, as in Gemma 2 (2408.00118)."""
 
-    def build(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return SandwichBlock(attention, mlp, norm)
+    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
+        return SandwichBlock(mixer, mlp, norm)
 
 
 @register("parallel")
 class Parallel(Residual):
     """Both branches from the same stream, under one norm (PaLM, 2204.02311)."""
 
-    def build(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return ParallelBlock(attention, mlp, norm)
+    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
+        return ParallelBlock(mixer, mlp, norm)
 
 
 class PreNormBlock(nn.Module):
-    def __init__(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
+    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
         super().__init__()
-        self.attention, self.mlp = attention, mlp
-        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.mixer, self.mlp = mixer, mlp
+        self.mixer_norm, self.mlp_norm = norm(), norm()
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), frame)
-        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+        x = x + self.mixer(self.mixer_norm(x), frame)
+        return x + self.mlp(self.mlp_norm(x), frame)  # type: ignore[no-any-return]
 
 
 class PostNormBlock(nn.Module):
-    def __init__(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
+    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
         super().__init__()
-        self.attention, self.mlp = attention, mlp
-        self.attention_post_norm, self.mlp_post_norm = norm(), norm()
+        self.mixer, self.mlp = mixer, mlp
+        self.mixer_post_norm, self.mlp_post_norm = norm(), norm()
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        x = self.attention_post_norm(x + self.attention(x, frame))
-        return self.mlp_post_norm(x + self.mlp(x))  # type: ignore[no-any-return]
+        x = self.mixer_post_norm(x + self.mixer(x, frame))
+        return self.mlp_post_norm(x + self.mlp(x, frame))  # type: ignore[no-any-return]
 
 
 class SandwichBlock(nn.Module):
-    def __init__(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
+    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
         super().__init__()
-        self.attention, self.mlp = attention, mlp
-        self.attention_norm, self.attention_post_norm = norm(), norm()
+        self.mixer, self.mlp = mixer, mlp
+        self.mixer_norm, self.mixer_post_norm = norm(), norm()
         self.mlp_norm, self.mlp_post_norm = norm(), norm()
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        x = x + self.attention_post_norm(self.attention(self.attention_norm(x), frame))
-        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
+        x = x + self.mixer_post_norm(self.mixer(self.mixer_norm(x), frame))
+        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x), frame))  # type: ignore[no-any-return]
 
 
 class ParallelBlock(nn.Module):
-    def __init__(self, attention: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
+    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
         super().__init__()
-        self.attention, self.mlp = attention, mlp
-        self.attention_norm = norm()
+        self.mixer, self.mlp = mixer, mlp
+        self.mixer_norm = norm()
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        normed = self.attention_norm(x)
-        return x + self.attention(normed, frame) + self.mlp(normed)  # type: ignore[no-any-return]
+        normed = self.mixer_norm(x)
+        return x + self.mixer(normed, frame) + self.mlp(normed, frame)  # type: ignore[no-any-return]

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from components.attention.heads import Heads
 from components.attention.kernels import attend
 from components.attention.qk_norm import QKNorm
 from components.attention.spec import AttentionInputs, AttentionSpec
-from components.position import Position, Rotation
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What all layers of one forward pass share, computed once.
-
-    Attributes:
-        rotations: rotary tables by (position, head_dim), for the layers that rotate.
-        slopes: ALiBi slopes [n_heads] by (position, n_heads), for the layers that have them.
-        documents: [B, T] document ids for attention that stays inside a document, or None.
-        kernel: which attention kernel computes the spec.
-    """
-
-    rotations: dict[tuple[Position, int], Rotation]
-    slopes: dict[tuple[Position, int], Tensor]
-    documents: Tensor | None
-    kernel: str
+from components.frame import Frame
+from components.position import Position
 
 
 class Attention(nn.Module):

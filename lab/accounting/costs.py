@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from components.architecture import Architecture
-from components.attention.layer import Attention
 from components.decoder import Decoder
 from components.embedding import TokenEmbedding
 from lab.errors import RequestError
@@ -74,7 +73,7 @@ def _costs(key: _Key, context: int) -> Costs:
         model = Decoder(key.architecture)
     tables = [module for module in model.modules() if isinstance(module, TokenEmbedding)]
     forward = sum(_flops(name, module, context) for name, module in model.named_modules())
-    cached = sum(m.cache_elements(context) for m in model.modules() if isinstance(m, Attention))
+    cached = sum(int(module.cache_elements(context)) for module in model.modules() if hasattr(module, "cache_elements"))
     return Costs(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_parameters=sum(table.weight.numel() for table in tables),

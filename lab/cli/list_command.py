@@ -26,6 +26,6 @@ def command(what: str, kind: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
+    from lab.cli.console import console
 
-    Console().print(listing.table(what, rows, whole=kind is not None))
+    console().print(listing.table(what, rows, whole=kind is not None))

@@ -25,9 +25,7 @@ def command(sweep: str, overrides: tuple[str, ...], root: Path, as_json: bool) -
     if as_json:
         click.echo(json.dumps(plan.as_dict(states), indent=1))
         return
-    from rich.console import Console
-
+    from lab.cli.console import console
     from lab.planning.show import plan_table
 
-    console = Console()
-    console.print(plan_table(plan, states))
+    console().print(plan_table(plan, states))

@@ -15,7 +15,7 @@ def check_kernel(experiment: Experiment) -> None:
     """
     name = experiment.train.kernel
     device = "cpu" if experiment.train.accelerator == "auto" else experiment.train.accelerator
-    for layer in dict.fromkeys(experiment.model.layers):
+    for layer in dict.fromkeys(layer for layer in experiment.model.layers if layer.attends):
         alibi = layer.position.alibi_slopes(layer.heads.n_heads) is not None
         try:
             reason = kernels.spec_refusal(name, layer.spec, alibi=alibi, device=device)

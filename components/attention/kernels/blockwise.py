@@ -1,0 +1,205 @@
+"""Exact attention one block of queries at a time, forward and backward, without a T×T tensor: the CPU's kernel.
+
+Keys are limited to the causal window, so time is O(T·W). The backward pass recomputes scores from q, k and the
+log-sum-exp of each row (FlashAttention-2, 2307.08691), with the soft-cap's derivative 1 - tanh². Query heads that share
+a key-value head are rows of one matrix product, so grouped heads never expand keys in memory.
+
+Shapes: N = B·K pairs of a sequence and a key-value head, n of the N at a time, G query heads a key-value head,
+R = G · queries in a block, W keys in a tile, D head_dim (E that of values).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.attention.kernels.kernel import Kernel, reach
+from components.attention.kernels.scores import Meaning, Piece, Scores, flat, grouped
+from components.attention.spec import AttentionInputs, AttentionSpec
+
+
+class Blockwise(Kernel):
+    """Attention in tiles that stay in cache. Scores in fp32 (fp64 for fp64), whatever the inputs' dtype."""
+
+    name = "blockwise"
+
+    def spec_refusal(
+        self, spec: AttentionSpec, *, alibi: bool = False, sinks: bool = False, documents: bool = False, device: str
+    ) -> str | None:
+        if spec.dropout:
+            return f"dropout = {spec.dropout:g}: the weights are never held to be dropped; use sdpa or reference"
+        return None
+
+    def compute(self, spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
+        seen = reach(spec, inputs)
+        keys = slice(seen.start, seen.stop)
+        out: Tensor
+        out, _ = _Attention.apply(  # type: ignore[no-untyped-call]
+            inputs.q,
+            inputs.k[:, :, keys],
+            inputs.v[:, :, keys],
+            inputs.alibi_slopes,
+            inputs.sinks,
+            None if inputs.documents is None else inputs.documents[:, keys],
+            Meaning(spec.scale, spec.softcap, seen.causal, seen.window, seen.offset),
+        )
+        return out
+
+
+class _Attention(torch.autograd.Function):
+    """Saves its inputs, its output and one log-sum-exp a row, nothing more."""
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        slopes: Tensor | None,
+        sinks: Tensor | None,
+        documents: Tensor | None,
+        meaning: Meaning,
+    ) -> tuple[Tensor, Tensor]:
+        """Output [B, H, T, E], and the log-sum-exp [N, G, T, 1] of each row's scores and sink."""
+        scores = Scores(q, k, slopes, documents, meaning)
+        v_NSE = flat(v, scores.dtype)
+        sinks_NG11 = None if sinks is None else scores.by_head(sinks)
+        N, G, T, _ = scores.q_NGTD.shape
+        out_NGTE = q.new_empty(N, G, T, v.shape[3])
+        lse_NGT1 = v_NSE.new_empty(N, G, T, 1)
+        for piece in scores.pieces():
+            values, lse = _attend(scores, piece, v_NSE[piece.heads])
+            if sinks_NG11 is not None:
+                sink = sinks_NG11[piece.heads].expand(-1, -1, len(piece.block), -1).reshape(lse.shape)
+                of_scores, lse = lse, torch.logaddexp(lse, sink)
+                values.mul_((of_scores - lse).exp_())
+            piece.of(out_NGTE).copy_(piece.ungroup(values))
+            piece.of(lse_NGT1).copy_(piece.ungroup(lse))
+        return out_NGTE.view(*q.shape[:3], v.shape[3]), lse_NGT1
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.meaning = inputs
+        ctx.save_for_backward(*tensors, *output)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: what follows is not recorded
+            raise RuntimeError("attention kernel 'blockwise' has no second derivatives; use reference")
+        q, k, v, slopes, sinks, documents, out, lse_NGT1 = ctx.saved_tensors
+        scores = Scores(q, k, slopes, documents, ctx.meaning)
+        d_out_NGTE = grouped(d_out, k).to(scores.dtype)
+        # What a row's weights have in common in their gradient: Σ_j p_j dp_j = o · do. A sink adds nothing to it.
+        delta_NGT1 = (d_out_NGTE * grouped(out, k)).sum(-1, keepdim=True)
+        d_sinks = None
+        if sinks is not None and ctx.needs_input_grad[4]:
+            weight_NGT1 = (scores.by_head(sinks) - lse_NGT1).exp_()
+            d_sinks = _over_sequences(-(weight_NGT1 * delta_NGT1).sum((2, 3)), sinks)
+
+        v_NSE = flat(v, scores.dtype)
+        grads = _Gradients(
+            d_q_NGTD=torch.empty_like(scores.q_NGTD, dtype=scores.dtype, memory_format=torch.contiguous_format),
+            d_k_NDS=torch.zeros_like(scores.k_NSD.mT, memory_format=torch.contiguous_format),
+            d_v_NES=torch.zeros_like(v_NSE.mT, memory_format=torch.contiguous_format),
+            d_slopes_NG=lse_NGT1.new_zeros(lse_NGT1.shape[:2]) if ctx.needs_input_grad[3] else None,
+        )
+        for piece in scores.pieces():
+            _differentiate(
+                scores,
+                piece,
+                v_NSE[piece.heads],
+                piece.group(lse_NGT1),
+                piece.group(delta_NGT1),
+                piece.group(d_out_NGTE),
+                grads,
+            )
+        d_slopes = None if grads.d_slopes_NG is None else _over_sequences(grads.d_slopes_NG, slopes)
+        return (
+            grads.d_q_NGTD.view(q.shape).to(q.dtype),
+            grads.d_k_NDS.view(*k.shape[:2], k.shape[3], k.shape[2]).mT.to(k.dtype),
+            grads.d_v_NES.view(*v.shape[:2], v.shape[3], v.shape[2]).mT.to(v.dtype),
+            d_slopes,
+            d_sinks,
+            None,
+            None,
+        )
+
+
+def _attend(scores: Scores, piece: Piece, v_nSE: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [n, R, E] and natural log-sum-exp [n, R, 1] of a block of queries, without sinks."""
+    n, R, _ = piece.q_nRD.shape
+    values_nRE = v_nSE.new_zeros(n, R, v_nSE.shape[2])
+    total_nR1 = v_nSE.new_zeros(n, R, 1)
+    # A finite start: a row that sees nothing of its first tile must not compute -inf less -inf.
+    highest_nR1 = v_nSE.new_full((n, R, 1), torch.finfo(v_nSE.dtype).min)
+    for tile in scores.tiling.tiles(piece.block):
+        logits, _ = scores.logits(piece, tile)
+        if not scores.bounded:
+            above = torch.maximum(highest_nR1, logits.amax(-1, keepdim=True))
+            shrink = (highest_nR1 - above).exp2_()
+            values_nRE.mul_(shrink)
+            total_nR1.mul_(shrink)
+            highest_nR1 = above
+            logits.sub_(above)
+        weights = scores.exponentiate_(logits, piece, tile)
+        total_nR1.add_(weights.sum(-1, keepdim=True))
+        values_nRE.baddbmm_(weights, v_nSE[:, tile])
+    values_nRE.div_(total_nR1)
+    lse_nR1 = total_nR1.log_()
+    return values_nRE, lse_nR1 if scores.bounded else lse_nR1.add_(highest_nR1, alpha=scores.base)
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Where a backward pass gathers. Keys and values transposed: a product adds faster to few long rows."""
+
+    d_q_NGTD: Tensor
+    d_k_NDS: Tensor
+    d_v_NES: Tensor
+    d_slopes_NG: Tensor | None
+
+
+def _differentiate(
+    scores: Scores,
+    piece: Piece,
+    v_nSE: Tensor,
+    lse_nR1: Tensor,
+    delta_nR1: Tensor,
+    d_out_nRE: Tensor,
+    grads: _Gradients,
+) -> None:
+    """Add a block's share of the gradients, recomputing its weights tile by tile."""
+    d_k_nDS, d_v_nES = grads.d_k_NDS[piece.heads], grads.d_v_NES[piece.heads]
+    k_nSD = scores.k_NSD[piece.heads]
+    d_q_nRD = torch.zeros_like(piece.q_nRD)
+    shift_nR1 = None
+    if scores.bounded:  # weights stay sums of exponentials, and what they meet is normalised instead: a pass less
+        share_nR1 = lse_nR1.neg().exp_()
+        d_out_nRE, delta_nR1 = d_out_nRE * share_nR1, delta_nR1 * share_nR1
+    else:
+        shift_nR1 = lse_nR1 / scores.base
+    for tile in scores.tiling.tiles(piece.block):
+        logits, tanh = scores.logits(piece, tile, keep_tanh=True)
+        if shift_nR1 is not None:
+            logits.sub_(shift_nR1)
+        weights = scores.exponentiate_(logits, piece, tile)
+        d_v_nES[:, :, tile].baddbmm_(d_out_nRE.mT, weights)
+        d_scores = scores.scratch.take("d_scores", *weights.shape)
+        torch.bmm(d_out_nRE, v_nSE[:, tile].mT, out=d_scores)
+        d_scores.sub_(delta_nR1).mul_(weights)
+        if grads.d_slopes_NG is not None:
+            by_distance = piece.ungroup(d_scores) * scores.tiling.distance(piece.block, tile)
+            grads.d_slopes_NG[piece.heads] -= by_distance.sum((2, 3))
+        if tanh is not None:
+            torch.ops.aten.tanh_backward.grad_input(d_scores, tanh, grad_input=d_scores)
+        d_q_nRD.baddbmm_(d_scores, k_nSD[:, tile], alpha=scores.scale)
+        d_k_nDS[:, :, tile].baddbmm_(piece.q_nRD.mT, d_scores, alpha=scores.scale / scores.factor)
+    piece.of(grads.d_q_NGTD).copy_(piece.ungroup(d_q_nRD))
+
+
+def _over_sequences(x_NG: Tensor, like: Tensor) -> Tensor:
+    """[N, G] summed over sequences: [H], in the dtype of a parameter."""
+    return x_NG.view(-1, like.shape[0]).sum(0).to(like.dtype)
