@@ -83,6 +83,12 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
     assert all(torch.equal(value, verified.model_weights(cut)[name]) for name, value in weights.items())
     model = Decoder(experiment.model)
     model.load_state_dict(weights)
+    (tmp_path / "whole" / "summary.json").unlink()
+    read_back = loop.train(experiment, whole)
+    kernels = model.kernels_used(2, 32)
+    assert set(kernels) == {"local", "global"}
+    for ended in (outcome, again, read_back):
+        assert ended.summary["provenance"]["kernels"] == kernels
     assert outcome.summary["costs"]["parameters"] == sum(p.numel() for p in model.parameters())
 
 

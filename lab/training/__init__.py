@@ -1,0 +1,1 @@
+"""One run: an experiment trained to its budget, recorded, checkpointed, and resumed as if it had never stopped."""

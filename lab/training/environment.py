@@ -1,0 +1,84 @@
+"""What surrounds a run in its process: device, determinism, and a Lightning that keeps quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import resource
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.registry import OptionError
+from lab.training.options import Accelerator
+
+
+def device_of(accelerator: Accelerator) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        OptionError: cuda is asked for where there is none.
+    """
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise OptionError("train.accelerator", "no CUDA device is available here; `auto` or `cpu` would train")
+    return torch.device("cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: allocated on a CUDA device, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        # Not ru_maxrss, which starts at the size that the parent had when it started this process.
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    except (OSError, IndexError):
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return resident if sys.platform == "darwin" else resident * 1024
+
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """What a run's provenance records of where it ran."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """The same bits from the same inputs. An operation that cannot promise it warns once instead of failing the run."""
+    mode = torch.get_deterministic_debug_mode()
+    filling: Any = torch.utils.deterministic
+    filled = filling.fill_uninitialized_memory
+    # cuBLAS reads this when it starts, and needs it for the promise.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory finds reads of uninitialized values; it costs a pass over every tensor.
+    filling.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        filling.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's banners, tips and advice stay off the terminal; its errors don't."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

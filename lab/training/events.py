@@ -1,0 +1,55 @@
+"""TensorBoard's file of scalars, written point by point, in a folder that an earlier attempt may have written to."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+
+
+class EventFile:
+    """A new event file in a folder. Each point is on its way to the disk when `add` returns.
+
+    Args:
+        folder: where; TensorBoard shows all event files of a folder as one run.
+        from_step: points of earlier files beyond this step are void.
+    """
+
+    def __init__(self, folder: Path, from_step: int = 0) -> None:
+        # TensorBoard reads the files in the order of their names and so must find this one last, also when it follows
+        # another within a second or the run moved to a machine whose clock is behind. SummaryWriter leaves that open.
+        earlier = [int(match[1]) for path in folder.iterdir() if (match := _NAME.match(path.name))]
+        order = max([int(time.time()), *(number + 1 for number in earlier)])
+        path = folder / f"events.out.tfevents.{order:010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file = path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
+        if earlier:
+            self._write(Event(step=from_step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Add one point to the curve of each tag."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._write(Event(step=step, summary=Summary(value=values)))
+
+    def sync(self) -> None:
+        """Bring every point to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.sync()
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        self._file.flush()

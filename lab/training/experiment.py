@@ -1,0 +1,54 @@
+"""The whole of a run's configuration, typed: what composition fills in and training reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from components.architecture import Architecture
+from components.registry import OptionError
+from lab.data.options import Data
+from lab.training.optimizer import Optimizer
+from lab.training.options import Train, Validation
+from lab.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An architecture, its data, a recipe and a budget.
+
+    Attributes:
+        name: the experiment's, as in `experiments/`.
+        seed: of the initial weights, of dropout, and of the order of the data unless `data.seed` is given.
+    """
+
+    name: str = field(metadata={"affects_result": False})
+    seed: int
+    model: Architecture
+    data: Data
+    train: Train
+    validation: Validation
+    optimizer: Optimizer
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        """Raise OptionError if two parts that are sound by themselves cannot go together."""
+        try:
+            self.schedule.check(self.train.steps, self.train.tokens_per_step)
+        except OptionError as error:
+            raise OptionError(f"schedule.{error.option}", error.message) from None
+        tokens = self.data.tokenizer.vocab_size()
+        if self.model.vocab_size < tokens:
+            raise OptionError(
+                "model.vocab_size", f"{self.model.vocab_size:,} is too small for the tokenizer's {tokens:,} tokens"
+            )
+
+        limit = self.model.max_context
+        if limit is not None and limit < self.train.context:
+            raise OptionError(
+                "train.context", f"{self.train.context:,} tokens are beyond the model's {limit:,} positions"
+            )
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the order of the data."""
+        return self.seed if self.data.seed is None else self.data.seed

@@ -1,0 +1,53 @@
+"""One run from its configuration to its outcome: prepare the text, build the model, train it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from components.decoder import Decoder
+from lab.data.shards import prepare
+from lab.training.experiment import Experiment
+from lab.training.fit import Recipe, fit
+from lab.training.outcome import Outcome, Progress
+
+__all__ = ["Outcome", "Progress", "train"]
+
+
+def train(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    report: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Train an experiment in a run folder, or go on with what is there.
+
+    Writes metrics.jsonl, TensorBoard events and checkpoints/, and summary.json once the run has finished or diverged.
+    A run that was interrupted at any moment, `kill -9` included, goes on from its newest whole checkpoint and ends
+    with the weights of one that was not, bit for bit on the same machine, libraries and number of threads.
+
+    Args:
+        experiment: what to train.
+        folder: the run folder; made if it is missing.
+        report: called with the progress at the start, at the end, and at most a few times a second in between.
+        stop: asked after every step; on True the run writes a checkpoint and ends as preempted.
+    Raises:
+        ValueError: the experiment cannot be trained, such as a model with fewer tokens than its text; or the folder
+            holds a run of something else.
+    """
+    text = prepare(experiment.data)
+    if experiment.model.vocab_size < text.vocab_size:
+        raise ValueError(
+            f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"
+        )
+    model = Decoder.initialized(experiment.model, experiment.seed, kernel=experiment.train.kernel)
+    recipe = Recipe(
+        train=experiment.train,
+        validation=experiment.validation,
+        optimizer=experiment.optimizer,
+        schedule=experiment.schedule,
+        seed=experiment.seed,
+        data_seed=experiment.data_seed,
+    )
+    return fit(model, text, recipe, folder, report=report, stop=stop)

@@ -1,0 +1,63 @@
+"""summary.json: what a run came to and what it cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lab.training import environment
+from lab.training.options import Train
+from lab.training.validation import bits_per_byte
+
+if TYPE_CHECKING:
+    from lab.training.conductor import Conductor
+    from lab.training.fit import Text
+
+VERSION = 1
+
+
+def summarize(
+    conductor: Conductor, train: Train, text: Text, model: nn.Module, device: torch.device, *, steps: int
+) -> dict[str, Any]:
+    """The summary of a run that stands at `steps`.
+
+    Losses are in nats per token. `train/loss` of a finished run is the mean of its last steps; of any other it is that
+    of the last step taken. A loss that was never measured, or never finite, has no entry.
+    """
+    status = conductor.status(steps)
+    tokens = steps * train.tokens_per_step
+    seconds = conductor.stopwatch.seconds
+    speed = conductor.stopwatch.tokens_per_second or (tokens / seconds if seconds else None)
+    return {
+        "version": VERSION,
+        "status": status,
+        "reason": conductor.reason,
+        "metrics": _metrics(conductor, text, status),
+        "costs": {
+            "tokens": tokens,
+            "steps": steps,
+            "seconds": seconds,
+            "tokens_per_second": speed,
+            "peak_memory_bytes": max(conductor.peak_memory, environment.peak_memory(device)),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "data": {
+            "digest": text.digest,
+            "train_tokens": len(text.train),
+            "validation_tokens": len(text.validation),
+        },
+        "provenance": environment.facts(device) | {"kernels": conductor.kernels, "data": text.digest},
+    }
+
+
+def _metrics(conductor: Conductor, text: Text, status: str) -> dict[str, float]:
+    metrics = {"unigram/loss": text.unigram_loss}
+    train_loss = conductor.final_train_loss if status == "finished" else conductor.train_loss
+    if train_loss is not None:
+        metrics["train/loss"] = train_loss
+    if conductor.val_loss is not None:
+        metrics["val/loss"] = conductor.val_loss
+        metrics["val/bits_per_byte"] = bits_per_byte(conductor.val_loss, len(text.validation), text.validation_bytes)
+    return metrics

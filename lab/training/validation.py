@@ -1,0 +1,38 @@
+"""The loss on held-out text: the same windows at every step of every run, so that it moves only when the model does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lab.training.module import token_losses
+
+
+@torch.no_grad()
+def validation_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> float:
+    """Mean loss over every token of the batches, nats per token; each token counts once, whatever its batch's size.
+
+    The model is measured in evaluation mode and left in the mode that it was in.
+    """
+    was_training = model.training
+    model.eval()
+    total, tokens = torch.zeros((), dtype=torch.float64, device=device), 0
+    for inputs, targets in batches:
+        total += token_losses(model(inputs.to(device)), targets.to(device)).double().sum()
+        tokens += targets.numel()
+    model.train(was_training)
+    if not tokens:
+        raise ValueError("there is no validation batch to measure on")
+    return float(total) / tokens
+
+
+def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
+    """A loss in nats per token as bits per byte of the text that those tokens spell.
+
+    Comparable across tokenizers. `tokens` and `text_bytes` are those of the whole validation text, whose ratio stands
+    for that of the windows measured on.
+    """
+    return loss / math.log(2) * tokens / text_bytes
