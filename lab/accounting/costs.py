@@ -7,6 +7,7 @@ has two products for each of the forward's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -73,7 +74,7 @@ def _costs(key: _Key, context: int) -> Costs:
         model = Decoder(key.architecture)
     tables = [module for module in model.modules() if isinstance(module, TokenEmbedding)]
     forward = sum(_flops(name, module, context) for name, module in model.named_modules())
-    cached = sum(int(module.cache_elements(context)) for module in model.modules() if hasattr(module, "cache_elements"))
+    cached = sum(_cached(module, context) for module in model.modules())
     return Costs(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_parameters=sum(table.weight.numel() for table in tables),
@@ -81,6 +82,12 @@ def _costs(key: _Key, context: int) -> Costs:
         flops_per_token=3 * forward,
         kv_bytes_per_token=cached * KV_ELEMENT_BYTES / context,
     )
+
+
+def _cached(module: nn.Module, context: int) -> int:
+    """Numbers that a module keeps of a context in order to go on from it."""
+    own: Callable[[int], int] | None = getattr(module, "cache_elements", None)
+    return 0 if own is None else own(context)
 
 
 def _flops(name: str, module: nn.Module, context: int) -> float:

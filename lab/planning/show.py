@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from lab.units import count
 from lab.planning.arms import short_keys
 from lab.planning.plan import Plan
+from lab.units import count
 
 
 def plan_table(plan: Plan, states: Mapping[str, str]) -> Table:
