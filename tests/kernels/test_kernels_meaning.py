@@ -47,6 +47,7 @@ FIELDS = {
     "not causal": ({"causal": False}, {}),
     "window": ({"window": 4}, {}),
     "window of one": ({"window": 1}, {}),
+    "window one short of the context": ({"window": 8}, {"queries": 9}),
     "window longer than the context": ({"window": 100}, {}),
     "softcap": ({"softcap": 3.0}, {}),
     "high softcap": ({"softcap": 1000.0}, {}),

@@ -69,6 +69,9 @@ def attend(spec: AttentionSpec, inputs: AttentionInputs, kernel: str = AUTO, tra
     """
     if spec.dropout and not training:
         spec = replace(spec, dropout=0.0)
+    # Local and global layers then agree to the bit while the window hides nothing.
+    if spec.window is not None and spec.window >= inputs.k.shape[2]:
+        spec = replace(spec, window=None)
     return choose(spec, inputs, kernel).attend(spec, inputs)
 
 

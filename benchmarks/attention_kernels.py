@@ -1,0 +1,121 @@
+"""Milliseconds forward and backward of every attention kernel that runs here, over contexts, windows and caps.
+
+python benchmarks/attention_kernels.py --contexts 512,4096 --windows none,256 --caps none,50
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import product
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from components.attention.kernels import KERNELS, Kernel, choose
+from components.attention.spec import AttentionInputs, AttentionSpec
+
+
+def _numbers(_: click.Context, parameter: click.Parameter, value: str) -> list[int | None]:
+    try:
+        return [None if word == "none" else int(word) for word in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"expected numbers or 'none', separated by commas, got '{value}'") from error
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--contexts", default="512,1024,2048,4096", callback=_numbers, help="Tokens in a sequence.")
+@click.option("--windows", default="none,256", callback=_numbers, help="Keys that a query sees.")
+@click.option("--caps", default="none,50", callback=_numbers, help="Soft-caps on the scores.")
+@click.option("--batch", default=1, help="Sequences.")
+@click.option("--heads", default=4, help="Query heads.")
+@click.option("--kv-heads", default=2, help="Key-value heads.")
+@click.option("--head-dim", default=64, help="Dimensions of a head.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of queries, keys, values."
+)
+@click.option("--threads", default=2, help="CPU threads.")
+@click.option("--repeats", default=5, help="Timed runs a cell, after one to warm up; the fastest is shown.")
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "cpu"]),
+    default="wall",
+    help="Wall-clock time, or on a busy machine processor time (over all threads: use with --threads 1).",
+)
+@click.option("--device", default="cpu", help="Where to run: cpu or cuda.")
+def main(
+    contexts: list[int | None],
+    windows: list[int | None],
+    caps: list[int | None],
+    batch: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: str,
+    threads: int,
+    repeats: int,
+    clock: str,
+    device: str,
+) -> None:
+    """Time every attention kernel: milliseconds forward + backward, the fastest in bold, auto's choice marked."""
+    torch.set_num_threads(threads)
+    table = Table(
+        title=f"ms forward + backward: B={batch} H={heads} K={kv_heads} D={head_dim} {dtype}, {device}, {clock} time"
+    )
+    for column in ("context", "window", "cap", *KERNELS):
+        table.add_column(column, justify="right")
+    for context, window, cap in product(contexts, windows, caps):
+        if context is None:
+            raise click.BadParameter("a context can't be none", param_hint="--contexts")
+        spec = AttentionSpec(scale=head_dim**-0.5, window=window, softcap=cap)
+        inputs = _inputs(batch, heads, kv_heads, context, head_dim, getattr(torch, dtype), device)
+        ms = {
+            name: None if kernel.refusal(spec, inputs) else _milliseconds(kernel, spec, inputs, repeats, clock)
+            for name, kernel in KERNELS.items()
+        }
+        chosen = choose(spec, inputs).name
+        table.add_row(str(context), str(window), str(cap), *(_cell(name, ms, chosen) for name in ms))
+    console = Console()
+    console.print(table)
+    console.print("* what auto chooses; a dash where the kernel refuses the spec")
+
+
+def _inputs(
+    batch: int, heads: int, kv_heads: int, context: int, head_dim: int, dtype: torch.dtype, device: str
+) -> AttentionInputs:
+    generator = torch.Generator(device).manual_seed(0)
+
+    def draw(n: int) -> torch.Tensor:
+        x = torch.randn(batch, context, n, head_dim, generator=generator, device=device).to(dtype)
+        return x.transpose(1, 2).requires_grad_()  # the layout in which a projection leaves its heads
+
+    return AttentionInputs(draw(heads), draw(kv_heads), draw(kv_heads))
+
+
+def _milliseconds(kernel: Kernel, spec: AttentionSpec, inputs: AttentionInputs, repeats: int, clock: str) -> float:
+    leaves = (inputs.q, inputs.k, inputs.v)
+    d_out = torch.randn_like(inputs.q)
+    finish: Callable[[], None] = torch.cuda.synchronize if inputs.q.is_cuda else lambda: None
+    now = time.perf_counter if clock == "wall" else time.process_time
+    seconds = []
+    for _ in range(repeats + 1):
+        finish()
+        start = now()
+        torch.autograd.grad(kernel.attend(spec, inputs), leaves, d_out)
+        finish()
+        seconds.append(now() - start)
+    return min(seconds[1:]) * 1000
+
+
+def _cell(name: str, ms: dict[str, float | None], chosen: str) -> str:
+    mine = ms[name]
+    if mine is None:
+        return "–"
+    text = f"{mine:.1f}{'*' if name == chosen else ' '}"
+    return f"[bold]{text}[/bold]" if mine == min(x for x in ms.values() if x is not None) else text
+
+
+if __name__ == "__main__":
+    main()
