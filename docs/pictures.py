@@ -1,0 +1,47 @@
+"""Make the pictures of the README from the finished quickstart: `python docs/pictures.py` after `make demo`.
+
+The table is drawn by rich as it stands in a terminal; TensorBoard is the real one, in a headless Chromium.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lab.comparison.collect import collect  # noqa: E402
+from lab.comparison.rows import compare  # noqa: E402
+from lab.comparison.table import show  # noqa: E402
+from lab.comparison.tensorboard import build_view  # noqa: E402
+from tests.comparison import browser  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
+
+
+def table(runs: Path) -> None:
+    """docs/images/compare.svg"""
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=124, file=nowhere, force_terminal=True)
+        show(compare(collect(runs, "quickstart")), console)
+    console.save_svg(str(IMAGES / "compare.svg"), title="lab compare quickstart")
+
+
+def tensorboard(runs: Path) -> None:
+    """docs/images/tensorboard.png"""
+    with browser.tensorboard(build_view(runs, "quickstart")) as address, browser.chromium() as driver:
+        driver.set_window_size(1400, 620)
+        driver.get(f"{address}#hparams")
+        browser.wait_for(lambda: "local_only" in " ".join(browser.texts(driver, "*")), "the HParams table")
+        time.sleep(2)
+        driver.save_screenshot(str(IMAGES / "tensorboard.png"))
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    table(ROOT / "runs")
+    tensorboard(ROOT / "runs")
