@@ -26,7 +26,7 @@ IMAGES = ROOT / "docs" / "images"
 def table(runs: Path) -> None:
     """docs/images/compare.svg"""
     with Path("/dev/null").open("w") as nowhere:
-        console = Console(record=True, width=124, file=nowhere, force_terminal=True)
+        console = Console(record=True, width=122, file=nowhere, force_terminal=True)
         show(compare(collect(runs, "quickstart")), console)
     console.save_svg(str(IMAGES / "compare.svg"), title="lab compare quickstart")
 
@@ -36,8 +36,8 @@ def tensorboard(runs: Path) -> None:
     with browser.tensorboard(build_view(runs, "quickstart")) as address, browser.chromium() as driver:
         driver.set_window_size(1400, 620)
         driver.get(f"{address}#hparams")
-        browser.wait_for(lambda: "local_only" in " ".join(browser.texts(driver, "*")), "the HParams table")
-        time.sleep(2)
+        browser.wait_for(lambda: [text for text in browser.texts(driver, "vaadin-grid-cell-content") if text], seconds=60)
+        time.sleep(2)  # the table has its rows before it has its widths
         driver.save_screenshot(str(IMAGES / "tensorboard.png"))
 
 
