@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from components.attention import layer
+from components.attention.kernels import attend
+from components.attention.spec import AttentionInputs, AttentionSpec
 from components.decoder import Decoder
+from components.position import Rotation
 from tests.components.architectures import gemma2
 
 LAYER_NAMES = {
@@ -116,3 +122,32 @@ def test_every_option_bites(reference: Gemma2ForCausalLM, change: str) -> None:
         theirs = reference(input_ids=tokens, use_cache=False).logits
         changed = imported(reference, **changed_architectures()[change])(tokens)
     assert relative_error(changed, theirs) > 1e-4
+
+
+def modulo(spec: AttentionSpec, inputs: AttentionInputs, kernel: str) -> torch.Tensor:
+    """Query head h reads key-value head h mod n_kv_heads, as one public code base has it."""
+    order = torch.arange(inputs.q.shape[1]) % inputs.k.shape[1]
+    return attend(spec, replace(inputs, k=inputs.k[:, order], v=inputs.v[:, order]), kernel=kernel)
+
+
+def halves_swapped(self: Rotation, x: torch.Tensor) -> torch.Tensor:
+    """The second half of a head takes the first one's place in the rotation."""
+    return TURN(self, x.roll(self.cos.shape[-1], dims=-1)).roll(self.cos.shape[-1], dims=-1)
+
+
+TURN = Rotation.__call__
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant"), [(layer, "attend", modulo), (Rotation, "__call__", halves_swapped)]
+)
+def test_known_mistakes_of_public_code_break_parity(
+    reference: Gemma2ForCausalLM, owner: object, name: str, mutant: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = torch.randint(0, 61, (2, 17), generator=torch.Generator().manual_seed(1))
+    model = imported(reference)
+    with torch.no_grad():
+        theirs = reference(input_ids=tokens, use_cache=False).logits
+        assert relative_error(model(tokens), theirs) < 1e-5
+        monkeypatch.setattr(owner, name, mutant)
+        assert relative_error(model(tokens), theirs) > 1e-3
