@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile -c requirements.lock
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: demo test lint types tests browser lock clean
+.PHONY: demo test lint types tests browser parity lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lab submit quickstart --on local
@@ -48,6 +48,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.torch
 $(VENV)/.installed-dev: requirements.lock pyproject.toml | $(VENV)/.torch
 	$(INSTALL) -e '.[dev]'
 	@touch $@
+
+# The decoder beside the transformers library's implementations, seventeen architectures; writes docs/parity.md.
+parity: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interop.parity
 
 # Exact versions of everything in a fresh environment, written back to the lock.
 lock:

@@ -7,11 +7,14 @@ interleaved span offers, and `kinds={"global": {"position": RoPE(theta=1e6)}}` g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import cycle, islice
 
+from components import linear_attention, moe, position_embedding, rope_scaling  # noqa: F401  they register components
+from components.attention import mla  # noqa: F401  so does this
 from components.attention.heads import Heads
+from components.attention.layer import Values
 from components.attention.qk_norm import QKNorm
 from components.attention.span import Span
 from components.attention.spec import AttentionSpec
@@ -33,7 +36,12 @@ KIND_SLOTS = (*ATTENTION_SLOTS, "mixer", "norm", "residual", "mlp")
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer, every slot decided. `window` counts the query's own key; None sees every earlier token."""
+    """One layer, every slot decided.
+
+    Attributes:
+        window: how many keys a query sees, its own included; None for every earlier token.
+        values: what becomes of its values where layers share the first one's (`heads.value_residual`).
+    """
 
     kind: str
     mixer: Mixer
@@ -45,6 +53,7 @@ class Layer:
     residual: Residual
     mlp: MLP
     attention_cap: float | None
+    values: Values = "own"
 
     @property
     def attends(self) -> bool:
@@ -94,18 +103,25 @@ class Architecture:
                 raise OptionError(option, f"must be at least 1, got {getattr(self, option)}")
         self._check_kinds()
         self._check_pattern()
-        for layer in self.layers:
+        for layer in dict.fromkeys(layer for layer in self.layers if layer.attends):
             try:
-                if layer.attends:
-                    layer.position.check_head_dim(layer.heads.head_dim)
+                layer.position.check_head_dim(layer.heads.rotary_size)
             except OptionError as error:
-                raise OptionError(f"position.{error.option}", error.message) from None
+                raise OptionError(f"{self._path(layer.kind, 'position')}.{error.option}", error.message) from None
+            refusal = layer.heads.qk_norm_refusal(layer.qk_norm)
+            if refusal is not None:
+                raise OptionError(self._path(layer.kind, "qk_norm"), refusal)
+        self._check_value_residual()
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The layers from first to last."""
         by_kind = {kind: self._layer(kind) for kind in dict.fromkeys(self.repeated)}
-        return tuple(by_kind[kind] for kind in islice(cycle(self.repeated), self.n_layers))
+        layers = [by_kind[kind] for kind in islice(cycle(self.repeated), self.n_layers)]
+        first = next((i for i, layer in enumerate(layers) if layer.values == "mixed"), None)
+        if first is not None:
+            layers[first] = replace(layers[first], values="first")
+        return tuple(layers)
 
     @property
     def repeated(self) -> tuple[str, ...]:
@@ -136,6 +152,12 @@ class Architecture:
             if not isinstance(overrides.get("mixer", self.mixer), AttentionMixer):
                 for slot in set(overrides) & set(ATTENTION_SLOTS):
                     raise OptionError(f"kinds.{kind}.{slot}", f"a layer that does not attend has no {slot}")
+            position = overrides.get("position")
+            if isinstance(position, Position) and position.embeds:
+                raise OptionError(
+                    f"kinds.{kind}.position",
+                    f"{position.name} is added to the token embedding, which all layers read; make it the model's",
+                )
             span = overrides.get("span")
             if isinstance(span, Span) and len(span.windows) != 1:
                 raise OptionError(
@@ -160,12 +182,41 @@ class Architecture:
                 "pattern", f"uses none of the layer kinds of span={self.span.name}: {list(self.span.windows)}"
             )
 
+    def _check_value_residual(self) -> None:
+        sharing = [layer for layer in self.layers if layer.values != "own"]
+        if not sharing:
+            return
+        first = sharing[0].heads
+        if len(sharing) == 1:
+            path = self._path(sharing[0].kind, "heads")
+            raise OptionError(
+                f"{path}.value_residual", "needs a second attention layer that the first one's values reach"
+            )
+        for layer in sharing[1:]:
+            if (layer.heads.kv_heads, layer.heads.value_size) != (first.kv_heads, first.value_size):
+                raise OptionError(
+                    f"{self._path(layer.kind, 'heads')}.value_residual",
+                    f"mixes the first layer's values, {first.kv_heads} heads of {first.value_size}, into "
+                    f"{layer.heads.kv_heads} heads of {layer.heads.value_size}: they must be alike",
+                )
+
+    def _path(self, kind: str, slot: str) -> str:
+        """Where a slot of a layer kind is set: `position`, or `kinds.global.position`."""
+        return f"kinds.{kind}.{slot}" if slot in self.kinds.get(kind, {}) else slot
+
     def _layer(self, kind: str) -> Layer:
         own: dict[str, Component] = {slot: getattr(self, slot) for slot in KIND_SLOTS} | dict(self.kinds.get(kind, {}))
         span = own.pop("span")
         assert isinstance(span, Span)
-        window = self._window(kind, span) if isinstance(own["mixer"], AttentionMixer) else None
-        return Layer(kind=kind, window=window, attention_cap=self.softcap.attention_cap, **own)  # type: ignore[arg-type]
+        attends, heads = isinstance(own["mixer"], AttentionMixer), own["heads"]
+        assert isinstance(heads, Heads)
+        return Layer(
+            kind=kind,
+            window=self._window(kind, span) if attends else None,
+            attention_cap=self.softcap.attention_cap,
+            values="mixed" if attends and heads.value_residual else "own",
+            **own,  # type: ignore[arg-type]
+        )
 
     def _window(self, kind: str, span: Span) -> int | None:
         if kind in span.windows:

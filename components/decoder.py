@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from components.architecture import Architecture, Layer
 from components.attention import kernels
 from components.attention.spec import AttentionInputs
-from components.embedding import TiedHead, TokenEmbedding, UntiedHead
+from components.embedding import logit_z_loss
 from components.frame import Frame
 from components.initialization import initialize
 from components.position import Position, Rotation
 from components.softcap import softcap
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        logits: [B, T, vocab_size].
+        losses: scalars, already weighted, that training adds to the cross-entropy, by name: `z_loss`,
+            `moe/load_balance`, …; empty where nothing asks for any.
+    """
+
+    logits: Tensor
+    losses: dict[str, Tensor]
 
 
 class Decoder(nn.Module):
@@ -30,7 +46,7 @@ class Decoder(nn.Module):
         self.architecture = architecture
         self.kernel = kernel
         d_model, vocab_size = architecture.d_model, architecture.vocab_size
-        self.embedding = TokenEmbedding(vocab_size, d_model, architecture.embedding.scaled)
+        self.embedding = architecture.embedding.build_table(vocab_size, d_model)
         self.positions = nn.ModuleList(
             module
             for position in dict.fromkeys(layer.position for layer in architecture.layers)
@@ -39,7 +55,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(_block(architecture, layer) for layer in architecture.layers)
         has_final_norm = architecture.residual.has_final_norm
         self.final_norm = architecture.norm.build(d_model) if has_final_norm else nn.Identity()
-        self.head = (TiedHead if architecture.embedding.tied else UntiedHead)(vocab_size, d_model)
+        self.head = architecture.embedding.build_head(vocab_size, d_model)
 
     @classmethod
     def initialized(cls, architecture: Architecture, seed: int, kernel: str = "auto") -> Decoder:
@@ -52,24 +68,20 @@ class Decoder(nn.Module):
         """tokens [B, T] integer → logits [B, T, vocab_size].
 
         Args:
-            documents: [B, T] document ids; attention stays inside a document. None for one document a row.
+            documents: [B, T] document ids; nothing crosses from one document to the next. None for one document a row.
         """
         return self.logits(self.hidden(tokens, documents))
 
+    def outputs(self, tokens: Tensor, documents: Tensor | None = None) -> Output:
+        """As `forward`, with the terms that the architecture adds to the training loss."""
+        hidden, losses = self._run(tokens, documents)
+        logits = self.logits(hidden)
+        weight = self.architecture.embedding.z_loss
+        return Output(logits, losses | {"z_loss": weight * logit_z_loss(logits)} if weight else losses)
+
     def hidden(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """tokens [B, T] → the normed residual stream before the head, [B, T, d_model]."""
-        T = tokens.shape[1]
-        limit = self.architecture.max_context
-        if limit is not None and limit < T:
-            raise ValueError(f"a context of {T} tokens is beyond the learned position table of {limit}")
-        positions = torch.arange(T, device=tokens.device)
-        x = self.embedding(tokens)
-        for module in self.positions:
-            x = x + module(positions)
-        frame = self._frame(positions, documents, x)
-        for layer in self.layers:
-            x = layer(x, frame)
-        return self.final_norm(x)  # type: ignore[no-any-return]
+        return self._run(tokens, documents)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [B, T, d_model] → [B, T, vocab_size], capped where the architecture caps them."""
@@ -80,28 +92,52 @@ class Decoder(nn.Module):
         weight = self.embedding.weight
         used = {}
         for layer in dict.fromkeys(layer for layer in self.architecture.layers if layer.attends):
-            heads = layer.heads
-            q = weight.new_empty(1).expand(batch, heads.n_heads, context, heads.head_dim)
-            kv = weight.new_empty(1).expand(batch, heads.kv_heads, context, heads.head_dim)
+            heads, device = layer.heads, weight.device
+            q = weight.new_empty(1).expand(batch, heads.n_heads, context, heads.key_size)
+            k = weight.new_empty(1).expand(batch, heads.kv_heads, context, heads.key_size)
+            v = weight.new_empty(1).expand(batch, heads.kv_heads, context, heads.value_size)
             slopes = layer.position.alibi_slopes(heads.n_heads)
-            inputs = AttentionInputs(q, kv, kv, alibi_slopes=None if slopes is None else slopes.to(weight.device))
+            inputs = AttentionInputs(
+                q,
+                k,
+                v,
+                alibi_slopes=None if slopes is None else slopes.to(device),
+                sinks=weight.new_empty(heads.n_heads) if heads.sinks else None,
+            )
             used[layer.kind] = kernels.choose(layer.spec, inputs, self.kernel).name
         return used
+
+    def _run(self, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """tokens [B, T] → the normed residual stream [B, T, d_model], and the losses that layers asked for."""
+        T = tokens.shape[1]
+        limit = self.architecture.max_context
+        if limit is not None and limit < T:
+            raise ValueError(f"a context of {T} tokens is beyond the learned position table of {limit}")
+        positions = torch.arange(T, device=tokens.device)
+        x = self.embedding(tokens)
+        for module in self.positions:
+            x = x + module(positions, x.dtype)
+        frame = self._frame(positions, documents, x)
+        for layer in self.layers:
+            x = layer(x, frame)
+        return self.final_norm(x), frame.losses
 
     def _frame(self, positions: Tensor, documents: Tensor | None, x: Tensor) -> Frame:
         rotations: dict[tuple[Position, int], Rotation] = {}
         slopes: dict[tuple[Position, int], Tensor] = {}
         for layer in dict.fromkeys(layer for layer in self.architecture.layers if layer.attends):
-            rotation = layer.position.rotation(layer.heads.head_dim, positions)
-            if rotation is not None:
-                rotations[layer.position, layer.heads.head_dim] = rotation
-            of_heads = layer.position.alibi_slopes(layer.heads.n_heads)
+            size, n_heads = layer.heads.rotary_size, layer.heads.n_heads
+            if (layer.position, size) not in rotations:
+                rotation = layer.position.rotation(size, positions, x.dtype)
+                if rotation is not None:
+                    rotations[layer.position, size] = rotation
+            of_heads = layer.position.alibi_slopes(n_heads)
             if of_heads is not None:
-                slopes[layer.position, layer.heads.n_heads] = of_heads.to(x.device)
+                slopes[layer.position, n_heads] = of_heads.to(x.device)
         return Frame(rotations, slopes, documents, self.kernel)
 
 
 def _block(architecture: Architecture, layer: Layer) -> nn.Module:
     d_model = architecture.d_model
     mixer, mlp = layer.mixer.build(d_model, layer), layer.mlp.build(d_model)
-    return layer.residual.build(mixer, mlp, lambda: layer.norm.build(d_model))
+    return layer.residual.build(d_model, mixer, mlp, lambda: layer.norm.build(d_model))

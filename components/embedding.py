@@ -1,48 +1,88 @@
-"""Tokens in, logits out: the embedding table and the output head, tied or apart."""
+"""Tokens in, logits out: the embedding table and the output head, tied or apart.
+
+in:  table[token] · sqrt(d_model) if `scaled` · `multiplier`
+out: (weight · x + bias) · `logit_scale`, where weight is the table itself if they are tied
+A cap on the logits (`components.softcap`) comes after all of this.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.initialization import Fill, Normal, Projection
-from components.registry import Component, register
+from components.initialization import Constant, Fill, Normal, Projection
+from components.registry import Component, OptionError, register
 
 
+@dataclass(frozen=True, kw_only=True)
 class Embedding(Component, kind="embedding"):
-    """How tokens become vectors, and vectors logits."""
+    """How tokens become vectors, and vectors logits.
+
+    Attributes:
+        tied: whether the output head reads the embedding table.
+        scaled: multiply a token's vector by sqrt(d_model), as Gemma does.
+        multiplier: a further factor on it (Granite's embedding_multiplier).
+        logit_scale: a factor on the logits (Cohere's logit_scale; Granite's is 1 / logits_scaling).
+        head_bias: whether the output head has a bias [vocab_size], its own even where the matrix is shared.
+        z_loss: weight of the training loss that holds the logits' normaliser near 1 (`logit_z_loss`).
+    """
 
     tied: ClassVar[bool]
-    scaled: bool
+    scaled: bool = False
+    multiplier: float = 1.0
+    logit_scale: float = 1.0
+    head_bias: bool = False
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        for option in ("multiplier", "logit_scale"):
+            if getattr(self, option) <= 0:
+                raise OptionError(option, f"must be positive, got {getattr(self, option)}")
+        if self.z_loss < 0:
+            raise OptionError("z_loss", f"cannot be negative, got {self.z_loss}")
+
+    def build_table(self, vocab_size: int, d_model: int) -> TokenEmbedding:
+        """A module: forward(tokens [B, T]) → [B, T, d_model]."""
+        return TokenEmbedding(vocab_size, d_model, self)
+
+    def build_head(self, vocab_size: int, d_model: int) -> nn.Module:
+        """A module: forward(x [B, T, d_model], table [vocab_size, d_model]) → logits [B, T, vocab_size]."""
+        raise NotImplementedError
 
 
 @register("tied")
 class TiedEmbedding(Embedding):
-    """One table for both ends; `scaled` multiplies the input end by sqrt(d_model), as Gemma does."""
+    """One table for both ends (Press & Wolf 2016, 1608.05859)."""
 
-    tied: ClassVar[bool] = True
-    scaled: bool = False
+    tied = True
+
+    def build_head(self, vocab_size: int, d_model: int) -> nn.Module:
+        return TiedHead(vocab_size, d_model, self)
 
 
 @register("untied")
 class UntiedEmbedding(Embedding):
-    """A table for the input and a matrix for the output; `scaled` multiplies the input end by sqrt(d_model)."""
+    """A table for the input and a matrix for the output."""
 
-    tied: ClassVar[bool] = False
-    scaled: bool = False
+    tied = False
+
+    def build_head(self, vocab_size: int, d_model: int) -> nn.Module:
+        return UntiedHead(vocab_size, d_model, self)
 
 
 class TokenEmbedding(nn.Module):
     """weight [vocab_size, d_model]; the sqrt(d_model) factor is rounded to the weight's dtype, as in Gemma's code."""
 
-    def __init__(self, vocab_size: int, d_model: int, scaled: bool) -> None:
+    def __init__(self, vocab_size: int, d_model: int, embedding: Embedding) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
-        self.factor = math.sqrt(d_model) if scaled else None
+        self.root = math.sqrt(d_model) if embedding.scaled else None
+        self.multiplier = embedding.multiplier
 
     def fills(self) -> dict[str, Fill]:
         return {"weight": Normal("embedding", self.weight.shape[1])}
@@ -53,31 +93,52 @@ class TokenEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, T] integer → [B, T, d_model]."""
         x = F.embedding(tokens, self.weight)
-        return x if self.factor is None else x * torch.tensor(self.factor, dtype=x.dtype, device=x.device)
+        if self.root is not None:
+            x = x * torch.tensor(self.root, dtype=x.dtype, device=x.device)
+        return x if self.multiplier == 1 else x * self.multiplier
 
 
 class TiedHead(nn.Module):
-    """Logits by the embedding table itself, which the decoder passes in; it has no parameter of its own."""
+    """Logits by the embedding table itself, which the decoder passes in; of its own it has at most a bias."""
 
-    def __init__(self, vocab_size: int, d_model: int) -> None:
+    def __init__(self, vocab_size: int, d_model: int, embedding: Embedding) -> None:
         super().__init__()
+        self.bias = nn.Parameter(torch.empty(vocab_size)) if embedding.head_bias else None
         self.shape = (vocab_size, d_model)
+        self.logit_scale = embedding.logit_scale
+
+    def fills(self) -> dict[str, Fill]:
+        return {} if self.bias is None else {"bias": Constant(0.0)}
 
     def flops_per_token(self, context: int) -> float:
         return 2.0 * self.shape[0] * self.shape[1]
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """x [B, T, d_model], table [vocab_size, d_model] → [B, T, vocab_size]."""
-        return F.linear(x, table)
+        return _scaled(F.linear(x, table, self.bias), self.logit_scale)
 
 
 class UntiedHead(nn.Module):
     """Logits by a matrix of its own."""
 
-    def __init__(self, vocab_size: int, d_model: int) -> None:
+    def __init__(self, vocab_size: int, d_model: int, embedding: Embedding) -> None:
         super().__init__()
-        self.projection = Projection(d_model, vocab_size)
+        self.projection = Projection(d_model, vocab_size, bias=embedding.head_bias)
+        self.logit_scale = embedding.logit_scale
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """x [B, T, d_model] → [B, T, vocab_size]; the table is not used."""
-        return self.projection(x)  # type: ignore[no-any-return]
+        return _scaled(self.projection(x), self.logit_scale)
+
+
+def _scaled(logits: Tensor, scale: float) -> Tensor:
+    return logits if scale == 1 else logits * scale
+
+
+def logit_z_loss(logits: Tensor) -> Tensor:
+    """Mean over tokens of log(Z)², Z the sum of exp(logits), in fp32 at least (PaLM, 2204.02311, section 5).
+
+    logits: [B, T, vocab_size], as the cross-entropy sees them → a scalar.
+    """
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return precise.logsumexp(-1).square().mean()

@@ -21,6 +21,7 @@ class Frame:
         documents: [B, T] document ids for attention that stays inside a document, or None.
         kernel: which attention kernel computes the spec.
         losses: terms, already weighted, that layers ask to be added to the training loss, by name; summed over layers.
+        first_values: values [B, K, T, D] of the first attention layer, once it has run, where later layers mix them in.
     """
 
     rotations: dict[tuple[Position, int], Rotation]
@@ -28,6 +29,7 @@ class Frame:
     documents: Tensor | None
     kernel: str
     losses: dict[str, Tensor] = field(default_factory=dict)
+    first_values: list[Tensor] = field(default_factory=list)
 
     def add_loss(self, name: str, term: Tensor) -> None:
         """Add a scalar term to the training loss under a name such as `moe/load_balance`."""

@@ -26,4 +26,4 @@ class AttentionMixer(Mixer):
     """Attention as the slots heads, qk_norm, span, position and softcap say."""
 
     def build(self, d_model: int, layer: Layer) -> nn.Module:
-        return Attention(d_model, layer.heads, layer.qk_norm, layer.position, layer.spec)
+        return Attention(d_model, layer.heads, layer.qk_norm, layer.position, layer.spec, layer.values)

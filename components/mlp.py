@@ -1,13 +1,16 @@
-"""The position-wise network of a block: plain (two matrices) or gated (three).
+"""The position-wise network of a block, plain or gated; the mixture of experts (`components.moe`) is made of the same.
 
-Gated forms multiply act(gate(x)) with up(x) (Shazeer 2020, 2002.05202); at equal parameters their d_ff is 2/3 of a
-plain one's.
+plain: down(act(up(x))), two matrices.
+gated: down(act(gate(x)) · up(x)), three (Shazeer 2020, 2002.05202); at equal parameters its d_ff is 2/3 of a plain one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +18,31 @@ from components.frame import Frame
 from components.initialization import Projection
 from components.registry import Component, OptionError, register
 
-Activation = Callable[[Tensor], Tensor]
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU (Hendrycks & Gimpel 2016, 1606.08415)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def relu2(x: Tensor) -> Tensor:
+    """relu(x)² (So et al. 2021, 2109.08668)."""
+    return F.relu(x).square()
+
+
+def identity(x: Tensor) -> Tensor:
+    """x itself."""
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu2": relu2,
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "identity": identity,
+}
 
 
 class MLP(Component, kind="mlp"):
@@ -26,101 +53,161 @@ class MLP(Component, kind="mlp"):
         raise NotImplementedError
 
 
-def _check_width(d_ff: int) -> None:
-    if d_ff < 1:
-        raise OptionError("d_ff", f"must be at least 1, got {d_ff}")
+@dataclass(frozen=True, kw_only=True)
+class DenseMLP(MLP):
+    """One network for all tokens: `inputs` names the matrices that read the stream, `inner` joins what they give.
 
+    Attributes:
+        activation: a name among ACTIVATIONS.
+        d_ff: width between the matrices.
+        bias: whether each matrix has one.
+    """
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU (Hendrycks & Gimpel 2016, 1606.08415), as Gemma and GPT-2 use it."""
-    return F.gelu(x, approximate="tanh")
-
-
-def relu2(x: Tensor) -> Tensor:
-    """relu(x)² (So et al. 2021, 2109.08668)."""
-    return F.relu(x).square()
-
-
-class PlainMLP(nn.Module):
-    """down(act(up(x))): up [d_ff, d_model], down [d_model, d_ff]."""
-
-    def __init__(self, d_model: int, d_ff: int, bias: bool, activation: Activation) -> None:
-        super().__init__()
-        self.up = Projection(d_model, d_ff, bias=bias)
-        self.down = Projection(d_ff, d_model, bias=bias, role="residual_output")
-        self.activation = activation
-
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
-
-
-class GatedMLP(nn.Module):
-    """down(act(gate(x)) · up(x)): gate and up [d_ff, d_model], down [d_model, d_ff]."""
-
-    def __init__(self, d_model: int, d_ff: int, bias: bool, activation: Activation) -> None:
-        super().__init__()
-        self.gate = Projection(d_model, d_ff, bias=bias)
-        self.up = Projection(d_model, d_ff, bias=bias)
-        self.down = Projection(d_ff, d_model, bias=bias, role="residual_output")
-        self.activation = activation
-
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
-
-
-@register("gelu")
-class GELU(MLP):
-    """Plain, with the exact GELU, or its tanh approximation as in GPT-2 (`tanh`)."""
-
+    inputs: ClassVar[tuple[str, ...]]
+    activation: ClassVar[str]
     d_ff: int
     bias: bool = False
-    tanh: bool = False
 
     def __post_init__(self) -> None:
-        _check_width(self.d_ff)
+        if self.d_ff < 1:
+            raise OptionError("d_ff", f"must be at least 1, got {self.d_ff}")
+
+    def inner(self, *projected: Tensor) -> Tensor:
+        """One tensor [..., d_ff] for each of `inputs` → [..., d_ff]."""
+        raise NotImplementedError
 
     def build(self, d_model: int) -> nn.Module:
-        return PlainMLP(d_model, self.d_ff, self.bias, gelu_tanh if self.tanh else F.gelu)
+        return Network(d_model, self)
+
+
+class PlainMLP(DenseMLP):
+    """act(up)."""
+
+    inputs = ("up",)
+
+    def inner(self, *projected: Tensor) -> Tensor:
+        (up,) = projected
+        return ACTIVATIONS[self.activation](up)
+
+
+class GatedMLP(DenseMLP):
+    """act(gate) · up."""
+
+    inputs = ("gate", "up")
+
+    def inner(self, *projected: Tensor) -> Tensor:
+        gate, up = projected
+        return ACTIVATIONS[self.activation](gate) * up
+
+
+class Network(nn.Module):
+    """down(inner(gate(x), up(x))): gate, if there is one, and up [d_ff, d_model], down [d_model, d_ff]."""
+
+    def __init__(self, d_model: int, mlp: DenseMLP) -> None:
+        super().__init__()
+        for name in mlp.inputs:
+            self.add_module(name, Projection(d_model, mlp.d_ff, bias=mlp.bias))
+        self.down = Projection(mlp.d_ff, d_model, bias=mlp.bias, role="residual_output")
+        self.inputs, self.inner = mlp.inputs, mlp.inner
+
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        projected = [self.get_submodule(name)(x) for name in self.inputs]
+        return self.down(self.inner(*projected))  # type: ignore[no-any-return]
+
+
+@register("relu")
+class ReLU(PlainMLP):
+    """Plain, with relu, as in the original Transformer (1706.03762)."""
+
+    activation = "relu"
 
 
 @register("relu2")
-class ReLU2(MLP):
-    """Plain, with the squared ReLU of Primer (2109.08668)."""
+class ReLU2(PlainMLP):
+    """Plain, with the squared relu of Primer (2109.08668)."""
 
-    d_ff: int
-    bias: bool = False
+    activation = "relu2"
 
-    def __post_init__(self) -> None:
-        _check_width(self.d_ff)
 
-    def build(self, d_model: int) -> nn.Module:
-        return PlainMLP(d_model, self.d_ff, self.bias, relu2)
+@register("gelu")
+class GELU(PlainMLP):
+    """Plain, with the exact GELU, as in GPT-NeoX and Falcon (1606.08415)."""
+
+    activation = "gelu"
+
+
+@register("gelu_tanh")
+class TanhGELU(PlainMLP):
+    """Plain, with the tanh approximation of GELU, as in GPT-2 and StarCoder 2."""
+
+    activation = "gelu_tanh"
+
+
+@register("silu")
+class SiLU(PlainMLP):
+    """Plain, with x · sigmoid(x) (1606.08415, 1702.03118)."""
+
+    activation = "silu"
+
+
+@register("glu")
+class GLU(GatedMLP):
+    """Gated by a sigmoid (Dauphin et al. 2016, 1612.08083)."""
+
+    activation = "sigmoid"
+
+
+@register("bilinear")
+class Bilinear(GatedMLP):
+    """Gated by the gate itself, without a nonlinearity (2002.05202)."""
+
+    activation = "identity"
+
+
+@register("reglu")
+class ReGLU(GatedMLP):
+    """Gated by relu (2002.05202)."""
+
+    activation = "relu"
 
 
 @register("geglu")
-class GEGLU(MLP):
+class GEGLU(GatedMLP):
     """Gated by GELU: its tanh approximation as in Gemma, or the exact one (`tanh=false`)."""
 
-    d_ff: int
-    bias: bool = False
+    activation = "gelu"
     tanh: bool = True
 
-    def __post_init__(self) -> None:
-        _check_width(self.d_ff)
-
-    def build(self, d_model: int) -> nn.Module:
-        return GatedMLP(d_model, self.d_ff, self.bias, gelu_tanh if self.tanh else F.gelu)
+    def inner(self, *projected: Tensor) -> Tensor:
+        gate, up = projected
+        return (gelu_tanh if self.tanh else F.gelu)(gate) * up
 
 
 @register("swiglu")
-class SwiGLU(MLP):
+class SwiGLU(GatedMLP):
     """Gated by SiLU, as in Llama."""
 
-    d_ff: int
-    bias: bool = False
+    activation = "silu"
+
+
+@register("clamped_swiglu")
+class ClampedSwiGLU(GatedMLP):
+    """Gated by g · sigmoid(alpha · g), with g and up bounded by `limit` and 1 added to up, as in gpt-oss (2508.10925).
+
+    g is bounded from above alone, up from both sides.
+    """
+
+    activation = "sigmoid"
+    limit: float = 7.0
+    alpha: float = 1.702
 
     def __post_init__(self) -> None:
-        _check_width(self.d_ff)
+        super().__post_init__()
+        for option in ("limit", "alpha"):
+            if getattr(self, option) <= 0:
+                raise OptionError(option, f"must be positive, got {getattr(self, option)}")
 
-    def build(self, d_model: int) -> nn.Module:
-        return GatedMLP(d_model, self.d_ff, self.bias, F.silu)
+    def inner(self, *projected: Tensor) -> Tensor:
+        gate = projected[0].clamp(max=self.limit)
+        up = projected[1].clamp(-self.limit, self.limit)
+        return gate * torch.sigmoid(self.alpha * gate) * (up + 1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -22,30 +26,46 @@ def _check_eps(eps: float) -> None:
         raise OptionError("eps", f"must be positive, got {eps}")
 
 
-@register("rmsnorm")
-class RMSNorm(Norm):
-    """x / rms(x) · w with w from 1, cast back before the gain as Llama does (Zhang & Sennrich 2019, 1910.07467)."""
+def _at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _over_rms(x: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootMeanSquare(Norm):
+    """A norm that divides by the root of the mean square; `eps` is added under the root."""
 
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
         _check_eps(self.eps)
+
+
+@register("rmsnorm")
+class RMSNorm(RootMeanSquare):
+    """x / rms(x) · w with w from 1, cast back before the gain as Llama does (Zhang & Sennrich 2019, 1910.07467)."""
 
     def build(self, dim: int) -> nn.Module:
         return RMSNormLayer(dim, self.eps)
 
 
 @register("rmsnorm_zero_centered")
-class ZeroCenteredRMSNorm(Norm):
+class ZeroCenteredRMSNorm(RootMeanSquare):
     """x / rms(x) · (1 + w) with w from 0, all of it in fp32 and cast last, as Gemma does (2408.00118)."""
-
-    eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        _check_eps(self.eps)
 
     def build(self, dim: int) -> nn.Module:
         return ZeroCenteredRMSNormLayer(dim, self.eps)
+
+
+@register("rmsnorm_nonparametric")
+class NonparametricRMSNorm(RootMeanSquare):
+    """x / rms(x), with nothing to learn (1910.07467)."""
+
+    def build(self, dim: int) -> nn.Module:
+        return Nonparametric(partial(_over_rms, eps=self.eps))
 
 
 @register("layernorm")
@@ -62,12 +82,31 @@ class LayerNorm(Norm):
         return LayerNormLayer(dim, self.eps, self.bias)
 
 
-def _at_least_fp32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+@register("layernorm_nonparametric")
+class NonparametricLayerNorm(Norm):
+    """(x - mean) / sd, with nothing to learn, as in the first OLMo (2402.00838)."""
+
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def build(self, dim: int) -> nn.Module:
+        return Nonparametric(partial(nn.functional.layer_norm, normalized_shape=(dim,), eps=self.eps))
 
 
-def _over_rms(x: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+@register("dynamic_tanh")
+class DynamicTanh(Norm):
+    """tanh(a · x) · w + b in place of a norm, with one learned a from `alpha` (Zhu et al. 2025, 2503.10622)."""
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.alpha <= 0:
+            raise OptionError("alpha", f"must be positive, got {self.alpha}")
+
+    def build(self, dim: int) -> nn.Module:
+        return DynamicTanhLayer(dim, self.alpha)
 
 
 class RMSNormLayer(nn.Module):
@@ -118,3 +157,32 @@ class LayerNormLayer(nn.Module):
             _at_least_fp32(x), self.weight.shape, _at_least_fp32(self.weight), bias, self.eps
         )
         return normed.to(x.dtype)
+
+
+class Nonparametric(nn.Module):
+    """A norm without parameters."""
+
+    def __init__(self, normalize: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.normalize = normalize
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normalize(_at_least_fp32(x)).to(x.dtype)
+
+
+class DynamicTanhLayer(nn.Module):
+    """DyT: alpha [1], weight [dim], bias [dim]."""
+
+    def __init__(self, dim: int, alpha: float) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(1))
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.start = alpha
+
+    def fills(self) -> dict[str, Fill]:
+        return {"alpha": Constant(self.start), "weight": Constant(1.0), "bias": Constant(0.0)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha, weight, bias = (_at_least_fp32(parameter) for parameter in (self.alpha, self.weight, self.bias))
+        return (torch.tanh(alpha * _at_least_fp32(x)) * weight + bias).to(x.dtype)

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from components.initialization import Fill, Normal
 from components.registry import Component, OptionError, register
 
 
 class Position(Component, kind="position"):
     """How a model knows the order of its tokens."""
 
-    def rotation(self, head_dim: int, positions: Tensor) -> Rotation | None:
-        """Rotation of queries and keys at integer `positions` [T], or None."""
+    embeds: ClassVar[bool] = False
+    """Whether it is added to the token embedding, where every layer reads it."""
+
+    def rotation(self, head_dim: int, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotation | None:
+        """Rotation of queries and keys at integer `positions` [T], or None.
+
+        dtype: the activations'; tables are in fp32, or in fp64 for fp64.
+        """
         return None
 
     def alibi_slopes(self, n_heads: int) -> Tensor | None:
@@ -28,7 +33,7 @@ class Position(Component, kind="position"):
         return None
 
     def build_embedding(self, d_model: int) -> nn.Module | None:
-        """A module mapping positions [T] to vectors [T, d_model] added to the token embedding, or None."""
+        """A module mapping (positions [T], dtype) to vectors [T, d_model] added to the token embedding, or None."""
         return None
 
     @property
@@ -62,12 +67,15 @@ class Rotation:
         return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
 
-@register("rope")
-class RoPE(Position):
-    """Rotary positions (Su et al. 2021, 2104.09864): pair i of a head turns by position · theta^(-2i / rotary_dim).
+@dataclass(frozen=True, kw_only=True)
+class Rotary(Position):
+    """Positions that turn pairs of values of queries and keys.
 
-    `fraction` rotates only that part of the head (GPT-NeoX: 0.25). `pairing` says which values form a pair: value i
-    with i + rotary_dim / 2 (half: Llama, Gemma) or 2i with 2i + 1 (interleaved: Cohere).
+    Attributes:
+        theta: base of the frequencies.
+        fraction: the part of the head that is rotated (GPT-NeoX: 0.25).
+        pairing: which values form a pair: value i with i + rotary_dim / 2 (half: Llama, Gemma) or 2i with 2i + 1
+            (interleaved: Cohere, DeepSeek).
     """
 
     theta: float = 10_000.0
@@ -87,11 +95,26 @@ class RoPE(Position):
                 "fraction", f"rotates {rotary_dim} of head_dim {head_dim} values; it must be an even number, at least 2"
             )
 
-    def rotation(self, head_dim: int, positions: Tensor) -> Rotation:
+    def rotation(self, head_dim: int, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotation:
         rotary_dim = int(head_dim * self.fraction)
-        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions.device) / rotary_dim
-        angles = positions.to(torch.float32)[:, None] * (1.0 / self.theta**exponents)
-        return Rotation(angles.cos(), angles.sin(), self.pairing)
+        exact = torch.promote_types(dtype, torch.float32)
+        exponents = torch.arange(0, rotary_dim, 2, dtype=exact, device=positions.device) / rotary_dim
+        angles = positions.to(exact)[:, None] * self.frequencies(self.theta**exponents)
+        return Rotation(angles.cos() * self.gain, angles.sin() * self.gain, self.pairing)
+
+    def frequencies(self, powers: Tensor) -> Tensor:
+        """Radians a token by which each pair turns, [pairs], from the powers theta^(2i / rotary_dim)."""
+        return 1.0 / powers
+
+    @property
+    def gain(self) -> float:
+        """A factor on cos and sin, which scales what was rotated."""
+        return 1.0
+
+
+@register("rope")
+class RoPE(Rotary):
+    """Rotary positions (Su et al. 2021, 2104.09864): pair i of a head turns by position · theta^(-2i / rotary_dim)."""
 
 
 @register("alibi")
@@ -106,41 +129,6 @@ class ALiBi(Position):
 
         lower = 2 ** math.floor(math.log2(n_heads))
         return torch.tensor(geometric(lower) + geometric(2 * lower)[0::2][: n_heads - lower])
-
-
-@register("learned")
-class LearnedPosition(Position):
-    """A learned vector a position, added to the token embedding, as in GPT-2. No context beyond `context`."""
-
-    context: int
-
-    def __post_init__(self) -> None:
-        if self.context < 1:
-            raise OptionError("context", f"must be at least 1, got {self.context}")
-
-    @property
-    def max_context(self) -> int:
-        return self.context
-
-    def build_embedding(self, d_model: int) -> nn.Module:
-        return PositionEmbedding(self.context, d_model)
-
-
-class PositionEmbedding(nn.Module):
-    """weight [context, d_model], looked up by position."""
-
-    def __init__(self, context: int, d_model: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(context, d_model))
-
-    def fills(self) -> dict[str, Fill]:
-        return {"weight": Normal("embedding", self.weight.shape[1])}
-
-    def flops_per_token(self, context: int) -> float:
-        return 0.0  # a look-up multiplies nothing
-
-    def forward(self, positions: Tensor) -> Tensor:
-        return self.weight[positions]
 
 
 @register("nope")

@@ -36,6 +36,9 @@ class Component:
     def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if kind is not None:
+            if kind in _kinds and _kinds[kind].__module__ != cls.__module__:
+                base = _kinds[kind]
+                raise ValueError(f"kind '{kind}' is {base.__module__}.{base.__name__}; derive from that")
             cls.kind = kind
             _kinds[kind] = cls
 
@@ -80,7 +83,8 @@ def register(name: str, *, version: int = 1) -> Callable[[C], C]:
         if not cls.__dict__.get("__doc__"):
             raise TypeError(f"{cls.__name__} needs a docstring: it is what `lab list` shows")
         known = _components.setdefault(cls.kind, {})
-        if name in known and known[name].__qualname__ != cls.__qualname__:
+        # The same class again is its module being reloaded.
+        if name in known and (known[name].__module__, known[name].__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"{cls.kind} '{name}' is already registered by {known[name].__module__}")
         cls.name, cls.version = name, version
         built = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
@@ -102,6 +106,15 @@ def lookup(kind: str, name: str) -> type[Component]:
     if name not in known:
         raise UnknownComponent(f"no {kind} is called '{name}'{suggestion(name, known)}")
     return known[name]
+
+
+def forget(module: str) -> None:
+    """Unregister what a module registered, and the kinds that it opened, so that another version can take its place."""
+    for known in _components.values():
+        for name in [name for name, cls in known.items() if cls.__module__ == module]:
+            del known[name]
+    for kind in [kind for kind, cls in _kinds.items() if cls.__module__ == module]:
+        del _kinds[kind]
 
 
 def kinds() -> list[str]:

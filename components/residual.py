@@ -1,28 +1,56 @@
 """How a block's two branches, the mixer (attention) and the MLP, join the residual stream, and where the norms stand.
 
-pre:       x + f(norm(x))            GPT-2, Llama
-post:      norm(x + f(x))            the original Transformer
-sandwich:  x + norm(f(norm(x)))      Gemma 2
-parallel:  x + mixer(norm(x)) + mlp(norm(x))     GPT-J, PaLM
+pre:                 x + f(norm(x))                                 GPT-2, Llama
+post:                norm(x + f(x))                                 the original Transformer
+sandwich:            x + norm(f(norm(x)))                           Gemma 2
+output:              x + norm(f(x))                                 OLMo 2
+parallel:            x + mixer(norm(x)) + mlp(norm(x))              GPT-J, PaLM, Cohere
+parallel_two_norms:  x + mixer(norm(x)) + mlp(another norm(x))      GPT-NeoX
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from components.frame import Frame
-from components.registry import Component, register
+from components.initialization import Constant, Fill
+from components.registry import Component, OptionError, register
 
 MakeNorm = Callable[[], nn.Module]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Residual(Component, kind="residual"):
-    """How branches join the residual stream."""
+    """How branches join the residual stream.
 
-    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
+    Attributes:
+        norms: the norms of a block, by name.
+        multiplier: a fixed factor on what a branch adds (Granite's residual_multiplier).
+        layer_scale: where a learned factor on what a branch adds starts, one a branch and channel (2103.17239); None
+            for no such factor.
+    """
+
+    norms: ClassVar[tuple[str, ...]]
+    multiplier: float = 1.0
+    layer_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.multiplier <= 0:
+            raise OptionError("multiplier", f"must be positive, got {self.multiplier}")
+        if self.layer_scale is not None and self.layer_scale <= 0:
+            raise OptionError("layer_scale", f"must be positive, or null for none, got {self.layer_scale}")
+
+    def build(self, d_model: int, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
         """A block: forward(x [B, T, d_model], frame) → [B, T, d_model]. `norm()` makes a fresh norm of the stream."""
+        return Block(self, d_model, mixer, mlp, norm)
+
+    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+        """x [B, T, d_model] through the block's branches and norms."""
         raise NotImplementedError
 
     @property
@@ -31,20 +59,65 @@ class Residual(Component, kind="residual"):
         return True
 
 
+class Block(nn.Module):
+    """One layer: two branches, the norms that its style names, and the learned factors if it has them."""
+
+    mixer_norm: nn.Module
+    mixer_post_norm: nn.Module
+    mlp_norm: nn.Module
+    mlp_post_norm: nn.Module
+
+    def __init__(self, style: Residual, d_model: int, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
+        super().__init__()
+        self.style = style
+        self.mixer, self.mlp = mixer, mlp
+        for name in style.norms:
+            self.add_module(name, norm())
+        learned = style.layer_scale is not None
+        self.mixer_scale = nn.Parameter(torch.empty(d_model)) if learned else None
+        self.mlp_scale = nn.Parameter(torch.empty(d_model)) if learned else None
+
+    def fills(self) -> dict[str, Fill]:
+        start = self.style.layer_scale
+        return {} if start is None else {"mixer_scale": Constant(start), "mlp_scale": Constant(start)}
+
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        return self.style.compute(self, x, frame)
+
+    def add_mixer(self, x: Tensor, output: Tensor) -> Tensor:
+        """x with the mixer's output on it."""
+        return self._add(x, output, self.mixer_scale)
+
+    def add_mlp(self, x: Tensor, output: Tensor) -> Tensor:
+        """x with the MLP's output on it."""
+        return self._add(x, output, self.mlp_scale)
+
+    def _add(self, x: Tensor, output: Tensor, scale: Tensor | None) -> Tensor:
+        if scale is not None:
+            output = output * scale
+        return x + output if self.style.multiplier == 1 else x + output * self.style.multiplier
+
+
 @register("pre")
 class PreNorm(Residual):
     """A norm before each branch (Xiong et al. 2020, 2002.04745)."""
 
-    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return PreNormBlock(mixer, mlp, norm)
+    norms = ("mixer_norm", "mlp_norm")
+
+    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+        x = block.add_mixer(x, block.mixer(block.mixer_norm(x), frame))
+        return block.add_mlp(x, block.mlp(block.mlp_norm(x), frame))
 
 
 @register("post")
 class PostNorm(Residual):
     """A norm after each sum, and none at the end (Vaswani et al. 2017, 1706.03762)."""
 
-    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return PostNormBlock(mixer, mlp, norm)
+    norms = ("mixer_post_norm", "mlp_post_norm")
+
+    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+        x = block.mixer_post_norm(block.add_mixer(x, block.mixer(x, frame)))
+        return block.mlp_post_norm(block.add_mlp(x, block.mlp(x, frame)))  # type: ignore[no-any-return]
 
     @property
     def has_final_norm(self) -> bool:
@@ -55,58 +128,42 @@ class PostNorm(Residual):
 class Sandwich(Residual):
     """A norm before and after each branch: four a block, as in Gemma 2 (2408.00118)."""
 
-    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return SandwichBlock(mixer, mlp, norm)
+    norms = ("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm")
+
+    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(block.mixer_norm(x), frame)))
+        return block.add_mlp(x, block.mlp_post_norm(block.mlp(block.mlp_norm(x), frame)))
+
+
+@register("output")
+class OutputNorm(Residual):
+    """A norm on what each branch gives, and none before it, as in OLMo 2 (2501.00656)."""
+
+    norms = ("mixer_post_norm", "mlp_post_norm")
+
+    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(x, frame)))
+        return block.add_mlp(x, block.mlp_post_norm(block.mlp(x, frame)))
 
 
 @register("parallel")
 class Parallel(Residual):
     """Both branches from the same stream, under one norm (PaLM, 2204.02311)."""
 
-    def build(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        return ParallelBlock(mixer, mlp, norm)
+    norms = ("mixer_norm",)
+
+    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+        normed = block.mixer_norm(x)
+        x = block.add_mixer(x, block.mixer(normed, frame))
+        return block.add_mlp(x, block.mlp(normed, frame))
 
 
-class PreNormBlock(nn.Module):
-    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
-        super().__init__()
-        self.mixer, self.mlp = mixer, mlp
-        self.mixer_norm, self.mlp_norm = norm(), norm()
+@register("parallel_two_norms")
+class ParallelTwoNorms(Residual):
+    """Both branches from the same stream, under a norm each (GPT-NeoX, 2204.06745)."""
 
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        x = x + self.mixer(self.mixer_norm(x), frame)
-        return x + self.mlp(self.mlp_norm(x), frame)  # type: ignore[no-any-return]
+    norms = ("mixer_norm", "mlp_norm")
 
-
-class PostNormBlock(nn.Module):
-    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
-        super().__init__()
-        self.mixer, self.mlp = mixer, mlp
-        self.mixer_post_norm, self.mlp_post_norm = norm(), norm()
-
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        x = self.mixer_post_norm(x + self.mixer(x, frame))
-        return self.mlp_post_norm(x + self.mlp(x, frame))  # type: ignore[no-any-return]
-
-
-class SandwichBlock(nn.Module):
-    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
-        super().__init__()
-        self.mixer, self.mlp = mixer, mlp
-        self.mixer_norm, self.mixer_post_norm = norm(), norm()
-        self.mlp_norm, self.mlp_post_norm = norm(), norm()
-
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        x = x + self.mixer_post_norm(self.mixer(self.mixer_norm(x), frame))
-        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x), frame))  # type: ignore[no-any-return]
-
-
-class ParallelBlock(nn.Module):
-    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
-        super().__init__()
-        self.mixer, self.mlp = mixer, mlp
-        self.mixer_norm = norm()
-
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        normed = self.mixer_norm(x)
-        return x + self.mixer(normed, frame) + self.mlp(normed, frame)  # type: ignore[no-any-return]
+    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+        mixed = block.mixer(block.mixer_norm(x), frame)
+        return block.add_mlp(block.add_mixer(x, mixed), block.mlp(block.mlp_norm(x), frame))

@@ -25,6 +25,9 @@ MAY_IMPORT = {
     "lab.planning": BASE | {"components", "lab.runs", "lab.training", "lab.accounting", "lab.composition"},
     "lab.dispatch": BASE | {"lab.runs", "lab.training", "lab.composition", "lab.planning"},
     "lab.comparison": BASE | {"lab.runs", "lab.planning"},
+    "lab.interop": BASE | {"components", "lab.composition"},
+    "lab.evaluation": BASE
+    | {"components", "lab.runs", "lab.data", "lab.training", "lab.accounting", "lab.composition", "lab.interop"},
 }
 MAY_IMPORT["lab.cli"] = BASE | set(MAY_IMPORT)
 

@@ -1,13 +1,15 @@
 """The heads of attention: how many queries, how many keys and values, and their projections.
 
 Query head h reads key-value head h // (n_heads / n_kv_heads). The query projection goes from d_model to
-n_heads · head_dim, whatever d_model is.
+n_heads · head_dim, whatever d_model is. Heads whose keys and values come out of a small latent are in `mla`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -18,124 +20,164 @@ from components.registry import Component, OptionError, register
 Rotate = Callable[[Tensor], Tensor]
 
 
+class Projections(Protocol):
+    """The linear maps around an attention kernel: an nn.Module with these two methods."""
+
+    def qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, d_model] → q [B, H, T, key_size], k [B, K, T, key_size], v [B, K, T, value_size].
+
+        rotate: turns vectors [B, heads, T, rotary_size]; None where positions don't rotate.
+        """
+        ...
+
+    def output(self, attended: Tensor) -> Tensor:
+        """attended [B, H, T, value_size] → [B, T, d_model]."""
+        ...
+
+
 class Heads(Component, kind="heads"):
     """How many query, key and value heads attention has, and how they are projected."""
 
     n_heads: int
     head_dim: int
     query_pre_attn_scalar: float | None
+    sinks: bool = False
+    value_residual: bool = False
 
     @property
     def kv_heads(self) -> int:
-        """Key-value heads, each of which a cache stores."""
+        """Key-value heads that a kernel gets."""
         raise NotImplementedError
+
+    @property
+    def key_size(self) -> int:
+        """Values of one head's query or key."""
+        return self.head_dim
+
+    @property
+    def value_size(self) -> int:
+        """Values of one head's value."""
+        return self.head_dim
+
+    @property
+    def rotary_size(self) -> int:
+        """How many values of a query or key a position may rotate."""
+        return self.head_dim
+
+    @property
+    def cached_per_token(self) -> int:
+        """Numbers that a cache keeps of one token."""
+        return self.kv_heads * (self.key_size + self.value_size)
 
     @property
     def scale(self) -> float:
         """Factor on q·k."""
-        return 1.0 / math.sqrt(self.query_pre_attn_scalar or self.head_dim)
+        return 1.0 / math.sqrt(self.query_pre_attn_scalar or self.key_size)
 
-    def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
-        """The projections around an attention kernel."""
+    def qk_norm_refusal(self, qk_norm: QKNorm) -> str | None:
+        """Why these heads have no place for that norm; None if they have one."""
+        return None
+
+    def build(self, d_model: int, qk_norm: QKNorm) -> nn.Module:
+        """The `Projections` around an attention kernel."""
         raise NotImplementedError
 
 
-def _check(heads: Heads, n_kv_heads: int) -> None:
-    for option in ("n_heads", "head_dim"):
+def check_sizes(heads: Heads, *options: str) -> None:
+    """Raise OptionError for the first of these options that is below 1, or for a scalar that is not positive."""
+    for option in options:
         if getattr(heads, option) < 1:
             raise OptionError(option, f"must be at least 1, got {getattr(heads, option)}")
-    if n_kv_heads < 1:
-        raise OptionError("n_kv_heads", f"must be at least 1, got {n_kv_heads}")
-    if heads.n_heads % n_kv_heads:
-        divisors = [n for n in range(1, heads.n_heads + 1) if heads.n_heads % n == 0]
-        raise OptionError("n_kv_heads", f"must divide n_heads = {heads.n_heads} (one of {divisors}), got {n_kv_heads}")
     if heads.query_pre_attn_scalar is not None and heads.query_pre_attn_scalar <= 0:
         raise OptionError("query_pre_attn_scalar", f"must be positive, got {heads.query_pre_attn_scalar}")
 
 
-@register("mha")
-class MHA(Heads):
-    """Multi-head attention: a key-value head for every query head (Vaswani et al. 2017, 1706.03762)."""
+@dataclass(frozen=True, kw_only=True)
+class PlainHeads(Heads):
+    """Heads whose queries, keys and values are each one projection.
+
+    Attributes:
+        bias: biases of the query, key and value projections.
+        output_bias: a bias of the output projection.
+        query_pre_attn_scalar: scores are scaled by its -1/2 power; None for head_dim.
+        sinks: a learned logit a head that takes part in the softmax and carries no value, as in gpt-oss (2508.10925),
+            so that a head can look at nothing.
+        value_residual: layers after the first mix the first one's values into their own: λ · v + (1 - λ) · v_first,
+            with one learned λ a layer, from 0.5 (Zhou et al. 2024, 2410.17897).
+    """
 
     n_heads: int
     head_dim: int
     bias: bool = False
+    output_bias: bool = False
     query_pre_attn_scalar: float | None = None
+    sinks: bool = False
+    value_residual: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, self.n_heads)
+        check_sizes(self, "n_heads", "head_dim")
+
+    def build(self, d_model: int, qk_norm: QKNorm) -> nn.Module:
+        return PlainProjections(d_model, self, qk_norm)
+
+
+@register("mha")
+class MHA(PlainHeads):
+    """Multi-head attention: a key-value head for every query head (Vaswani et al. 2017, 1706.03762)."""
 
     @property
     def kv_heads(self) -> int:
         return self.n_heads
 
-    def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
-        return Projections(d_model, self.n_heads, self.n_heads, self.head_dim, self.bias, qk_norm)
-
 
 @register("gqa")
-class GQA(Heads):
-    """Grouped-query attention: n_heads / n_kv_heads query heads share a key-value head (2305.13245).
+class GQA(PlainHeads):
+    """Grouped-query attention: n_heads / n_kv_heads query heads share a key-value head (2305.13245)."""
 
-    Scores are scaled by query_pre_attn_scalar^-1/2, by head_dim^-1/2 where it isn't given.
-    """
-
-    n_heads: int
     n_kv_heads: int
-    head_dim: int
-    bias: bool = False
-    query_pre_attn_scalar: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self, self.n_kv_heads)
+        check_sizes(self, "n_heads", "head_dim", "n_kv_heads")
+        if self.n_heads % self.n_kv_heads:
+            divisors = [n for n in range(1, self.n_heads + 1) if self.n_heads % n == 0]
+            raise OptionError(
+                "n_kv_heads", f"must divide n_heads = {self.n_heads} (one of {divisors}), got {self.n_kv_heads}"
+            )
 
     @property
     def kv_heads(self) -> int:
         return self.n_kv_heads
 
-    def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
-        return Projections(d_model, self.n_heads, self.n_kv_heads, self.head_dim, self.bias, qk_norm)
-
 
 @register("mqa")
-class MQA(Heads):
+class MQA(PlainHeads):
     """Multi-query attention: all query heads share one key-value head (Shazeer 2019, 1911.02150)."""
-
-    n_heads: int
-    head_dim: int
-    bias: bool = False
-    query_pre_attn_scalar: float | None = None
-
-    def __post_init__(self) -> None:
-        _check(self, 1)
 
     @property
     def kv_heads(self) -> int:
         return 1
 
-    def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
-        return Projections(d_model, self.n_heads, 1, self.head_dim, self.bias, qk_norm)
 
-
-class Projections(nn.Module):
+class PlainProjections(nn.Module):
     """q, k, v and output matrices of H query heads and K key-value heads of size D.
 
     q [H·D, d_model], k and v [K·D, d_model], o [d_model, H·D].
     """
 
-    def __init__(self, d_model: int, n_heads: int, n_kv_heads: int, head_dim: int, bias: bool, qk_norm: QKNorm) -> None:
+    def __init__(self, d_model: int, heads: PlainHeads, qk_norm: QKNorm) -> None:
         super().__init__()
-        self.head_dim = head_dim
-        self.q = Projection(d_model, n_heads * head_dim, bias=bias)
-        self.k = Projection(d_model, n_kv_heads * head_dim, bias=bias)
-        self.v = Projection(d_model, n_kv_heads * head_dim, bias=bias)
-        self.o = Projection(n_heads * head_dim, d_model, bias=bias, role="residual_output")
-        self.q_norm = qk_norm.build(head_dim)
-        self.k_norm = qk_norm.build(head_dim)
+        H, K, D = heads.n_heads, heads.kv_heads, heads.head_dim
+        self.head_dim = D
+        self.q = Projection(d_model, H * D, bias=heads.bias)
+        self.k = Projection(d_model, K * D, bias=heads.bias)
+        self.v = Projection(d_model, K * D, bias=heads.bias)
+        self.o = Projection(H * D, d_model, bias=heads.output_bias, role="residual_output")
+        self.q_norm = qk_norm.build(H, D)
+        self.k_norm = qk_norm.build(K, D)
 
     def qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d_model] → q [B, H, T, D], k and v [B, K, T, D]: projected, normed, then rotated."""
-        q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))
+        q, k, v = (split_heads(project(x), self.head_dim) for project in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotate is not None:
@@ -144,8 +186,15 @@ class Projections(nn.Module):
 
     def output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, D] → [B, T, d_model]."""
-        return self.o(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.o(merge_heads(attended))  # type: ignore[no-any-return]
 
-    def _heads(self, x: Tensor) -> Tensor:
-        B, T, _ = x.shape
-        return x.view(B, T, -1, self.head_dim).transpose(1, 2)
+
+def split_heads(x: Tensor, size: int) -> Tensor:
+    """[B, T, heads · size] → [B, heads, T, size]."""
+    B, T, _ = x.shape
+    return x.view(B, T, -1, size).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, heads, T, size] → [B, T, heads · size]."""
+    return x.transpose(1, 2).flatten(2)

@@ -1,8 +1,8 @@
 """Parameters, FLOPs and key-value bytes of an architecture, from its configuration alone (built on the meta device).
 
 FLOPs are those of matrix products (a multiply-add is two), causal and windowed attention counted as the keys that are
-visible, the head included, the embedding look-up free. Training takes three times the forward pass: the backward pass
-has two products for each of the forward's.
+visible, experts as those that a token goes through, the head included, the embedding look-up free. Training takes
+three times the forward pass: the backward pass has two products for each of the forward's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Costs:
 
     Attributes:
         parameters: all trained numbers; a tied head counts once.
+        active_parameters: those that a token meets: all but those of the experts that are not chosen for it.
         embedding_parameters: those of the input embedding table.
         forward_flops_per_token: of one forward pass, mean over the tokens of a context.
         flops_per_token: of training: forward and backward.
@@ -33,6 +34,7 @@ class Costs:
     """
 
     parameters: int
+    active_parameters: int
     embedding_parameters: int
     forward_flops_per_token: float
     flops_per_token: float
@@ -75,8 +77,10 @@ def _costs(key: _Key, context: int) -> Costs:
     tables = [module for module in model.modules() if isinstance(module, TokenEmbedding)]
     forward = sum(_flops(name, module, context) for name, module in model.named_modules())
     cached = sum(_cached(module, context) for module in model.modules())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     return Costs(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
+        active_parameters=parameters - sum(_idle(module) for module in model.modules()),
         embedding_parameters=sum(table.weight.numel() for table in tables),
         forward_flops_per_token=forward,
         flops_per_token=3 * forward,
@@ -88,6 +92,12 @@ def _cached(module: nn.Module, context: int) -> int:
     """Numbers that a module keeps of a context in order to go on from it."""
     own: Callable[[int], int] | None = getattr(module, "cache_elements", None)
     return 0 if own is None else own(context)
+
+
+def _idle(module: nn.Module) -> int:
+    """Parameters of a module itself that a token does not meet."""
+    own: Callable[[], int] | None = getattr(module, "idle_parameters", None)
+    return 0 if own is None else own()
 
 
 def _flops(name: str, module: nn.Module, context: int) -> float:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from lab.cli import completion
 from lab.cli.options import json_option, root_option
 
 
 @click.command("compare")
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=completion.submitted)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @root_option
 @json_option

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
 import click
 
+COMPLETE = "_LAB_COMPLETE"
+"""The environment variable by which shells ask for completions."""
+
 COMMANDS = {
-    "list": "What there is: components, experiments, sweeps, kernels.",
+    "list": "What there is: components, experiments, sweeps, kernels, evaluators.",
     "train": "Train one run here, with a progress bar.",
     "plan": "What a sweep would run and what it costs.",
     "submit": "Send a sweep to run; safe to repeat.",
     "status": "Where the runs of a sweep stand.",
     "compare": "The table of a sweep's arms.",
     "tensorboard": "Look at a sweep's runs in TensorBoard.",
+    "eval": "Measure a trained or imported model.",
+    "generate": "Text from a trained or imported model.",
+    "import": "A Hugging Face model as a run.",
+    "export": "A run's model as a Hugging Face folder.",
 }
 
 
@@ -34,7 +42,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             from components.registry import suggestion
 
             raise click.UsageError(f"no command is called '{args[0]}'{suggestion(args[0], COMMANDS)}")
@@ -45,7 +53,11 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Completion: eval "$(_LAB_COMPLETE=bash_source lab)" (or zsh_source, fish_source).',
+)
 @click.version_option(package_name="architecture-ablation-lab", prog_name="lab")
 def cli() -> None:
     """A modular architecture-ablation lab for language models."""
@@ -56,7 +68,9 @@ def main() -> None:
     from lab.errors import RequestError
 
     try:
-        cli(standalone_mode=False)
+        if COMPLETE in os.environ:
+            import_module("lab.cli.completion")  # before click asks for it: its own knows nothing of `=` in words
+        cli(prog_name="lab", complete_var=COMPLETE, standalone_mode=False)
     except RequestError as error:
         click.echo(f"lab: {error}", err=True)
         sys.exit(2)
@@ -69,6 +83,18 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        message = _blame(error)
+        if message is None:
+            raise
+        click.echo(f"lab: {message}", err=True)
+        sys.exit(2)
+
+
+def _blame(error: Exception) -> str | None:
+    """The message for a mistake in the user's own components, if it was one."""
+    extensions = sys.modules.get("lab.composition.extensions")
+    return None if extensions is None else extensions.blame(error)
 
 
 if __name__ == "__main__":

@@ -15,3 +15,10 @@ root_option = click.option(
     help="Folder that holds the run folders (or LAB_ROOT).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+accelerator_option = click.option(
+    "--accelerator",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a CUDA device if there is one.",
+)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from lab.cli import completion
 from lab.cli.options import json_option, root_option
 
 
 @click.command("plan")
-@click.argument("sweep")
-@click.argument("overrides", nargs=-1)
+@click.argument("sweep", shell_complete=completion.sweeps)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @root_option
 @json_option
 def command(sweep: str, overrides: tuple[str, ...], root: Path, as_json: bool) -> None:

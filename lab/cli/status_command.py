@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from lab.cli import completion
 from lab.cli.options import json_option, root_option
 
 
 @click.command("status")
-@click.argument("sweep", required=False)
+@click.argument("sweep", required=False, shell_complete=completion.submitted)
 @click.option("--watch", is_flag=True, help="Keep showing it until every run has ended (Ctrl-C ends it).")
 @root_option
 @json_option

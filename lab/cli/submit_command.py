@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from lab.cli import completion
 from lab.cli.options import root_option
 
 
 @click.command("submit")
-@click.argument("sweep")
-@click.argument("overrides", nargs=-1)
+@click.argument("sweep", shell_complete=completion.sweeps)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option(
     "--on", "launcher", type=click.Choice(["local"]), default="local", show_default=True, help="Where to run."
 )
@@ -41,6 +42,8 @@ def command(
     save_plan(plan, root)
     submission = prepare(plan.runs, root, retry_failed=retry_failed)
     click.echo(f"{sweep}: {submission.describe()}")
+    if warning := submission.warning():
+        click.echo(f"note: {warning}", err=True)
     if not submission.to_run and not submission.elsewhere:
         sys.exit(1 if submission.failed else 0)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from lab.cli import completion
 from lab.cli.options import root_option
 
 
 @click.command("tensorboard")
-@click.argument("sweeps", nargs=-1, required=True)
+@click.argument("sweeps", nargs=-1, required=True, shell_complete=completion.submitted)
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="Port on this machine; by default the first free from 6006."
 )

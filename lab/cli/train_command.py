@@ -7,12 +7,20 @@ from pathlib import Path
 
 import click
 
+from lab.cli import completion
 from lab.cli.options import root_option
 
 
 @click.command("train", context_settings={"ignore_unknown_options": False})
-@click.argument("arguments", nargs=-1, metavar="[EXPERIMENT] [OVERRIDES]...")
-@click.option("--config-name", "-cn", help="The experiment, as Hydra applications take it.")
+@click.argument(
+    "arguments",
+    nargs=-1,
+    metavar="[EXPERIMENT] [OVERRIDES]...",
+    shell_complete=completion.experiment_or_override,
+)
+@click.option(
+    "--config-name", "-cn", shell_complete=completion.experiments, help="The experiment, as Hydra applications take it."
+)
 @click.option(
     "--config-dir", "-cd", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Searched first."
 )
@@ -52,6 +60,8 @@ def command(
 
     submission = prepare(planned.runs, root, retry_failed=True)
     run = submission.order[0]
+    if warning := submission.warning():
+        click.echo(f"note: {warning}", err=True)
     if not submission.to_run and not submission.elsewhere:
         click.echo(f"{submission.describe()}: {run.path}")
     else:

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from components import registry
-from lab.composition import convert, groups
-from lab.composition.check import check_kernel
+from lab.composition import convert, extensions, groups
+from lab.composition.check import check_kernel, check_read
 from lab.composition.origin import Origin
 from lab.composition.overrides import Overrides, one_line, parse
 from lab.composition.sources import display, find, roots
@@ -52,11 +52,12 @@ def compose(name: str, overrides: Sequence[str] = (), *, source: str = "") -> Co
     Raises:
         RequestError: with everything that a user needs to mend the request.
     """
+    extensions.load()
     path = find("experiments", name)
     parsed = parse(overrides, source)
     arguments = (*parsed.choices, *_search_path(path))
     try:
-        composed, choices = _compose(path, arguments, _version(path))
+        composed, choices = _compose(path, arguments, f"{_version(path)} {extensions.current()}")
         config = composed.copy()
         parsed.apply(config)
         raw = OmegaConf.to_container(config, resolve=True)
@@ -68,14 +69,15 @@ def compose(name: str, overrides: Sequence[str] = (), *, source: str = "") -> Co
         settled = settle(raw, choices, parsed, origin)  # type: ignore[arg-type]
         experiment = convert.dataclass(Experiment, settled | {"name": name}, "")
         check_kernel(experiment)
+        check_read(experiment, parsed)
     except convert.ConversionError as error:
         raise RequestError(_explain(error, raw, parsed, origin)) from None  # type: ignore[arg-type]
     return Composition(experiment, choices, tuple(overrides))
 
 
 @lru_cache(maxsize=256)
-def _compose(path: Path, arguments: tuple[str, ...], version: float) -> tuple[DictConfig, dict[str, str]]:
-    """Hydra's part: one composition for each choice of groups. `version` makes an edited file compose anew."""
+def _compose(path: Path, arguments: tuple[str, ...], version: str) -> tuple[DictConfig, dict[str, str]]:
+    """Hydra's part: one composition for each choice of groups. `version` makes it compose anew after an edit."""
     groups.store()
     with initialize_config_dir(version_base="1.3", config_dir=str(path.parent)):
         composed = hydra_compose(path.stem, list(arguments), return_hydra_config=True)
@@ -108,6 +110,8 @@ def _explain(error: convert.ConversionError, raw: Mapping[str, Any], overrides: 
     where = overrides.setting(error.path)
     if where is None and message.startswith("is missing"):
         where = overrides.chosen(error.path.rpartition(".")[0])
+    if where is None and error.path.startswith("model.kinds.") and origin.setting(error.path) is None:
+        where = overrides.setting("model.pattern")  # which implied that layer kind
     return f"{where or origin.describe(error.path)}: {error.path}: {message}"
 
 

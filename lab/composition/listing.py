@@ -12,7 +12,7 @@ from rich.table import Table
 
 from components import registry
 from components.attention import kernels
-from lab.composition import groups
+from lab.composition import extensions, groups
 from lab.composition.freeze import to_plain
 from lab.composition.sources import available, display
 from lab.errors import RequestError
@@ -52,7 +52,9 @@ def _default(option: Mapping[str, Any]) -> str:
 
 
 def _components(kind: str | None) -> list[dict[str, Any]]:
+    extensions.load()
     slots = {group_kind: path.replace(".", "/") for path, group_kind in groups.slots().items()}
+    slots |= {other: other for other in registry.kinds() if other not in slots}
     if kind is not None and kind.rpartition("/")[2] not in slots:
         raise RequestError(f"no kind of component is called '{kind}'{registry.suggestion(kind, slots)}")
     found = []
@@ -65,6 +67,7 @@ def _components(kind: str | None) -> list[dict[str, Any]]:
                     "group": slots[each],
                     "name": name,
                     "version": cls.version,
+                    "module": cls.__module__,
                     "about": registry.summary(cls),
                     "description": inspect.getdoc(cls) or "",
                     "options": [_option(option) for option in registry.options(cls)],

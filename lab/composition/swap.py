@@ -3,6 +3,9 @@
 `gemma2_tiny` says `heads: {n_heads: 4, n_kv_heads: 2, head_dim: 32}` of its GQA. After `model/heads=mha` the four
 heads of 32 stay and n_kv_heads, which MHA does not have, falls away. A value that the user gave for this very run
 never falls away: if the chosen component can't take it, it is refused.
+
+A pattern may also name layer kinds that nobody declared: `[local, local, local, linear]` means the mixer `linear` in
+every fourth layer, `[local, nope]` layers of full attention without positions. They are written out here.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ def settle(raw: dict[str, Any], choices: Mapping[str, str], overrides: Overrides
     model = raw.get("model")
     if isinstance(model, dict):
         _settle_pattern(model, choices, overrides, origin)
+        _declare_implied_kinds(model)
         _settle_kinds(model)
         _fill_vocabulary(model, raw.get("data"))
     return raw
@@ -86,6 +90,43 @@ def _settle_pattern(model: dict[str, Any], choices: Mapping[str, str], overrides
         given = overrides.setting(f"model.kinds.{kind}") is not None
         if not given and (swapped or overrides.sets("model.pattern")):
             del kinds[kind]
+
+
+def _declare_implied_kinds(model: dict[str, Any]) -> None:
+    """Declare each layer kind of the pattern that is named after a mixer or a position and is not the span's.
+
+    A kind that the configuration declares itself keeps what it says; its name fills in only the slot that it leaves
+    open, so that `kinds: {linear: {mixer: {n_heads: 2}}}` is still the mixer `linear`.
+
+    Raises:
+        ConversionError: the pattern names a kind that means nothing.
+    """
+    windows, pattern, kinds = _windows(model), model.get("pattern"), model.get("kinds")
+    if windows is None or not isinstance(pattern, list) or not (kinds is None or isinstance(kinds, dict)):
+        return
+    declared: dict[str, Any] = {} if kinds is None else kinds
+    for name in dict.fromkeys(name for name in pattern if isinstance(name, str) and name not in windows):
+        own = declared.get(name, {})
+        if name in registry.names("mixer"):
+            implied: dict[str, Any] = {"mixer": {"name": name}}
+        elif name in registry.names("position"):
+            implied = {"position": {"name": name}}
+            if name not in declared or len(windows) > 1:
+                implied["span"] = {"name": "global"}
+        elif name not in declared:
+            known = [*windows, *declared, *registry.names("mixer"), *registry.names("position")]
+            near = registry.suggestion(name, dict.fromkeys(known))
+            raise convert.ConversionError("model.pattern", f"no layer kind is called '{name}'{near}")
+        else:
+            continue
+        if isinstance(own, dict):
+            declared[name] = implied | own | {slot: _named(own[slot], implied[slot]) for slot in implied if slot in own}
+    model["kinds"] = declared
+
+
+def _named(given: Any, implied: Mapping[str, Any]) -> Any:
+    """What a layer kind says of a slot, with the implied component's name where it names none."""
+    return {**implied, **given} if isinstance(given, dict) else given
 
 
 def _settle_kinds(model: dict[str, Any]) -> None:

@@ -68,16 +68,28 @@ class TokenShards:
         self._tokenizer = tokenizer
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """Text to ids and back, as these shards were written."""
         return self._tokenizer.load(self._folder)
+
+    def keep_tokenizer(self, folder: Path) -> None:
+        """Write into a folder, as a whole, what `Tokenizer.load` needs; makes no folder where it needs nothing."""
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        temporary.mkdir(parents=True)
+        try:
+            self.encoder.save(temporary)
+            if any(temporary.iterdir()) and not folder.exists():
+                os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without a separator after it."""
-        return [int(i) for i in self._encoder.encode_batch([text])[0]]
+        return [int(i) for i in self.encoder.encode_batch([text])[0]]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of any ids below vocab_size; bytes that form no character become U+FFFD."""
-        return self._encoder.decode(ids)
+        return self.encoder.decode(ids)
 
 
 def prepare(data: Data, cache: Path | None = None, progress: Progress | None = None) -> TokenShards:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ class PlannedRun(Protocol):
         identity: hexadecimal, the same as `info["identity"]`.
         config_yaml: the frozen configuration.
         info: what `run.json` holds.
+        files: what else the folder holds from the beginning: name → content.
     """
 
     @property
@@ -31,6 +33,8 @@ class PlannedRun(Protocol):
     def config_yaml(self) -> str: ...
     @property
     def info(self) -> dict[str, Any]: ...
+    @property
+    def files(self) -> Mapping[str, bytes]: ...
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Submission:
         diverged: left alone, as that is their result.
         failed: left alone, or retried where that was asked for.
         blocked: left alone, as something that they depend on is missing.
+        edited: those that keep other files than the plan has now, such as components of the user's that have been
+            edited since without a new version.
         retry_failed: whether the failed ones are to be run.
         order: all of them.
     """
@@ -58,6 +64,7 @@ class Submission:
     diverged: list[RunFolder] = field(default_factory=list)
     failed: list[RunFolder] = field(default_factory=list)
     blocked: list[RunFolder] = field(default_factory=list)
+    edited: list[RunFolder] = field(default_factory=list)
     retry_failed: bool = False
     order: list[RunFolder] = field(default_factory=list)
 
@@ -66,6 +73,15 @@ class Submission:
         """What a launcher is to run now, in the plan's order."""
         wanted = {*self.new, *self.waiting, *self.continued, *(self.failed if self.retry_failed else ())}
         return [run for run in self.order if run in wanted]
+
+    def warning(self) -> str | None:
+        """One line about runs that are not what the same plan would make now, or None."""
+        if not self.edited:
+            return None
+        return (
+            f"{len(self.edited)} of these runs keep lab_components.py as it was before you edited it; raise a component's "
+            "version= to train them anew"
+        )
 
     def describe(self) -> str:
         """One line for a person, such as `3 new, 1 to continue, 4 already finished`."""
@@ -103,10 +119,12 @@ def prepare(plan: Iterable[PlannedRun], root: Path | str, *, retry_failed: bool 
         if planned.info.get("identity") != planned.identity:
             raise ValueError(f"{planned.folder_name}: info holds another identity than the plan")
         path = Path(root).joinpath(*parts)
-        run, made = RunFolder.make(path, planned.config_yaml, planned.info)
+        run, made = RunFolder.make(path, planned.config_yaml, planned.info, functools.partial(_put, planned.files))
         if run not in seen:
             seen.add(run)
             submission.order.append(run)
+            if any(_content(run.path / name) != content for name, content in planned.files.items()):
+                submission.edited.append(run)
             _standing(submission, run, made).append(run)
     return submission
 
@@ -142,6 +160,18 @@ def submit_local(
         worker=worker,
     )
     return submission, summary
+
+
+def _put(files: Mapping[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _standing(submission: Submission, run: RunFolder, made: bool) -> list[RunFolder]:

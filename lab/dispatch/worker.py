@@ -60,19 +60,21 @@ def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) 
 
 def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | None = None) -> Outcome:
     """Train the run's frozen configuration, never recomposing it: sources edited since don't change it."""
+    from lab.composition import extensions
     from lab.composition.freeze import load_experiment
     from lab.training import environment
     from lab.training.loop import train
 
-    experiment = load_experiment(run.config)
-    isolation.reset(experiment.seed, threads)
-    import torch
+    with extensions.of_run(run.path, run.info):
+        experiment = load_experiment(run.config)
+        isolation.reset(experiment.seed, threads)
+        import torch
 
-    # Now, though training reports it too at its end: a run that fails had a device as well.
-    device = environment.device_of(experiment.train.accelerator)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    run.add_provenance(device=name, threads=torch.get_num_threads())
-    return train(experiment, run.path, report=report, stop=stop)
+        # Now, though training reports it too at its end: a run that fails had a device as well.
+        device = environment.device_of(experiment.train.accelerator)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        run.add_provenance(device=name, threads=torch.get_num_threads())
+        return train(experiment, run.path, report=report, stop=stop)
 
 
 def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = None) -> int:

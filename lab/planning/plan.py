@@ -10,8 +10,9 @@ from typing import Any
 
 from components.registry import suggestion
 from lab.accounting.costs import Costs, costs
+from lab.composition import extensions
 from lab.composition.compose import Composition, compose
-from lab.composition.freeze import to_plain, to_yaml
+from lab.composition.freeze import components_of, to_plain, to_yaml
 from lab.composition.identity import component_versions, identity
 from lab.composition.sources import display
 from lab.errors import RequestError
@@ -58,6 +59,11 @@ class PlannedRun:
         return to_yaml(self.experiment)
 
     @property
+    def files(self) -> dict[str, bytes]:
+        """What the run's folder holds besides: the user's own components, as they were when the plan was made."""
+        return extensions.files(components_of(self.experiment))
+
+    @property
     def total_flops(self) -> float:
         """FLOPs of the whole training."""
         train = self.experiment.train
@@ -82,6 +88,7 @@ class PlannedRun:
             "overrides": list(self.overrides),
             "components": component_versions(self.experiment),
             "costs": self.costs.as_dict(),
+            **({"extensions": used} if (used := extensions.used(components_of(self.experiment))) else {}),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 

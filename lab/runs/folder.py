@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from lab.runs.state import State, read_state, write_state
 
 # Configurations are written by PyYAML's dumper, and this reads back exactly what it wrote.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+TOKENIZER = "tokenizer"
+"""Folder of a run that keeps its tokenizer, where that is learnt or read: the run needs no corpus to encode text."""
 
 LONGEST_NAME = 100  # file systems stop at 255 bytes, and TensorBoard shows sweep, arm and seed in one line
 
@@ -166,8 +169,14 @@ class RunFolder:
         return cls.make(path, config_yaml, info)[0]
 
     @classmethod
-    def make(cls, path: Path | str, config_yaml: str, info: dict[str, Any]) -> tuple[RunFolder, bool]:
-        """As `create`, and whether this call made it."""
+    def make(
+        cls, path: Path | str, config_yaml: str, info: dict[str, Any], fill: Callable[[Path], None] | None = None
+    ) -> tuple[RunFolder, bool]:
+        """As `create`, and whether this call made it.
+
+        Args:
+            fill: puts what else belongs to the run into the folder that it is given, before the run appears.
+        """
         path = Path(path)
         for part in path.parts[-3:]:
             check_name(part)
@@ -179,7 +188,7 @@ class RunFolder:
             if _identity_at(place) == identity:
                 return cls(place), False
         for place in places:
-            if _make(place, config_yaml, info):
+            if _make(place, config_yaml, info, fill):
                 return cls(place), True
             if _identity_at(place) == identity:
                 return cls(place), False
@@ -253,7 +262,7 @@ def _identity_at(path: Path) -> str | None:
         return None
 
 
-def _make(path: Path, config_yaml: str, info: dict[str, Any]) -> bool:
+def _make(path: Path, config_yaml: str, info: dict[str, Any], fill: Callable[[Path], None] | None) -> bool:
     """Make the folder whole under another name, then rename it; False if something already stands at `path`.
 
     Renaming onto a folder that isn't empty fails on every file system, so of racing makers one succeeds.
@@ -267,6 +276,8 @@ def _make(path: Path, config_yaml: str, info: dict[str, Any]) -> bool:
         write_text(temporary / "config.yaml", config_yaml)
         write_json(temporary / "run.json", info)
         write_state(temporary / "state.json", State())
+        if fill is not None:
+            fill(temporary)
         os.rename(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):

@@ -176,6 +176,7 @@ class Conductor(Callback):
 
     def _record_training(self, step: int, result: StepResult) -> None:
         measured = {"train/loss": result.loss, "train/lr": result.lr, "train/grad_norm": result.grad_norm}
+        measured |= {f"train/{name}": value for name, value in result.auxiliary.items()}
         speed = self.stopwatch.since_mark()
         if speed is not None:
             measured["train/tokens_per_second"] = speed

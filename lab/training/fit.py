@@ -43,6 +43,8 @@ class Text(Protocol):
     def validation_bytes(self) -> int: ...
     @property
     def unigram_loss(self) -> float: ...
+    @property
+    def separator(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +90,22 @@ def fit(
     start = 0 if newest is None else verified.step_of(newest)
     if start > budget.steps:
         raise ValueError(f"{newest} is beyond the budget of {budget.steps:,} steps")
-    module = NextToken(model, train=budget, optimizer=recipe.optimizer, schedule=recipe.schedule, seed=recipe.seed)
+    separator = text.separator if budget.mask_documents else None
+    module = NextToken(
+        model,
+        train=budget,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        seed=recipe.seed,
+        separator=separator,
+    )
     recorder = Recorder(folder, from_step=start)
     conductor = Conductor(
         train=budget,
         validation_interval=recipe.validation.interval(budget.tokens_per_step),
         folder=folder,
         recorder=recorder,
-        validate=lambda: validation_loss(model, held_out, device),
+        validate=lambda: validation_loss(model, held_out, device, separator),
         report=report,
         stop=stop,
         memory=lambda: environment.peak_memory(device),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.decoder import Decoder
 from lab.data.shards import prepare
+from lab.runs.folder import TOKENIZER
 from lab.training.experiment import Experiment
 from lab.training.fit import Recipe, fit
 from lab.training.outcome import Outcome, Progress
@@ -23,9 +24,9 @@ def train(
 ) -> Outcome:
     """Train an experiment in a run folder, or go on with what is there.
 
-    Writes metrics.jsonl, TensorBoard events and checkpoints/, and summary.json once the run has finished or diverged.
-    A run that was interrupted at any moment, `kill -9` included, goes on from its newest whole checkpoint and ends
-    with the weights of one that was not, bit for bit on the same machine, libraries and number of threads.
+    Writes tokenizer/, metrics.jsonl, TensorBoard events and checkpoints/, and summary.json once the run has finished
+    or diverged. A run that was interrupted at any moment, `kill -9` included, goes on from its newest whole checkpoint
+    and ends with the weights of one that was not, bit for bit on the same machine, libraries and number of threads.
 
     Args:
         experiment: what to train.
@@ -41,6 +42,7 @@ def train(
         raise ValueError(
             f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"
         )
+    text.keep_tokenizer(folder / TOKENIZER)
     model = Decoder.initialized(experiment.model, experiment.seed, kernel=experiment.train.kernel)
     recipe = Recipe(
         train=experiment.train,

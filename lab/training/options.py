@@ -31,9 +31,10 @@ class Train:
         global_batch: sequences an optimizer step; the loss is their mean.
         micro_batch: sequences a forward pass, a divisor of global_batch; None for all at once. Gradients accumulate
             over the passes, so memory changes and the result does not, but for rounding (and for which activations
-            dropout picks, where a model has dropout).
+            dropout picks, and over which tokens a mixture of experts balances its load, where a model has either).
         precision: fp32 throughout, or bf16 autocast over fp32 weights and optimizer states.
         grad_clip: largest global L2 norm of the gradient of a step; None leaves it as it is.
+        mask_documents: whether attention stays inside a document of a packed sequence; else it sees the ones before it.
         kernel: how attention is computed; `auto` picks the fastest that honours the whole specification.
         log_every: optimizer steps between two points of a training curve. The first and the last are always there.
         checkpoint_minutes: training time between two checkpoints. The end and a preemption always write one.
@@ -46,6 +47,7 @@ class Train:
     micro_batch: int | None = field(default=None, metadata=_AS_YOU_LIKE)
     precision: Precision = "fp32"
     grad_clip: float | None = 1.0
+    mask_documents: bool = False
     kernel: str = "auto"
     log_every: int = field(default=10, metadata=_AS_YOU_LIKE)
     checkpoint_minutes: float = field(default=10.0, metadata=_AS_YOU_LIKE)

@@ -8,20 +8,26 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lab.training.documents import document_ids
 from lab.training.module import token_losses
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> float:
+def validation_loss(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, separator: int | None = None
+) -> float:
     """Mean loss over every token of the batches, nats per token; each token counts once, whatever its batch's size.
 
-    The model is measured in evaluation mode and left in the mode that it was in.
+    The model is measured in evaluation mode and left in the mode that it was in. With a `separator`, the id that ends
+    a document, it is also given the document ids.
     """
     was_training = model.training
     model.eval()
     total, tokens = torch.zeros((), dtype=torch.float64, device=device), 0
     for inputs, targets in batches:
-        total += token_losses(model(inputs.to(device)), targets.to(device)).double().sum()
+        tokens_BT = inputs.to(device)
+        documents = () if separator is None else (document_ids(tokens_BT, separator),)
+        total += token_losses(model(tokens_BT, *documents), targets.to(device)).double().sum()
         tokens += targets.numel()
     model.train(was_training)
     if not tokens:

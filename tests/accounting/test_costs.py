@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.attention.heads import MHA, MQA
+from components.attention.heads import GQA, MHA, MQA
 from components.attention.layer import mean_visible_keys
 from components.attention.span import GlobalSpan, LocalSpan
 from components.decoder import Decoder
 from components.embedding import UntiedEmbedding
+from components.moe import MixtureOfExperts
+from components.norm import RMSNorm
+from components.residual import PreNorm
 from lab.accounting.costs import costs
 from lab.composition.compose import compose
 from tests.components.architectures import gemma2
@@ -64,3 +69,39 @@ def test_kv_bytes_are_two_per_layer_kv_head_and_dimension_capped_by_the_window()
     assert costs(gemma2(span=GlobalSpan(), heads=MHA(n_heads=4, head_dim=8)), 40).kv_bytes_per_token == 2 * full
     assert costs(gemma2(span=GlobalSpan(), heads=MQA(n_heads=4, head_dim=8)), 40).kv_bytes_per_token == full / 2
     assert costs(gemma2(), 40).kv_bytes_per_token == full * (0.5 + 0.5 * 5 / 40)
+
+
+def test_mixtral_8x7b_has_its_published_size() -> None:
+    """46.7B parameters, of which a token meets 12.9B (2401.04088)."""
+    mixtral = gemma2(
+        vocab_size=32_000,
+        d_model=4096,
+        n_layers=32,
+        heads=GQA(n_heads=32, n_kv_heads=8, head_dim=128),
+        span=GlobalSpan(),
+        norm=RMSNorm(),
+        residual=PreNorm(),
+        mlp=MixtureOfExperts(n_experts=8, top_k=2, d_ff=14_336),
+        embedding=UntiedEmbedding(),
+    )
+    counted = costs(mixtral, 8)
+    assert counted.parameters == 46_702_792_704
+    assert counted.active_parameters == 12_879_925_248
+
+
+@pytest.mark.parametrize("options", [{}, {"n_shared_experts": 2, "shared_d_ff": 5, "bias": True}])
+def test_experts_cost_the_flops_of_those_gone_through_and_the_parameters_of_all(options: dict[str, Any]) -> None:
+    model = gemma2(span=GlobalSpan(), mlp=MixtureOfExperts(n_experts=6, top_k=2, d_ff=16, **options))
+    decoder = Decoder.initialized(model, seed=0, kernel="reference")
+    with FlopCounterMode(display=False) as counter:
+        decoder(torch.arange(10)[:, None])
+    counted = costs(model, 1)
+    assert counted.forward_flops_per_token * 10 == counter.get_total_flops()
+    of_one = 3 * 16 * 24 + (16 + 16 + 24 if "bias" in options else 0)
+    assert counted.parameters == sum(parameter.numel() for parameter in decoder.parameters())
+    assert counted.parameters - counted.active_parameters == 4 * 4 * of_one
+
+
+def test_every_parameter_of_a_dense_model_is_active() -> None:
+    counted = costs(gemma2(), 8).as_dict()
+    assert counted["active_parameters"] == counted["parameters"]

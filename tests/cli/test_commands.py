@@ -36,6 +36,12 @@ def lab(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         (["train"], "name an experiment first"),
         (["train", "gemma2_tiny", "--multirun"], "No such option"),
         (["list", "components", "hedas"], "did you mean 'heads'?"),
+        (["eval", "nosuch", "perplexity"], "no run is called 'nosuch'"),
+        (["eval", "nosuch", "perplexty"], "did you mean 'perplexity'?"),
+        (["generate", "nosuch", "text"], "no run is called 'nosuch'"),
+        (["export", "nosuch", "folder"], "no run is called 'nosuch'"),
+        (["import", ".", "--name", "x"], "config.json"),
+        (["import", "."], "Missing option '--name'"),
         (["plan", "quickstart", "--jsn"], "No such option"),
     ],
 )
@@ -119,11 +125,20 @@ def test_a_sweep_runs_compares_and_is_not_repeated(tmp_path: Path) -> None:
     assert (view / "one" / "seed-0").is_dir()
 
 
-@pytest.mark.parametrize("what", ["components", "experiments", "sweeps", "kernels"])
+@pytest.mark.parametrize("what", ["components", "experiments", "sweeps", "kernels", "evaluators"])
 def test_every_list_has_json(what: str) -> None:
     rows = json.loads(lab("list", what, "--json").stdout)
     assert rows
     assert all(row["name"] and row["about"] for row in rows)
+
+
+def test_list_shows_the_whole_description_of_a_kinds_components() -> None:
+    shown = lab("list", "components", "position").stdout
+    rows = json.loads(lab("list", "components", "position", "--json").stdout)
+    rope = next(row for row in rows if row["name"] == "rope")
+    last = rope["description"].split()[-4:]
+    assert rope["description"] != rope["about"]
+    assert all(word in shown for word in last)
 
 
 def test_list_shows_a_components_options_with_their_defaults() -> None:

@@ -32,6 +32,10 @@ class Planned:
     def info(self) -> dict[str, Any]:
         return {"version": 1, "identity": self.identity}
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {}
+
 
 PLAN = [Planned(f"caps/{arm}/seed-{seed}", f"{number:016x}") for number, (arm, seed) in enumerate(
     (arm, seed) for arm in ("both", "neither") for seed in (0, 1)

@@ -18,7 +18,8 @@ from components.embedding import TiedEmbedding, UntiedEmbedding
 from components.initialization import NormalInit
 from components.mlp import SwiGLU
 from components.norm import RMSNorm
-from components.position import LearnedPosition, RoPE
+from components.position import RoPE
+from components.position_embedding import LearnedPosition
 from components.registry import OptionError
 from components.residual import PreNorm
 from components.softcap import Gemma2Softcap

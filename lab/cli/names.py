@@ -1,0 +1,77 @@
+"""Names for completion, kept in the cache: asking the registry itself means importing torch, at a second or more a key.
+
+What is kept is found again only if no file that could change it has: the lab's own sources, `lab_components.py`, the
+packages that bring components, and the YAML files of groups. This module loads none of them unless something has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import lab
+from lab.composition import extensions
+from lab.composition.sources import roots
+from lab.data.cache import default_cache, write_whole
+
+
+def known_names() -> dict[str, list[str]]:
+    """Every group → its options, and `evaluator` → the evaluators.
+
+    Raises:
+        RequestError: the user's own components fail to load.
+    """
+    path = default_cache() / "names" / f"{_key()}.json"
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    names = _ask()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
+            stale.unlink(missing_ok=True)
+        write_whole(path, json.dumps(names))
+    return names
+
+
+_KEPT = 20
+
+
+def _ask() -> dict[str, list[str]]:
+    from components import registry
+    from lab.composition import groups
+    from lab.evaluation import evaluate as evaluate  # registers the evaluators
+
+    extensions.load()
+    return groups.groups() | {"evaluator": registry.names("evaluator")}
+
+
+def _key() -> str:
+    digest = hashlib.sha256(f"{sys.version} {sys.prefix} {Path.cwd()}".encode())
+    for path in _files():
+        with suppress(OSError):
+            stat = path.stat()
+            digest.update(f"{path} {stat.st_mtime_ns} {stat.st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _files() -> Iterator[Path]:
+    """Every file that could change a name."""
+    package = Path(lab.__file__).parent
+    yield from sorted(package.rglob("*.py"))
+    yield Path.cwd() / extensions.FILE
+    for root in roots("experiments"):
+        yield from sorted(root.rglob("*.yaml"))
+    for name in ["components", *(point.module.partition(".")[0] for point in extensions.entry_points())]:
+        with suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(name)
+            for place in (spec.submodule_search_locations or ()) if spec else ():
+                yield from sorted(Path(place).rglob("*.py"))
+            if spec is not None and spec.origin is not None:
+                yield Path(spec.origin)

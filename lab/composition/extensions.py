@@ -1,0 +1,218 @@
+"""Components of your own: `lab_components.py` in the working folder, and packages that are installed beside the lab.
+
+What they register is then as good as built in: it composes, is listed, completes, and is part of a run's identity. A
+package says where its components are by an entry point of the group `architecture_lab.components`. A run that uses the
+file keeps a copy of it, and a worker loads that copy, wherever it runs and whatever has been edited since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import traceback
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from components import registry
+from components.registry import Component
+from lab.errors import RequestError
+
+FILE = "lab_components.py"
+MODULE = "lab_components"
+GROUP = "architecture_lab.components"
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """A file of components as it was read."""
+
+    path: Path
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass
+class _Loaded:
+    """What this process has loaded. `held` keeps a run's own copy in force against the working folder's file."""
+
+    file: OwnFile | None = None
+    packages: dict[str, metadata.EntryPoint] | None = None
+    held: bool = False
+
+
+_loaded = _Loaded()
+
+
+def load() -> None:
+    """Register what installed packages and the working folder's file bring. Costs nothing if that has been done.
+
+    Raises:
+        RequestError: they fail to load, or take a name that is taken; with the file and line.
+    """
+    if _loaded.held:
+        return
+    _load_packages()
+    path = Path.cwd() / FILE
+    try:
+        found = OwnFile(path, path.read_bytes())
+    except FileNotFoundError:
+        _forget()
+        return
+    except OSError as error:
+        raise RequestError(f"{FILE}: cannot be read: {error.strerror}") from None
+    if found != _loaded.file:
+        _execute(found)
+
+
+def current() -> str:
+    """Changes whenever what is loaded does; empty where there is no file."""
+    return "" if _loaded.file is None else _loaded.file.sha256
+
+
+def used(components: Mapping[str, Component]) -> dict[str, Any]:
+    """What run.json records of where these components come from; empty if all of them are the lab's.
+
+    `{"file": {"path": …, "sha256": …}, "packages": {entry point: version}}`, each only where there is one.
+    """
+    modules = {type(component).__module__ for component in components.values()}
+    found: dict[str, Any] = {}
+    if MODULE in modules and _loaded.file is not None:
+        found["file"] = {"path": str(_loaded.file.path), "sha256": _loaded.file.sha256}
+    tops = {module.partition(".")[0] for module in modules}
+    points = {point.name: point for point in (_loaded.packages or {}).values() if _top(point) in tops}
+    if points:
+        found["packages"] = {name: _version(point) for name, point in points.items()}
+    return found
+
+
+def files(components: Mapping[str, Component]) -> dict[str, bytes]:
+    """What a run's folder keeps so that the run is frozen: name → content."""
+    return {FILE: _loaded.file.content} if "file" in used(components) and _loaded.file is not None else {}
+
+
+@contextlib.contextmanager
+def of_run(folder: Path, info: Mapping[str, Any]) -> Iterator[None]:
+    """For the length of the context, the components that a run was made with: its own copy of the file, its packages.
+
+    Args:
+        folder: the run's.
+        info: its run.json.
+    Raises:
+        RequestError: the copy is missing or another one, or a package is missing or brings another version of a
+            component.
+    """
+    recorded = info.get("extensions", {})
+    if recorded.get("packages"):
+        _check_packages(recorded["packages"], info.get("components", {}))
+    if "file" not in recorded:
+        yield
+        return
+    copy = folder / FILE
+    try:
+        found = OwnFile(copy, copy.read_bytes())
+    except OSError as error:
+        raise RequestError(f"{copy}: the run's components cannot be read: {error.strerror}") from None
+    if found.sha256 != recorded["file"]["sha256"]:
+        raise RequestError(f"{copy}: is not the file that the run was made with: its SHA-256 is another")
+    before = _loaded.held
+    if found != _loaded.file:
+        _execute(found)
+    _loaded.held = True
+    try:
+        yield
+    finally:
+        _loaded.held = before
+
+
+def blame(error: BaseException) -> str | None:
+    """One message for an exception that passed through the user's own file, with the line there; None for others."""
+    if _loaded.file is None:
+        return None
+    line = _line_in(error, _loaded.file.path)
+    return None if line is None else _message(_loaded.file.path, line, error)
+
+
+def _execute(file: OwnFile) -> None:
+    _forget()
+    module = types.ModuleType(MODULE, None)
+    module.__file__ = str(file.path)
+    sys.modules[MODULE] = module  # where dataclasses look up the names in annotations
+    try:
+        exec(compile(file.content, str(file.path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        _forget()
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(file.path) else None
+        line = line or _line_in(error, file.path)
+        raise RequestError(_message(file.path, line, error)) from None
+    _loaded.file = file
+
+
+def _forget() -> None:
+    """Unregister what the file brought, so that another one, or an edited one, starts from nothing."""
+    registry.forget(MODULE)
+    sys.modules.pop(MODULE, None)
+    _loaded.file = None
+
+
+def _message(path: Path, line: int | None, error: BaseException) -> str:
+    shown = FILE if path == Path.cwd() / FILE else str(path)
+    frames = traceback.extract_tb(error.__traceback__)
+    refused = bool(frames) and frames[-1].filename == registry.__file__
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    what = text if refused else f"{type(error).__name__}: {text}".rstrip(": ")
+    return f"{shown}:{line}: {what}" if line else f"{shown}: {what}"
+
+
+def _line_in(error: BaseException, path: Path) -> int | None:
+    """The innermost line of a file that an exception passed through."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else None
+
+
+def entry_points() -> list[metadata.EntryPoint]:
+    """The packages' entry points, none of them loaded."""
+    return sorted(metadata.entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+
+
+def _load_packages() -> None:
+    if _loaded.packages is not None:
+        return
+    found = {}
+    for point in entry_points():
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise RequestError(f"entry point '{point.name}' = {point.value} (group {GROUP}): {what}") from None
+        found[point.name] = point
+    _loaded.packages = found
+
+
+def _check_packages(recorded: Mapping[str, str], versions: Mapping[str, int]) -> None:
+    _load_packages()
+    assert _loaded.packages is not None
+    for name, package in recorded.items():
+        if name not in _loaded.packages:
+            raise RequestError(f"the run needs the components of '{name}' ({package}), which is not installed here")
+    tops = {_top(_loaded.packages[name]) for name in recorded}
+    for key, version in versions.items():
+        kind, _, name = key.partition("/")
+        cls = registry.lookup(kind, name) if name in registry.names(kind) else Component
+        if cls.__module__.partition(".")[0] in tops and cls.version != version:
+            raise RequestError(f"the run was made with version {version} of {kind} '{name}'; here it is {cls.version}")
+
+
+def _top(point: metadata.EntryPoint) -> str:
+    return point.module.partition(".")[0]
+
+
+def _version(point: metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value

@@ -1,0 +1,1 @@
+"""What trained models are measured by: a run's weights loaded and verified, and evaluators that are components."""

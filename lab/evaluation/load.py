@@ -1,0 +1,122 @@
+"""A run's model as it stands in its folder: the frozen configuration, verified weights, and the run's own tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.decoder import Decoder
+from lab.composition import extensions
+from lab.composition.check import check_kernel
+from lab.composition.convert import ConversionError
+from lab.composition.freeze import load_experiment
+from lab.data.encoder import Encoder
+from lab.data.shards import prepare
+from lab.data.tokenizer import Byte
+from lab.errors import RequestError
+from lab.runs import RunFolder
+from lab.runs.folder import TOKENIZER
+from lab.training import environment, verified
+from lab.training.experiment import Experiment
+from lab.training.options import Accelerator
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run ready to be used.
+
+    Attributes:
+        model: in evaluation mode, fp32, on `device`, without gradients.
+        encoder: text to ids and back, as the run was trained.
+        experiment: what the run's config.yaml says.
+        checkpoint: the file that the weights are from.
+    """
+
+    run: RunFolder
+    experiment: Experiment
+    model: Decoder
+    encoder: Encoder
+    checkpoint: Path
+    device: torch.device
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the weights have seen."""
+        return verified.step_of(self.checkpoint)
+
+
+def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
+    """Load a run's newest whole checkpoint into its model.
+
+    Raises:
+        RequestError: the run has no whole checkpoint, needs components or a tokenizer that are gone, or doesn't fit
+            its configuration.
+    """
+    with extensions.of_run(run.path, run.info):
+        experiment = load_experiment(_relocated(run.config, run.path / TOKENIZER))
+        checkpoint = verified.newest(run.path)
+        if checkpoint is None:
+            raise RequestError(f"{run.name} has no whole checkpoint: it is {run.state.status}, and needs to be trained")
+        try:
+            device = environment.device_of(accelerator)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+        model = Decoder(experiment.model, _kernel(experiment, device))
+        try:
+            model.load_state_dict(_weights(checkpoint))
+        except RuntimeError as error:
+            lines = " ".join(str(error).split())
+            raise RequestError(f"{checkpoint}: its weights are not those of config.yaml's model: {lines}") from None
+        model.eval().requires_grad_(False).to(device)
+        return LoadedRun(run, experiment, model, _encoder(run, experiment), checkpoint, device)
+
+
+def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    prefix = "model."
+    return {name.removeprefix(prefix): value for name, value in verified.read(checkpoint)["state_dict"].items()}
+
+
+def _kernel(experiment: Experiment, device: torch.device) -> str:
+    """The kernel that the run was trained with, or the fastest that works, where that one doesn't on this device."""
+    here: Any = device.type
+    try:
+        check_kernel(replace(experiment, train=replace(experiment.train, accelerator=here)))
+    except ConversionError:
+        return "auto"
+    return experiment.train.kernel
+
+
+def _relocated(config: dict[str, Any], kept: Path) -> dict[str, Any]:
+    """The configuration with a tokenizer's file where the run keeps its own copy: the original may have gone."""
+    data = config.get("data")
+    tokenizer = data.get("tokenizer") if isinstance(data, dict) else None
+    if not isinstance(tokenizer, dict) or tokenizer.get("name") != "file" or not (kept / "tokenizer.json").is_file():
+        return config
+    return config | {"data": {**data, "tokenizer": {**tokenizer, "path": str(kept.resolve())}}}  # type: ignore[dict-item]
+
+
+def _encoder(run: RunFolder, experiment: Experiment) -> Encoder:
+    tokenizer = experiment.data.tokenizer
+    kept = run.path / TOKENIZER
+    if isinstance(tokenizer, Byte) or kept.is_dir():
+        return tokenizer.load(kept)
+    text = prepare(experiment.data)
+    refuse_other_text(run, text.digest)
+    return text.encoder
+
+
+def refuse_other_text(run: RunFolder, digest: str) -> None:
+    """Refuse if the run's data are not what it was trained on: held-out text would not be, nor a learnt tokenizer.
+
+    Raises:
+        RequestError: naming both digests.
+    """
+    trained = run.info.get("provenance", {}).get("data")
+    if trained is not None and trained != digest:
+        raise RequestError(
+            f"{run.name}: its text has changed since it was trained: the digest was {trained[:12]}…, here it is "
+            f"{digest[:12]}…; name another corpus, such as data/corpus=files"
+        )

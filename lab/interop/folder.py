@@ -1,0 +1,128 @@
+"""Hugging Face folders: config.json, the weights, and the tokenizer's files.
+
+What comes in is what is there: every configuration key is consumed or refused, every tensor used and of the right
+shape. What goes out is loaded by AutoModelForCausalLM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from components.architecture import Architecture
+from lab.errors import RequestError
+from lab.interop.configuration import load_architecture, to_hf_config
+from lab.interop.family import family_of
+from lab.interop.tensors import from_published, to_published
+from lab.interop.weights import read_weights
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def import_folder(path: Path, *, without_dropout: bool = False) -> tuple[Architecture, dict[str, Tensor], Path | None]:
+    """A published checkpoint as an architecture, its weights by the decoder's names, and its tokenizer.json.
+
+    Args:
+        path: a folder with config.json and model.safetensors or pytorch_model.bin, whole or in shards.
+        without_dropout: take a model that was trained with dropout, which the lab does not have.
+    Returns:
+        The weights are on the CPU in the dtype that they are stored in; the tokenizer is None where there is no
+        tokenizer.json.
+    Raises:
+        RequestError: naming the configuration key that can't be honoured, or listing the tensors that don't fit.
+    """
+    path = Path(path)
+    config = _read_config(path / "config.json")
+    try:
+        architecture = load_architecture(config, without_dropout=without_dropout)
+        state = from_published(family_of(config), architecture, read_weights(path))
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+    tokenizer = path / TOKENIZER
+    return architecture, state, tokenizer if tokenizer.is_file() else None
+
+
+def export_folder(
+    architecture: Architecture,
+    state_dict: Mapping[str, Tensor],
+    path: Path,
+    *,
+    model_type: str | None = None,
+    tokenizer: Path | None = None,
+    end_of_text: int | None = None,
+) -> None:
+    """Write a checkpoint that AutoModelForCausalLM loads: whole, or not at all. Weights keep their dtype.
+
+    Args:
+        architecture: of the model.
+        state_dict: its weights by the decoder's names.
+        path: the folder to make; it must not be there yet.
+        model_type: the family to write it as; None for the first that has it.
+        tokenizer: a tokenizer.json to go with it; what belongs to it and lies beside it goes along.
+        end_of_text: the token that ends a document, at which generation stops.
+    Raises:
+        RequestError: no Hugging Face architecture is like this one (naming the component that has none), the weights
+            don't fit the architecture, or the folder is there already.
+    """
+    path = Path(path)
+    if path.exists():
+        raise RequestError(f"{path}: is there already")
+    config = to_hf_config(architecture, model_type)
+    config["eos_token_id"] = end_of_text
+    published = to_published(family_of(config), architecture, {k: v.detach().cpu() for k, v in state_dict.items()})
+    dtypes = {tensor.dtype for tensor in published.values()}
+    if len(dtypes) == 1:
+        config["dtype"] = str(dtypes.pop()).removeprefix("torch.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(published, temporary / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer is not None:
+            _copy_tokenizer(Path(tokenizer), temporary)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    if not tokenizer.is_file():
+        raise RequestError(f"{tokenizer}: no such tokenizer")
+    shutil.copyfile(tokenizer, folder / TOKENIZER)
+    if tokenizer.name == TOKENIZER:
+        for name in TOKENIZER_FILES[1:]:
+            if (tokenizer.parent / name).is_file():
+                shutil.copyfile(tokenizer.parent / name, folder / name)
+    if not (folder / "tokenizer_config.json").exists():
+        plain = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise RequestError(f"{path}: is missing: not a folder of a published model")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path}: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise RequestError(f"{path}: expected keys and values")
+    return config

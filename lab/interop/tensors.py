@@ -1,0 +1,226 @@
+"""Tensors under their published names and shapes, and under ours.
+
+A family's `tensors` says, for each published name, which of ours it holds and how:
+
+    name: ours                              the same tensor
+    name: {renamed: ours}                   likewise, for the sake of a modifier
+    name: {concatenated: [a, b, …]}         one after the other along `axis` (0 unless given)
+    name: {interleaved: [a, b]}             row by row in turn along `axis` (gpt-oss's gate and up)
+    name: {grouped: [q, k, v]}              for each key-value head its queries, its key, its value (NeoX, Falcon)
+    name with {expert}: {stacked: ours}     one published tensor for each of ours[0], ours[1], …
+    name: null                              nothing, where a family that this one is like has something
+
+with the modifiers `transposed: true` (stored with its last two dimensions exchanged) and `where: {residual: [pre]}`
+(for layers with such components alone). What an architecture doesn't have, such as a bias, is passed over; where two
+names hold the same tensor of ours, either is read, and the first is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.architecture import Architecture
+from components.decoder import Decoder
+from lab.errors import RequestError
+from lab.interop.family import Family
+
+FORMS = ("renamed", "concatenated", "interleaved", "grouped", "stacked")
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Published tensors and those of ours that they hold.
+
+    Attributes:
+        theirs: published names; several for stacked experts, else one.
+        ours: our names.
+        form: among FORMS.
+        axis: along which tensors were joined.
+        transposed: whether the last two dimensions are exchanged.
+        groups: key-value heads of the layer, for grouped.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    form: str
+    axis: int = 0
+    transposed: bool = False
+    groups: int = 1
+
+    def join(self, parts: list[Tensor]) -> list[Tensor]:
+        """Tensors of ours → the published ones."""
+        match self.form:
+            case "renamed":
+                joined = parts
+            case "stacked":
+                joined = list(parts[0].unbind(0))
+            case "concatenated":
+                joined = [torch.cat(parts, dim=self.axis)]
+            case "interleaved":
+                joined = [torch.stack(parts, dim=self.axis + 1).flatten(self.axis, self.axis + 1)]
+            case _:
+                joined = [torch.cat([_cut(part, 0, self.groups) for part in parts], dim=1).flatten(0, 1)]
+        return [tensor.mT.contiguous() if self.transposed else tensor.contiguous() for tensor in joined]
+
+    def split(self, published: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
+        """The published tensors → those of ours, which have the given shapes. The way back of `join`."""
+        tensors = [tensor.mT for tensor in published] if self.transposed else published
+        match self.form:
+            case "renamed":
+                parts = tensors
+            case "stacked":
+                parts = [torch.stack(tensors)]
+            case "concatenated":
+                parts = list(torch.split(tensors[0], [shape[self.axis] for shape in shapes], dim=self.axis))
+            case "interleaved":
+                rows = shapes[0][self.axis]
+                parts = list(_cut(tensors[0], self.axis, rows).unbind(self.axis + 1))
+            case _:
+                sizes = [shape[0] // self.groups for shape in shapes]
+                parts = [part.flatten(0, 1) for part in torch.split(_cut(tensors[0], 0, self.groups), sizes, dim=1)]
+        if len(parts) == 1:
+            return [parts[0].contiguous()]
+        # A copy each: parts of one storage can't be saved, and would keep the whole alive.
+        return [part.clone(memory_format=torch.contiguous_format) for part in parts]
+
+
+def _cut(tensor: Tensor, axis: int, pieces: int) -> Tensor:
+    """One dimension as two, the first of them of so many pieces."""
+    shape = tensor.shape
+    return tensor.reshape(*shape[:axis], pieces, shape[axis] // pieces, *shape[axis + 1 :])
+
+
+def relations(family: Family, architecture: Architecture) -> Iterator[Relation]:
+    """Every relation that applies to an architecture of the family, those to be written before their alternatives."""
+    has = shapes(architecture)
+    for theirs, entry in family.tensors["whole"].items():
+        yield from _relation(theirs, entry, "", has, {})
+    for index, layer in enumerate(architecture.layers):
+        components = {slot: getattr(layer, slot).name for slot in ("mixer", "residual", "mlp")}
+        for theirs, entry in family.tensors["layer"].items():
+            name = theirs.replace("{layer}", str(index))
+            yield from _relation(name, entry, f"layers.{index}.", has, components, layer.heads.kv_heads)
+
+
+def shapes(architecture: Architecture) -> dict[str, torch.Size]:
+    """Shapes of an architecture's parameters by name."""
+    with torch.device("meta"):
+        return {name: parameter.shape for name, parameter in Decoder(architecture).named_parameters()}
+
+
+def from_published(family: Family, architecture: Architecture, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under our names from those of a published checkpoint.
+
+    Raises:
+        RequestError: listing what is missing, what is left over and what has another shape.
+    """
+    expected = shapes(architecture)
+    left = _with_prefix(family, published)
+    state: dict[str, Tensor] = {}
+    faults: list[str] = []
+    missing: dict[str, str] = {}
+    for relation in relations(family, architecture):
+        absent = [name for name in relation.theirs if name not in left]
+        if absent:
+            for name in relation.ours:
+                if name not in state:
+                    missing.setdefault(name, absent[0])
+            continue
+        given = [left.pop(name) for name in relation.theirs]
+        wanted = relation.join([torch.empty(expected[name], device="meta") for name in relation.ours])
+        wrong = [
+            f"{name} is {list(tensor.shape)}, expected {list(right.shape)}"
+            for name, tensor, right in zip(relation.theirs, given, wanted, strict=True)
+            if tensor.shape != right.shape
+        ]
+        faults += wrong
+        parts = [] if wrong else relation.split(given, [expected[name] for name in relation.ours])
+        for name in relation.ours:
+            missing.pop(name, None)
+        state |= zip(relation.ours, parts, strict=True) if parts else {}
+    faults = [f"missing: {name}" for name in missing.values()] + faults
+    faults += _leftovers(family, architecture, left, state)
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise RequestError(f"the weights do not fit config.json: {'; '.join(faults[:_SHOWN])}{more}")
+    return {name: state[name] for name in expected}
+
+
+def to_published(family: Family, architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under their published names.
+
+    Raises:
+        RequestError: the state has other tensors than the architecture, or other shapes.
+    """
+    expected = shapes(architecture)
+    faults = [f"missing: {name}" for name in expected if name not in state]
+    faults += [f"unknown: {name}" for name in state if name not in expected]
+    faults += [
+        f"{name} is {list(state[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in state and state[name].shape != shape
+    ]
+    if faults:
+        raise RequestError(f"the weights do not fit the architecture: {'; '.join(faults[:_SHOWN])}")
+    published: dict[str, Tensor] = {}
+    written: set[str] = set()
+    for relation in relations(family, architecture):
+        if not written & set(relation.ours):
+            published |= zip(relation.theirs, relation.join([state[name] for name in relation.ours]), strict=True)
+            written |= set(relation.ours)
+    unwritten = set(expected) - written
+    assert not unwritten, unwritten
+    return published
+
+
+def _relation(
+    theirs: str,
+    entry: Any,
+    prefix: str,
+    has: Mapping[str, torch.Size],
+    components: Mapping[str, str],
+    groups: int = 1,
+) -> Iterator[Relation]:
+    if entry is None:
+        return
+    options: dict[str, Any] = {"renamed": entry} if isinstance(entry, str) else dict(entry)
+    where: Mapping[str, list[str]] = options.pop("where", {})
+    (form,) = set(options) & set(FORMS)
+    held = options.pop(form)
+    ours = tuple(f"{prefix}{name}" for name in ([held] if isinstance(held, str) else held))
+    if any(name not in has for name in ours) or any(components[slot] not in names for slot, names in where.items()):
+        return
+    experts = has[ours[0]][0] if form == "stacked" else 1
+    names = tuple(theirs.replace("{expert}", str(expert)) for expert in range(experts))
+    yield Relation(names, ours, form, groups=groups, **options)
+
+
+def _with_prefix(family: Family, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by full name: some checkpoints leave the model's own prefix out."""
+    prefix = family.tensors["prefix"]
+    whole = {name for name in family.tensors["whole"] if not name.startswith(prefix)}
+    full = {name: name if name.startswith(prefix) or name in whole else prefix + name for name in published}
+    return {full[name]: tensor for name, tensor in published.items()}
+
+
+def _leftovers(
+    family: Family, architecture: Architecture, left: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> list[str]:
+    """What is wrong with the tensors that no relation has taken: buffers and copies of tied tensors are fine."""
+    faults = []
+    for name, tensor in left.items():
+        if any(re.fullmatch(pattern, name) for pattern in family.tensors.get("buffers", ())):
+            continue
+        same_as = family.tensors.get("tied", {}).get(name)
+        if same_as is None or not architecture.embedding.tied:
+            faults.append(f"unexpected: {name}")
+        elif same_as in state and not torch.equal(tensor, state[same_as]):
+            faults.append(f"{name} is not the embedding table, although config.json ties them")
+    return faults

@@ -1,0 +1,62 @@
+"""The tensors of a checkpoint folder: safetensors or torch's own files, whole or in shards."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lab.errors import RequestError
+
+NAMES = ("model.safetensors", "pytorch_model.bin")
+"""In the order in which they are looked for; an index beside them lists shards."""
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's checkpoint, on the CPU, in the dtype that it is stored in.
+
+    Raises:
+        RequestError: there is none, or a file is missing or can't be read.
+    """
+    for name in NAMES:
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return _read(folder / name)
+        if index.is_file():
+            return _read_shards(index)
+    raise RequestError(f"{folder}: no weights here; looked for {', '.join(NAMES)} and an index of shards")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    try:
+        of_tensor: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise RequestError(f"{index}: not an index of shards: {error!r}") from None
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(of_tensor.values())):
+        if Path(shard).name != shard:
+            raise RequestError(f"{index}: '{shard}' is not a file of this folder")
+        tensors |= _read(index.parent / shard)
+    missing = sorted(set(of_tensor) - set(tensors))
+    if missing:
+        raise RequestError(f"{index}: its shards lack {', '.join(missing[:8])}")
+    return tensors
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise RequestError(f"{path}: is missing")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RequestError(f"{path}: can't be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise RequestError(f"{path}: holds something other than named tensors")
+    return tensors

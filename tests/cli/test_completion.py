@@ -1,0 +1,118 @@
+"""What the shell completes, asked of the command as Bash, zsh and fish ask it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.runs import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a sweep, an experiment, a component and a run of its own, and a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "caps.yaml").write_text("question: ?\nexperiment: gemma2_tiny\narms: {a: {}}\n")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "gemma_mine.yaml").write_text("defaults: [gemma2_tiny, _self_]\n")
+    RunFolder.create(tmp_path / "runs/caps/heads=mha,cap=1/seed-0", "a: 1\n", {"version": 1, "identity": "ab" * 8})
+    return tmp_path
+
+
+def bash(*words: str, prepare: str = "") -> list[str]:
+    """What Bash gets for a line of these words (as it splits them), the last of them being completed."""
+    environment = os.environ | {
+        "COMP_WORDS": "\n".join(["lab", *words]),
+        "COMP_CWORD": str(len(words)),
+        "_LAB_COMPLETE": "bash_complete",
+    }
+    code = f"{prepare}\nfrom lab.cli.main import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_commands_experiments_sweeps_and_runs(folder: Path) -> None:
+    assert bash("tr") == ["train"]
+    assert bash("train", "gemma") == ["gemma_mine", "gemma2_tiny"]
+    assert bash("plan", "") == ["caps", "quickstart"]
+    assert bash("submit", "c") == ["caps"]
+    assert bash("status", "") == ["caps"]
+    assert bash("train", "--config-name", "gemma_") == ["gemma_mine"]
+
+
+def test_names_of_runs_are_completed_behind_the_signs_at_which_bash_splits(folder: Path) -> None:
+    assert bash("generate", "ca") == ["caps/heads=mha,cap=1/seed-0"]
+    assert bash("generate", "caps/heads", "=", "mha,cap", "=", "1") == ["1/seed-0"]
+    assert bash("generate", "caps/heads", "=") == ["mha,cap=1/seed-0"]
+    assert bash("export", "--root", "elsewhere", "ca") == []
+
+
+def test_groups_and_their_options(folder: Path) -> None:
+    heads = bash("train", "gemma2_tiny", "model/he")
+    assert heads[:3] == ["model/heads=mha", "model/heads=gqa", "model/heads=mqa"]
+    assert {"mha", "gqa", "mqa"} <= set(bash("train", "gemma2_tiny", "model/heads", "="))
+    assert bash("train", "gemma2_tiny", "model/heads", "=", "mh") == ["mha"]
+    assert bash("train", "gemma2_tiny", "model/heads", "=", "mha", "optimizer", "=") == ["adamw"]
+    assert {"model/heads", "model/norm", "model/mlp"} <= set(bash("train", "gemma2_tiny", "model/"))
+    assert bash("plan", "caps", "data/tok")[0] == "data/tokenizer=byte"
+    assert bash("eval", "x", "perp") == ["perplexity"]
+    assert bash("eval", "x", "perplexity", "model/") == []
+    assert bash("list", "components", "softc") == ["softcap"]
+
+
+def test_components_of_your_own_are_completed_at_once_and_mistakes_are_not_said(folder: Path) -> None:
+    ask = ("train", "gemma2_tiny", "model/softcap", "=", "ow")
+    assert bash(*ask) == []
+    (folder / "lab_components.py").write_text(
+        "from components.registry import register\nfrom components.softcap import Softcap\n"
+        '@register("own")\nclass Own(Softcap):\n    """Mine."""\n'
+    )
+    assert bash(*ask) == ["own"]
+    (folder / "lab_components.py").write_text("x = 1 +\n")
+    assert bash(*ask) == []
+
+
+def test_what_was_completed_once_is_completed_again_without_torch(folder: Path) -> None:
+    ask = ("train", "gemma2_tiny", "model/heads", "=", "mh")
+    assert bash(*ask) == ["mha"]
+    refuse = "import sys; sys.modules['torch'] = sys.modules['hydra'] = None"
+    assert bash(*ask, prepare=refuse) == ["mha"]
+    shutil.rmtree(folder / "cache")
+    (folder / "cache").write_text("no folder")
+    assert bash(*ask) == ["mha"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_a_real_bash_replaces_what_stands_behind_the_sign(folder: Path) -> None:
+    command = folder / "lab"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lab.cli.main "$@"\n')
+    command.chmod(0o755)
+    script = (
+        'eval "$(_LAB_COMPLETE=bash_source lab)"\n'
+        "COMP_WORDS=(lab train gemma2_tiny model/heads = mh); COMP_CWORD=5\n"
+        '_lab_completion lab\necho "${COMPREPLY[@]}"\n'
+    )
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": root}
+    done = subprocess.run(["bash", "--norc", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mha"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_keep_words_whole(folder: Path, shell: str) -> None:
+    words = {"COMP_WORDS": "lab train gemma2_tiny model/heads=mh", "COMP_CWORD": "3"}
+    if shell == "fish":
+        words = {"COMP_WORDS": "lab train gemma2_tiny ", "COMP_CWORD": "model/heads=mh"}
+    environment = os.environ | words | {"_LAB_COMPLETE": f"{shell}_complete"}
+    command = [sys.executable, "-m", "lab.cli.main"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "model/heads=mha" in done.stdout
+    assert "mqa" not in done.stdout

@@ -1,0 +1,80 @@
+"""What the documentation shows is what happens: its blocks are run in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import Command, blocks, commands
+
+ROOT = Path(__file__).parents[2]
+CHEAP = ("lab list", "lab plan")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """run(command): in the temporary folder, where `lab` is this one."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "lab").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lab.cli.main "$@"\n')
+    (tools / "lab").chmod(0o755)
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+    def call(command: Command) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command.line, shell=True, cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+        said = done.stdout + done.stderr
+        refused = any(line.startswith("lab: ") for line in command.output)
+        assert done.returncode == (2 if refused else 0), f"{command.line}\n{said}"
+        assert "Traceback" not in said
+        place = 0
+        for line in command.output:
+            place = said.find(line, place)
+            assert place >= 0, f"{command.line} doesn't print {line!r}:\n{said}"
+        return done
+
+    monkeypatch.chdir(work)
+    return call
+
+
+def write(file: str, text: str) -> None:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.slow
+def test_adding_a_component_goes_as_described(run) -> None:  # type: ignore[no-untyped-def]
+    found = blocks(ROOT / "docs" / "add-a-component.md")
+    written = {block.file: block.text for block in found if block.file}
+    assert list(written) == ["lab_components.py", "sweeps/late.yaml"]
+    assert len(written["lab_components.py"].splitlines()) <= 15
+    for file, text in written.items():
+        write(file, text)
+    done = [
+        command.line for block in found if block.language == "console" for command in commands(block) if run(command)
+    ]
+    assert {"lab plan late", "lab submit late", "lab compare late"} <= set(done)
+
+
+@pytest.mark.slow
+def test_the_readmes_cheap_commands_do_what_it_says(run) -> None:  # type: ignore[no-untyped-def]
+    found = blocks(ROOT / "README.md")
+    for block in found:
+        if block.file.startswith("sweeps/"):
+            write(block.file, block.text)
+    tried = []
+    for block in found:
+        for command in commands(block) if block.language in ("", "sh", "console") else []:
+            refused = any(line.startswith("lab: ") for line in command.output)
+            if refused or command.line.startswith(CHEAP):
+                run(command)
+                tried.append(command.line)
+    assert len(tried) >= 3, tried
