@@ -36,7 +36,7 @@ def tensorboard(runs: Path) -> None:
     with browser.tensorboard(build_view(runs, "quickstart")) as address, browser.chromium() as driver:
         driver.set_window_size(1400, 620)
         driver.get(f"{address}#hparams")
-        browser.wait_for(lambda: [text for text in browser.texts(driver, "vaadin-grid-cell-content") if text], seconds=60)
+        browser.wait_for(lambda: [cell for cell in browser.texts(driver, "vaadin-grid-cell-content") if cell])
         time.sleep(2)  # the table has its rows before it has its widths
         driver.save_screenshot(str(IMAGES / "tensorboard.png"))
 

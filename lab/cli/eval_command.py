@@ -49,7 +49,8 @@ def command(
     from lab.units import measure
 
     steps = f" of {result['steps']:,}" if result["steps"] else ""
-    table = Table(title=f"{found.name}, step {result['step']:,}{steps}", box=box.SIMPLE_HEAD, title_justify="left")
+    click.echo(f"{found.name}, step {result['step']:,}{steps}")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
     table.add_column(evaluator, justify="right")
     for metric, value in result["metrics"].items():

@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Continue PROMPT with RUN's model, up to the end of a document, and print what comes after the prompt.
 
-    PROMPT becomes tokens as text does in training, without a token of its own before it; an empty one begins a document.
+    PROMPT becomes tokens as text does in training, with no token of its own before it; an empty one begins a document.
     """
     from lab.errors import RequestError
 

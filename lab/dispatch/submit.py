@@ -79,8 +79,8 @@ class Submission:
         if not self.edited:
             return None
         return (
-            f"{len(self.edited)} of these runs keep lab_components.py as it was before you edited it; raise a component's "
-            "version= to train them anew"
+            f"{len(self.edited)} of these runs keep lab_components.py as it was before you edited it; "
+            "raise a component's version= to train them anew"
         )
 
     def describe(self) -> str:

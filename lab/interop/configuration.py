@@ -6,7 +6,6 @@ found have to give that same meaning again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -78,15 +77,17 @@ def to_hf_config(architecture: Architecture, model_type: str | None = None) -> P
         RequestError: no published family has it; the message names the component that has no equivalent.
     """
     wanted = meaning(architecture)
-    nearest = _Misfit("", [], whole=False)
-    for family in families().values() if model_type is None else [family_of({"model_type": model_type})]:
+    candidates = list(families().values()) if model_type is None else [family_of({"model_type": model_type})]
+    misfits: list[_Misfit] = []
+    for family in candidates:
         for keys in islice(_matches(family, wanted), _ATTEMPTS):
             config = _write(family, keys, architecture)
             faults = _differences(meaning(load_architecture(config)), wanted) + _indivisible(family, config)
             if not faults:
                 return config
-            nearest = min(nearest, _Misfit(family.name, faults, whole=True), key=_Misfit.distance)
-        nearest = min(nearest, _Misfit(family.name, _misfits(family, wanted), whole=False), key=_Misfit.distance)
+            misfits.append(_Misfit(family.name, faults, whole=True))
+    misfits += [_Misfit(family.name, _misfits(family, wanted), whole=False) for family in candidates]
+    nearest = min(misfits, key=_Misfit.distance)
     parts = " and ".join(nearest.faults)
     raise RequestError(f"no Hugging Face architecture has this model's {parts} (the nearest is {nearest.family})")
 
@@ -99,9 +100,9 @@ class _Misfit:
     faults: list[str]
     whole: bool
 
-    def distance(self) -> tuple[float, bool]:
+    def distance(self) -> tuple[int, bool]:
         components = {fault.partition(" ")[0].partition(".")[0] for fault in self.faults}
-        return len(components) or math.inf, not self.whole
+        return len(components), not self.whole
 
 
 def _read(family: Family, config: Mapping[str, Any], without_dropout: bool) -> Plain:

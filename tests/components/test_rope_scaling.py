@@ -51,11 +51,9 @@ CASES: list[tuple[Rotary, int, dict[str, Any]]] = [
         },
     ),
     (  # a ramp of no width
-        YarnRoPE(factor=4.0, original_context=4096, beta_fast=8.0, beta_slow=8.0, truncate=False),
+        YarnRoPE(factor=4.0, original_context=6),
         16,
-        {
-            "rope_type": "yarn", "factor": 4.0, "context": 4096, "beta_fast": 8.0, "beta_slow": 8.0, "truncate": False,
-        },
+        {"rope_type": "yarn", "factor": 4.0, "context": 6},
     ),
     (  # a ramp that would start before the first pair
         YarnRoPE(factor=4.0, original_context=64),
@@ -63,9 +61,9 @@ CASES: list[tuple[Rotary, int, dict[str, Any]]] = [
         {"rope_type": "yarn", "factor": 4.0, "context": 64},
     ),
     (  # a ramp that would end after the last
-        YarnRoPE(theta=10.0, factor=4.0, original_context=4096),
+        YarnRoPE(theta=10.0, factor=4.0, original_context=4096, beta_fast=600.0),
         16,
-        {"rope_type": "yarn", "factor": 4.0, "context": 4096},
+        {"rope_type": "yarn", "factor": 4.0, "context": 4096, "beta_fast": 600.0},
     ),
 ]  # fmt: skip
 

@@ -123,3 +123,8 @@ def test_whole_numbers_may_have_suffixes(written: object, number: int) -> None:
 @pytest.mark.parametrize("written", ["", "k", "1.5", "1.2345k", "-3k", True, None, 1.5, "2 M B", "1e5x"])
 def test_what_is_no_whole_number_is_not_taken_for_one(written: object) -> None:
     assert whole_number(written) is None
+
+
+def test_the_mixer_of_every_layer_can_be_swapped() -> None:
+    model = compose("gemma2_tiny", ["model/mixer=linear"]).experiment.model
+    assert not any(layer.attends for layer in model.layers)

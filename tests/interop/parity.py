@@ -161,7 +161,7 @@ def table(measured: dict[str, Measured]) -> str:
         "window of about half the context, caps that the scores reach, unequal sizes), saved by the transformers",
         "library, imported by the lab, and run by both in eager mode. An error is the largest difference over the",
         "largest value; for gradients it is that of the worst parameter. In fp64 the library is made to compute in",
-        "fp64 throughout: it asks for fp32 by name in its norms, softmaxes and rotary tables. *Export* says whether the",
+        "fp64 throughout: it asks for fp32 by name in norms, softmaxes and rotary tables. *Export* says whether the",
         "checkpoint that the lab writes is, loaded by `AutoModelForCausalLM`, the same model to the bit. *Parameters*",
         "are those of the file in `experiments/model`, at the published size; they equal the library's.",
         "",
