@@ -15,10 +15,12 @@ from torch import Tensor
 from components.architecture import Architecture
 from components.attention import kernels, layer
 from components.attention.kernels import attend
+from components.attention.mla import MLA
 from components.attention.qk_norm import QKRMSNorm
 from components.attention.span import GlobalSpan, LocalSpan
 from components.attention.spec import AttentionInputs, AttentionSpec, visible
-from components.position import ALiBi, NoPosition
+from components.linear_attention import LinearMixer
+from components.position import ALiBi, NoPosition, RoPE
 from components.softcap import NoSoftcap
 from tests.components.architectures import gemma2
 from tests.components.receptive_field import declared, measured
@@ -37,6 +39,16 @@ ARCHITECTURES: dict[str, Architecture] = {
     "no positions": gemma2(n_layers=2, position=NoPosition(), span=LocalSpan(window=4)),
     "alibi": gemma2(n_layers=1, position=ALiBi(), span=GlobalSpan()),
     "normed queries and keys": gemma2(n_layers=2, qk_norm=QKRMSNorm(), span=LocalSpan(window=4)),
+    "sinks": gemma2(n_layers=1, heads=gemma2().heads.replace(sinks=True), span=LocalSpan(window=4)),
+    "values of the first layer": gemma2(n_layers=2, heads=gemma2().heads.replace(value_residual=True)),
+    "latent attention": gemma2(
+        n_layers=2,
+        heads=MLA(n_heads=4, head_dim=8, rope_dim=4, value_dim=6, kv_rank=10, q_rank=None),
+        position=RoPE(pairing="interleaved"),
+        span=LocalSpan(window=4),
+    ),
+    "a layer that does not attend": gemma2(n_layers=1, pattern=None, mixer=LinearMixer(), span=GlobalSpan()),
+    "hybrid": gemma2(n_layers=3, pattern=("local", "local", "linear"), kinds={"linear": {"mixer": LinearMixer()}}),
     "without caps": gemma2(n_layers=2, softcap=NoSoftcap(), span=LocalSpan(window=4)),
 }
 

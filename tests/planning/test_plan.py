@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from lab.composition.freeze import load_experiment, to_plain
+from lab.data.batches import Batches
 from lab.errors import RequestError
 from lab.planning.arms import Arm, arm_name, hydra_value, short_keys
 from lab.planning.plan import plan_sweep, plan_train
@@ -39,6 +42,17 @@ def test_an_arm_differs_from_the_baseline_in_what_it_swaps_alone() -> None:
     plain = {arm: to_plain(experiment) for arm, experiment in runs.items()}
     assert plain["mha"]["model"].pop("heads") != plain["gemma2"]["model"].pop("heads")
     assert plain["mha"] == plain["gemma2"]
+
+
+def test_arms_with_the_same_seed_see_the_same_data_in_the_same_order() -> None:
+    runs = [run.experiment for run in plan_sweep("quickstart").runs]
+    tokens = np.arange(20_000, dtype=np.uint16)
+    orders = {}
+    for run in runs:
+        batches = Batches(tokens, run.train.context, run.train.global_batch, run.data_seed)
+        orders.setdefault(run.seed, []).append(torch.cat([batches.at(step)[0] for step in (0, 1, 17)]))
+    assert all(torch.equal(orders[seed][0], order) for seed in (0, 1) for order in orders[seed])
+    assert not torch.equal(orders[0][0], orders[1][0])
 
 
 def test_a_grid_is_the_product_of_its_axes_and_names_its_arms(sweep) -> None:
