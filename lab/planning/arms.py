@@ -10,6 +10,7 @@ from typing import Any
 
 from lab.planning.sweep import Sweep
 
+_BRACKETS = re.compile(r"[\[\]{}'\"]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")
 
 
@@ -54,7 +55,7 @@ def arm_name(settings: Mapping[str, Any]) -> str:
     """A folder name from what an arm sets: `heads=mha,span=global`."""
     short = short_keys(settings)
     parts = (f"{short[key]}={hydra_value(value)}" for key, value in settings.items())
-    return _UNSAFE.sub("-", ",".join(parts)).strip("-.") or "base"
+    return _UNSAFE.sub("-", _BRACKETS.sub("", ",".join(parts))).strip("-.") or "base"
 
 
 def key_parts(key: str) -> list[str]:

@@ -137,6 +137,7 @@ def test_short_keys_take_as_many_parts_as_tell_them_apart() -> None:
 def test_arm_names_are_safe_folders() -> None:
     assert arm_name({"model/heads": "mha", "train.tokens": "200k"}) == "heads=mha,tokens=200k"
     assert "/" not in arm_name({"data.corpus.paths": ["../x/*.txt"]})
+    assert arm_name({"model.pattern": "[local,linear]"}) == "pattern=local,linear"
     assert arm_name({}) == "base"
 
 
