@@ -12,9 +12,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("components/**/*.py"), *ROOT.glob("lab/**/*.py")])
 
-BASE = {"lab", "lab.errors", "lab.units"}
+BASE = {"lab", "lab.atomic", "lab.errors", "lab.units"}
 MAY_IMPORT = {
     "components": set(),
+    "lab.atomic": set(),
     "lab.errors": set(),
     "lab.units": set(),
     "lab.runs": BASE,

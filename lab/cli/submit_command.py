@@ -34,7 +34,7 @@ def command(
     from rich.console import Console
 
     from lab.dispatch.display import SweepDisplay
-    from lab.dispatch.submit import prepare, submit_local
+    from lab.dispatch.submit import launch, prepare
     from lab.planning.plan import plan_sweep
     from lab.planning.store import save_plan
 
@@ -49,9 +49,7 @@ def command(
 
     console = Console()
     with SweepDisplay(submission.order, console=console):
-        submission, summary = submit_local(
-            plan.runs, root, max_parallel=max_parallel, threads=threads, retry_failed=retry_failed
-        )
+        summary = launch(submission, max_parallel=max_parallel, threads=threads)
     if summary.stopped:
         click.echo(f"stopped by {summary.stopped}; `lab submit {sweep}` goes on with what is missing", err=True)
         sys.exit(130 if summary.stopped == "SIGINT" else 1)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lab.cli import completion
 from lab.cli.options import root_option
+
+if TYPE_CHECKING:
+    from lab.runs import RunFolder
 
 
 @click.command("train", context_settings={"ignore_unknown_options": False})
@@ -56,7 +60,7 @@ def command(
     from rich.console import Console
 
     from lab.dispatch.display import SweepDisplay
-    from lab.dispatch.submit import prepare, submit_local
+    from lab.dispatch.submit import launch, prepare
 
     submission = prepare(planned.runs, root, retry_failed=True)
     run = submission.order[0]
@@ -66,8 +70,8 @@ def command(
         click.echo(f"{submission.describe()}: {run.path}")
     else:
         with SweepDisplay([run], console=Console()):
-            submit_local(planned.runs, root, max_parallel=1, threads=threads, retry_failed=True)
-    sys.exit(_conclude(run, root))
+            launch(submission, max_parallel=1, threads=threads)
+    sys.exit(_conclude(run))
 
 
 def _split(arguments: tuple[str, ...], config_name: str | None) -> tuple[str, tuple[str, ...]]:
@@ -80,7 +84,7 @@ def _split(arguments: tuple[str, ...], config_name: str | None) -> tuple[str, tu
     return arguments[0], arguments[1:]
 
 
-def _conclude(run, root: Path) -> int:  # type: ignore[no-untyped-def]
+def _conclude(run: RunFolder) -> int:
     """Say how the run ended. Returns the exit code."""
     state, summary = run.state, run.summary
     if summary is None:

@@ -149,17 +149,32 @@ def submit_local(
     submission = prepare(plan, root, retry_failed=retry_failed)
     if on_submit is not None:
         on_submit(submission)
+    summary = launch(
+        submission, max_parallel=max_parallel, threads=threads, on_change=on_change, stop=stop, worker=worker
+    )
+    return submission, summary
+
+
+def launch(
+    submission: Submission,
+    *,
+    max_parallel: int | None = None,
+    threads: int | None = None,
+    on_change: Callable[[RunFolder], None] | None = None,
+    stop: Stop | None = None,
+    worker: Sequence[str] = WORKER,
+) -> Summary:
+    """Run on this machine what a prepared submission is to run, and wait for what another launcher here is at."""
     wanted = {*submission.to_run, *submission.elsewhere}
-    summary = run_local(
+    return run_local(
         [run for run in submission.order if run in wanted],
         max_parallel=max_parallel,
         threads=threads,
-        retry_failed=retry_failed,
+        retry_failed=submission.retry_failed,
         on_change=on_change,
         stop=stop,
         worker=worker,
     )
-    return submission, summary
 
 
 def _put(files: Mapping[str, bytes], folder: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lab.atomic import write_json
 from lab.planning.plan import Plan
-from lab.runs.atomic import write_json
 
 PLAN = "plan.json"
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
+from lab.atomic import write_json, write_text
 from lab.errors import RequestError
-from lab.runs.atomic import write_json, write_text
 from lab.runs.state import State, read_state, write_state
 
 # Configurations are written by PyYAML's dumper, and this reads back exactly what it wrote.

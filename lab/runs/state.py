@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from lab.runs.atomic import write_json
+from lab.atomic import write_json
 
 VERSION = 1
 

@@ -13,8 +13,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from lab.atomic import write_json
 from lab.data.batches import Batches, validation_batches
-from lab.runs.atomic import write_json
 from lab.training import environment, verified
 from lab.training.checkpoint import VerifiedCheckpointIO
 from lab.training.conductor import Conductor

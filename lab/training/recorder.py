@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from lab.runs.atomic import write_text
+from lab.atomic import write_text
 from lab.training.events import EventFile
 
 METRICS = "metrics.jsonl"

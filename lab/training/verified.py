@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lab.runs.atomic import write_text
+from lab.atomic import write_text
 
 FOLDER = "checkpoints"
 KEPT = 2

@@ -55,7 +55,8 @@ def test_no_token_sees_the_future(slot: str, name: str) -> None:
     second[0, 9] = (second[0, 9] + 1) % 61
     with torch.no_grad():
         difference = (model(first) - model(second)).abs().amax(-1)[0]
-    assert difference[:9].max() < 1e-13  # an expert's tokens are computed together, which moves the last bit
+    # An expert's tokens are computed together, so that another token's choice moves the last bit of theirs.
+    assert difference[:9].max() <= (1e-13 if name == "moe" else 0)
     assert difference[9] > 0
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from lab.atomic import write_json
 from lab.dispatch import pulse as pulse_module
 from lab.dispatch.claim import Claim, holder
 from lab.dispatch.execution import DIVERGED, FAILED, FINISHED, HELD, PREEMPTED, Report, Stop, execute
 from lab.runs import RunFolder, State
-from lab.runs.atomic import write_json
 from lab.training.outcome import Outcome, Progress
 from tests.dispatch.fakes import FAKE_WORKER, begun, results
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.runs.atomic import write_json, write_text
+from lab.atomic import write_json, write_text
 from lab.runs.state import Progress, State, read_state, write_state
 
 PROGRESS = Progress(step=10, steps=40, tokens=1000, loss=2.5, tokens_per_second=50.0)
