@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from lab.planning.sweep import Sweep
+from lab.planning.sweep import Sweep, SweepFile
 
 _BRACKETS = re.compile(r"[\[\]{}'\"]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")
@@ -16,10 +16,16 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")
 
 @dataclass(frozen=True)
 class Arm:
-    """One cell of a sweep, seeds aside: its name and what it sets."""
+    """One cell of a sweep, seeds aside: its name and what it sets.
+
+    Attributes:
+        settings: on top of the experiment and the sweep's `overrides`: {"model/heads": "mha"}.
+        where: where it is written, for messages: "sweeps/x.yaml:7: arm 'mha'".
+    """
 
     name: str
     settings: Mapping[str, Any]
+    where: str = ""
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -27,12 +33,12 @@ class Arm:
         return tuple(f"{key}={hydra_value(value)}" for key, value in self.settings.items())
 
 
-def arms_of(sweep: Sweep) -> list[Arm]:
+def arms_of(sweep: Sweep, file: SweepFile) -> list[Arm]:
     """The arms in the order of the file; a grid's last axis varies fastest."""
     if sweep.arms:
-        return [Arm(name, settings) for name, settings in sweep.arms.items()]
+        return [Arm(name, settings, f"{file}: arm '{name}'") for name, settings in sweep.arms.items()]
     cells = [dict(zip(sweep.grid, values, strict=True)) for values in product(*sweep.grid.values())]
-    return [Arm(arm_name(cell), cell) for cell in cells]
+    return [Arm(arm_name(cell), cell, f"{file}: arm '{arm_name(cell)}'") for cell in cells]
 
 
 def hydra_value(value: Any) -> str:

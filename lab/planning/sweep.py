@@ -1,4 +1,4 @@
-"""The sweep language: one YAML in `sweeps/` holds a question, its arms or grid, its seeds and what is measured."""
+"""The sweep language: one YAML in `sweeps/` holds a question, its arms or axes, its seeds and what is held equal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,63 @@ from lab.composition import convert
 from lab.composition.sources import display, find
 from lab.errors import RequestError
 
+Settings = Mapping[str, Any]
+"""Configuration paths and groups with their values: {"model/heads": "mha", "train.tokens": "200k"}."""
+
+Axes = Mapping[str, tuple[Any, ...] | str]
+"""Axes with their values: a list, or Hydra's choice() or range() as a text."""
+
+Quantity = Literal["none", "params", "flops", "kv", "tokens"]
+
 
 @dataclass(frozen=True, kw_only=True)
+class Match:
+    """What is held equal between arms, and which knob is turned for it.
+
+    Attributes:
+        by: what is equal: parameters, FLOPs of the whole training, key-value bytes a token, or training tokens.
+        knob: the configuration path that is adjusted in every arm but the baseline; None for the quantity's own.
+        multiple_of: the knob's values are multiples of it; None for the largest power of two that works.
+        tolerance: largest difference from the baseline, as a fraction of it.
+    """
+
+    by: Quantity = "none"
+    knob: str | None = None
+    multiple_of: int | None = None
+    tolerance: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """Axes of which each arm picks its own best value: selected on seeds of their own, reported on the sweep's.
+
+    Attributes:
+        axes: as in a grid, such as {"optimizer.lr": [1e-3, 2e-3, 4e-3]}.
+        seeds: how many, following the highest of the sweep's, or which; none of them is a seed of the sweep.
+        metric: what decides, lower is better; None for the sweep's first metric.
+    """
+
+    axes: Axes
+    seeds: int | tuple[int, ...] = 1
+    metric: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeededRun:
+    """A run that an arm consumes: an arm of the same sweep (with its own seed, or a given one), or any run by name.
+
+    Attributes:
+        arm: an arm of this sweep.
+        seed: of that arm; None for the seed of the run that needs it.
+        run: a run that stands already, by its path below the root or its identity.
+    """
+
+    arm: str | None = None
+    seed: int | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A question and the runs that answer it.
 
@@ -23,30 +78,39 @@ class Sweep:
         question: what the sweep is to find out; a sweep in a file has one.
         experiment: the experiment that every arm starts from.
         arms: named swaps: {"mha": {"model/heads": "mha"}}; an empty swap is the experiment itself.
-        grid: axes whose values are combined in every way: {"model.span.window": [16, 32]}; arms are named after them.
+        grid: axes whose values are combined in every way, with every arm: {"model.span.window": [16, 32]}.
+        zip: groups of axes that go in step: [{"model.n_layers": [2, 4], "model.d_model": [128, 96]}].
+        exclude: cells to leave out: each a mapping of axes (or `arm`) to a value or a list of values that all hold.
+        when: axes that apply only under a condition: {"model.span.window": {"model/span": ["local", "interleaved"]}}.
+        leave_one_out: named settings, each of which takes one thing away from the baseline: arms `no_<name>`.
+        add_one_in: named settings, each of which adds one thing to the baseline: arms `with_<name>`.
         overrides: what every arm has on top of the experiment.
         seeds: how many (0, 1, …), or which.
         baseline: the arm that the others are compared with; the first one where it isn't named.
+        tune: axes of which each arm picks its own best value.
         match: what is held equal between arms.
+        needs: arm → configuration path → the run that it consumes there.
         metrics: what is compared, the deciding one first.
     """
 
     question: str | None
     experiment: str
-    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    arms: Mapping[str, Settings] = field(default_factory=dict)
+    grid: Axes = field(default_factory=dict)
+    zip: tuple[Axes, ...] = ()
+    exclude: tuple[Settings, ...] = ()
+    when: Mapping[str, Settings] = field(default_factory=dict)
+    leave_one_out: Mapping[str, Settings] = field(default_factory=dict)
+    add_one_in: Mapping[str, Settings] = field(default_factory=dict)
+    overrides: Settings = field(default_factory=dict)
     seeds: int | tuple[int, ...] = 1
     baseline: str | None = None
-    match: Literal["none"] = "none"
+    tune: Tune | None = None
+    match: Match = field(default_factory=Match)
+    needs: Mapping[str, Mapping[str, NeededRun]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("val/loss",)
 
     def __post_init__(self) -> None:
-        if bool(self.arms) == bool(self.grid):
-            raise OptionError("arms", "a sweep has either arms or a grid")
-        for axis, values in self.grid.items():
-            if len(values) < 1 or len({str(value) for value in values}) < len(values):
-                raise OptionError(f"grid.{axis}", f"expected different values, got {list(values)}")
         if isinstance(self.seeds, int) and self.seeds < 1:
             raise OptionError("seeds", f"must be at least 1, got {self.seeds}")
         if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
@@ -56,24 +120,40 @@ class Sweep:
 
     @property
     def seed_list(self) -> tuple[int, ...]:
-        """The seeds themselves."""
+        """The seeds that are reported."""
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
 
-def load(name: str) -> tuple[Sweep, Path]:
+@dataclass(frozen=True)
+class SweepFile:
+    """The file of a sweep, for messages."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return display(self.path)
+
+    def at(self, *keys: str) -> str:
+        """Where a key stands: `sweeps/x.yaml:7: grid.model.span.window`."""
+        return f"{self}: {'.'.join(keys)}"
+
+
+def load(name: str) -> tuple[Sweep, SweepFile]:
     """A sweep by name, and its file.
 
     Raises:
         RequestError: naming the file, the key, what was expected, and the nearest valid name.
     """
-    path = find("sweeps", name)
+    file = SweepFile(find("sweeps", name))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and isinstance(content.get("match"), str):
+            content["match"] = {"by": content["match"]}
         sweep = convert.dataclass(Sweep, content, "")
     except yaml.YAMLError as error:
-        raise RequestError(f"{display(path)}: not YAML: {' '.join(str(error).split())}") from None
+        raise RequestError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except convert.ConversionError as error:
-        raise RequestError(f"{display(path)}: {error.path}: {error.message}") from None
+        raise RequestError(f"{file}: {error.path}: {error.message}") from None
     if not sweep.question:
-        raise RequestError(f"{display(path)}: question: is missing: say what the sweep is to find out")
-    return sweep, path
+        raise RequestError(f"{file}: question: is missing: say what the sweep is to find out")
+    return sweep, file
