@@ -114,6 +114,11 @@ class Architecture:
         self._check_value_residual()
 
     @cached_property
+    def text(self) -> str:
+        """Equal architectures have equal texts, and others have others: a key, as mappings can't be one."""
+        return repr(self)
+
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The layers from first to last."""
         by_kind = {kind: self._layer(kind) for kind in dict.fromkeys(self.repeated)}

@@ -39,9 +39,10 @@ class Decoder(nn.Module):
     Args:
         architecture: what to build.
         kernel: how attention is computed: a kernel's name, or `auto` for the fastest that honours the layer's spec.
+        alike: layers that are configured alike are one module. For counting what a model holds, not for training it.
     """
 
-    def __init__(self, architecture: Architecture, kernel: str = "auto") -> None:
+    def __init__(self, architecture: Architecture, kernel: str = "auto", *, alike: bool = False) -> None:
         super().__init__()
         self.architecture = architecture
         self.kernel = kernel
@@ -52,7 +53,8 @@ class Decoder(nn.Module):
             for position in dict.fromkeys(layer.position for layer in architecture.layers)
             if (module := position.build_embedding(d_model)) is not None
         )
-        self.layers = nn.ModuleList(_block(architecture, layer) for layer in architecture.layers)
+        built = {layer: _block(architecture, layer) for layer in dict.fromkeys(architecture.layers)} if alike else {}
+        self.layers = nn.ModuleList(built.get(layer) or _block(architecture, layer) for layer in architecture.layers)
         has_final_norm = architecture.residual.has_final_norm
         self.final_norm = architecture.norm.build(d_model) if has_final_norm else nn.Identity()
         self.head = architecture.embedding.build_head(vocab_size, d_model)

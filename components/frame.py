@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -11,9 +10,11 @@ if TYPE_CHECKING:
     from components.position import Position, Rotation
 
 
-@dataclass(frozen=True)
 class Frame:
     """One forward pass. Made by the decoder, read by every branch, gone afterwards: modules keep nothing of it.
+
+    Not a dataclass: where weights are sharded (torch's fully_shard), each layer would be handed a copy of one, and what
+    it adds to that would be lost.
 
     Attributes:
         rotations: rotary tables by (position, rotary size), for the layers that rotate.
@@ -24,12 +25,19 @@ class Frame:
         first_values: values [B, K, T, D] of the first attention layer, once it has run, where later layers mix them in.
     """
 
-    rotations: dict[tuple[Position, int], Rotation]
-    slopes: dict[tuple[Position, int], Tensor]
-    documents: Tensor | None
-    kernel: str
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    first_values: list[Tensor] = field(default_factory=list)
+    def __init__(
+        self,
+        rotations: dict[tuple[Position, int], Rotation],
+        slopes: dict[tuple[Position, int], Tensor],
+        documents: Tensor | None,
+        kernel: str,
+    ) -> None:
+        self.rotations = rotations
+        self.slopes = slopes
+        self.documents = documents
+        self.kernel = kernel
+        self.losses: dict[str, Tensor] = {}
+        self.first_values: list[Tensor] = []
 
     def add_loss(self, name: str, term: Tensor) -> None:
         """Add a scalar term to the training loss under a name such as `moe/load_balance`."""

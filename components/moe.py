@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.frame import Frame
 from components.initialization import Constant, Fill, Normal, Projection
 from components.mlp import MLP, DenseMLP, Network
-from components.registry import OptionError, lookup, names, register, suggestion
+from components.registry import Component, OptionError, lookup, names, register, suggestion
 
 
 @register("moe")
@@ -67,6 +67,9 @@ class MixtureOfExperts(MLP):
         mlp = lookup("mlp", self.expert)(d_ff=d_ff, bias=self.bias)  # type: ignore[call-arg]
         assert isinstance(mlp, DenseMLP)
         return mlp
+
+    def uses(self) -> dict[str, Component]:
+        return {"expert": self.dense(self.d_ff)}
 
     def build(self, d_model: int) -> nn.Module:
         return MoELayer(d_model, self)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
 
 
@@ -41,6 +42,7 @@ class Component:
                 raise ValueError(f"kind '{kind}' is {base.__module__}.{base.__name__}; derive from that")
             cls.kind = kind
             _kinds[kind] = cls
+            changed()
 
     def __post_init__(self) -> None:
         """Raise OptionError if a value cannot be honoured. Called on construction."""
@@ -48,6 +50,13 @@ class Component:
     def replace(self, **changes: Any) -> Self:
         """A copy with some options changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def uses(self) -> Mapping[str, Component]:
+        """Components that it is made of besides those that its options hold, by the option that names them.
+
+        Their versions and their own options, defaults included, are part of what a run is.
+        """
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +77,19 @@ C = TypeVar("C", bound=type[Component])
 
 _kinds: dict[str, type[Component]] = {}
 _components: dict[str, dict[str, type[Component]]] = {}
+_generation = 0
+
+
+def generation() -> int:
+    """A number that is another one after every change of what is registered: for what is derived from it and kept."""
+    return _generation
+
+
+def changed() -> None:
+    """Forget what was derived from the registered classes; registering and forgetting call it."""
+    global _generation
+    _generation += 1
+    _options.cache_clear()
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -91,6 +113,7 @@ def register(name: str, *, version: int = 1) -> Callable[[C], C]:
         if any(field.name == "name" for field in dataclasses.fields(built)):  # type: ignore[arg-type]
             raise TypeError(f"{cls.__name__}: an option cannot be called 'name', which selects the component")
         known[name] = built
+        changed()
         return cast(C, built)
 
     return decorate
@@ -113,8 +136,10 @@ def forget(module: str) -> None:
     for known in _components.values():
         for name in [name for name, cls in known.items() if cls.__module__ == module]:
             del known[name]
+            changed()
     for kind in [kind for kind, cls in _kinds.items() if cls.__module__ == module]:
         del _kinds[kind]
+        changed()
 
 
 def kinds() -> list[str]:
@@ -134,6 +159,11 @@ def names(kind: str) -> list[str]:
 
 def options(cls: type[Any]) -> list[Option]:
     """The typed options of a component (or of any configuration dataclass), in order of declaration."""
+    return list(_options(cls))  # type: ignore[arg-type]
+
+
+@cache
+def _options(cls: type[Any]) -> tuple[Option, ...]:
     hints = get_type_hints(cls)
     found = []
     for field in dataclasses.fields(cls):
@@ -141,7 +171,7 @@ def options(cls: type[Any]) -> list[Option]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         found.append(Option(field.name, hints[field.name], default, field.metadata.get("affects_result", True)))
-    return found
+    return tuple(found)
 
 
 def summary(cls: type[Component]) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: 1.20M parameters, 34.5k bytes, a loss of 3.2145."""
+"""Numbers as a person reads them: 1.20M parameters, 34.5k bytes, a loss of 3.2145, 12 min."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ def measure(value: float | None, *, signed: bool = False) -> str:
     if 0 < size < 0.001:
         return f"{value:{sign}.2e}"
     return f"{value:{sign}.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time with two or three digits in its largest fitting unit: 45 s, 12 min, 3.5 h, 2.1 d."""
+    if seconds is None:
+        return "–"
+    for unit, size, limit in (("s", 1, 99.5), ("min", 60, 99.5), ("h", 3600, 47.95)):
+        amount = seconds / size
+        if amount < limit:
+            return f"{amount:.0f} {unit}" if amount >= 9.95 or unit == "s" else f"{amount:.1f} {unit}"
+    return f"{seconds / 86400:.1f} d" if seconds < 99.95 * 86400 else f"{seconds / 86400:,.0f} d"

@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("components/**/*.py"), *ROOT.glob("lab/**/*.py")])
 
-BASE = {"lab", "lab.atomic", "lab.errors", "lab.units"}
+BASE = {"lab", "lab.atomic", "lab.code", "lab.errors", "lab.units"}
 MAY_IMPORT = {
     "components": set(),
     "lab.atomic": set(),
+    "lab.code": {"lab"},
     "lab.errors": set(),
     "lab.units": set(),
     "lab.runs": BASE,
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "lab.accounting": BASE | {"components"},
     "lab.composition": BASE | {"components", "lab.data", "lab.training"},
     "lab.planning": BASE | {"components", "lab.runs", "lab.training", "lab.accounting", "lab.composition"},
-    "lab.dispatch": BASE | {"lab.runs", "lab.training", "lab.composition", "lab.planning"},
+    "lab.dispatch": BASE | {"components", "lab.runs", "lab.training", "lab.composition", "lab.planning"},
     "lab.comparison": BASE | {"lab.runs", "lab.planning"},
     "lab.interop": BASE | {"components", "lab.composition"},
     "lab.evaluation": BASE

@@ -7,6 +7,7 @@ three times the forward pass: the backward pass has two products for each of the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -61,27 +62,29 @@ class _Key:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        self._text = repr(architecture)
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return hash(self.architecture.text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._text == other._text
+        return isinstance(other, _Key) and self.architecture.text == other.architecture.text
 
 
 @lru_cache(maxsize=4096)
 def _costs(key: _Key, context: int) -> Costs:
+    # Layers that are configured alike cost the same: each is built, and looked through, once.
     with torch.device("meta"):
-        model = Decoder(key.architecture)
-    tables = [module for module in model.modules() if isinstance(module, TokenEmbedding)]
-    forward = sum(_flops(name, module, context) for name, module in model.named_modules())
-    cached = sum(_cached(module, context) for module in model.modules())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+        model = Decoder(key.architecture, alike=True)
+    times = Counter(module for layer in model.layers for module in layer.modules())
+    modules = [(name, module, times.get(module, 1)) for name, module in model.named_modules()]
+    forward = sum(n * _flops(name, module, context) for name, module, n in modules)
+    cached = sum(n * _cached(module, context) for _, module, n in modules)
+    sizes = {parameter: n * parameter.numel() for _, module, n in modules for parameter in module.parameters(False)}
+    parameters = sum(sizes.values())
     return Costs(
         parameters=parameters,
-        active_parameters=parameters - sum(_idle(module) for module in model.modules()),
-        embedding_parameters=sum(table.weight.numel() for table in tables),
+        active_parameters=parameters - sum(n * _idle(module) for _, module, n in modules),
+        embedding_parameters=sum(m.weight.numel() for _, m, _ in modules if isinstance(m, TokenEmbedding)),
         forward_flops_per_token=forward,
         flops_per_token=3 * forward,
         kv_bytes_per_token=cached * KV_ELEMENT_BYTES / context,

@@ -97,6 +97,11 @@ def submitted(context: click.Context, parameter: click.Parameter, incomplete: st
     return _beginning(found, incomplete)
 
 
+def sweeps_and_runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Completes sweeps that have runs, and once one is typed the runs in it."""
+    return runs(context, parameter, incomplete) if "/" in incomplete else submitted(context, parameter, incomplete)
+
+
 def _choices(groups: dict[str, list[str]], incomplete: str) -> list[str]:
     key, equals, value = incomplete.partition("=")
     prefix = key[: len(key) - len(key.lstrip("+~"))]

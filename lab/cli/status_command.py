@@ -17,21 +17,28 @@ from lab.cli.options import json_option, root_option
 @root_option
 @json_option
 def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
-    """Where the runs of SWEEP stand, or of all sweeps."""
+    """Where the runs of SWEEP stand, or of all sweeps: what their folders say, and for jobs what the cluster says."""
     from lab.dispatch import status
+    from lab.dispatch.joined import Watch, joined
     from lab.errors import RequestError
-    from lab.runs import find_broken, find_runs
+    from lab.runs import survey
 
-    runs = find_runs(root, sweep)
-    broken = find_broken(root, sweep)
+    if watch and as_json:
+        raise RequestError("--json prints how things stand now, once: leave --watch out")
+    found = survey(root, sweep)
+    rows, notes = joined([status.row_of(seen) for seen in found.runs], root)
     if as_json:
-        click.echo(json.dumps(status.to_json(status.rows(root, sweep), broken), indent=1))
+        click.echo(json.dumps(status.to_json(rows, found.broken, notes), indent=1))
         return
-    if not runs and sweep is not None:
+    if not rows and sweep is not None:
         raise RequestError(f"no runs of '{sweep}' in {root}; `lab submit {sweep}` starts them")
-    from lab.dispatch.display import SweepDisplay, print_status
+    from lab.dispatch.table import print_rows
 
-    print_status(runs, broken)
-    if watch:
-        with SweepDisplay(runs) as display:
-            display.wait()
+    if not watch:
+        print_rows(rows, found.broken, notes)
+        return
+    from lab.dispatch.display import SweepDisplay
+
+    print_rows(rows, found.broken, notes)
+    with SweepDisplay([seen.run for seen in found.runs], join=Watch(root).join) as display:
+        display.wait()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--cfg", "-c", type=click.Choice(["job"]), help="Print the resolved configuration instead of training.")
 @click.option("--package", "-p", help="With --cfg: only this part of the configuration, such as model.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to train with; by default all cores.")
+@click.option("--any-code", is_flag=True, help="Go on with a run also where it was made with other code.")
 @root_option
 def command(
     arguments: tuple[str, ...],
@@ -39,6 +40,7 @@ def command(
     cfg: str | None,
     package: str | None,
     threads: int | None,
+    any_code: bool,
     root: Path,
 ) -> None:
     """Train EXPERIMENT with OVERRIDES in Hydra's grammar, or go on with a run that was interrupted."""
@@ -50,7 +52,7 @@ def command(
     if package is not None and cfg is None:
         raise RequestError("--package goes with --cfg job")
     with sources.searched_first(config_dir):
-        planned = plan_train(experiment, overrides)
+        planned = plan_train(experiment, overrides, root=root)
     if cfg is not None:
         from lab.composition.freeze import part_as_yaml
 
@@ -62,7 +64,7 @@ def command(
     from lab.dispatch.display import SweepDisplay
     from lab.dispatch.submit import launch, prepare
 
-    submission = prepare(planned.runs, root, retry_failed=True)
+    submission = prepare(planned.runs, root, retry_failed=True, any_code=any_code)
     run = submission.order[0]
     if warning := submission.warning():
         click.echo(f"note: {warning}", err=True)

@@ -1,214 +1,177 @@
 """From the run folders of a sweep to its arms, their seeds, and what each run came to.
 
-Only a finished run gives a value to an average. Every other one is kept with its state: a diverged seed is a result, a
-missing one is a hole, and both are shown.
+Where the sweep's plan.json stands, it says what counts and under which labels: a run's own run.json holds those of the
+sweep that made it, as they were then. Tuning runs decide what an arm picks, and are in no average.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from lab.comparison.folders import Found, Shelf, numbers
+from lab.comparison.results import BUDGET, COSTS, MISSING, Arm, Run, Sweep
 from lab.errors import RequestError
-from lab.runs import BrokenRun, RunFolder, find_broken, find_runs
-
-MISSING = "missing"
-
-COSTS = ("parameters", "flops_per_token", "kv_bytes_per_token")  # known from the configuration alone
+from lab.planning import selection
+from lab.planning.selection import Cell, Selection, Tried
+from lab.runs import find_runs
 
 
-@dataclass(frozen=True)
-class Run:
-    """An arm with a seed, and what it came to.
+class _Entry(NamedTuple):
+    """A run that the sweep is to have, and what is there of it."""
 
-    Attributes:
-        folder: where it stands; None for a planned run without a folder.
-        status: a status of lab.runs, or `missing`.
-        reason: one line for a person, where the status has one.
-        metrics: name → final value, from the summary; empty unless finished or diverged. May hold NaN.
-        costs: name → value, measured by the run (`tokens_per_second`, `seconds`, …).
-    """
-
-    arm: str
-    seed: int
-    identity: str
-    status: str
-    folder: RunFolder | None = None
-    reason: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    costs: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def finished(self) -> bool:
-        return self.status == "finished"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One cell of a sweep with its runs.
-
-    Attributes:
-        axes: swept axis → value; the same axes in every arm of a sweep.
-        runs: by seed, ascending; every planned seed is there.
-        costs: what is known from the configuration: `parameters`, `flops_per_token`, `kv_bytes_per_token`.
-    """
-
-    name: str
+    run: Run
+    role: str
+    cell: Cell
     axes: dict[str, Any]
-    runs: dict[int, Run]
     costs: dict[str, float]
-
-    @property
-    def statuses(self) -> dict[str, int]:
-        """How many runs have each status, in order of first appearance."""
-        return dict(Counter(run.status for run in self.runs.values()))
-
-    def values(self, metric: str) -> dict[int, float]:
-        """Seed → value, over the finished runs that measured it. A value may be NaN."""
-        return {seed: run.metrics[metric] for seed, run in self.runs.items() if run.finished and metric in run.metrics}
-
-    def mean_cost(self, name: str) -> float | None:
-        """Mean over the finished runs of a measured cost."""
-        found = [run.costs[name] for run in self.runs.values() if run.finished and name in run.costs]
-        return sum(found) / len(found) if found else None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep's arms in their order, and what its runs say about the sweep.
-
-    Attributes:
-        baseline: name of the arm that the others are compared with.
-        match: what was held equal over the arms.
-        left_out: runs that stand there but aren't counted: of another plan, or an older one of the same arm and seed.
-        broken: folders that can't be read, each with what is wrong.
-    """
-
-    name: str
-    question: str | None
-    baseline: str
-    metrics: tuple[str, ...]
-    match: str | None
-    arms: dict[str, Arm]
-    left_out: tuple[Run, ...] = ()
-    broken: tuple[tuple[Path, str], ...] = ()
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """The swept axes, in the order in which the arms name them."""
-        return tuple(dict.fromkeys(axis for arm in self.arms.values() for axis in arm.axes))
-
-    def runs(self) -> Iterator[Run]:
-        """Every counted run, arm by arm, seed by seed."""
-        for arm in self.arms.values():
-            yield from arm.runs.values()
 
 
 def collect(root: Path | str, sweep: str) -> Sweep:
     """Everything that the run folders below `root` say about a sweep.
 
-    Where `<root>/<sweep>/plan.json` stands, the runs that it lists are the sweep: others are left out, and listed ones
-    without a folder are missing. Without it the newest run of each arm and seed counts, and a seed that other arms have
-    is missing.
+    Where `<root>/<sweep>/plan.json` stands, the runs that it lists are the sweep, under its labels: others are left
+    out, and listed ones without a folder are missing. Without it the newest run of each arm and seed counts, and a seed
+    that other arms have is missing.
 
     Raises:
         RequestError: no run of that sweep is there, or its plan can't be read.
     """
     root = Path(root)
-    planned = _plan(root / sweep / "plan.json")
-    broken = find_broken(root, sweep)
-    found: list[tuple[Run, dict[str, Any]]] = []
-    for folder in find_runs(root, sweep):
-        try:
-            info = folder.info
-            found.append((_run(folder, info), info))
-        except BrokenRun as error:
-            if all(path != folder.path for path, _ in broken):
-                broken.append((folder.path, str(error)))
-    if not found:
-        raise RequestError(_nothing(root, sweep, broken))
-
-    # The newest last, so that it wins; by name between equals, so that the same one wins each time.
-    found.sort(key=lambda pair: (_created(pair[1]), pair[0].folder.path.name if pair[0].folder else ""))
-    listed = None if planned is None else {entry["identity"] for entry in planned}
-    counted = {(run.arm, run.seed): (run, info) for run, info in found if listed is None or run.identity in listed}
-    left_out = [
-        run for run, _ in found if (run.arm, run.seed) not in counted or counted[run.arm, run.seed][0] is not run
-    ]
-    newest = (list(counted.values()) or found)[-1][1]
+    plan = _plan(root / sweep / "plan.json")
+    shelf = Shelf(root, sweep)
+    entries, others, labels = _planned(plan, shelf) if plan is not None else _newest(list(shelf.rest()))
+    if all(entry.run.folder is None for entry in entries) and not others:
+        raise RequestError(_nothing(root, sweep, shelf.broken))
+    arms, unpicked = _arms(entries, plan or {}, labels.get("metrics"))
     return Sweep(
         name=sweep,
-        question=newest.get("question"),
-        baseline=str(newest.get("baseline", "")),
-        metrics=tuple(newest.get("metrics") or ("val/loss",)),
-        match=newest.get("match"),
-        arms=_arms(list(counted.values()), planned or []),
-        left_out=tuple(left_out),
-        broken=tuple(broken),
+        question=labels.get("question"),
+        baseline=str(labels.get("baseline", "")),
+        metrics=tuple(labels.get("metrics") or ("val/loss",)),
+        match=labels.get("match"),
+        arms=arms,
+        tolerance=float((labels.get("matching") or {}).get("tolerance") or Sweep.tolerance),
+        left_out=(*others, *unpicked),
+        broken=tuple(sorted(shelf.broken)),
     )
 
 
-def _arms(counted: list[tuple[Run, dict[str, Any]]], planned: list[dict[str, Any]]) -> dict[str, Arm]:
-    """The arms in the sweep's order, every arm with every seed that is due to it."""
-    axes: dict[str, dict[str, Any]] = {}
-    costs: dict[str, dict[str, float]] = {}
-    place: dict[str, int] = {}
-    due: dict[str, dict[int, str]] = {}  # arm → seed → identity
-    for number, entry in enumerate(planned):
-        if "arm" in entry and "seed" in entry:
-            arm = entry["arm"]
-            due.setdefault(arm, {})[entry["seed"]] = entry["identity"]
-            place.setdefault(arm, number)
-            axes[arm] = entry.get("axes") or {}
-            costs[arm] = _numbers({name: entry.get(name) for name in COSTS})
-    for run, info in counted:
-        place.setdefault(run.arm, info.get("order", 0))
-        axes[run.arm] = info.get("axes") or axes.get(run.arm, {})
-        measured = {name: run.costs[name] for name in COSTS if name in run.costs}
-        costs[run.arm] = costs.get(run.arm, {}) | measured | _numbers(info.get("costs"))
-    if not due:
-        seeds = {run.seed for run, _ in counted}
-        due = {arm: dict.fromkeys(seeds, "") for arm in place}
-    runs = {(run.arm, run.seed): run for run, _ in counted}
-    arms = {}
-    for name in sorted(place, key=lambda arm: (place[arm], arm)):
-        seeds = {seed for arm, seed in runs if arm == name} | set(due.get(name, {}))
-        of_seed = {seed: runs.get((name, seed)) or Run(name, seed, due[name][seed], MISSING) for seed in sorted(seeds)}
-        arms[name] = Arm(name, dict(axes[name]), of_seed, costs[name])
-    return arms
+def _planned(plan: dict[str, Any], shelf: Shelf) -> tuple[list[_Entry], list[Run], Mapping[str, Any]]:
+    """The entries of a plan; runs that are there and not in it; the labels in force."""
+    rows = plan["runs"]
+    taken = [shelf.take(row["folder"], row["identity"]) if row.get("folder") else None for row in rows]
+    # A root may have been copied, or the plan made by hand: what its folder doesn't tell, the identity does.
+    rest = {found.run.identity: found for found in sorted(shelf.rest(), key=_age)}
+    standing = [found or rest.pop(row["identity"], None) for row, found in zip(rows, taken, strict=True)]
+    entries = [entry for row, found in zip(rows, standing, strict=True) if (entry := _entry(row, found))]
+    labels = plan
+    if "baseline" not in plan:
+        newest = max((found for found in standing if found), key=_age, default=None)
+        labels = plan if newest is None else newest.info | plan
+    return entries, [found.run for found in rest.values()], labels
 
 
-def _run(folder: RunFolder, info: dict[str, Any]) -> Run:
-    state, summary = folder.state, folder.summary
-    if not isinstance(info.get("arm"), str) or not isinstance(info.get("seed"), int):
-        raise BrokenRun(f"{folder.path / 'run.json'}: has no arm and seed")
-    return Run(
-        arm=info["arm"],
-        seed=info["seed"],
-        identity=info["identity"],
-        # A summary is written only when the result stands, and that run is never run again: it decides.
-        status=str(summary.get("status", state.status)) if summary else state.status,
-        folder=folder,
-        reason=summary.get("reason") if summary else state.reason,
-        metrics=_numbers(summary.get("metrics")) if summary else {},
-        costs=_numbers(summary.get("costs")) if summary else {},
-    )
+def _entry(row: dict[str, Any], found: Found | None) -> _Entry | None:
+    """One row of a plan with the run that it lists. A row that names no arm and seed has those of its run."""
+    info = found.info if found else {}
+    label = row if "arm" in row and "seed" in row else info
+    if not label:
+        return None
+    arm, seed = label["arm"], label["seed"]
+    run = found.run if found else Run(arm, seed, row["identity"], MISSING)
+    if (run.arm, run.seed) != (arm, seed):
+        run = replace(run, arm=arm, seed=seed)  # another sweep made it, under a label of its own
+    cell = Cell(row.get("cell") or "", row.get("tuned") or {})
+    known = numbers({name: row.get(name) for name in (*COSTS, *BUDGET)})
+    axes = row["axes"] if row.get("axes") is not None else info.get("axes") or {}
+    return _Entry(run, row.get("role", "report"), cell, axes, _costs(found) | known)
 
 
-def _plan(path: Path) -> list[dict[str, Any]] | None:
-    """The entries of a sweep's plan, None where there is none.
+def _newest(found: list[Found]) -> tuple[list[_Entry], list[Run], Mapping[str, Any]]:
+    """As `_planned`, without a plan: of each arm and seed the newest run that reports, in the order of run.json."""
+    found.sort(key=_age)  # the newest last, so that it wins
+    report = [each for each in found if each.info.get("role", "report") == "report"]
+    counted = {(each.run.arm, each.run.seed): each for each in report}
+    order = {each.run.arm: each.info.get("order", 0) for each in counted.values()}
+    seeds = sorted({seed for _, seed in counted})
+    entries = []
+    for arm in sorted(order, key=lambda arm: (order[arm], arm)):
+        of_arm = [counted.get((arm, seed)) for seed in seeds]
+        known = next(each for each in reversed(of_arm) if each is not None)
+        axes = (known.info.get("axes") or {}) | (known.info.get("tuned") or {})
+        for seed, each in zip(seeds, of_arm, strict=True):
+            run = each.run if each else Run(arm, seed, "", MISSING)
+            entries.append(_Entry(run, "report", Cell(), axes, _costs(each)))
+    kept = {id(each) for each in counted.values()}
+    others = [each.run for each in found if id(each) not in kept]
+    return entries, others, found[-1].info if found else {}
+
+
+def _arms(entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any) -> tuple[dict[str, Arm], list[Run]]:
+    """The arms in order, each with the runs of what it picked; and the reporting runs of what it didn't."""
+    of_arm: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        of_arm.setdefault(entry.run.arm, []).append(entry)
+    metric = plan.get("tune_metric") or (metrics or ["val/loss"])[0]
+    recorded = selection.recorded_in(plan)
+    arms, unpicked = {}, []
+    for name, found in of_arm.items():
+        made = _selection(name, found, metric, recorded.get(name)) if found[0].cell.name else None
+        report = [entry for entry in found if entry.role == "report"]
+        shown = report
+        if made is not None:
+            picked = made.picked.name if made.picked else None
+            shown = [entry for entry in report if entry.cell.name == picked]
+            unpicked += [entry.run for entry in report if entry.cell.name != picked and entry.run.folder]
+        runs = {entry.run.seed: entry.run for entry in sorted(shown, key=lambda entry: entry.run.seed)}
+        costs: dict[str, float] = {}
+        for entry in shown or found[:1]:
+            costs |= entry.costs
+        arms[name] = Arm(name, dict(found[0].axes), runs, costs, made)
+    return arms, unpicked
+
+
+def _selection(arm: str, entries: list[_Entry], metric: str, entry: Mapping[str, Any] | None) -> Selection:
+    """What the arm picked: as recorded, else as its tuning runs say."""
+    cells = {each.cell.name: each.cell for each in entries}
+    tried = [
+        Tried(
+            each.cell.name,
+            each.run.seed,
+            each.run.status,
+            each.run.metrics.get(metric) if each.run.finished else None,
+            each.run.folder.name if each.run.folder else f"{arm},{each.cell.name}/seed-{each.run.seed}",
+            each.run.reason,
+        )
+        for each in entries
+        if each.role == "tune"
+    ]
+    made = selection.select(arm, list(cells.values()), tried, metric)
+    return selection.kept(made, entry) or made
+
+
+def _costs(found: Found | None) -> dict[str, float]:
+    """What is known of a run from its configuration: as its plan counted it, else as it measured it."""
+    if found is None:
+        return {}
+    return {name: found.run.costs[name] for name in COSTS if name in found.run.costs} | numbers(found.info.get("costs"))
+
+
+def _plan(path: Path) -> dict[str, Any] | None:
+    """A sweep's plan, None where there is none.
 
     Raises:
-        RequestError: it isn't a list of runs with an identity each.
+        RequestError: it holds no list of runs with an identity each.
     """
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        runs = plan["runs"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -217,24 +180,17 @@ def _plan(path: Path) -> list[dict[str, Any]] | None:
         ) from None
     if not isinstance(runs, list) or not all(isinstance(run, dict) and "identity" in run for run in runs):
         raise RequestError(f"{path}: `runs` must be a list in which each run has an `identity`; plan the sweep again")
-    return runs
+    return plan  # type: ignore[no-any-return]
 
 
-def _numbers(found: Any) -> dict[str, float]:
-    """The entries of a mapping that are numbers; a null is a value that wasn't measured."""
-    if not isinstance(found, dict):
-        return {}
-    return {
-        key: value for key, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
-def _created(info: dict[str, Any]) -> datetime:
+def _age(found: Found) -> tuple[datetime, str]:
+    """For sorting, the oldest first; by name between equals, so that the same one wins each time."""
     try:
-        created = datetime.fromisoformat(info["created"])
+        created = datetime.fromisoformat(found.info["created"])
     except (KeyError, TypeError, ValueError):
-        return datetime.min.replace(tzinfo=UTC)
-    return created if created.tzinfo else created.replace(tzinfo=UTC)
+        created = datetime.min
+    assert found.run.folder is not None
+    return created if created.tzinfo else created.replace(tzinfo=UTC), found.run.folder.path.name
 
 
 def _nothing(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> str:

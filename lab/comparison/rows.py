@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lab.comparison.collect import COSTS, Arm, Sweep
+from lab.comparison.audit import Audit, audit
 from lab.comparison.metrics import better, title
+from lab.comparison.results import BUDGET, COSTS, Arm, Sweep
 from lab.comparison.statistics import PairedDifference, Sample, paired_difference, sample
 
 VERSION = 1
@@ -71,12 +72,14 @@ class Comparison:
         level: of the intervals.
         unigram_loss: (lowest, highest) over the runs, in nats per token: the loss on the validation text of a model
             that only counts tokens. None where no run recorded it.
+        audit: how far the arms are from the baseline in what is held equal.
     """
 
     sweep: Sweep
     level: float
     rows: tuple[Row, ...]
     unigram_loss: tuple[float, float] | None
+    audit: Audit
 
     def as_json(self) -> str:
         """The comparison as strict JSON: what isn't finite or isn't known is null."""
@@ -91,20 +94,24 @@ class Comparison:
             "question": sweep.question,
             "baseline": sweep.baseline,
             "match": sweep.match,
+            "tolerance": sweep.tolerance,
             "level": self.level,
             "metrics": [{"metric": name, "title": title(name), "better": better(name)} for name in sweep.metrics],
             "unigram_loss": list(self.unigram_loss) if self.unigram_loss else None,
             "left_out": [{"arm": run.arm, "seed": run.seed, "identity": run.identity} for run in sweep.left_out],
             "broken": [{"path": str(path), "problem": problem} for path, problem in sweep.broken],
-            "arms": [_row_data(row) for row in self.rows],
+            "arms": [_row_data(row, self.audit) for row in self.rows],
         }
 
     def as_csv(self) -> str:
-        """One line an arm and metric; the swept axes last, as `axis:<name>`."""
-        axes = self.sweep.axes
+        """One line an arm and metric; swept axes as `axis:<name>`, an arm's picks of tuned axes as `tuned:<name>`."""
+        axes, tuned = self.sweep.axes, self.sweep.tuned
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        lines.writerow([*_CSV, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes)])
+        lines.writerow(
+            [*_CSV, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
+            + [f"tuned:{axis}" for axis in tuned]
+        )
         for row in self.rows:
             costs = [*(row.arm.costs.get(name) for name in COSTS), row.tokens_per_second]
             states = " ".join(f"{status}:{n}" for status, n in row.arm.statuses.items())
@@ -118,7 +125,11 @@ class Comparison:
                     "level": self.level,
                 }
                 values = [data[name] for name in _CSV]
-                lines.writerow([*values, *costs, *(_axis_text(row.arm.axes, axis) for axis in axes)])
+                swept = [_axis_text(row.arm.axes, axis) for axis in axes]
+                budget = [*(row.arm.costs.get(name) for name in BUDGET), self.audit.describe(row.arm.name)]
+                lines.writerow(
+                    [*values, *costs, *swept, *budget, *(_axis_text(row.arm.picked, axis) for axis in tuned)]
+                )
         return text.getvalue()
 
 
@@ -145,22 +156,26 @@ def compare(sweep: Sweep, *, level: float = 0.95) -> Comparison:
             cells[metric] = Cell(metric, sample(values), difference)
         rows.append(Row(arm, arm is baseline, cells, arm.mean_cost("tokens_per_second")))
     unigram = [run.metrics[UNIGRAM] for run in sweep.runs() if math.isfinite(run.metrics.get(UNIGRAM, math.nan))]
-    return Comparison(sweep, level, tuple(rows), (min(unigram), max(unigram)) if unigram else None)
+    return Comparison(sweep, level, tuple(rows), (min(unigram), max(unigram)) if unigram else None, audit(sweep))
 
 
-def _row_data(row: Row) -> dict[str, Any]:
+def _row_data(row: Row, audit: Audit) -> dict[str, Any]:
     return {
         "arm": row.arm.name,
         "is_baseline": row.is_baseline,
         "axes": row.arm.axes,
         "states": row.arm.statuses,
         "metrics": {name: _cell_data(cell) for name, cell in row.cells.items()},
-        **{name: row.arm.costs.get(name) for name in COSTS},
+        **{name: row.arm.costs.get(name) for name in (*COSTS, *BUDGET)},
+        "deviations": dict(audit.deviations.get(row.arm.name, {})),
+        "off_match": sorted(audit.off(row.arm.name)),
+        "tuned": row.arm.selection.as_dict() if row.arm.selection else None,
         "tokens_per_second": row.tokens_per_second,
         "seeds": [
             {
                 "seed": seed,
                 "identity": run.identity or None,
+                "run": run.folder.name if run.folder else None,
                 "status": run.status,
                 "reason": run.reason,
                 "metrics": run.metrics,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -10,9 +11,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from lab.comparison.audit import percent as signed_percent
+from lab.comparison.legend import legend, percent
 from lab.comparison.metrics import better, title
-from lab.comparison.rows import LOSS, Cell, Comparison, Row
+from lab.comparison.rows import Cell, Comparison, Row
 from lab.units import count, measure
+
+MOST_ROWS = 200
+"""A longer table is read by nobody, and takes seconds to lay out; the other rows are counted, and --json has them."""
 
 _STYLES = {"better": "green", "worse": "red", "different": "bold", "unclear": "", None: ""}
 _COSTS = (("parameters", "parameters"), ("flops_per_token", "FLOPs/token"), ("kv_bytes_per_token", "KV bytes/token"))
@@ -25,12 +31,14 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     it, each metric has a table of its own, and the costs another.
     """
     console = console or Console()
-    shown = Group(_heading(comparison), _table(comparison, comparison.sweep.metrics, costs=True), *_lines(comparison))
+    rows = _shown(comparison)
+    lines = [Text(line) for line in (*_unshown(comparison, rows), *legend(comparison))]
+    shown = Group(_heading(comparison), _table(comparison, rows, comparison.sweep.metrics, costs=True), *lines)
     if not console.is_terminal:
         console.width = max(console.width, _width(shown, console))
     elif _width(shown.renderables[1], console) > console.width:
-        apart = [_table(comparison, (metric,), costs=False) for metric in comparison.sweep.metrics]
-        shown = Group(_heading(comparison), *apart, _table(comparison, (), costs=True), *_lines(comparison))
+        apart = [_table(comparison, rows, (metric,), costs=False) for metric in comparison.sweep.metrics]
+        shown = Group(_heading(comparison), *apart, _table(comparison, rows, (), costs=True), *lines)
     console.print(shown)
 
 
@@ -39,8 +47,35 @@ def _heading(comparison: Comparison) -> Text:
     return Text(sweep.question or sweep.name, style="bold")
 
 
-def _lines(comparison: Comparison) -> list[Text]:
-    return [Text(line) for line in _legend(comparison)]
+def _shown(comparison: Comparison) -> tuple[Row, ...]:
+    """The rows to print, in their order: all, or the baseline and the best by the first metric."""
+    rows, metric = comparison.rows, comparison.sweep.metrics[0]
+    if len(rows) <= MOST_ROWS:
+        return rows
+    sign = -1 if better(metric) == "higher" else 1
+
+    def rank(row: Row) -> tuple[bool, float]:
+        mean = row.cells[metric].sample.mean
+        return not row.is_baseline, math.inf if mean is None else sign * mean
+
+    best = {row.arm.name for row in sorted(rows, key=rank)[:MOST_ROWS]}
+    return tuple(row for row in rows if row.arm.name in best)
+
+
+def _unshown(comparison: Comparison, shown: Sequence[Row]) -> list[str]:
+    """How many rows there are besides, and what they would have shown that mustn't go unseen."""
+    names = {row.arm.name for row in shown}
+    others = [row for row in comparison.rows if row.arm.name not in names]
+    if not others:
+        return []
+    metric = comparison.sweep.metrics[0]
+    which = f"the best by {title(metric)}" if better(metric) else f"those with the lowest {title(metric)}"
+    without = sum(row.arm.statuses.get("finished", 0) < len(row.arm.runs) for row in others)
+    lack = f" Without a result for some seed: {without:,} of them." if without else ""
+    return [
+        f"{len(others):,} arms more: of {len(comparison.rows):,}, the baseline and {which} are shown; "
+        f"--json and --csv have all.{lack}"
+    ]
 
 
 def _width(shown: RenderableType, console: Console) -> int:
@@ -48,23 +83,41 @@ def _width(shown: RenderableType, console: Console) -> int:
     return Measurement.get(console, console.options.update(width=10_000), shown).maximum
 
 
-def _table(comparison: Comparison, metrics: Sequence[str], *, costs: bool) -> Table:
+def _table(comparison: Comparison, rows: Sequence[Row], metrics: Sequence[str], *, costs: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("arm", overflow="fold")
     table.add_column("n", overflow="fold")
     for metric in metrics:
         table.add_column(title(metric), justify="right", overflow="fold")
-        table.add_column(f"difference [{_percent(comparison.level)}]", overflow="fold")
+        table.add_column(f"difference [{percent(comparison.level)}]", overflow="fold")
     for name in [name for _, name in _COSTS] + ["tokens/s"] if costs else []:
         table.add_column(name, justify="right", overflow="fold")
-    for row in comparison.rows:
-        cells = [Text(row.arm.name), _states(row)]
+    for row in rows:
+        cells = [_name(row, comparison), _states(row)]
         for metric in metrics:
             cells += [Text(measure(row.cells[metric].sample.mean)), _difference(row.cells[metric], row)]
         if costs:
-            cells += [Text(count(row.arm.costs.get(key))) for key, _ in _COSTS] + [Text(count(row.tokens_per_second))]
+            cells += [_cost(row, key, comparison) for key, _ in _COSTS] + [Text(count(row.tokens_per_second))]
         table.add_row(*cells)
     return table
+
+
+def _name(row: Row, comparison: Comparison) -> Text:
+    """The arm, marked where it is off the match that the sweep declares."""
+    text = Text(row.arm.name)
+    declared = comparison.audit.match not in (None, "none")
+    if declared and comparison.audit.off(row.arm.name):
+        text.append(" (off match)", style="yellow")
+    return text
+
+
+def _cost(row: Row, name: str, comparison: Comparison) -> Text:
+    """A cost, and how far it is from the baseline's where that is beyond the tolerance: "1.27M (+3.1%)"."""
+    text = Text(count(row.arm.costs.get(name)))
+    off = comparison.audit.off(row.arm.name).get(name)
+    if off is not None and math.isfinite(off):
+        text.append(f" ({signed_percent(off)})", style="yellow")
+    return text
 
 
 def _states(row: Row) -> Text:
@@ -96,74 +149,3 @@ def _difference(cell: Cell, row: Row) -> Text:
     if difference.remarks:
         text.append(f"{' ' if text else ''}({'; '.join(difference.remarks)})", style="yellow")
     return text
-
-
-def _legend(comparison: Comparison) -> Iterator[str]:
-    sweep = comparison.sweep
-    yield (
-        f"Difference: arm less baseline ({sweep.baseline}), mean over the seeds that finished in the two, "
-        f"with its {_percent(comparison.level)} paired t interval."
-    )
-    compared = sum(not row.is_baseline for row in comparison.rows)
-    number = f" The intervals are not corrected for their number, {compared} a metric." if compared > 1 else ""
-    yield f"Green and better, red and worse: the interval excludes 0.{number}"
-    directions = []
-    for metric in sweep.metrics:
-        direction = better(metric)
-        directions.append(
-            f"{direction} {title(metric)} is better"
-            if direction
-            else f"{title(metric)}: which direction is better isn't known"
-        )
-    said = "; ".join(directions)
-    yield said[:1].upper() + said[1:] + "."
-    if sweep.baseline not in sweep.arms:
-        yield f"The baseline {sweep.baseline} has no runs: there is nothing to compare with."
-    for metric in sweep.metrics:
-        yield from _gaps(comparison, metric)
-    yield from _unigram(comparison)
-    if sweep.match and sweep.match != "none":
-        yield f"Held equal over the arms: {sweep.match}."
-    if sweep.left_out:
-        yield f"Left out: {_runs(len(sweep.left_out))}, not in the plan or replaced by a newer one of the same seed."
-    for path, problem in sweep.broken:
-        yield f"Can't be read: {path} ({problem})."
-
-
-def _gaps(comparison: Comparison, metric: str) -> Iterator[str]:
-    """Finished runs that a mean doesn't hold."""
-    for row in comparison.rows:
-        found, finished = row.cells[metric].sample, row.arm.statuses.get("finished", 0)
-        if found.not_finite:
-            seeds = ", ".join(map(str, found.not_finite))
-            yield f"{row.arm.name}: {title(metric)} is not finite for seed {seeds}, the mean is of the other {found.n}."
-        absent = finished - found.n - len(found.not_finite)
-        if absent:
-            yield f"{row.arm.name}: {_runs(absent)} of {finished} finished without a {title(metric)}."
-
-
-def _unigram(comparison: Comparison) -> Iterator[str]:
-    """How far the arms are below the loss of counting tokens: an arm that isn't has learnt next to nothing."""
-    if comparison.unigram_loss is None:
-        return
-    low, high = comparison.unigram_loss
-    yardstick = measure(low) if high - low < 5e-5 else f"{measure(low)} to {measure(high)}"
-    said = f"Unigram loss (a model that only counts tokens): {yardstick} nats per token"
-    means = {row.arm.name: row.cells[LOSS].sample.mean for row in comparison.rows if LOSS in row.cells}
-    below = {name: low - mean for name, mean in means.items() if mean is not None}
-    if below:
-        least, most = measure(min(below.values())), measure(max(below.values()))
-        if min(below.values()) > 0:
-            said += f"; the arms are {least if least == most else f'{least} to {most}'} below it"
-        else:
-            above = [f"{name} by {measure(-gap)}" for name, gap in below.items() if gap <= 0]
-            said += f"; NOT below it: {', '.join(above)}"
-    yield said + "."
-
-
-def _runs(n: int) -> str:
-    return f"{n} run" if n == 1 else f"{n} runs"
-
-
-def _percent(level: float) -> str:
-    return f"{100 * level:g}%"

@@ -26,7 +26,8 @@ from datetime import datetime
 from pathlib import Path
 
 from lab.comparison import hparams
-from lab.comparison.collect import Run, Sweep, collect
+from lab.comparison.collect import collect
+from lab.comparison.results import Run, Sweep
 from lab.errors import RequestError
 from lab.runs import BrokenRun, RunFolder
 
@@ -142,7 +143,7 @@ def _layout(sweeps: list[Sweep]) -> Layout:
     for sweep in sweeps:
         for arm in sweep.arms.values():
             group = f"{sweep.name}/{arm.name}" if several else arm.name
-            arms[group] = (sweep, arm, ({"sweep": sweep.name} if several else {}) | arm.axes)
+            arms[group] = (sweep, arm, ({"sweep": sweep.name} if several else {}) | arm.axes | arm.picked)
     axes = hparams.Axes(values for _, _, values in arms.values())
     metrics = list(dict.fromkeys(metric for sweep in sweeps for metric in sweep.metrics))
     layout: Layout = {}

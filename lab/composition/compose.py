@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from components import registry
 from lab.composition import convert, extensions, groups
 from lab.composition.check import check_kernel, check_read
-from lab.composition.origin import Origin
-from lab.composition.overrides import Overrides, one_line, parse
-from lab.composition.sources import display, find, roots
+from lab.composition.merge import Merged, merge
+from lab.composition.origin import Origin, chooses
+from lab.composition.overrides import Overrides, copied, one_line, parse
+from lab.composition.sources import display, find, steady
 from lab.composition.swap import settle
 from lab.errors import RequestError
 from lab.training.experiment import Experiment
@@ -52,51 +50,51 @@ def compose(name: str, overrides: Sequence[str] = (), *, source: str = "") -> Co
     Raises:
         RequestError: with everything that a user needs to mend the request.
     """
+    with steady():
+        return _composed(name, tuple(overrides), source)
+
+
+def _composed(name: str, overrides: tuple[str, ...], source: str) -> Composition:
     extensions.load()
     path = find("experiments", name)
     parsed = parse(overrides, source)
-    arguments = (*parsed.choices, *_search_path(path))
     try:
-        composed, choices = _compose(path, arguments, f"{_version(path)} {extensions.current()}")
-        config = composed.copy()
-        parsed.apply(config)
-        raw = OmegaConf.to_container(config, resolve=True)
+        merged = merge(path, _hydra_choices(path, parsed))
+        raw = _with_values(merged, parsed)
     except (HydraException, OmegaConfBaseException) as error:
         raise RequestError(f"{f'{source}: ' if source else ''}{display(path)}: {one_line(error)}") from None
-    assert isinstance(raw, dict)
-    origin = Origin(path, list(arguments))
     try:
-        settled = settle(raw, choices, parsed, origin)  # type: ignore[arg-type]
+        settled = settle(raw, merged.choices, parsed, merged.origin)
         experiment = convert.dataclass(Experiment, settled | {"name": name}, "")
         check_kernel(experiment)
         check_read(experiment, parsed)
     except convert.ConversionError as error:
-        raise RequestError(_explain(error, raw, parsed, origin)) from None  # type: ignore[arg-type]
-    return Composition(experiment, choices, tuple(overrides))
+        raise RequestError(_explain(error, raw, parsed, merged.origin)) from None
+    defaults = {slot: getattr(experiment, slot).name for slot in groups.optional()}
+    return Composition(experiment, defaults | dict(merged.choices), overrides)
 
 
-@lru_cache(maxsize=256)
-def _compose(path: Path, arguments: tuple[str, ...], version: str) -> tuple[DictConfig, dict[str, str]]:
-    """Hydra's part: one composition for each choice of groups. `version` makes it compose anew after an edit."""
-    groups.store()
-    with initialize_config_dir(version_base="1.3", config_dir=str(path.parent)):
-        composed = hydra_compose(path.stem, list(arguments), return_hydra_config=True)
-    chosen = composed.hydra.runtime.choices.items()
-    choices = {str(group): str(option) for group, option in chosen if not str(group).startswith("hydra/")}
-    OmegaConf.set_struct(composed, False)
-    with open_dict(composed):
-        del composed["hydra"]
-    return composed, choices
+def _with_values(merged: Merged, overrides: Overrides) -> dict[str, Any]:
+    """The merged configuration, interpolations resolved, with the values of the overrides; the caller's to change."""
+    if merged.plain is not None:
+        raw: dict[str, Any] = copied(merged.plain)
+        if overrides.patch(raw):
+            return raw
+    config = merged.config.copy()
+    overrides.apply(config)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return resolved  # type: ignore[return-value]
 
 
-def _search_path(path: Path) -> list[str]:
-    others = [f"file://{root}" for root in roots("experiments") if root != path.parent]
-    return [f"hydra.searchpath=[{','.join(others)}]"] if others else []
+def _hydra_choices(path: Path, overrides: Overrides) -> tuple[str, ...]:
+    """The overrides of groups as Hydra takes them: one that the experiment leaves to its default has to be added."""
 
+    def added(text: str) -> bool:
+        group = text.partition("=")[0]
+        return group in groups.optional() and not chooses(path, group)
 
-def _version(path: Path) -> float:
-    """The newest change among the files that a composition may read."""
-    return max(file.stat().st_mtime for root in [path.parent, *roots("experiments")] for file in root.rglob("*.yaml"))
+    return tuple(f"+{text}" if added(text) else text for text in overrides.choices)
 
 
 def _explain(error: convert.ConversionError, raw: Mapping[str, Any], overrides: Overrides, origin: Origin) -> str:

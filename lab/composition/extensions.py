@@ -110,21 +110,42 @@ def of_run(folder: Path, info: Mapping[str, Any]) -> Iterator[None]:
             component.
     """
     recorded = info.get("extensions", {})
+    copy = folder / FILE
+    own = None
+    if "file" in recorded:
+        try:
+            own = OwnFile(copy, copy.read_bytes())
+        except OSError as error:
+            raise RequestError(f"{copy}: the run's components cannot be read: {error.strerror}") from None
+    with of_record(own, recorded, info.get("components", {}), str(copy)):
+        yield
+
+
+@contextlib.contextmanager
+def of_record(
+    own: OwnFile | None, recorded: Mapping[str, Any], versions: Mapping[str, int], where: str
+) -> Iterator[None]:
+    """For the length of the context, the components that a run or a plan was made with.
+
+    Args:
+        own: its copy of the user's file; None where it uses none.
+        recorded: what `used` gave when it was made.
+        versions: of its components.
+        where: the copy, for messages.
+    Raises:
+        RequestError: the copy is another one than was recorded, or a package is missing or brings another version of a
+            component.
+    """
     if recorded.get("packages"):
-        _check_packages(recorded["packages"], info.get("components", {}))
-    if "file" not in recorded:
+        _check_packages(recorded["packages"], versions)
+    if "file" not in recorded or own is None:
         yield
         return
-    copy = folder / FILE
-    try:
-        found = OwnFile(copy, copy.read_bytes())
-    except OSError as error:
-        raise RequestError(f"{copy}: the run's components cannot be read: {error.strerror}") from None
-    if found.sha256 != recorded["file"]["sha256"]:
-        raise RequestError(f"{copy}: is not the file that the run was made with: its SHA-256 is another")
+    if own.sha256 != recorded["file"]["sha256"]:
+        raise RequestError(f"{where}: is not the file that the run was made with: its SHA-256 is another")
     before = _loaded.held
-    if found != _loaded.file:
-        _execute(found)
+    if own != _loaded.file:
+        _execute(own)
     _loaded.held = True
     try:
         yield

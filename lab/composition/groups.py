@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 
 from components import registry
 from components.registry import Component
-from lab.composition.sources import available, roots
+from lab.composition.sources import available, remembered, roots
 from lab.training.experiment import Experiment
 
 
@@ -22,6 +22,13 @@ from lab.training.experiment import Experiment
 def slots() -> dict[str, str]:
     """Configuration path of every slot → its kind: {"model.heads": "heads", …, "optimizer": "optimizer"}."""
     return dict(_slots(Experiment, ""))
+
+
+@cache
+def optional() -> frozenset[str]:
+    """The groups that an experiment need not choose from, as the schema has a default for them: {"recipe"}."""
+    given = {option.name for option in registry.options(Experiment) if not option.required}
+    return frozenset(given & slots().keys())
 
 
 def _slots(cls: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -36,6 +43,10 @@ def _slots(cls: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 def groups() -> dict[str, list[str]]:
     """Every group as Hydra names it → its options: registered components and YAML files."""
+    return remembered("groups", _groups)
+
+
+def _groups() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {path.replace(".", "/"): registry.names(kind) for path, kind in slots().items()}
     for root in roots("experiments"):
         for folder in sorted(path for path in root.rglob("*") if path.is_dir()):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 
-from lab.composition.sources import available, display
+from lab.composition.sources import available, display, remembered, version
 
 
 class Origin:
@@ -20,34 +17,41 @@ class Origin:
 
     Args:
         experiment: the experiment's file.
-        hydra_overrides: what Hydra was given (choices of groups and its search path).
+        defaults: (path within Hydra's search path, package, whether it is the experiment's own) in the order in which
+            they were merged.
+        files_version: from `sources.version`.
     """
 
-    def __init__(self, experiment: Path, hydra_overrides: list[str]) -> None:
+    def __init__(self, experiment: Path, defaults: Sequence[tuple[str, str, bool]], files_version: str) -> None:
         self.experiment = experiment
-        self.hydra_overrides = hydra_overrides
+        self._defaults = tuple(defaults)
+        self._version = files_version
+        self._settings: dict[str, tuple[Path, int] | None] = {}
+        self._choices: dict[tuple[Path, str], str | None] = {}
 
     @cached_property
     def files(self) -> list[tuple[Path, str]]:
         """(file, package) in the order in which they were merged: later ones win."""
-        with initialize_config_dir(version_base="1.3", config_dir=str(self.experiment.parent)):
-            loader = GlobalHydra.instance().config_loader()
-            defaults = loader.compute_defaults_list(self.experiment.stem, self.hydra_overrides, RunMode.RUN).defaults
         found = []
-        for default in defaults:
-            group, _, name = (default.config_path or "").rpartition("/")
-            path = self.experiment if default.primary else available("experiments", group).get(name)
-            if path is not None and not group.startswith("hydra"):
-                found.append((path, "" if default.primary else (default.package or "")))
+        for config_path, package, primary in self._defaults:
+            group, _, name = config_path.rpartition("/")
+            path = self.experiment if primary else available("experiments", group).get(name)
+            if path is not None:
+                found.append((path, "" if primary else package))
         return found
 
     def setting(self, path: str) -> tuple[Path, int] | None:
         """(file, line) that set a key last, or None if no file did."""
+        if path not in self._settings:
+            self._settings[path] = self._setting(path)
+        return self._settings[path]
+
+    def _setting(self, path: str) -> tuple[Path, int] | None:
         for file, package in reversed(self.files):
             if package and path != package and not path.startswith(f"{package}."):
                 continue
             keys = path.removeprefix(package).lstrip(".").split(".")
-            line = _line(file, [key for key in keys if key])
+            line = _line(_nodes(file, self._version), [key for key in keys if key])
             if line is not None:
                 return file, line
         return None
@@ -59,9 +63,14 @@ class Origin:
 
     def choice_of(self, file: Path, group: str) -> str | None:
         """The option of a group (`model/heads`) that a file or a file it inherits from chooses, or None."""
+        if (file, group) not in self._choices:
+            self._choices[file, group] = self._choice_of(file, group)
+        return self._choices[file, group]
+
+    def _choice_of(self, file: Path, group: str) -> str | None:
         package = next((package for path, package in self.files if path == file), "")
         own = package.replace(".", "/")
-        for entry in reversed(_defaults(file)):
+        for entry in reversed(_defaults(file, self._version)):
             if isinstance(entry, str):
                 inherited = available("experiments", own).get(entry.lstrip("/"))
                 chosen = self.choice_of(inherited, group) if inherited and inherited != file else None
@@ -76,14 +85,35 @@ class Origin:
         return None
 
 
-def _defaults(file: Path) -> list[Any]:
+def chooses(experiment: Path, group: str) -> bool:
+    """Whether an experiment's file, or one that it inherits from, chooses from a group: told without composing."""
+    return remembered(("chooses", experiment, group), lambda: _chooses(experiment, group))
+
+
+def _chooses(experiment: Path, group: str) -> bool:
+    for entry in _defaults(experiment, version()):
+        if isinstance(entry, str):
+            inherited = available("experiments").get(entry.lstrip("/"))
+            if inherited is not None and inherited != experiment and _chooses(inherited, group):
+                return True
+        elif group in [str(key).removeprefix("override ").strip().lstrip("/") for key in entry]:
+            return True
+    return False
+
+
+@lru_cache(maxsize=256)
+def _defaults(file: Path, files_version: str) -> tuple[Any, ...]:
     content = yaml.safe_load(file.read_text()) or {}
-    return [entry for entry in content.get("defaults", []) if entry != "_self_"]
+    return tuple(entry for entry in content.get("defaults", []) if entry != "_self_")
 
 
-def _line(file: Path, keys: list[str]) -> int | None:
-    """The line (from 1) of a nested key in a YAML file, or None."""
-    node = yaml.compose(file.read_text())
+@lru_cache(maxsize=256)
+def _nodes(file: Path, files_version: str) -> yaml.Node | None:
+    return yaml.compose(file.read_text())
+
+
+def _line(node: yaml.Node | None, keys: list[str]) -> int | None:
+    """The line (from 1) of a nested key in a YAML document, or None."""
     line = None
     for key in keys:
         if not isinstance(node, yaml.MappingNode):

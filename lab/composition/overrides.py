@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,6 +44,14 @@ class Overrides:
                     OmegaConf.update(config, key, value, merge=True, force_add=True)
             except Exception as error:
                 raise RequestError(f"{self.describe(text)}: cannot be applied here: {one_line(error)}") from None
+
+    def patch(self, plain: dict[str, Any]) -> bool:
+        """Set the values in a configuration of dicts and lists, in place, as `apply` would and many times faster.
+
+        Returns:
+            False where only OmegaConf can say what an override comes to; the configuration is then of no use.
+        """
+        return all(_patch(plain, key, value) for key, value, _ in self.values)
 
     def setting(self, path: str) -> str | None:
         """The last override that sets a path, something above it, or something below it; described, or None."""
@@ -102,14 +112,50 @@ def parse(texts: Sequence[str], source: str = "") -> Overrides:
     return Overrides(source, tuple(choices), tuple(values))
 
 
+def copied(plain: Any) -> Any:
+    """A copy of dicts and lists and what is in them, all of their own."""
+    if isinstance(plain, dict):
+        return {key: copied(value) for key, value in plain.items()}
+    return [copied(value) for value in plain] if isinstance(plain, list) else plain
+
+
 def one_line(error: Exception) -> str:
     """A library's message on one line."""
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
+
+
+def _patch(plain: dict[str, Any], key: str, value: Any) -> bool:
+    if not _PLAIN_KEY.fullmatch(key) or not _is_plain(value):
+        return False
+    *parents, last = key.split(".")
+    holder: Any = plain
+    for parent in parents:
+        holder = holder.get(parent)
+        if not isinstance(holder, dict):
+            return False
+    if isinstance(holder.get(last), dict):
+        return False
+    holder[last] = copied(value)
+    return True
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return "$" not in value and value != "???"
+    return all(map(_is_plain, value)) if type(value) is list else value is None or type(value) in (bool, int, float)
+
+
+@lru_cache(maxsize=65536)
+def _grammar(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
 def _parse(text: str, source: str) -> Override:
     try:
-        return OverridesParser.create().parse_override(text)
+        return _grammar(text)
     except HydraException as error:
         where = f"{source}: " if source else ""
         raise RequestError(f"{where}override '{text}' cannot be read, expected key=value: {one_line(error)}") from None

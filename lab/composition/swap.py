@@ -19,6 +19,7 @@ from components.attention.span import Span
 from lab.composition import convert, groups
 from lab.composition.origin import Origin
 from lab.composition.overrides import Overrides
+from lab.composition.sources import remembered
 
 SPAN_KINDS = ("local", "global")
 """The layer kinds that spans offer; a pattern of these alone belongs to its span and goes with it."""
@@ -46,9 +47,9 @@ def _drop_leftovers(
     if name not in registry.names(kind):
         return
     own = _option_names(kind, str(name))
-    elsewhere = {option for other in registry.names(kind) for option in _option_names(kind, other)}
     for key in [key for key in slot if key != "name" and key not in own]:
-        if key in elsewhere and not overrides.sets(f"{path}.{key}") and _is_swapped(path, key, choices, origin):
+        elsewhere = any(key in _option_names(kind, other) for other in registry.names(kind))
+        if elsewhere and not overrides.sets(f"{path}.{key}") and _is_swapped(path, key, choices, origin):
             del slot[key]
 
 
@@ -178,8 +179,9 @@ def _fill_vocabulary(model: dict[str, Any], data: Any) -> None:
     model["vocab_size"] = tokenizer.vocab_size()
 
 
-def _option_names(kind: str, name: str) -> set[str]:
-    return {option.name for option in registry.options(registry.lookup(kind, name))}
+def _option_names(kind: str, name: str) -> frozenset[str]:
+    cls = registry.lookup(kind, name)
+    return remembered(("option names", cls), lambda: frozenset(option.name for option in registry.options(cls)))
 
 
 def _select(raw: Mapping[str, Any], path: str) -> Any:

@@ -1,40 +1,24 @@
 """A sweep in progress, watched through its run folders alone: a live table, or plain lines where there is no terminal.
 
-So it shows the same for runs started here, by another launcher, or on a cluster.
+So it shows the same for runs started here, by another launcher, or on a cluster; of a cluster's queue it is told.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from lab.dispatch.status import Row, counts, row
+from lab.dispatch.status import Row, row
+from lab.dispatch.table import STYLES, TROUBLES, line, share, table, totals, trouble
 from lab.runs import BrokenRun, RunFolder
 from lab.runs.state import Status
 
-STYLES: dict[Status, str] = {
-    "running": "cyan",
-    "failed": "red",
-    "lost": "red",
-    "preempted": "yellow",
-    "diverged": "magenta",
-    "queued": "dim",
-    "blocked": "dim",
-    "finished": "green",
-}
-"""In the order of what a person wants to see where not everything fits."""
-
-_TROUBLES = ("failed", "lost", "diverged", "blocked")
 _TABLE_SECONDS, _LINES_SECONDS = 0.5, 1.0
 _FRAME = 7  # lines of the screen taken by the table's head, its frame and what stands below it
 
@@ -45,10 +29,18 @@ class SweepDisplay:
     Args:
         runs: what to show, in this order.
         console: where; standard output by default.
+        join: adds to rows what is known of them from elsewhere, such as a cluster's queue.
     """
 
-    def __init__(self, runs: Sequence[RunFolder], *, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        runs: Sequence[RunFolder],
+        *,
+        console: Console | None = None,
+        join: Callable[[Sequence[Row]], list[Row]] = list,
+    ) -> None:
         self._runs = list(runs)
+        self._join = join
         self._console = console or Console()
         self._ended: dict[RunFolder, Row] = {}
         self._said: dict[str, tuple[Status, int, int]] = {}
@@ -73,36 +65,44 @@ class SweepDisplay:
             self._stop.set()
             self._thread.join()
 
+    def add(self, runs: Sequence[RunFolder]) -> None:
+        """Show these too, below the others."""
+        self._runs = list(dict.fromkeys([*self._runs, *runs]))
+
+    def say(self, line: str) -> None:
+        """Print a line above the table, or among the plain lines."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def wait(self) -> None:
         """Show on until no run is going on or waiting to, or until Ctrl-C."""
         with contextlib.suppress(KeyboardInterrupt):
-            while any(each.status in ("running", "queued", "preempted") for each in self.rows()):
+            while any(each.open for each in self.rows()):
                 time.sleep(_LINES_SECONDS)
 
     def rows(self) -> list[Row]:
         """The runs as they stand now; one whose files are broken is left out."""
-        return list(self._read())
+        return self._join(list(self._read()))
 
     def render(self) -> RenderableType:
         """The table, as high as the screen allows: the rows that matter most where not all fit."""
         rows = self.rows()
-        troubles = [each for each in rows if each.status in _TROUBLES][:3]
+        troubles = [each for each in rows if each.status in TROUBLES][:3]
         room = max(3, self._console.height - _FRAME - len(troubles))
         shown = rows
         if len(rows) > room:
             rank = list(STYLES)
             shown = sorted(rows, key=lambda each: rank.index(each.status))[:room]
-        return Group(_table(shown), Text(_totals(rows)), *map(_trouble, troubles))
+        return Group(table(shown, self._console.width), Text(totals(rows)), *map(trouble, troubles))
 
     def changes(self) -> list[str]:
         """Lines on what has changed since the last call: another status or attempt, or another quarter of the way."""
         lines = []
-        for each in self._read():
-            quarter = int(4 * _share(each))
+        for each in self.rows():
+            quarter = int(4 * share(each))
             now = (each.status, each.attempts, quarter)
             before = self._said.get(each.run)
             if now != before:
-                lines.append(_line(each))
+                lines.append(line(each))
             self._said[each.run] = now
         return lines
 
@@ -120,98 +120,5 @@ class SweepDisplay:
         ended = False
         while not ended:
             ended = self._stop.wait(_LINES_SECONDS)  # once more after the end
-            for line in self.changes():
-                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def print_status(
-    runs: Sequence[RunFolder], broken: Sequence[tuple[Path, str]] = (), *, console: Console | None = None
-) -> None:
-    """Print where the runs stand now: all of them, why some have no result, and folders that can't be read."""
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # nobody's window: what reads it must not lose columns
-    rows = SweepDisplay(runs).rows()
-    if rows:
-        console.print(_table(rows))
-    console.print(Text(_totals(rows)), soft_wrap=True)
-    for each in rows:
-        if each.status in _TROUBLES:
-            console.print(_trouble(each), soft_wrap=True)
-    for path, reason in broken:
-        console.print(Text(f"{path}: broken, {reason}", STYLES["failed"]), soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: 42 s, 3:05, 2:03:05, 3 d 4 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02}"
-    if whole < 86400:
-        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def _table(rows: Sequence[Row]) -> Table:
-    several = len({each.sweep for each in rows}) > 1
-    table = Table()
-    for heading in ("sweep", "arm") if several else ("arm",):
-        table.add_column(heading, overflow="fold")
-    table.add_column("seed", justify="right")
-    table.add_column("state")
-    table.add_column("", min_width=12)
-    for heading in ("step", "loss", "tokens/s", "to go"):
-        table.add_column(heading, justify="right")
-    for each in rows:
-        table.add_row(
-            *([Text(each.sweep), Text(each.arm)] if several else [Text(each.arm)]),
-            "" if each.seed is None else str(each.seed),
-            Text(each.status, STYLES[each.status]),
-            ProgressBar(total=1.0, completed=_share(each), width=12),
-            f"{each.step:,}/{each.steps:,}" if each.step is not None else "",
-            _number(each.loss, ".4f"),
-            _number(each.tokens_per_second, ",.0f"),
-            duration(each.eta) if each.eta is not None else "",
-        )
-    return table
-
-
-def _line(each: Row) -> str:
-    parts = [each.run, each.status]
-    if each.status == "running" and each.attempts > 1:
-        parts.append(f"attempt {each.attempts}")
-    if each.step and each.steps:
-        parts.append(f"step {each.step:,}/{each.steps:,} ({100 * each.step // each.steps}%)")
-    if each.loss is not None:
-        parts.append(f"loss {each.loss:.4f}")
-    if each.tokens_per_second is not None:
-        parts.append(f"{_number(each.tokens_per_second, ',.0f')} tokens/s")
-    if each.eta is not None:
-        parts.append(f"{duration(each.eta)} to go")
-    if each.reason and each.status != "running":
-        parts.append(each.reason)
-    return "  ".join(parts)
-
-
-def _trouble(each: Row) -> Text:
-    return Text(f"{each.run}: {each.status}" + (f", {each.reason}" if each.reason else ""), STYLES[each.status])
-
-
-def _totals(rows: Sequence[Row]) -> str:
-    found = counts(rows)
-    head = "1 run: " if len(rows) == 1 else f"{len(rows)} runs" + (": " if rows else "")
-    return head + ", ".join(f"{found[status]} {status}" for status in STYLES if status in found)
-
-
-def _share(each: Row) -> float:
-    if each.status == "finished":
-        return 1.0
-    return each.step / each.steps if each.step and each.steps else 0.0
-
-
-def _number(value: float | None, form: str) -> str:
-    if value is None:
-        return ""
-    return format(value, form) if math.isfinite(value) else str(value)
+            for said in self.changes():
+                self._console.print(said, markup=False, highlight=False, soft_wrap=True)

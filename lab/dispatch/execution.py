@@ -9,17 +9,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lab.dispatch import failure, provenance
+from lab.dispatch import cancel, failure, needs, provenance
 from lab.dispatch.claim import Claim
 from lab.dispatch.log import RunLog
 from lab.dispatch.pulse import Pulse
 from lab.runs import Progress, RunFolder, State
+from lab.runs.state import Status
 from lab.training.outcome import Outcome
 from lab.training.outcome import Progress as Reported
 
-FINISHED, FAILED, DIVERGED, HELD, PREEMPTED = 0, 1, 3, 4, 75
-"""Exit codes of a worker. HELD: another worker holds the run, or has moved it on; nothing was done.
-75 is the EX_TEMPFAIL of sysexits.h: try again."""
+FINISHED, FAILED, DIVERGED, HELD, BLOCKED, REFUSED, PREEMPTED = 0, 1, 3, 4, 5, 6, 75
+"""Exit codes of a worker. HELD: another worker holds the run, or it has been moved on or cancelled; nothing was done.
+BLOCKED: a run that it needs has not finished; it was not begun. REFUSED: it was made with other code than the worker's;
+it was not begun, and stands as it did, so that it can be run with the right code. 75 is the EX_TEMPFAIL of sysexits.h:
+try again."""
+
+REFUSED_BECAUSE = "refused: "
+"""With what the reason in the state of a refused run begins."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """What asks a worker to stop: operators and the kernel, the keyboard, and a cluster shortly before the time is up."""
@@ -77,7 +83,8 @@ def execute(
         on_lost: called from another thread when another process has taken the run over, which happens only if this
             one gave no sign of life for minutes; by default training is stopped.
     Returns:
-        FINISHED, DIVERGED, PREEMPTED, FAILED or HELD. A run that already has its result is not run again.
+        FINISHED, DIVERGED, PREEMPTED, FAILED, HELD, BLOCKED or REFUSED. A run that already has its result is not run
+        again.
     Raises:
         OSError: the folder cannot be written; the run then looks lost as soon as this process has ended.
     """
@@ -86,9 +93,22 @@ def execute(
         return HELD
     state = adopt_result(run)
     moved_on = attempts is not None and state.attempts != attempts
-    if state.ended or moved_on:
+    cancelled = state.status == "cancelled"  # since whoever started this looked: only `lab retry` may change that
+    if state.ended or moved_on or cancelled:
         claim.release()
-        return HELD if moved_on else _code(state)
+        return HELD if moved_on or cancelled else _code(state)
+    refusal = provenance.refusal(run.info)
+    if refusal is not None:
+        # The state as it was, but for a reason to read: nothing else of the run may be touched by other code.
+        run.state = state.replace(reason=f"{REFUSED_BECAUSE}{refusal}")
+        claim.release()
+        return REFUSED
+    # Whoever started this had looked already, or nobody had: nothing learns from a run that is half trained.
+    missing = needs.standing(run).reason
+    if missing is not None:
+        run.state = needs.blocked(state, missing)
+        claim.release()
+        return BLOCKED
     state = State(
         status="running",
         attempts=state.attempts + 1,
@@ -98,7 +118,10 @@ def execute(
     )
     lost = on_lost or (lambda: stop.request("another worker has taken the run over"))
     title = f"attempt {state.attempts} on {state.host}, process {state.pid}"
-    with RunLog(run.path / "log.txt", title, capture=capture) as log, Pulse(run, claim, state, lost) as pulse:
+    with (
+        RunLog(run.path / "log.txt", title, capture=capture) as log,
+        Pulse(run, claim, state, lost, stop.request) as pulse,
+    ):
         code = _attempt(run, train, stop, log, pulse, report)
     if pulse.lost:
         return HELD
@@ -125,6 +148,7 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, pulse: Pulse
             report(progress)
 
     began = time.monotonic()
+    status: Status
     try:
         if stop():
             outcome = Outcome("preempted", None, {})
@@ -137,13 +161,19 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, pulse: Pulse
     # A run that calls sys.exit() must not take its worker along.
     except (Exception, SystemExit) as error:
         log.exception(error)
-        pulse.write(status="failed", failure=failure.classify(error), reason=failure.reason(error))
+        kind = failure.classify(error)
+        # With one of its processes gone, a run of several is lost, as it would be had it had no other.
+        status = "lost" if kind == "interrupted" else "failed"
+        pulse.write(status=status, failure=kind, reason=failure.reason(error))
         return FAILED
     reason = outcome.reason
+    status = outcome.status
     if outcome.status == "preempted":
         reason = f"stopped by {stop.reason}" if stop.reason else reason
-    log.line(f"{outcome.status} after {time.monotonic() - began:.1f} s" + (f": {reason}" if reason else ""))
-    pulse.write(status=outcome.status, reason=reason)
+    if outcome.status == "preempted" and (asked := cancel.requested(run, pulse.state.attempts)) is not None:
+        status, reason = "cancelled", asked
+    log.line(f"{status} after {time.monotonic() - began:.1f} s" + (f": {reason}" if reason else ""))
+    pulse.write(status=status, reason=reason)
     return _code(pulse.state)
 
 
@@ -159,7 +189,8 @@ def as_progress(reported: Reported) -> Progress:
 
 
 def _code(state: State) -> int:
-    return {"finished": FINISHED, "diverged": DIVERGED, "preempted": PREEMPTED}.get(state.status, FAILED)
+    codes = {"finished": FINISHED, "diverged": DIVERGED, "preempted": PREEMPTED, "cancelled": PREEMPTED}
+    return codes.get(state.status, FAILED)
 
 
 def open_run(path: Path) -> RunFolder:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
 
+from lab.dispatch import needs
 from lab.dispatch.claim import holder
-from lab.dispatch.execution import FAILED, HELD, PREEMPTED, Stop
+from lab.dispatch.execution import FAILED, HELD, PREEMPTED, REFUSED, REFUSED_BECAUSE, Stop
 from lab.dispatch.machine import Share, available_gpus, share
 from lab.dispatch.pool import Worker, bury
 from lab.runs import RunFolder
@@ -35,8 +36,9 @@ class Summary:
     Attributes:
         ran: runs that it ran, with the status in which it left them.
         found: runs that it had no need or no right to run, with the status in which they stood at last.
-        elsewhere: runs that another host holds.
+        elsewhere: runs that another host holds, or that need one such.
         left: runs not begun because the call was stopped.
+        refused: runs that workers refused as they were made with other code, with the reason; they stand as they did.
         stopped: what stopped it early; None if nothing did.
     """
 
@@ -44,6 +46,7 @@ class Summary:
     found: dict[str, Status] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
 
 
@@ -59,8 +62,12 @@ def run_local(
 ) -> Summary:
     """Run what is missing of these runs, in order, and return when each has a result or has been tried once.
 
-    Finished, diverged and blocked runs are left as they are; preempted, lost and queued ones go on. A run that another
-    launcher on this host holds is waited for, and gone on with if that one lets go of it. Nothing is tried twice.
+    Finished, diverged and cancelled runs are left as they are; preempted, lost and queued ones go on. A run that
+    another launcher on this host holds is waited for, and gone on with if that one lets go of it. Nothing is tried
+    twice.
+
+    A run that needs others waits for them for as long as something is going to make them. If it can't get them it is
+    blocked, with the reason in its state; one that was blocked goes on if it now can.
 
     Ctrl-C, SIGTERM or SIGHUP lets the runs checkpoint and then returns; the second time, they are killed.
 
@@ -106,6 +113,8 @@ class _Launcher:
         self._command = command
         self._waiting = deque(runs)
         self._held: list[RunFolder] = []
+        self._open = set(runs)
+        self._dependants: dict[RunFolder, list[RunFolder]] = {}
         self._looked = 0.0
         self._workers: list[Worker] = []
 
@@ -131,7 +140,8 @@ class _Launcher:
                 worker.wait()
         if stopping:
             self._summary.stopped = self.stop.reason
-            self._summary.left += [run.name for run in (*self._waiting, *self._held)]
+            dependants = [run for runs in self._dependants.values() for run in runs]
+            self._summary.left += [run.name for run in (*self._waiting, *self._held, *dependants)]
         return self._summary
 
     def kill(self) -> None:
@@ -165,13 +175,41 @@ class _Launcher:
                 self._held.append(run)
             else:
                 self._summary.elsewhere.append(run.name)
+                self._close(run)
             return None
         # A run that failed since the call began has been tried, by another launcher.
         may_not = state.status == "failed" and self.retry.get(run) != state.attempts
-        if state.ended or state.status == "blocked" or may_not:
+        if state.ended or may_not or state.status == "cancelled" or (state.status == "blocked" and not needs.of(run)):
             self._summary.found[run.name] = state.status
+            self._close(run)
             return None
-        return state.attempts
+        return state.attempts if self._has_what_it_needs(run) else None
+
+    def _has_what_it_needs(self, run: RunFolder) -> bool:
+        """Whether a run can be run now; if not, it is filed where it belongs."""
+        standing = needs.standing(run, self._open)
+        if standing.status == "ready":
+            return True
+        here = next((needed for needed in standing.on if needed in self._open), None)
+        holders = [held for needed in standing.on if (held := holder(needed.path)) is not None]
+        if here is not None:
+            self._dependants.setdefault(here, []).append(run)
+        elif standing.status == "blocked":
+            needs.block(run, standing.reason or "")
+            self._summary.found[run.name] = run.state.status
+            self._close(run)
+            self._on_change(run)
+        elif all(held.process.host in ("", socket.gethostname()) for held in holders):
+            self._held.append(run)
+        else:
+            self._summary.elsewhere.append(run.name)
+            self._close(run)
+        return False
+
+    def _close(self, run: RunFolder) -> None:
+        """This call is done with a run: what waits for it is looked at again."""
+        self._open.discard(run)
+        self._waiting.extendleft(reversed(self._dependants.pop(run, [])))
 
     def _start(self) -> Worker:
         slot = next(n for n in range(self._plan.workers) if all(worker.slot != n for worker in self._workers))
@@ -201,6 +239,10 @@ class _Launcher:
         worker.retired |= code in (FAILED, PREEMPTED)
         if code == HELD:  # another launcher was faster: see how it stands now
             self._waiting.appendleft(run)
+        elif code == REFUSED:
+            self._summary.refused[run.name] = (run.state.reason or "").removeprefix(REFUSED_BECAUSE)
+            self._close(run)
+            self._on_change(run)
         else:
             self._close_book(run)
 
@@ -208,9 +250,10 @@ class _Launcher:
         self._workers.remove(worker)
         if worker.run is not None:
             with contextlib.suppress(OSError):  # a full disk, perhaps what it died of; the run shows as lost without
-                bury(worker.run, worker.attempts, code, worker.last_words())
+                bury(worker.run, worker.attempts, code, worker.last_words(), starved=worker.starved())
             if code == 0 and worker.run.state.attempts == worker.attempts:
                 self._summary.left.append(worker.run.name)  # stopped before it had begun
+                self._close(worker.run)
             else:
                 self._close_book(worker.run)
         worker.close()
@@ -218,6 +261,7 @@ class _Launcher:
     def _close_book(self, run: RunFolder) -> None:
         status = run.state.status
         self._summary.ran[run.name] = "lost" if status == "running" and holder(run.path) is None else status
+        self._close(run)
         self._on_change(run)
 
 

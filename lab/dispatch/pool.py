@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lab.dispatch import failure
 from lab.dispatch.claim import Claim
 from lab.dispatch.execution import adopt_result
 from lab.runs import RunFolder
@@ -40,6 +41,7 @@ class Worker:
         self.attempts = 0
         self.retired = self.silent = False
         self._unread = b""
+        self._memory_kills = failure.memory_kills()
         # What it says outside runs, such as why it couldn't start. A file, as nobody reads a pipe meanwhile.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -95,6 +97,10 @@ class Worker:
             self.kill()
         return code
 
+    def starved(self) -> bool:
+        """Whether, since it was started, the kernel has killed some process here for want of memory."""
+        return failure.memory_kills() != self._memory_kills
+
     def last_words(self) -> str | None:
         """The last line that it wrote outside of runs."""
         self._errors.seek(0)
@@ -119,7 +125,7 @@ class Worker:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
 
 
-def bury(run: RunFolder, attempts: int, code: int, last_words: str | None) -> bool:
+def bury(run: RunFolder, attempts: int, code: int, last_words: str | None, *, starved: bool = False) -> bool:
     """Leave in a run's folder how its worker ended, where the worker itself could not.
 
     Args:
@@ -127,6 +133,7 @@ def bury(run: RunFolder, attempts: int, code: int, last_words: str | None) -> bo
         attempts: of that run before the worker was given it.
         code: return code of the process.
         last_words: the last line that it wrote outside of the run's log.
+        starved: whether the kernel has killed for want of memory meanwhile.
     Returns:
         False if somebody else has taken the run over meanwhile; nothing is changed then.
     """
@@ -137,11 +144,11 @@ def bury(run: RunFolder, attempts: int, code: int, last_words: str | None) -> bo
         state = adopt_result(run)
         begun = state.attempts != attempts
         if state.status == "running" or not (begun or state.ended or code == 0):
-            run.state = state.replace(**_obituary(code, last_words))
+            run.state = state.replace(**_obituary(code, last_words, starved))
     return True
 
 
-def _obituary(code: int, last_words: str | None) -> dict[str, Any]:
+def _obituary(code: int, last_words: str | None, starved: bool) -> dict[str, Any]:
     said = f": {last_words}" if last_words else ""
     if code >= 0:
         reason = f"the worker ended with exit code {code} in the middle of the run{said}"
@@ -149,5 +156,8 @@ def _obituary(code: int, last_words: str | None) -> dict[str, Any]:
     name = signal.Signals(-code).name
     if -code in _CRASHES:
         return {"status": "failed", "failure": "bug", "reason": f"the worker crashed ({name}){said}"}
+    if -code == signal.SIGKILL and starved:
+        reason = "the kernel killed the worker for want of memory (SIGKILL)"
+        return {"status": "failed", "failure": "out_of_memory", "reason": reason}
     hint = "; unless somebody did that, the machine ran out of memory" if -code == signal.SIGKILL else ""
     return {"status": "lost", "failure": "interrupted", "reason": f"the worker was killed ({name}){hint}"}

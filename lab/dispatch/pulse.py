@@ -1,4 +1,4 @@
-"""Signs of life of a running run: its state file and its claim, refreshed from a thread.
+"""Signs of life of a running run: its state file and its claim, refreshed from a thread that also hears of a `cancel`.
 
 From a thread, so that a long validation, a first compilation or the writing of a large checkpoint doesn't look dead.
 """
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lab.dispatch.cancel import requested
 from lab.dispatch.claim import Claim
 from lab.runs import Progress, RunFolder, State
 
@@ -26,13 +27,22 @@ class Pulse:
         claim: this process's claim on it.
         state: the state to begin with; written on entry.
         on_lost: called from the thread, once, when another process has taken the run over. Nothing is written after.
+        on_cancel: called from the thread, once, with the reason when somebody has asked for the run to be cancelled.
     """
 
-    def __init__(self, run: RunFolder, claim: Claim, state: State, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        claim: Claim,
+        state: State,
+        on_lost: Callable[[], None],
+        on_cancel: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self._run = run
         self._claim = claim
         self._state = state
         self._on_lost = on_lost
+        self._on_cancel: Callable[[str], None] | None = on_cancel
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
@@ -72,6 +82,10 @@ class Pulse:
                     self._on_lost()
                     return
                 self.write()
+                reason = requested(self._run, self._state.attempts)
+                if reason is not None and self._on_cancel is not None:
+                    self._on_cancel(reason)
+                    self._on_cancel = None
             except OSError as error:
                 # A full disk or a file server's hiccup must not silence the run for good.
                 print(f"no sign of life could be written: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.dispatch.claim import holder
-from lab.runs import STATUSES, RunFolder, State, find_broken, find_runs
+from lab.runs import STATUSES, RunFolder, Seen, State, survey
 from lab.runs.state import Failure, Status
 
 VERSION = 1
@@ -31,6 +31,9 @@ class Row:
         heartbeat_age: seconds since the last sign of life; None before the first.
         loss: nats per token, of the last step known.
         eta: seconds of training to go; None unless it is running.
+        job: of the cluster, that runs or last ran it (`12`, or `12_3` of an array); None where it has none.
+        job_state: as the cluster calls it; None where it doesn't say.
+        waits_for: why it doesn't run now, though it will: the cluster's word (Priority, Resources, Dependency, …).
     """
 
     run: str
@@ -51,6 +54,16 @@ class Row:
     loss: float | None
     tokens_per_second: float | None
     eta: float | None
+    job: str | None = None
+    job_state: str | None = None
+    waits_for: str | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it goes on, or is going to by itself as far as can be told."""
+        if self.status in ("queued", "preempted"):
+            return self.job_state is None or self.waits_for is not None  # else its job has ended
+        return self.status == "running" or (self.status == "lost" and self.waits_for is not None)
 
 
 def row(run: RunFolder) -> Row:
@@ -59,7 +72,12 @@ def row(run: RunFolder) -> Row:
     Raises:
         BrokenRun: its files can't be read.
     """
-    info, state = run.info, live_state(run)
+    return row_of(Seen(run, run.info, run.state))
+
+
+def row_of(seen: Seen) -> Row:
+    """As `row`, of a run that has just been looked at."""
+    run, info, state = seen.run, seen.info, live(seen.run, seen.state)
     progress = state.progress
     running = state.status == "running"
     return Row(
@@ -86,7 +104,11 @@ def row(run: RunFolder) -> Row:
 
 def live_state(run: RunFolder) -> State:
     """The state, but `lost` with a reason where it says running and nobody runs it."""
-    state = run.state
+    return live(run, run.state)
+
+
+def live(run: RunFolder, state: State) -> State:
+    """As `live_state`, of a run whose state has just been read."""
     if state.status != "running" or holder(run.path) is not None:
         return state
     again = run.state  # a worker writes how its run ended, then lets go of it: perhaps just now
@@ -99,8 +121,7 @@ def live_state(run: RunFolder) -> State:
 
 def rows(root: Path | str, sweep: str | None = None) -> list[Row]:
     """The rows of all runs below the root, or of one sweep: by sweep, arm in its order, and seed."""
-    broken = {path for path, _ in find_broken(root, sweep)}
-    return [row(run) for run in find_runs(root, sweep) if run.path not in broken]
+    return [row_of(seen) for seen in survey(root, sweep).runs]
 
 
 def counts(rows: Iterable[Row]) -> dict[Status, int]:
@@ -109,18 +130,20 @@ def counts(rows: Iterable[Row]) -> dict[Status, int]:
     return {status: found[status] for status in STATUSES if found[status]}
 
 
-def to_json(rows: Sequence[Row], broken: Sequence[tuple[Path, str]] = ()) -> dict[str, Any]:
+def to_json(rows: Sequence[Row], broken: Sequence[tuple[Path, str]] = (), notes: Sequence[str] = ()) -> dict[str, Any]:
     """What `lab status --json` prints. Field names don't change without the version; a loss that isn't finite is null.
 
     Args:
         rows: the runs.
-        broken: folders that can't be read, from `lab.runs.find_broken`.
+        broken: folders that can't be read, from `lab.runs.survey`.
+        notes: what a cluster didn't tell.
     """
     return {
         "version": VERSION,
         "runs": [{key: _finite(value) for key, value in dataclasses.asdict(each).items()} for each in rows],
         "counts": counts(rows),
         "broken": [{"path": str(path), "reason": reason} for path, reason in broken],
+        "notes": list(notes),
     }
 
 

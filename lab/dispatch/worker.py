@@ -22,15 +22,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.code import digest
 from lab.dispatch import isolation
-from lab.dispatch.execution import FAILED, HELD, PREEMPTED, Report, Stop, Train, execute, open_run
+from lab.dispatch.execution import FAILED, HELD, PREEMPTED, REFUSED, Report, Stop, Train, execute, open_run
 from lab.dispatch.machine import thread_variables
 from lab.runs import RunFolder
 from lab.training.outcome import Outcome
 
 
 def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) -> int:
-    """Work, and return the exit code: 0 finished, 3 diverged, 75 preempted, 1 failed, 4 held by another, 2 usage.
+    """Work, and return the exit code: 0 finished, 3 diverged, 75 preempted, 1 failed, 4 held by another, 5 blocked,
+    6 refused as it was made with other code, 2 usage.
 
     Args:
         arguments: of the command line.
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) 
     which.add_argument("--serve", action="store_true", help="take runs from standard input until it ends")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of CPU operations (default: torch's)")
     given = parser.parse_args(arguments)
+    digest()  # of what this process imports: it may be edited before the last run comes
     if given.threads is not None:
         if given.threads < 1:
             parser.error(f"--threads: expected at least 1, got {given.threads}")
@@ -62,19 +65,21 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
     """Train the run's frozen configuration, never recomposing it: sources edited since don't change it."""
     from lab.composition import extensions
     from lab.composition.freeze import load_experiment
+    from lab.dispatch.teachers import load_needed
     from lab.training import environment
     from lab.training.loop import train
 
+    isolation.reset(run.config.get("seed", 0), threads)
+    needed = load_needed(run)
     with extensions.of_run(run.path, run.info):
         experiment = load_experiment(run.config)
-        isolation.reset(experiment.seed, threads)
         import torch
 
         # Now, though training reports it too at its end: a run that fails had a device as well.
         device = environment.device_of(experiment.train.accelerator)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         run.add_provenance(device=name, threads=torch.get_num_threads())
-        return train(experiment, run.path, report=report, stop=stop)
+        return train(experiment, run.path, trained=needed, report=report, stop=stop)
 
 
 def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = None) -> int:
@@ -84,7 +89,10 @@ def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = No
         os._exit(HELD)
 
     with isolation.isolated():
-        return execute(run, train, stop=stop, attempts=attempts, on_lost=lost)
+        code = execute(run, train, stop=stop, attempts=attempts, on_lost=lost)
+    if code == REFUSED:
+        print(f"{run.name}: {run.state.reason}", file=sys.stderr, flush=True)
+    return code
 
 
 def _serve(train: Train, stop: Stop) -> int:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from components.decoder import Decoder
 from lab.composition import extensions
-from lab.composition.check import check_kernel
-from lab.composition.convert import ConversionError
 from lab.composition.freeze import load_experiment
+from lab.composition.reload import kernel_here, relocated
 from lab.data.encoder import Encoder
 from lab.data.shards import prepare
 from lab.data.tokenizer import Byte
@@ -56,7 +54,7 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
             its configuration.
     """
     with extensions.of_run(run.path, run.info):
-        experiment = load_experiment(_relocated(run.config, run.path / TOKENIZER))
+        experiment = load_experiment(relocated(run.config, run.path / TOKENIZER))
         checkpoint = verified.newest(run.path)
         if checkpoint is None:
             raise RequestError(f"{run.name} has no whole checkpoint: it is {run.state.status}, and needs to be trained")
@@ -64,38 +62,14 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
             device = environment.device_of(accelerator)
         except ValueError as error:
             raise RequestError(str(error)) from None
-        model = Decoder(experiment.model, _kernel(experiment, device))
+        model = Decoder(experiment.model, kernel_here(experiment, device.type))
         try:
-            model.load_state_dict(_weights(checkpoint))
+            model.load_state_dict(verified.weights_at(checkpoint))
         except RuntimeError as error:
             lines = " ".join(str(error).split())
             raise RequestError(f"{checkpoint}: its weights are not those of config.yaml's model: {lines}") from None
         model.eval().requires_grad_(False).to(device)
         return LoadedRun(run, experiment, model, _encoder(run, experiment), checkpoint, device)
-
-
-def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    prefix = "model."
-    return {name.removeprefix(prefix): value for name, value in verified.read(checkpoint)["state_dict"].items()}
-
-
-def _kernel(experiment: Experiment, device: torch.device) -> str:
-    """The kernel that the run was trained with, or the fastest that works, where that one doesn't on this device."""
-    here: Any = device.type
-    try:
-        check_kernel(replace(experiment, train=replace(experiment.train, accelerator=here)))
-    except ConversionError:
-        return "auto"
-    return experiment.train.kernel
-
-
-def _relocated(config: dict[str, Any], kept: Path) -> dict[str, Any]:
-    """The configuration with a tokenizer's file where the run keeps its own copy: the original may have gone."""
-    data = config.get("data")
-    tokenizer = data.get("tokenizer") if isinstance(data, dict) else None
-    if not isinstance(tokenizer, dict) or tokenizer.get("name") != "file" or not (kept / "tokenizer.json").is_file():
-        return config
-    return config | {"data": {**data, "tokenizer": {**tokenizer, "path": str(kept.resolve())}}}  # type: ignore[dict-item]
 
 
 def _encoder(run: RunFolder, experiment: Experiment) -> Encoder:

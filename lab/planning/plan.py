@@ -4,172 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from components.registry import suggestion
 from lab.accounting.costs import Costs, costs
 from lab.composition import extensions
 from lab.composition.compose import Composition, compose
-from lab.composition.freeze import components_of, to_plain, to_yaml
-from lab.composition.identity import component_versions, identity
+from lab.composition.freeze import components_of, to_plain
+from lab.composition.identity import identity
+from lab.composition.sources import steady
 from lab.errors import RequestError
 from lab.planning import matching, needs, tuning
-from lab.planning.arms import Arm, arm_name, arms_of, hydra_value, key_parts
+from lab.planning.arms import Arm, arm_name, hydra_value, key_parts
+from lab.planning.expansion import arms_of, baseline_of
 from lab.planning.matching import Matching
 from lab.planning.needs import Need, Reference
+from lab.planning.planned import VERSION, Plan, PlannedRun, Role
+from lab.planning.refusals import blamed, refuse_twins
+from lab.planning.selection import Cell
 from lab.planning.sweep import SweepFile, load
-from lab.planning.tuning import Cell
 from lab.runs.folder import check_name
 from lab.training.experiment import Experiment
 
-VERSION = 2
-
-Role = Literal["report", "tune"]
+__all__ = ["VERSION", "Plan", "PlannedRun", "Role", "plan_sweep", "plan_train"]
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """One arm with one seed, everything decided.
+class _Shared:
+    """What the runs of one composition have in common, worked out once, as its seeds change none of it."""
 
-    Attributes:
-        sweep: as everything down to `match`: what the run's own folder says of the question that it belongs to.
-        order: the arm's place in the sweep.
-        axes: value of every swept axis; None where the arm has no such option.
-        cell: the values of the tuned axes; empty where nothing is tuned.
-        role: whether the run reports its arm's result, or only helps to select the arm's tuned values. Where the sweep
-            tunes, a reporting run stands in the plan for each cell, and those of the selected cell are run.
-        needs: runs whose checkpoints it consumes.
-        overrides: what reproduces it: `lab train EXPERIMENT overrides…`.
-        config_yaml: the frozen configuration that a worker reads.
-    """
-
-    sweep: str
-    arm: str
-    seed: int
-    order: int
-    axes: Mapping[str, Any]
-    identity: str
-    experiment: Experiment
-    overrides: tuple[str, ...]
     costs: Costs
-    question: str | None
-    baseline: str
-    metrics: tuple[str, ...]
-    match: str
-    cell: Cell = field(default_factory=Cell)
-    role: Role = "report"
-    needs: tuple[Need, ...] = ()
+    files: Mapping[str, bytes]
+    extensions: Mapping[str, Any]
+    refers: bool
 
-    @property
-    def folder_name(self) -> str:
-        """The run's folder below the root."""
-        arm = f"{self.arm},{self.cell.name}" if self.cell.name else self.arm
-        return f"{self.sweep}/{arm}/seed-{self.seed}"
-
-    @property
-    def config_yaml(self) -> str:
-        return to_yaml(self.experiment)
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """What the run's folder holds besides: the user's own components, as they were when the plan was made."""
-        return extensions.files(components_of(self.experiment))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that it trains on, whole steps."""
-        return self.experiment.train.steps * self.experiment.train.tokens_per_step
-
-    @property
-    def total_flops(self) -> float:
-        """FLOPs of the whole training."""
-        return self.costs.flops_per_token * self.tokens
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What run.json holds when the run's folder is made."""
-        return {
-            "version": VERSION,
-            "identity": self.identity,
-            "sweep": self.sweep,
-            "arm": self.arm,
-            "seed": self.seed,
-            "order": self.order,
-            "axes": dict(self.axes),
-            "role": self.role,
-            "tuned": dict(self.cell.settings),
-            "baseline": self.baseline,
-            "question": self.question,
-            "metrics": list(self.metrics),
-            "match": self.match,
-            "experiment": self.experiment.name,
-            "overrides": list(self.overrides),
-            "needs": [dataclasses.asdict(need) for need in self.needs],
-            "components": component_versions(self.experiment),
-            "costs": self.costs.as_dict(),
-            **({"extensions": used} if (used := extensions.used(components_of(self.experiment))) else {}),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The runs of a sweep: by arm, then tuned cell, then seed, the tuning ones first."""
-
-    sweep: str
-    question: str | None
-    baseline: str
-    matching: Matching
-    metrics: tuple[str, ...]
-    runs: tuple[PlannedRun, ...]
-
-    @property
-    def match(self) -> str:
-        """What is held equal between arms."""
-        return self.matching.by
-
-    @property
-    def arms(self) -> dict[str, list[PlannedRun]]:
-        """Arm → its runs, in the plan's order."""
-        found: dict[str, list[PlannedRun]] = {}
-        for run in self.runs:
-            found.setdefault(run.arm, []).append(run)
-        return found
-
-    def as_dict(self, states: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """The plan for `--json`; `states` gives what is already known of a run by its identity."""
-        return {
-            "version": VERSION,
-            "sweep": self.sweep,
-            "question": self.question,
-            "baseline": self.baseline,
-            "match": self.match,
-            "matching": dataclasses.asdict(self.matching),
-            "metrics": list(self.metrics),
-            "runs": [_row(run, (states or {}).get(run.identity, "new")) for run in self.runs],
-        }
-
-
-def _row(run: PlannedRun, state: str) -> dict[str, Any]:
-    return {
-        "identity": run.identity,
-        "arm": run.arm,
-        "seed": run.seed,
-        "axes": dict(run.axes),
-        "role": run.role,
-        "tuned": dict(run.cell.settings),
-        **run.costs.as_dict(),
-        "tokens": run.tokens,
-        "steps": run.experiment.train.steps,
-        "total_flops": run.total_flops,
-        "needs": [dataclasses.asdict(need) for need in run.needs],
-        "folder": run.folder_name,
-        "state": state,
-        "overrides": list(run.overrides),
-    }
+    @classmethod
+    def of(cls, experiment: Experiment) -> _Shared:
+        components = components_of(experiment)
+        return cls(
+            costs=costs(experiment.model, experiment.train.context),
+            files=extensions.files(components),
+            extensions=extensions.used(components),
+            refers=needs.refer(components.values()),
+        )
 
 
 def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
@@ -180,21 +58,29 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
     Raises:
         RequestError: any cell is wrong, two arms are one, or a name isn't safe as a folder. Nothing has been made.
     """
+    with steady():
+        extensions.load()  # first, as a mistake in there is no arm's
+        return _planned(name, tuple(overrides), root)
+
+
+def _planned(name: str, overrides: tuple[str, ...], root: Path | None) -> Plan:
     sweep, file = load(name)
     arms = arms_of(sweep, file)
-    cells = tuning.cells(sweep, file)
+    cells = tuning.cells(sweep, file, overrides)
     _check_names(name, arms, cells, file)
-    baseline = sweep.baseline or arms[0].name
-    if baseline not in [arm.name for arm in arms]:
-        near = suggestion(baseline, [arm.name for arm in arms])
-        raise RequestError(f"{file.at('baseline')}: no arm is called '{baseline}'{near}")
+    baseline = baseline_of(sweep, arms, file)
+    sweep = needs.spelled_out(sweep, arms, file)
     ordered = needs.in_order(sweep, arms, file)
     common = tuple(f"{key}={hydra_value(value)}" for key, value in sweep.overrides.items())
     by_name = {arm.name: arm for arm in arms}
 
     def composed(arm: str, extra: tuple[str, ...] = ()) -> Composition:
         texts = (*common, *by_name[arm].overrides, *needs.placeholders(sweep, by_name[arm]), *overrides, *extra)
-        return compose(sweep.experiment, texts, source=by_name[arm].where)
+        try:
+            return compose(sweep.experiment, texts, source=by_name[arm].where)
+        except RequestError as error:
+            found = needs.blamed(error, sweep, by_name[arm], file)
+            raise found or blamed(error, by_name[arm], sweep, file) from None
 
     compositions, matched = matching.match(
         sweep.match, baseline, {arm.name: composed(arm.name) for arm in arms}, composed, file
@@ -202,6 +88,9 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
     keys = list(dict.fromkeys(key for arm in arms for key in arm.settings))
     planned: dict[tuple[str, int], Reference] = {}
     runs: dict[str, list[PlannedRun]] = {}
+    order = {arm.name: number for number, arm in enumerate(arms)}
+    roles: list[tuple[Role, int]] = [("tune", seed) for seed in tuning.tuning_seeds(sweep, file)]
+    roles += [("report", seed) for seed in sweep.seed_list]
     for arm in ordered:
         settled = compositions[arm.name].overrides
         turned = (f"{matched.knob}={matched.values[arm.name]}",) if arm.name in matched.values else ()
@@ -209,21 +98,22 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
             values = tuple(f"{key}={hydra_value(value)}" for key, value in cell.settings.items())
             composition = composed(arm.name, (*turned, *values)) if values else compositions[arm.name]
             assert values or composition.overrides == settled
-            roles: list[tuple[Role, int]] = [("tune", seed) for seed in tuning.tuning_seeds(sweep, file)]
-            roles += [("report", seed) for seed in sweep.seed_list]
+            shared = _Shared.of(composition.experiment)
             for role, seed in roles:
                 experiment = dataclasses.replace(composition.experiment, seed=seed)
-                experiment, needed = needs.fill(experiment, seed, arm.name, sweep, planned, root, arm.where)
+                needed: tuple[Need, ...] = ()
+                if shared.refers:
+                    experiment, needed = needs.fill(experiment, seed, arm.name, sweep, planned, root, arm.where)
                 run = PlannedRun(
                     sweep=name,
                     arm=arm.name,
                     seed=seed,
-                    order=arms.index(arm),
+                    order=order[arm.name],
                     axes=_axes(keys, experiment, composition.choices),
                     identity=identity(experiment),
                     experiment=experiment,
                     overrides=(*_filled(composition.overrides, needed), f"seed={seed}"),
-                    costs=costs(experiment.model, experiment.train.context),
+                    costs=shared.costs,
                     question=sweep.question,
                     baseline=baseline,
                     metrics=sweep.metrics,
@@ -231,12 +121,17 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
                     cell=cell,
                     role=role,
                     needs=needed,
+                    files=shared.files,
+                    extensions=shared.extensions,
                 )
                 runs.setdefault(arm.name, []).append(run)
                 planned.setdefault((arm.name, seed), Reference(run.identity, run.folder_name, experiment))
     in_file_order = tuple(run for arm in arms for run in runs[arm.name])
-    _refuse_twins(in_file_order, file)
-    return Plan(name, sweep.question, baseline, matched, sweep.metrics, in_file_order)
+    matched = matching.as_planned(matched, baseline, {run.arm: run.total_flops for run in in_file_order})
+    tuning.check(in_file_order, baseline, matched, file)
+    refuse_twins(((run.identity, run.arm) for run in in_file_order), arms, file)
+    metric = tuning.tuning_metric(sweep, file)
+    return Plan(name, sweep.question, baseline, matched, sweep.metrics, in_file_order, metric)
 
 
 def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
@@ -250,6 +145,7 @@ def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | N
     arm = arm_name(settings)[:100].rstrip("-.")
     seed = composition.experiment.seed
     filled, needed = needs.fill(composition.experiment, seed, None, None, {}, root, "")
+    shared = _Shared.of(filled)
     run = PlannedRun(
         sweep=experiment,
         arm=arm,
@@ -259,12 +155,14 @@ def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | N
         identity=identity(filled),
         experiment=filled,
         overrides=(*_filled(composition.overrides, needed), f"seed={seed}"),
-        costs=costs(filled.model, filled.train.context),
+        costs=shared.costs,
         question=None,
         baseline=arm,
         metrics=("val/loss",),
         match="none",
         needs=needed,
+        files=shared.files,
+        extensions=shared.extensions,
     )
     return Plan(experiment, None, arm, Matching(), run.metrics, (run,))
 
@@ -277,38 +175,33 @@ def _filled(overrides: Iterable[str], needed: Sequence[Need]) -> tuple[str, ...]
 
 
 def _axes(keys: Sequence[str], experiment: Experiment, choices: Mapping[str, str]) -> dict[str, Any]:
-    plain = to_plain(experiment)
-    return {key: _axis_value(key, plain, choices) for key in keys}
+    return {key: choices[key] if key in choices else _axis_value(key, experiment) for key in keys}
 
 
-def _axis_value(key: str, plain: Mapping[str, Any], choices: Mapping[str, str]) -> Any:
-    if key in choices:
-        return choices[key]
-    value: Any = plain
+def _axis_value(key: str, experiment: Experiment) -> Any:
+    """The value at a configuration path as YAML has it; None where the experiment has no such option."""
+    value: Any = experiment
     for part in key_parts(key):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value if isinstance(value, str | int | float | bool | None) else hydra_value(value)
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        else:
+            value = getattr(value, part, None) if part in _options(value) else None
+    plain = to_plain(value)
+    return plain if isinstance(plain, str | int | float | bool | None) else hydra_value(plain)
+
+
+def _options(value: Any) -> Iterable[str]:
+    return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else ()
 
 
 def _check_names(name: str, arms: Sequence[Arm], cells: Sequence[Cell], file: SweepFile) -> None:
-    folded: dict[str, str] = {}
-    for arm in arms:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise RequestError(f"{file}: cannot be a folder: {error}") from None
+    for arm in arms if cells != [Cell()] else ():
         for cell in cells:
             try:
-                check_name(f"{arm.name},{cell.name}" if cell.name else arm.name)
+                check_name(f"{arm.name},{cell.name}")
             except ValueError as error:
                 raise RequestError(f"{arm.where} cannot be a folder: {error}") from None
-        twin = folded.setdefault(arm.name.casefold(), arm.name)
-        if twin is not arm.name:
-            raise RequestError(f"{file}: arms '{twin}' and '{arm.name}' would share a folder; rename one")
-    check_name(name)
-
-
-def _refuse_twins(runs: Sequence[PlannedRun], file: SweepFile) -> None:
-    first: dict[str, PlannedRun] = {}
-    for run in runs:
-        twin = first.setdefault(run.identity, run)
-        if twin is not run:
-            raise RequestError(
-                f"{file}: arms '{twin.arm}' and '{run.arm}' resolve to the same configuration; drop one of them"
-            )

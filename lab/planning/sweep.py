@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from components.registry import OptionError
 from lab.composition import convert
 from lab.composition.sources import display, find
 from lab.errors import RequestError
+from lab.planning.extends import resolved
+from lab.planning.forms import written_out
+from lab.planning.marked import Entry
 
 Settings = Mapping[str, Any]
 """Configuration paths and groups with their values: {"model/heads": "mha", "train.tokens": "200k"}."""
@@ -86,11 +87,13 @@ class Sweep:
         add_one_in: named settings, each of which adds one thing to the baseline: arms `with_<name>`.
         overrides: what every arm has on top of the experiment.
         seeds: how many (0, 1, …), or which.
-        baseline: the arm that the others are compared with; the first one where it isn't named.
+        baseline: the arm that the others are compared with; the first one where it isn't named. Without `arms`, what
+            `leave_one_out` and `add_one_in` start from is an arm that sets nothing, and this is its name.
         tune: axes of which each arm picks its own best value.
         match: what is held equal between arms.
         needs: arm → configuration path → the run that it consumes there.
         metrics: what is compared, the deciding one first.
+        extends: the sweep that this one starts from; what is here stands on top of it.
     """
 
     question: str | None
@@ -109,6 +112,7 @@ class Sweep:
     match: Match = field(default_factory=Match)
     needs: Mapping[str, Mapping[str, NeededRun]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("val/loss",)
+    extends: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.seeds, int) and self.seeds < 1:
@@ -126,34 +130,45 @@ class Sweep:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """The file of a sweep, for messages."""
+    """The file of a sweep, for messages.
+
+    Attributes:
+        content: its keys with the lines in which they stand, those of the sweeps that it extends among them.
+    """
 
     path: Path
+    content: Entry | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return display(self.path)
 
+    def line(self, *keys: str) -> str:
+        """The file and line of the deepest of the keys that is there: `sweeps/x.yaml:7`."""
+        found = self.content.deepest(".".join(keys)) if self.content is not None else None
+        return str(self) if found is None or found is self.content else found.place
+
     def at(self, *keys: str) -> str:
         """Where a key stands: `sweeps/x.yaml:7: grid.model.span.window`."""
-        return f"{self}: {'.'.join(keys)}"
+        return f"{self.line(*keys)}: {'.'.join(keys)}"
 
 
 def load(name: str) -> tuple[Sweep, SweepFile]:
-    """A sweep by name, and its file.
+    """A sweep by name, what it extends included, and its file.
 
     Raises:
-        RequestError: naming the file, the key, what was expected, and the nearest valid name.
+        RequestError: naming the file, the line, the key, what was expected, and the nearest valid name.
     """
-    file = SweepFile(find("sweeps", name))
+    path = find("sweeps", name)
+    content = written_out(resolved(path))
+    file = SweepFile(path, content)
     try:
-        content = yaml.safe_load(file.path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and isinstance(content.get("match"), str):
-            content["match"] = {"by": content["match"]}
-        sweep = convert.dataclass(Sweep, content, "")
-    except yaml.YAMLError as error:
-        raise RequestError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        sweep: Sweep = convert.dataclass(Sweep, content.plain, "")
     except convert.ConversionError as error:
-        raise RequestError(f"{file}: {error.path}: {error.message}") from None
-    if not sweep.question:
-        raise RequestError(f"{file}: question: is missing: say what the sweep is to find out")
+        raise RequestError(f"{file.at(error.path)}: {error.message}") from None
+    if not sweep.question or not sweep.question.strip():
+        raise RequestError(f"{file.at('question')}: is missing: say what the sweep is to find out")
+    try:
+        find("experiments", sweep.experiment)
+    except RequestError as error:
+        raise RequestError(f"{file.at('experiment')}: {error}") from None
     return sweep, file

@@ -1,21 +1,35 @@
 """Run folders: the only truth about runs. File formats alone; needs neither torch nor the rest of the lab."""
 
 from lab.atomic import write_json, write_text
-from lab.runs.folder import BrokenRun, FolderTaken, RunFolder, find_broken, find_runs
-from lab.runs.naming import UnknownRun, resolve
+from lab.runs.folder import BrokenRun, FolderTaken, RunFolder, find_broken, find_runs, run_paths
+from lab.runs.naming import UnknownRun, resolve, resolve_all
+from lab.runs.plan_file import PLAN, note_folders, noted_folders, read_plan, shared_paths, write_plan_file
+from lab.runs.scan import Seen, Survey, look, survey
 from lab.runs.state import STATUSES, Progress, State
 
 __all__ = [
+    "PLAN",
     "STATUSES",
     "BrokenRun",
     "FolderTaken",
     "Progress",
     "RunFolder",
+    "Seen",
     "State",
+    "Survey",
     "UnknownRun",
     "find_broken",
     "find_runs",
+    "look",
+    "note_folders",
+    "noted_folders",
+    "read_plan",
     "resolve",
+    "resolve_all",
+    "run_paths",
+    "shared_paths",
+    "survey",
     "write_json",
+    "write_plan_file",
     "write_text",
 ]

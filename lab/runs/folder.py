@@ -66,7 +66,12 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether a run stands here."""
-        return (self.path / "run.json").is_file() and (self.path / "config.yaml").is_file()
+        return (self.path / "run.json").is_file() and self.has_config
+
+    @property
+    def has_config(self) -> bool:
+        """Whether the frozen configuration is there."""
+        return (self.path / "config.yaml").is_file()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -85,7 +90,7 @@ class RunFolder:
         """`run.json`: identity, sweep, arm, seed, axes, costs, and the provenance that the worker adds."""
         path = self.path / "run.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
             raise BrokenRun(f"{path}: {error}") from None
         if not isinstance(found, dict) or not isinstance(found.get("identity"), str):
@@ -215,12 +220,12 @@ def find_runs(root: Path | str, sweep: str | None = None) -> list[RunFolder]:
     Folders half made, broken or not runs are passed over; `find_broken` reports the broken ones.
     """
     found = []
-    for path in _candidates(Path(root), sweep):
+    for path in run_paths(root, sweep):
         run = RunFolder(path)
         with contextlib.suppress(BrokenRun):
             info = run.info
             order = (path.parts[-3], info.get("order", 0), path.parts[-2], info.get("seed", 0), path.name)
-            if run.exists:
+            if run.has_config:
                 found.append((order, run))
     return [run for _, run in sorted(found, key=lambda pair: pair[0])]
 
@@ -228,7 +233,7 @@ def find_runs(root: Path | str, sweep: str | None = None) -> list[RunFolder]:
 def find_broken(root: Path | str, sweep: str | None = None) -> list[tuple[Path, str]]:
     """Folders that stand where runs stand and can't be read as one, each with what is wrong with it."""
     found = []
-    for path in _candidates(Path(root), sweep):
+    for path in run_paths(root, sweep):
         run = RunFolder(path)
         try:
             _ = run.info, run.state
@@ -239,18 +244,20 @@ def find_broken(root: Path | str, sweep: str | None = None) -> list[tuple[Path, 
     return sorted(found)
 
 
-def _candidates(root: Path, sweep: str | None) -> Iterator[Path]:
-    for sweep_path in _folders(root):
+def run_paths(root: Path | str, sweep: str | None = None) -> Iterator[Path]:
+    """Every folder that stands where runs stand, by name; whether it is one, its files tell."""
+    for sweep_path in _folders(Path(root)):
         if sweep is None or sweep_path.name == sweep:
             for arm_path in _folders(sweep_path):
                 # A link would show the same run twice: views for TensorBoard are folders of links.
-                yield from (p for p in _folders(arm_path) if p.name.startswith("seed-") and not p.is_symlink())
+                yield from _folders(arm_path, "seed-", links=False)
 
 
-def _folders(path: Path) -> list[Path]:
+def _folders(path: Path, prefix: str = "", *, links: bool = True) -> list[Path]:
     try:
         with os.scandir(path) as entries:
-            return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
+            found = [e.name for e in entries if e.is_dir(follow_symlinks=links) and e.name.startswith(prefix)]
+        return [path / name for name in sorted(found) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return []
 

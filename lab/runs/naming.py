@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.errors import RequestError
@@ -43,6 +44,23 @@ def resolve(root: Path | str, name: str) -> RunFolder:
     keys = [key for key in runs if key in near or identities[key] in near]
     tail = f"; the nearest: {_listed(keys, identities)}" if keys else f"; there are {len(runs)} others in {root}"
     raise UnknownRun(f"no run is called '{name}'{tail}")
+
+
+def resolve_all(root: Path | str, names: Sequence[str]) -> dict[RunFolder, bool]:
+    """The runs meant by several names, sweeps among them → whether a run was named itself, not only its sweep.
+
+    A sweep means the runs in its own folder, not those that it shares with other sweeps.
+
+    Raises:
+        UnknownRun: for a name that is neither a sweep that has runs nor a run.
+    """
+    found: dict[RunFolder, bool] = {}
+    for name in names:
+        sweep = name.strip().rstrip("/")
+        runs = find_runs(root, sweep) if sweep and "/" not in sweep else []
+        for run in runs or [resolve(root, name)]:
+            found[run] = found.get(run, False) or not runs
+    return found
 
 
 def _listed(keys: list[str], identities: dict[str, str], most: int = 8) -> str:

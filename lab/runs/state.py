@@ -12,8 +12,8 @@ from lab.atomic import write_json
 
 VERSION = 1
 
-Status = Literal["queued", "running", "finished", "diverged", "failed", "preempted", "blocked", "lost"]
-Failure = Literal["out_of_memory", "disk_full", "bug", "interrupted"]
+Status = Literal["queued", "running", "finished", "diverged", "failed", "preempted", "blocked", "lost", "cancelled"]
+Failure = Literal["out_of_memory", "disk_full", "time", "bug", "interrupted", "node_lost", "cancelled"]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -34,10 +34,12 @@ class State:
     """One state of a run.
 
     Attributes:
-        status: queued, running, finished, diverged, failed, preempted, blocked or lost.
+        status: queued, running, finished, diverged, failed, preempted, blocked, lost or cancelled.
         attempts: how many times a worker has begun the run.
-        reason: one line for a person: why it is blocked, failed, diverged, preempted or lost.
-        failure: what kind of failure, for policies: out_of_memory, disk_full, bug, interrupted (worker or node gone).
+        reason: one line for a person: why it is blocked, failed, diverged, preempted, lost or cancelled.
+        failure: what kind of failure, for policies: out_of_memory, disk_full, time (a time limit before it could
+            checkpoint), bug, interrupted (its worker is gone), node_lost (with its machine), cancelled (whoever runs
+            the cluster, or its user by the cluster's own commands).
         heartbeat: unix seconds of the last sign of life.
         host: name of the machine that runs, or last ran, it.
         pid: process on that host.
@@ -83,7 +85,7 @@ def read_state(path: Path) -> State:
         ValueError: the file is not a state of this version; the message names the file.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())
     except FileNotFoundError:
         return State()
     except ValueError as error:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lab.training import verified
+from lab.training.group import ALONE, Group
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
 from lab.training.outcome import Progress
@@ -35,10 +36,12 @@ class Conductor(Callback):
         train: the budget and the intervals of recording and checkpoints.
         validation_interval: optimizer steps between validations; None for one at the end only.
         folder: the run folder.
-        recorder: where points go.
+        recorder: where points go; None in a process that writes nothing.
         validate: measures the validation loss now, nats per token.
         report: told of progress.
         stop: asked after every step whether to stop.
+        group: the processes that train together. They agree after every step whether to write a checkpoint and whether
+            to stop, so that one that was asked to, or whose clock is ahead, takes all along.
         memory: most bytes in use so far in this attempt.
         text_digest: of the text that is trained on, which must not change between attempts.
     Attributes:
@@ -47,7 +50,7 @@ class Conductor(Callback):
         train_loss, val_loss: the last finite ones.
         last_losses: the training losses of the last steps, whose mean is less noisy than the last.
         stopwatch: training time so far.
-        peak_memory: most bytes in use in earlier attempts.
+        peak_memory: most bytes in use up to the last checkpoint.
         kernels: which attention kernel each layer kind uses, as far as the model can tell.
     """
 
@@ -57,12 +60,13 @@ class Conductor(Callback):
         train: Train,
         validation_interval: int | None,
         folder: Path,
-        recorder: Recorder,
+        recorder: Recorder | None,
         validate: Callable[[], float],
         report: Callable[[Progress], None] | None,
         stop: Callable[[], bool] | None,
         memory: Callable[[], int],
         text_digest: str,
+        group: Group = ALONE,
     ) -> None:
         self.diverged = False
         self.reason: str | None = None
@@ -81,6 +85,7 @@ class Conductor(Callback):
         self._stop = stop
         self._memory = memory
         self._text_digest = text_digest
+        self._group = group
         self._checkpoint_due = train.checkpoint_minutes * 60
         self._reported = -math.inf
         self._sigterm = signal.getsignal(signal.SIGTERM)
@@ -115,9 +120,10 @@ class Conductor(Callback):
                 self._diverge(trainer, f"the validation loss is {loss} after step {step}")
                 return
             self.val_loss = loss
-            self._recorder.log_metrics(self._point(step, {"val/loss": loss}), step)
-        stopping = not at_end and self._stop is not None and self._stop()
-        if at_end or stopping or self.stopwatch.seconds >= self._checkpoint_due:
+            self._record(step, {"val/loss": loss})
+        asked = not at_end and self._stop is not None and self._stop()
+        stopping, due = self._group.any(asked, self.stopwatch.seconds >= self._checkpoint_due)
+        if at_end or stopping or due:
             self._checkpoint(trainer, step)
         self.report(step)
         if stopping:
@@ -146,7 +152,7 @@ class Conductor(Callback):
             "val_loss": self.val_loss,
             "last_losses": self.last_losses,
             "stopwatch": self.stopwatch.state_dict(),
-            "peak_memory": max(self.peak_memory, self._memory()),
+            "peak_memory": self.peak_memory,
             "kernels": self.kernels,
             "text_digest": self._text_digest,
         }
@@ -176,17 +182,21 @@ class Conductor(Callback):
 
     def _record_training(self, step: int, result: StepResult) -> None:
         measured = {"train/loss": result.loss, "train/lr": result.lr, "train/grad_norm": result.grad_norm}
-        measured |= {f"train/{name}": value for name, value in result.auxiliary.items()}
+        measured |= {f"train/{name}": value for name, value in (result.auxiliary | result.terms).items()}
         speed = self.stopwatch.since_mark()
         if speed is not None:
             measured["train/tokens_per_second"] = speed
-        self._recorder.log_metrics(self._point(step, measured), step)
+        self._record(step, measured)
 
-    def _point(self, step: int, measured: dict[str, float]) -> dict[str, float]:
-        return {"tokens": step * self._train.tokens_per_step, "time": round(self.stopwatch.seconds, 3), **measured}
+    def _record(self, step: int, measured: dict[str, float]) -> None:
+        if self._recorder is not None:
+            point = {"tokens": step * self._train.tokens_per_step, "time": round(self.stopwatch.seconds, 3)}
+            self._recorder.log_metrics(point | measured, step)
 
     def _checkpoint(self, trainer: Trainer, step: int) -> None:
-        self._recorder.save()
+        if self._recorder is not None:
+            self._recorder.save()
+        self.peak_memory = self._group.most(max(self.peak_memory, self._memory()))
         trainer.save_checkpoint(verified.checkpoint_path(self._folder, step), weights_only=False)
         self._checkpoint_due = self.stopwatch.seconds + self._train.checkpoint_minutes * 60
 

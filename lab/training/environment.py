@@ -17,17 +17,31 @@ import torch
 
 from components.registry import OptionError
 from lab.training.options import Accelerator
+from lab.training.world import World
 
 
-def device_of(accelerator: Accelerator) -> torch.device:
-    """The device to train on.
+def device_of(accelerator: Accelerator, world: World | None = None) -> torch.device:
+    """The device to train on: of several processes, each its own.
 
     Raises:
-        OptionError: cuda is asked for where there is none.
+        OptionError: cuda is asked for where there is none, or there are fewer devices than processes on this node.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise OptionError("train.accelerator", "no CUDA device is available here; `auto` or `cpu` would train")
-    return torch.device("cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if world is None or not world.several:
+        return torch.device("cuda")
+    found = torch.cuda.device_count()
+    if found == 1:  # a launcher may show each process its own device only
+        return torch.device("cuda", 0)
+    if world.local_rank >= found:
+        raise OptionError(
+            "train.accelerator",
+            f"{found} CUDA devices are here, and process {world.local_rank + 1} of this node needs one of its own: "
+            "start fewer processes a node, or ask for more devices",
+        )
+    return torch.device("cuda", world.local_rank)
 
 
 def peak_memory(device: torch.device) -> int:

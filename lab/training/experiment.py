@@ -9,6 +9,7 @@ from components.registry import OptionError
 from lab.data.options import Data
 from lab.training.optimizer import Optimizer
 from lab.training.options import Train, Validation
+from lab.training.recipe import NextTokenPrediction, Recipe
 from lab.training.schedule import Schedule
 
 
@@ -19,6 +20,7 @@ class Experiment:
     Attributes:
         name: the experiment's, as in `experiments/`.
         seed: of the initial weights, of dropout, and of the order of the data unless `data.seed` is given.
+        recipe: what the model learns from.
     """
 
     name: str = field(metadata={"affects_result": False})
@@ -29,6 +31,7 @@ class Experiment:
     validation: Validation
     optimizer: Optimizer
     schedule: Schedule
+    recipe: Recipe = field(default_factory=NextTokenPrediction)
 
     def __post_init__(self) -> None:
         """Raise OptionError if two parts that are sound by themselves cannot go together."""

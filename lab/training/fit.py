@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
@@ -18,14 +19,17 @@ from lab.data.batches import Batches, validation_batches
 from lab.training import environment, verified
 from lab.training.checkpoint import VerifiedCheckpointIO
 from lab.training.conductor import Conductor
+from lab.training.group import Group, connected
 from lab.training.module import NextToken
 from lab.training.optimizer import Optimizer
 from lab.training.options import Train, Validation
 from lab.training.outcome import Outcome, Progress
+from lab.training.parallel import strategy_of
 from lab.training.recorder import Recorder
 from lab.training.schedule import Schedule
 from lab.training.summary import summarize
 from lab.training.validation import validation_loss
+from lab.training.world import World
 
 _LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
 
@@ -48,8 +52,8 @@ class Text(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What an experiment says about training, apart from the model and the text.
+class Procedure:
+    """How to train, apart from the model, the text, and what is learnt from it.
 
     Attributes:
         seed: of the random numbers in the model, such as dropout's.
@@ -67,61 +71,91 @@ class Recipe:
 def fit(
     model: nn.Module,
     text: Text,
-    recipe: Recipe,
+    procedure: Procedure,
     folder: Path,
     *,
+    module: Callable[..., NextToken] = NextToken,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    world: World | None = None,
 ) -> Outcome:
     """Train a model, tokens [B, T] to logits [B, T, V], in place, as `lab.training.loop.train` describes.
 
+    With several processes, each calls this with the same arguments but for its rank. The first one writes everything
+    that is written, and alone is asked for reports; a stop that any of them is asked for stops all after the same step.
+    A checkpoint is the same whoever wrote it, so the next attempt may have another number of processes. Losses and
+    weights are those of one process but for the order in which sums are taken, and for what `NextToken` says of
+    dropout; a run of so many processes that was interrupted is, bit for bit, that of as many that was not. Afterwards
+    each process has the whole model, or under fsdp its part of it.
+
+    Args:
+        module: makes the recipe's Lightning module, called as `NextToken` is.
+        world: the processes that train the run together; by default this one alone.
     Raises:
         ValueError: the folder holds a run on another text or beyond the budget, the schedule does not fit into the
-            budget, or the text is too short.
+            budget, the text is too short, or a step cannot be split over the processes.
     """
-    budget = recipe.train
-    recipe.schedule.check(budget.steps, budget.tokens_per_step)
-    device = environment.device_of(budget.accelerator)
-    batches = Batches(text.train, budget.context, budget.global_batch, recipe.data_seed)
+    world = world or World()
+    procedure.schedule.check(procedure.train.steps, procedure.train.tokens_per_step)
+    world.check(procedure.train)
+    device = environment.device_of(procedure.train.accelerator, world)
+    with connected(world, device) as group:
+        return _fit(model, text, procedure, folder, module, report if world.first else None, stop, group, device)
+
+
+def _fit(
+    model: nn.Module,
+    text: Text,
+    procedure: Procedure,
+    folder: Path,
+    module: Callable[..., NextToken],
+    report: Callable[[Progress], None] | None,
+    stop: Callable[[], bool] | None,
+    group: Group,
+    device: torch.device,
+) -> Outcome:
+    budget, world = procedure.train, group.world
+    batches = Batches(text.train, budget.context, budget.global_batch, procedure.data_seed)
     held_out = validation_batches(
-        text.validation, budget.context, budget.sequences_per_forward, recipe.validation.tokens
+        text.validation, budget.context, world.sequences_per_forward(budget), procedure.validation.tokens
     )
-    newest = verified.newest(folder)
+    group.check_same("the text's digest", text.digest)
+    newest = group.from_first(verified.newest(folder) if world.first else None)
     start = 0 if newest is None else verified.step_of(newest)
     if start > budget.steps:
         raise ValueError(f"{newest} is beyond the budget of {budget.steps:,} steps")
     separator = text.separator if budget.mask_documents else None
-    module = NextToken(
+    trained = module(
         model,
         train=budget,
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        seed=recipe.seed,
+        optimizer=procedure.optimizer,
+        schedule=procedure.schedule,
+        seed=procedure.seed,
         separator=separator,
+        group=group,
     )
-    recorder = Recorder(folder, from_step=start)
+    recorder = Recorder(folder, from_step=start) if world.first else None
     conductor = Conductor(
         train=budget,
-        validation_interval=recipe.validation.interval(budget.tokens_per_step),
+        validation_interval=procedure.validation.interval(budget.tokens_per_step),
         folder=folder,
         recorder=recorder,
-        validate=lambda: validation_loss(model, held_out, device, separator),
+        validate=lambda: validation_loss(model, held_out, device, separator, group),
         report=report,
         stop=stop,
         memory=lambda: environment.peak_memory(device),
         text_digest=text.digest,
+        group=group,
     )
     try:
         with environment.deterministic(), environment.quiet_lightning():
             trainer = Trainer(
                 accelerator="gpu" if device.type == "cuda" else "cpu",
-                devices=1,
+                **_placement(world, device),
                 precision=_LIGHTNING_PRECISION[budget.precision],
                 max_steps=budget.steps,
-                logger=recorder,
+                logger=recorder or False,
                 callbacks=[conductor],
-                # Its own environment, since Lightning would handle SLURM's signals and requeue by itself.
-                plugins=[VerifiedCheckpointIO(folder, newest), LightningEnvironment()],
                 default_root_dir=folder,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
@@ -130,31 +164,51 @@ def fit(
                 use_distributed_sampler=False,
                 limit_val_batches=0,
                 num_sanity_val_steps=0,
+                plugins=[VerifiedCheckpointIO(folder, newest), *_environment(world)],
             )
             conductor.report(start, always=True)
-            _run(trainer, module, _Steps(batches, start, budget.steps), newest)
+            _run(trainer, trained, _Steps(batches, start, budget.steps, world.part(budget)), newest)
     finally:
-        recorder.close()
+        if recorder is not None:
+            recorder.close()
     status = conductor.status(trainer.global_step)
-    summary = summarize(conductor, budget, text, model, device, steps=trainer.global_step)
-    if status != "preempted":
+    peak = group.most(max(conductor.peak_memory, environment.peak_memory(device)))
+    summary = summarize(
+        conductor, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world
+    )
+    summary |= trained.facts()
+    if status != "preempted" and world.first:
         write_json(folder / "summary.json", summary)
     conductor.report(trainer.global_step, always=True)
     return Outcome(status, conductor.reason, summary)
 
 
 class _Steps:
-    """The batches of a run from step `start` on.
+    """A process's part of the batches of a run, from step `start` on.
 
     It has no length and no state, so that Lightning neither counts them nor winds them forward: a resumed run's
     first batch is that of its first step.
     """
 
-    def __init__(self, batches: Batches, start: int, steps: int) -> None:
-        self._batches, self._start, self._steps = batches, start, steps
+    def __init__(self, batches: Batches, start: int, steps: int, part: range) -> None:
+        self._batches, self._start, self._steps, self._part = batches, start, steps, slice(part.start, part.stop)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self._batches.at(step) for step in range(self._start, self._steps))
+        for step in range(self._start, self._steps):
+            inputs, targets = self._batches.at(step)
+            yield inputs[self._part], targets[self._part]
+
+
+def _placement(world: World, device: torch.device) -> dict[str, Any]:
+    """Lightning's options for where the run runs."""
+    if not world.several:
+        return {"devices": 1}
+    return {"devices": 1 if device.index is None else [device.index], "strategy": strategy_of(world, device)}
+
+
+def _environment(world: World) -> list[LightningEnvironment]:
+    """What keeps Lightning from finding SLURM, whose signals and requeue it would handle by itself."""
+    return [] if world.several else [LightningEnvironment()]
 
 
 def _run(trainer: Trainer, module: NextToken, steps: _Steps, checkpoint: Path | None) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from components.decoder import Decoder
 from lab.data.shards import prepare
 from lab.runs.folder import TOKENIZER
 from lab.training.experiment import Experiment
-from lab.training.fit import Recipe, fit
+from lab.training.fit import Procedure, fit
 from lab.training.outcome import Outcome, Progress
+from lab.training.teacher import Teacher
+from lab.training.world import World
 
 __all__ = ["Outcome", "Progress", "train"]
 
@@ -19,8 +21,10 @@ def train(
     experiment: Experiment,
     folder: Path,
     *,
+    trained: Mapping[str, Teacher] | None = None,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    world: World | None = None,
 ) -> Outcome:
     """Train an experiment in a run folder, or go on with what is there.
 
@@ -31,20 +35,25 @@ def train(
     Args:
         experiment: what to train.
         folder: the run folder; made if it is missing.
+        trained: identity → run, for every run that the experiment refers to.
         report: called with the progress at the start, at the end, and at most a few times a second in between.
         stop: asked after every step; on True the run writes a checkpoint and ends as preempted.
+        world: the processes that train the run together, each of which calls this: see `lab.training.fit.fit`.
     Raises:
-        ValueError: the experiment cannot be trained, such as a model with fewer tokens than its text; or the folder
-            holds a run of something else.
+        ValueError: the experiment cannot be trained, such as a model with fewer tokens than its text, or a teacher with
+            others; or the folder holds a run of something else.
     """
     text = prepare(experiment.data)
     if experiment.model.vocab_size < text.vocab_size:
         raise ValueError(
             f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"
         )
-    text.keep_tokenizer(folder / TOKENIZER)
+    module = experiment.recipe.module(trained or {}, text.encoder)
+    world = world or World()
+    if world.first:
+        text.keep_tokenizer(folder / TOKENIZER)
     model = Decoder.initialized(experiment.model, experiment.seed, kernel=experiment.train.kernel)
-    recipe = Recipe(
+    procedure = Procedure(
         train=experiment.train,
         validation=experiment.validation,
         optimizer=experiment.optimizer,
@@ -52,4 +61,4 @@ def train(
         seed=experiment.seed,
         data_seed=experiment.data_seed,
     )
-    return fit(model, text, recipe, folder, report=report, stop=stop)
+    return fit(model, text, procedure, folder, module=module, report=report, stop=stop, world=world)

@@ -6,6 +6,7 @@ batch and the random numbers of dropout are all addressed by the step, and nothi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -17,9 +18,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lab.training.documents import document_ids
+from lab.training.group import ALONE, Group
 from lab.training.optimizer import Optimizer
 from lab.training.options import Train
+from lab.training.parallel import shard, whole
 from lab.training.schedule import Schedule
+from lab.training.world import Pass
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,19 @@ class StepResult:
     """What a training step measured.
 
     Attributes:
-        loss: mean cross-entropy over the global batch before the step, nats per token.
+        loss: mean cross-entropy over the global batch before the step, nats per token; as all of this, the same in
+            every process.
         grad_norm: global L2 norm of the gradient of that and the auxiliary losses together, before clipping.
         lr: the learning rate of the step.
         auxiliary: what the model asked to be added to the cross-entropy, weighted, by name; mean over the passes.
+        terms: what else the recipe measured, by name; mean over the global batch.
     """
 
     loss: float
     grad_norm: float
     lr: float
     auxiliary: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
 
     @property
     def fault(self) -> str | None:
@@ -46,9 +53,32 @@ class StepResult:
         for name, value in self.auxiliary.items():
             if not math.isfinite(value):
                 return f"the auxiliary loss {name} is {value}"
+        for name, value in self.terms.items():
+            if not math.isfinite(value):
+                return f"{name} is {value}"
         if not math.isfinite(self.grad_norm):
             return f"the gradient's norm is {self.grad_norm}"
         return None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a recipe makes of one pass, means over its tokens in nats.
+
+    Attributes:
+        next_token: cross-entropy against the text: a step's loss in every recipe, so that recipes can be compared.
+        objective: what is minimised, the model's auxiliary losses aside.
+        terms: what else is worth recording, by name, detached.
+    """
+
+    next_token: Tensor
+    objective: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+def in_fp32(logits: Tensor) -> Tensor:
+    """Logits as losses are computed from: fp32, or fp64 where they are that."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -60,13 +90,22 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         [B·T] fp32 (fp64 for fp64 logits).
     """
-    precise = logits if logits.dtype == torch.float64 else logits.float()
-    return F.cross_entropy(precise.flatten(0, 1), targets.flatten(), reduction="none")
+    return F.cross_entropy(in_fp32(logits).flatten(0, 1), targets.flatten(), reduction="none")
 
 
 def step_seed(seed: int, step: int) -> int:
     """Seed of the random numbers that a training step draws, a function of the two alone."""
     return int.from_bytes(hashlib.sha256(f"step/{seed}/{step}".encode()).digest()[:8], "little") >> 1
+
+
+def pass_seed(seed: int, step: int, first: int) -> int:
+    """Seed of a pass that begins at the so-manieth sequence of the global batch, where several processes share a step.
+
+    The first pass's is the step's.
+    """
+    if first == 0:
+        return step_seed(seed, step)
+    return int.from_bytes(hashlib.sha256(f"step/{seed}/{step}/{first}".encode()).digest()[:8], "little") >> 1
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:
@@ -86,6 +125,14 @@ class NextToken(LightningModule):
     With a `separator`, the id that ends a document, the model is also given the document ids, [B, T].
 
     A step whose loss or gradient is not finite is not taken, and says so in its result.
+
+    Several processes take a step together, each on its part of the batch, and it is the step of one process but for the
+    order in which sums are taken. With dropout it is another draw: a process by itself draws for one pass after the
+    other, several draw for each pass by its place in the batch. So any two numbers of processes that go through the
+    same passes drop the same activations, whichever process goes through which; a mixture of experts balances its
+    load over the tokens of a pass, in one process as in several.
+
+    Recipes that learn from more than the text derive from it.
     """
 
     def __init__(
@@ -97,7 +144,12 @@ class NextToken(LightningModule):
         schedule: Schedule,
         seed: int,
         separator: int | None = None,
+        group: Group = ALONE,
     ) -> None:
+        """
+        Args:
+            group: the processes that train together; a batch is this one's part of the global batch.
+        """
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -106,7 +158,13 @@ class NextToken(LightningModule):
         self._schedule = schedule
         self._seed = seed
         self._separator = separator
+        self._group = group
         self._peaks: list[float] = []
+
+    def configure_model(self) -> None:
+        """Hold a part of each weight only, if that is the strategy."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self._optimizer.build(self.model)
@@ -118,12 +176,12 @@ class NextToken(LightningModule):
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
         _seed_generators(step_seed(self._seed, step), self.device)
-        loss, auxiliary = self._accumulate(*batch)
+        loss, auxiliary, terms = self._accumulate(*batch)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         # Together, since each read waits for the device.
-        measured = torch.stack([value.to(loss) for value in (loss, norm, *auxiliary.values())])
-        loss_value, norm_value, *auxiliary_values = measured.tolist()
+        measured = torch.stack([value.to(loss) for value in (loss, *auxiliary.values(), *terms.values())])
+        norm_value, loss_value, *others = torch.cat([norm.to(loss).view(1), self._group.sum(measured)]).tolist()
         factor = self._schedule.factor(step, self._train.steps, self._train.tokens_per_step)
         for group, peak in zip(optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
@@ -131,7 +189,8 @@ class NextToken(LightningModule):
             loss=loss_value,
             grad_norm=norm_value,
             lr=self._peaks[0] * factor,
-            auxiliary=dict(zip(auxiliary, auxiliary_values, strict=True)),
+            auxiliary=dict(zip(auxiliary, others, strict=False)),
+            terms=dict(zip(terms, others[len(auxiliary) :], strict=True)),
         )
         if result.fault is None:
             if self._train.grad_clip is not None:
@@ -143,27 +202,65 @@ class NextToken(LightningModule):
     def kernels_used(self) -> dict[str, str] | None:
         """Which attention kernel each layer kind uses here, if the model can tell."""
         used: Any = getattr(self.model, "kernels_used", None)
-        return None if used is None else used(self._train.sequences_per_forward, self._train.context)
+        sequences = self._group.world.sequences_per_forward(self._train)
+        return None if used is None else used(sequences, self._train.context)
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the gradient of the batch's mean loss, one micro-batch after another; return its parts, detached."""
-        size = self._train.sequences_per_forward
+    def facts(self) -> dict[str, Any]:
+        """What the run's summary says besides, by key."""
+        return {}
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Add the gradient of the global batch's objective, one of this process's passes after another.
+
+        Returns:
+            This process's share of the mean loss, of the auxiliary losses and of the recipe's terms, detached; their
+            sums over the processes are the means over the global batch.
+        """
+        world = self._group.world
+        passes = world.passes(self._train)
         total = torch.zeros((), device=inputs.device)
         auxiliary: dict[str, Tensor] = {}
-        for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
-            share = len(x) / len(inputs)
-            logits, losses = self._outputs(x)
-            loss = token_losses(logits, y).mean()
-            self.manual_backward(sum(losses.values(), loss) * share)
-            total = total + loss.detach() * share
-            for name, term in losses.items():
-                auxiliary[name] = auxiliary.get(name, 0.0) + term.detach() * share
-        return total, auxiliary
+        terms: dict[str, Tensor] = {}
+        for number, each in enumerate(passes, start=1):
+            begin = each.first - passes[0].first
+            x, y = inputs[begin : begin + each.size], targets[begin : begin + each.size]
+            share = len(x) / self._train.global_batch if each.counts else 0.0
+            self._seed_pass(each)
+            logits, asked = self._outputs(x)
+            losses = self._losses(x, y, logits)
+            with contextlib.nullcontext() if number == len(passes) else self._keeping_gradients():
+                # The processes' gradients are averaged, and their sum is wanted.
+                self.manual_backward(sum(asked.values(), losses.objective) * (share * world.size))
+            total = total + losses.next_token.detach() * share
+            for sums, found in ((auxiliary, asked), (terms, losses.terms)):
+                for name, term in found.items():
+                    sums[name] = sums.get(name, 0.0) + term.detach() * share
+        return total, auxiliary, terms
+
+    def _seed_pass(self, each: Pass) -> None:
+        """Address the pass's random numbers by its place in the global batch; one process draws them in a row."""
+        if self._group.world.several:
+            _seed_generators(pass_seed(self._seed, self.trainer.global_step, each.first), self.device)
+
+    def _keeping_gradients(self) -> contextlib.AbstractContextManager[None]:
+        """Let replicas exchange gradients in the last pass of a step only. Parts of them are exchanged in each pass,
+        or every process would have to hold them whole until then."""
+        strategy: Any = self.trainer.strategy
+        block: Any = getattr(strategy, "block_backward_sync", contextlib.nullcontext)
+        return block()  # type: ignore[no-any-return]
+
+    def _losses(self, tokens: Tensor, targets: Tensor, logits: Tensor) -> Losses:
+        """What the model is to learn from one pass over tokens [B, T]: a recipe's own part."""
+        loss = token_losses(logits, targets).mean()
+        return Losses(next_token=loss, objective=loss)
+
+    def _inputs(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        return (tokens,) if self._separator is None else (tokens, document_ids(tokens, self._separator))
 
     def _outputs(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = (tokens,) if self._separator is None else (tokens, document_ids(tokens, self._separator))
         outputs: Any = getattr(self.model, "outputs", None)
         if outputs is None:
-            return self.model(*inputs), {}
-        found = outputs(*inputs)
+            return self.model(*self._inputs(tokens)), {}
+        found = outputs(*self._inputs(tokens))
         return found.logits, found.losses

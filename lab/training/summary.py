@@ -10,6 +10,7 @@ from torch import nn
 from lab.training import environment
 from lab.training.options import Train
 from lab.training.validation import bits_per_byte
+from lab.training.world import World
 
 if TYPE_CHECKING:
     from lab.training.conductor import Conductor
@@ -19,12 +20,21 @@ VERSION = 1
 
 
 def summarize(
-    conductor: Conductor, train: Train, text: Text, model: nn.Module, device: torch.device, *, steps: int
+    conductor: Conductor,
+    train: Train,
+    text: Text,
+    model: nn.Module,
+    device: torch.device,
+    *,
+    steps: int,
+    peak_memory: int,
+    world: World,
 ) -> dict[str, Any]:
     """The summary of a run that stands at `steps`.
 
     Losses are in nats per token. `train/loss` of a finished run is the mean of its last steps; of any other it is that
-    of the last step taken. A loss that was never measured, or never finite, has no entry.
+    of the last step taken. A loss that was never measured, or never finite, has no entry. Tokens and their speed are of
+    all processes together, seconds are the first one's, and memory is that of the process that used most.
     """
     status = conductor.status(steps)
     tokens = steps * train.tokens_per_step
@@ -40,7 +50,7 @@ def summarize(
             "steps": steps,
             "seconds": seconds,
             "tokens_per_second": speed,
-            "peak_memory_bytes": max(conductor.peak_memory, environment.peak_memory(device)),
+            "peak_memory_bytes": peak_memory,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
         "data": {
@@ -48,7 +58,9 @@ def summarize(
             "train_tokens": len(text.train),
             "validation_tokens": len(text.validation),
         },
-        "provenance": environment.facts(device) | {"kernels": conductor.kernels, "data": text.digest},
+        "provenance": environment.facts(device)
+        | {"kernels": conductor.kernels, "data": text.digest, "processes": world.size, "nodes": world.nodes}
+        | {"strategy": world.strategy if world.several else None},
     }
 
 

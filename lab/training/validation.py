@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lab.training.documents import document_ids
+from lab.training.group import ALONE, Group
 from lab.training.module import token_losses
+from lab.training.parallel import reshard
 
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, separator: int | None = None
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    separator: int | None = None,
+    group: Group = ALONE,
 ) -> float:
     """Mean loss over every token of the batches, nats per token; each token counts once, whatever its batch's size.
 
     The model is measured in evaluation mode and left in the mode that it was in. With a `separator`, the id that ends
     a document, it is also given the document ids.
+
+    The processes of a group deal the batches out among themselves, which have to be a sequence then, and all get the
+    same loss: one process's, but for the order in which sums are taken (in fp64).
     """
     was_training = model.training
     model.eval()
     total, tokens = torch.zeros((), dtype=torch.float64, device=device), 0
-    for inputs, targets in batches:
+    for (inputs, targets), counts in _dealt(batches, group):
         tokens_BT = inputs.to(device)
         documents = () if separator is None else (document_ids(tokens_BT, separator),)
-        total += token_losses(model(tokens_BT, *documents), targets.to(device)).double().sum()
-        tokens += targets.numel()
+        losses = token_losses(model(tokens_BT, *documents), targets.to(device))
+        if counts:
+            total += losses.double().sum()
+            tokens += targets.numel()
     model.train(was_training)
-    if not tokens:
+    reshard(model)
+    total, everybodys = group.sum(torch.stack([total, total.new_tensor(tokens)]))
+    if not everybodys:
         raise ValueError("there is no validation batch to measure on")
-    return float(total) / tokens
+    return float(total) / int(everybodys)
+
+
+def _dealt(batches: Iterable[tuple[Tensor, Tensor]], group: Group) -> Iterator[tuple[tuple[Tensor, Tensor], bool]]:
+    if not group.world.several:
+        return ((batch, True) for batch in batches)
+    assert isinstance(batches, Sequence)
+    return group.world.dealt(batches)
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:

@@ -120,6 +120,15 @@ def model_weights(run: Path) -> dict[str, torch.Tensor]:
     path = newest(run)
     if path is None:
         raise FileNotFoundError(f"{run} has no whole checkpoint in {FOLDER}/")
+    return weights_at(path)
+
+
+def weights_at(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint, as `model_weights` gives them.
+
+    Raises:
+        DamagedCheckpoint: its digest is missing or another one.
+    """
     prefix = "model."
     return {name.removeprefix(prefix): value for name, value in read(path)["state_dict"].items()}
 

@@ -42,7 +42,7 @@ def bash(*words: str, prepare: str = "") -> list[str]:
 def test_commands_experiments_sweeps_and_runs(folder: Path) -> None:
     assert bash("tr") == ["train"]
     assert bash("train", "gemma") == ["gemma_mine", "gemma2_tiny"]
-    assert bash("plan", "") == ["caps", "quickstart"]
+    assert {"caps", "quickstart", "distillation"} <= set(bash("plan", ""))
     assert bash("submit", "c") == ["caps"]
     assert bash("status", "") == ["caps"]
     assert bash("train", "--config-name", "gemma_") == ["gemma_mine"]

@@ -149,7 +149,7 @@ def test_a_mistake_that_shows_only_in_use_is_one_message_too(
     write(OWN.replace("10 * self.tens", "self.tens / 0"))
     monkeypatch.setattr(sys, "argv", ["lab", "train", "gemma2_tiny", "model/softcap=scaled"])
     # Without running: the plan costs what it builds, and a cap costs nothing. Ask for it as training would.
-    monkeypatch.setattr("lab.planning.plan.plan_train", lambda name, overrides: _cap(compose(name, overrides)))
+    monkeypatch.setattr("lab.planning.plan.plan_train", lambda name, overrides, **_: _cap(compose(name, overrides)))
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from lab.dispatch.failure import classify, reason
+from lab.dispatch.failure import classify, memory_kills, reason
+from lab.dispatch.pool import bury
+from lab.runs import RunFolder, State
+
+Make = Callable[..., RunFolder]
 
 
 class OutOfMemoryError(RuntimeError):
@@ -24,6 +30,8 @@ class OutOfMemoryError(RuntimeError):
         ),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"), "out_of_memory"),
         (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (RuntimeError("std::bad_alloc"), "out_of_memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
@@ -78,3 +86,37 @@ def test_a_reason_is_one_line() -> None:
     assert reason(ValueError("first\nsecond")) == "ValueError: first"
     assert reason(KeyError("n_heads")) == "KeyError: 'n_heads'"
     assert len(reason(ValueError("x" * 1000))) == 300
+
+
+def counts(folder: Path, content: dict[str, str]) -> int | None:
+    for name, text in content.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return memory_kills(folder / "proc", folder / "sys")
+
+
+def test_the_kernels_kills_are_counted_in_the_own_control_group(tmp_path: Path) -> None:
+    machine = {"proc/vmstat": "nr_free_pages 5\noom_kill 7\n"}
+    assert counts(tmp_path / "none", {}) is None
+    assert counts(tmp_path / "machine", machine) == 7
+    second = {"proc/self/cgroup": "0::/job/step\n", "sys/job/step/memory.events": "oom 3\noom_kill 2\n"}
+    assert counts(tmp_path / "second", machine | second) == 2
+    first = {
+        "proc/self/cgroup": "4:memory:/job\n1:cpu:/job\n0::/\n",
+        "sys/memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+    }
+    assert counts(tmp_path / "first", machine | first) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "starved", "status", "failure"),
+    [(-9, True, "failed", "out_of_memory"), (-9, False, "lost", "interrupted"), (-15, True, "lost", "interrupted")],
+)
+def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_from_one_that_somebody_killed(
+    make: Make, code: int, starved: bool, status: str, failure: str
+) -> None:
+    run = make("caps/both/seed-0")
+    run.state = State(status="running", attempts=1)
+    assert bury(run, 0, code, None, starved=starved)
+    assert (run.state.status, run.state.failure) == (status, failure)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.submit import submit_local
+from lab.dispatch.local import run_local
 from lab.runs import RunFolder, find_runs
 
 TINY = (
@@ -40,7 +40,9 @@ def test_a_run_in_a_used_process_is_the_run_in_a_fresh_one(tmp_path: Path, monke
     plan = [plan_train("gemma2_tiny", (*TINY, *files, f"seed={seed}")).runs[0] for seed in (0, 1)]
     plan = [replace(plan[0], sweep="fresh"), replace(plan[1], sweep="other"), replace(plan[0], sweep="used")]
     root = tmp_path / "runs"
-    _, summary = submit_local(plan, root, max_parallel=1, threads=1)
+    # Not submitted: no sweep makes a run again that another one has made.
+    runs = [RunFolder.create(root / run.folder_name, run.config_yaml, run.info) for run in plan]
+    summary = run_local(runs, max_parallel=1, threads=1)
     assert list(summary.ran.values()) == ["finished"] * 3
     fresh, other, used = find_runs(root)
     assert {run.state.pid for run in (fresh, other, used)} == {fresh.state.pid}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from rich.console import Console
 
 from lab.dispatch import display
 from lab.dispatch.claim import Claim
-from lab.dispatch.display import SweepDisplay, duration, print_status
+from lab.dispatch.display import SweepDisplay
+from lab.dispatch.status import row
+from lab.dispatch.table import duration, print_rows
 from lab.runs import Progress, RunFolder, State
 from lab.runs.state import Status
 
@@ -127,7 +131,8 @@ def test_a_status_that_goes_to_a_file_loses_nothing(make: Make, tmp_path: Path) 
     hold(runs[0], 40)
     runs[1].state = State(status="lost", reason="no sign of life " * 20)
     console = Console(file=io.StringIO(), width=80, height=10)
-    print_status(runs, [(tmp_path / "caps/torn/seed-0", "run.json: missing")], console=console)
+    broken = [(tmp_path / "caps/torn/seed-0", "run.json: missing")]
+    print_rows([row(run) for run in runs], broken, console=console)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert sum("an_arm_with_quite_a_long_name" * 2 in line and "queued" in line for line in lines) == 58
@@ -149,3 +154,33 @@ def test_a_folder_that_vanishes_does_not_end_the_display(make: Make) -> None:
 )
 def test_durations_are_for_people(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize("width", [80, 150])
+def test_a_clusters_runs_are_readable_on_any_screen(make: Make, width: int) -> None:
+    running, waits, lost = (make(f"caps/window=256/seed-{n}") for n in range(3))
+    hold(running, 40)
+    running.state = running.state.replace(heartbeat=time.time() - 3)
+    lost.state = State(status="lost", failure="node_lost", reason="job 41_2 lost its node n3")
+    rows = [
+        replace(row(running), job="41_0", job_state="RUNNING"),
+        replace(row(waits), job="41_1", job_state="PENDING", waits_for="QOSMaxJobsPerUserLimit"),
+        replace(row(lost), job="41_2", job_state="NODE_FAIL"),
+    ]
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=40, color_system=None)
+    print_rows(rows, notes=["Slurm's accounting doesn't answer"], console=console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    for seed, cells in enumerate(
+        (
+            ("window=256", "running", "41_0", "40/100", "500", "2:00", "seen 3 s ago"),
+            ("queued", "41_1", "QOSMaxJobsPerUserLimit"),
+            ("lost", "41_2", "node lost"),
+        )
+    ):
+        line = next(line for line in lines if f"41_{seed}" in line and "job 41_2" not in line)
+        for cell in cells:
+            assert cell in line
+        assert len(line) <= width
+    assert "caps/window=256/seed-2: lost (node lost), job 41_2 lost its node n3" in lines
+    assert lines[-1] == "note: Slurm's accounting doesn't answer"

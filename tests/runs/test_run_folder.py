@@ -224,7 +224,7 @@ class TestResolve:
 def test_run_folders_need_neither_torch_nor_the_rest_of_the_lab() -> None:
     script = "import sys, lab.runs; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'lightning', 'lab')])"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    parts = ("folder", "naming", "state")
+    parts = ("folder", "naming", "plan_file", "scan", "state")
     assert set(eval(loaded)) == {"lab", "lab.atomic", "lab.errors", "lab.runs", *(f"lab.runs.{part}" for part in parts)}
 
 

@@ -51,7 +51,7 @@ class Penalized(tiny.TinyModel):
 
 
 def one_step(folder: Path, model: nn.Module, **train: Any) -> dict[str, Any]:
-    plan = replace(tiny.recipe(steps=1, grad_clip=None, **train), optimizer=PlainDescent(), schedule=Constant())
+    plan = replace(tiny.procedure(steps=1, grad_clip=None, **train), optimizer=PlainDescent(), schedule=Constant())
     fit(model, tiny.TinyText(), plan, folder)
     return tiny.points(folder)[0]
 
@@ -77,7 +77,7 @@ def test_a_step_descends_the_sum_and_logs_every_part(tmp_path: Path, micro_batch
 
 def test_validation_and_the_summary_are_cross_entropy_alone(tmp_path: Path) -> None:
     model = Penalized()
-    outcome = fit(model, tiny.TinyText(), tiny.recipe(steps=4), tmp_path)
+    outcome = fit(model, tiny.TinyText(), tiny.procedure(steps=4), tmp_path)
     (batch,) = validation_batches(tiny.TinyText().validation, tiny.CONTEXT, 10, 10 * tiny.CONTEXT)
     inputs, targets = batch
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_validation_and_the_summary_are_cross_entropy_alone(tmp_path: Path) -> N
 
 
 def test_a_step_whose_auxiliary_loss_is_not_finite_is_not_taken(tmp_path: Path) -> None:
-    outcome = fit(Penalized(poison=3), tiny.TinyText(), tiny.recipe(), tmp_path)
+    outcome = fit(Penalized(poison=3), tiny.TinyText(), tiny.procedure(), tmp_path)
     assert outcome.status == "diverged"
     assert outcome.reason == "the auxiliary loss size is nan at step 3, which was not taken"
 
@@ -101,7 +101,7 @@ def mixture() -> Decoder:
 
 
 def test_a_mixture_of_experts_logs_its_losses_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    plan = tiny.recipe(steps=6)
+    plan = tiny.procedure(steps=6)
     whole, parts = mixture(), mixture()
     fit(whole, tiny.TinyText(), plan, tmp_path / "whole")
     fit(parts, tiny.TinyText(), plan, tmp_path / "parts", stop=tiny.stop_after(3))

@@ -39,7 +39,7 @@ class PlainDescent(Optimizer):
 
 def fit_double(folder: Path, **train: Any) -> dict[str, Tensor]:
     model = tiny.TinyModel().double()
-    plan = replace(tiny.recipe(steps=6, **train), optimizer=PlainDescent())
+    plan = replace(tiny.procedure(steps=6, **train), optimizer=PlainDescent())
     fit(model, tiny.TinyText(), plan, folder)
     return tiny.weights(model)
 
@@ -65,7 +65,7 @@ def test_a_step_goes_down_the_clipped_gradient_of_the_mean_loss(tmp_path: Path, 
     scale = 0.05 / norm if clip == 0.05 else 1.0
 
     model = tiny.TinyModel().double()
-    plan = replace(tiny.recipe(steps=1, grad_clip=clip), optimizer=PlainDescent(), schedule=Constant())
+    plan = replace(tiny.procedure(steps=1, grad_clip=clip), optimizer=PlainDescent(), schedule=Constant())
     fit(model, tiny.TinyText(), plan, tmp_path)
 
     for (name, start), actual in zip(by_hand.named_parameters(), model.parameters(), strict=True):
@@ -80,7 +80,7 @@ def test_what_affects_no_result_affects_no_bit(tmp_path: Path) -> None:
     _, expected = tiny.run(tmp_path / "reference", dropout=0.3)
     options: dict[str, Any] = {"log_every": 5, "checkpoint_minutes": 1e-9}
     model = tiny.TinyModel(dropout=0.3)
-    plan = tiny.recipe(**options)
+    plan = tiny.procedure(**options)
     plan = replace(plan, validation=Validation(every=None, tokens=tiny.CONTEXT))
     fit(model, tiny.TinyText(), plan, tmp_path / "other", report=lambda progress: None, stop=lambda: False)
     assert tiny.same(tiny.weights(model), expected)
@@ -95,7 +95,7 @@ def test_random_numbers_differ_by_step_and_by_pass_but_not_by_run(tmp_path: Path
                 numbers.append(torch.rand(()).item())
             return logits
 
-        fit(tiny.TinyModel(fault=draw), tiny.TinyText(), tiny.recipe(micro_batch=2), folder)
+        fit(tiny.TinyModel(fault=draw), tiny.TinyText(), tiny.procedure(micro_batch=2), folder)
         return numbers
 
     first = drawn(tmp_path / "first")
@@ -119,14 +119,14 @@ def test_points_stand_where_they_are_asked_for(tmp_path: Path) -> None:
 
 def test_the_recorded_rate_is_the_schedules(tmp_path: Path) -> None:
     tiny.run(tmp_path)
-    plan = tiny.recipe()
+    plan = tiny.procedure()
     recorded = [point["train/lr"] for point in tiny.points(tmp_path) if "train/lr" in point]
     assert recorded == [3e-3 * plan.schedule.factor(step, 12, tiny.TOKENS_PER_STEP) for step in range(12)]
 
 
 def test_the_summary_says_what_the_final_model_is_worth(tmp_path: Path) -> None:
     model, text = tiny.TinyModel(dropout=0.3), tiny.TinyText()
-    outcome = fit(model, text, tiny.recipe(steps=40), tmp_path)
+    outcome = fit(model, text, tiny.procedure(steps=40), tmp_path)
     summary = outcome.summary
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert (summary["version"], summary["status"], summary["reason"]) == (1, "finished", None)
@@ -154,7 +154,15 @@ def test_the_summary_says_what_the_final_model_is_worth(tmp_path: Path) -> None:
     assert costs["tokens_per_second"] > 0
     assert costs["peak_memory_bytes"] > 10_000_000
     assert summary["data"] == {"digest": "a digest", "train_tokens": 1100, "validation_tokens": 400}
-    assert summary["provenance"] == {"device": "cpu", "threads": 1, "kernels": None, "data": "a digest"}
+    assert summary["provenance"] == {
+        "device": "cpu",
+        "threads": 1,
+        "kernels": None,
+        "data": "a digest",
+        "processes": 1,
+        "nodes": 1,
+        "strategy": None,
+    }
 
 
 def test_mixed_precision_keeps_fp32_weights_and_differs_from_fp32(tmp_path: Path) -> None:
@@ -166,7 +174,7 @@ def test_mixed_precision_keeps_fp32_weights_and_differs_from_fp32(tmp_path: Path
 
     full, _ = tiny.run(tmp_path / "full", steps=4)
     model = tiny.TinyModel(fault=look)
-    mixed = fit(model, tiny.TinyText(), tiny.recipe(steps=4, precision="bf16-mixed"), tmp_path / "mixed")
+    mixed = fit(model, tiny.TinyText(), tiny.procedure(steps=4, precision="bf16-mixed"), tmp_path / "mixed")
     assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}, "in training and in validation"
     assert all(value.dtype == torch.float32 for value in model.parameters())
     a, b = full.summary["metrics"]["train/loss"], mixed.summary["metrics"]["train/loss"]
@@ -193,9 +201,9 @@ def infinite_gradient(logits: Tensor, passes: int) -> Tensor:
 )
 def test_a_step_that_is_not_finite_is_not_taken_and_ends_the_run(tmp_path: Path, fault: Any, reason: str) -> None:
     before = tiny.TinyModel()
-    fit(before, tiny.TinyText(), tiny.recipe(), tmp_path / "before", stop=tiny.stop_after(7))
+    fit(before, tiny.TinyText(), tiny.procedure(), tmp_path / "before", stop=tiny.stop_after(7))
     model = tiny.TinyModel(fault=fault)
-    outcome = fit(model, tiny.TinyText(), tiny.recipe(), tmp_path / "run")
+    outcome = fit(model, tiny.TinyText(), tiny.procedure(), tmp_path / "run")
 
     assert outcome.status == "diverged"
     assert outcome.reason is not None
@@ -213,7 +221,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_ends_the_run(tmp_path: Path,
 
 def test_a_validation_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     model = tiny.TinyModel(fault=lambda x, passes: x if passes else x * math.nan)
-    outcome = fit(model, tiny.TinyText(), tiny.recipe(), tmp_path)
+    outcome = fit(model, tiny.TinyText(), tiny.procedure(), tmp_path)
     assert (outcome.status, outcome.reason) == ("diverged", "the validation loss is nan after step 4")
     assert model.passes == 4
     assert "val/loss" not in outcome.summary["metrics"]
@@ -222,7 +230,7 @@ def test_a_validation_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 
 def test_progress_is_told_at_the_start_and_at_the_end(tmp_path: Path) -> None:
     told: list[Progress] = []
-    fit(tiny.TinyModel(), tiny.TinyText(), tiny.recipe(), tmp_path, report=told.append)
+    fit(tiny.TinyModel(), tiny.TinyText(), tiny.procedure(), tmp_path, report=told.append)
     assert told[0] == Progress(step=0, steps=12, tokens=0)
     assert (told[-1].step, told[-1].tokens) == (12, 768)
     assert told[-1].loss == tiny.points(tmp_path)[-2]["train/loss"]
@@ -233,7 +241,7 @@ def test_progress_is_told_at_the_start_and_at_the_end(tmp_path: Path) -> None:
 def test_a_resumed_run_tells_where_it_starts(tmp_path: Path) -> None:
     tiny.interrupted(tmp_path, 5)
     told: list[Progress] = []
-    fit(tiny.TinyModel(), tiny.TinyText(), tiny.recipe(), tmp_path, report=told.append)
+    fit(tiny.TinyModel(), tiny.TinyText(), tiny.procedure(), tmp_path, report=told.append)
     assert (told[0].step, told[0].tokens) == (5, 320)
 
 
@@ -310,7 +318,7 @@ def test_signals_are_left_to_whoever_started_the_run(
             os.kill(os.getpid(), signal.SIGTERM)
         return bool(sigterm)
 
-    outcome = fit(tiny.TinyModel(), tiny.TinyText(), tiny.recipe(), tmp_path, stop=stop)
+    outcome = fit(tiny.TinyModel(), tiny.TinyText(), tiny.procedure(), tmp_path, stop=stop)
     assert (outcome.status, outcome.summary["costs"]["steps"]) == ("preempted", 4)
     assert sigterm == [signal.SIGTERM]
     assert [signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)] == before
@@ -323,7 +331,7 @@ def test_errors_come_out_as_they_are(tmp_path: Path, error: type[BaseException])
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(error, match="from the outside"):
-        fit(tiny.TinyModel(), tiny.TinyText(), tiny.recipe(), tmp_path, stop=fail)
+        fit(tiny.TinyModel(), tiny.TinyText(), tiny.procedure(), tmp_path, stop=fail)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -341,7 +349,7 @@ def test_determinism_ends_with_the_run(tmp_path: Path) -> None:
         during.append(torch.are_deterministic_algorithms_enabled())
         return False
 
-    fit(tiny.TinyModel(), tiny.TinyText(), tiny.recipe(steps=4), tmp_path, stop=look)
+    fit(tiny.TinyModel(), tiny.TinyText(), tiny.procedure(steps=4), tmp_path, stop=look)
     assert during == [True] * 3
     assert not torch.are_deterministic_algorithms_enabled()
 

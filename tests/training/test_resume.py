@@ -62,7 +62,7 @@ def test_dropout_makes_a_difference_that_a_wrong_seed_would_show(tmp_path: Path)
     _, without = tiny.run(tmp_path / "without")
     _, with_it = tiny.run(tmp_path / "with", dropout=0.3)
     other = tiny.TinyModel(dropout=0.3)
-    fit(other, tiny.TinyText(), replace(tiny.recipe(), seed=99), tmp_path / "other")
+    fit(other, tiny.TinyText(), replace(tiny.procedure(), seed=99), tmp_path / "other")
     assert not tiny.same(without, with_it)
     assert not tiny.same(with_it, tiny.weights(other))
 
@@ -96,8 +96,8 @@ def test_a_run_can_be_stopped_at_every_step(tmp_path: Path) -> None:
 
 def test_each_batch_is_trained_on_once_and_in_order(tmp_path: Path) -> None:
     first, second = tiny.TinyModel(), tiny.TinyModel()
-    fit(first, tiny.TinyText(), tiny.recipe(), tmp_path, stop=tiny.stop_after(5))
-    fit(second, tiny.TinyText(), tiny.recipe(), tmp_path)
+    fit(first, tiny.TinyText(), tiny.procedure(), tmp_path, stop=tiny.stop_after(5))
+    fit(second, tiny.TinyText(), tiny.procedure(), tmp_path)
     batches = Batches(tiny.TinyText().train, tiny.CONTEXT, tiny.BATCH, seed=6)
     seen = [*first.seen, *second.seen]
     assert len(first.seen) == 5
@@ -118,7 +118,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     before = tiny.points(tmp_path)
     (tmp_path / "summary.json").unlink()
     model = tiny.TinyModel()
-    again = fit(model, tiny.TinyText(), tiny.recipe(), tmp_path)
+    again = fit(model, tiny.TinyText(), tiny.procedure(), tmp_path)
     assert model.passes == 0
     assert tiny.same(tiny.weights(model), expected)
     assert again.summary["metrics"] == outcome.summary["metrics"]
@@ -139,7 +139,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path: Path)
     newest.write_bytes(content)
 
     model = tiny.TinyModel()
-    fit(model, tiny.TinyText(), tiny.recipe(), resumed)
+    fit(model, tiny.TinyText(), tiny.procedure(), resumed)
 
     assert model.passes == 7, "steps 6 to 12"
     assert tiny.same(tiny.weights(model), expected)
@@ -163,13 +163,13 @@ def test_a_run_with_no_whole_checkpoint_starts_over(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         ({"text": tiny.TinyText(digest="another")}, "the text has changed"),
-        ({"recipe": tiny.recipe(steps=3)}, "beyond the budget of 3 steps"),
+        ({"procedure": tiny.procedure(steps=3)}, "beyond the budget of 3 steps"),
     ],
 )
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
     tiny.interrupted(tmp_path, 5)
     before = tiny.points(tmp_path)
-    given: dict[str, Any] = {"text": tiny.TinyText(), "recipe": tiny.recipe()} | change
+    given: dict[str, Any] = {"text": tiny.TinyText(), "procedure": tiny.procedure()} | change
     with pytest.raises(ValueError, match=complaint):
-        fit(tiny.TinyModel(), given["text"], given["recipe"], tmp_path)
+        fit(tiny.TinyModel(), given["text"], given["procedure"], tmp_path)
     assert tiny.points(tmp_path) == before

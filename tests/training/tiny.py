@@ -1,4 +1,4 @@
-"""A model, a text and a recipe small enough to train in a test; run as a script, a run that waits to be killed."""
+"""A model, a text and a procedure small enough to train in a test; run as a script, a run that waits to be killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab.training.fit import Recipe, fit
+from lab.training.fit import Procedure, fit
 from lab.training.optimizer import AdamW
 from lab.training.options import Train, Validation
 from lab.training.outcome import Outcome
@@ -74,11 +74,11 @@ class TinyText:
     unigram_loss: float = 3.4
 
 
-def recipe(steps: int = 12, **train: Any) -> Recipe:
-    """A recipe that records every step, validates every fourth and writes no checkpoint before its end."""
+def procedure(steps: int = 12, **train: Any) -> Procedure:
+    """A procedure that records every step, validates every fourth and writes no checkpoint before its end."""
     options: dict[str, Any] = {"tokens": steps * TOKENS_PER_STEP, "context": CONTEXT, "global_batch": BATCH}
     options |= {"log_every": 1, "accelerator": "cpu"}
-    return Recipe(
+    return Procedure(
         train=Train(**(options | train)),
         validation=Validation(every=4 * TOKENS_PER_STEP, tokens=10 * CONTEXT),
         optimizer=AdamW(lr=3e-3),
@@ -91,7 +91,7 @@ def recipe(steps: int = 12, **train: Any) -> Recipe:
 def run(folder: Path, steps: int = 12, *, dropout: float = 0.0, **train: Any) -> tuple[Outcome, dict[str, Tensor]]:
     """The outcome and final weights of an uninterrupted run, or of the rest of an interrupted one."""
     model = TinyModel(dropout)
-    outcome = fit(model, TinyText(), recipe(steps, **train), folder)
+    outcome = fit(model, TinyText(), procedure(steps, **train), folder)
     return outcome, weights(model)
 
 
@@ -103,7 +103,7 @@ def stop_after(steps: int) -> Callable[[], bool]:
 
 def interrupted(folder: Path, at: int, steps: int = 12, *, dropout: float = 0.0, **train: Any) -> Outcome:
     """A run that was asked to stop after `at` steps."""
-    return fit(TinyModel(dropout), TinyText(), recipe(steps, **train), folder, stop=stop_after(at))
+    return fit(TinyModel(dropout), TinyText(), procedure(steps, **train), folder, stop=stop_after(at))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ def _wait_to_be_killed(folder: Path, at: int) -> None:
 
     torch.set_num_threads(1)
     model = TinyModel(VICTIM["dropout"])
-    plan = recipe(VICTIM["steps"], micro_batch=VICTIM["micro_batch"])
+    plan = procedure(VICTIM["steps"], micro_batch=VICTIM["micro_batch"])
     plan = replace(plan, train=replace(plan.train, checkpoint_minutes=1e-9))
     fit(model, TinyText(), plan, folder, stop=hang)
 

@@ -1,0 +1,215 @@
+"""Seconds and peak memory of the commands that a large sweep goes through: plan, status, compare, submit again.
+
+python benchmarks/scale.py                          # 10,000 runs, in two shapes
+python benchmarks/scale.py --runs 1000 --out -      # smaller, and nothing written
+
+Each command is a process of its own, timed from its start to its end. The runs are made up, finished, and as complete
+as a worker leaves them. The results are kept in benchmarks/scale.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import click
+import yaml
+
+LAB = (sys.executable, "-m", "lab.cli.main")
+SCRIPT = Path(__file__).resolve()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a command may take at 10,000 runs."""
+
+    seconds: float
+    megabytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One command on one sweep."""
+
+    sweep: str
+    command: str
+    seconds: float
+    megabytes: float
+    limit: Limit | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it stays within its limit."""
+        limit = self.limit
+        return limit is None or (
+            self.seconds <= limit.seconds and (limit.megabytes is None or self.megabytes <= limit.megabytes)
+        )
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--runs", default=10_000, help="Runs of each sweep; a multiple of 200.")
+@click.option("--out", default=str(SCRIPT.with_suffix(".md")), help="Where the table is kept; - for nowhere.")
+@click.option("--make", "made", hidden=True, help="Make the finished runs of a sweep; the script calls itself so.")
+def main(runs: int, out: str, made: str | None) -> None:
+    """Measure, print the table, and end with exit code 1 where a limit is exceeded."""
+    if made is not None:
+        make_finished(made, Path("runs"))
+        return
+    if runs % 200 or runs <= 0:
+        raise click.BadParameter("expected a multiple of 200", param_hint="--runs")
+    with tempfile.TemporaryDirectory(prefix="lab-scale-") as folder:
+        found = [measured for name, sweep in sweeps(runs).items() for measured in measure(Path(folder), name, sweep)]
+    text = table(found, runs)
+    click.echo(text)
+    if out != "-":
+        Path(out).write_text(text, encoding="utf-8")
+    if runs == 10_000 and not all(measured.kept for measured in found):
+        sys.exit(1)
+
+
+def sweeps(runs: int) -> dict[str, dict[str, object]]:
+    """Two sweeps of so many runs: few arms with seeds, of four choices of groups; and many arms, many architectures."""
+    rates = [round(0.0001 * (n + 1), 4) for n in range(runs // 200)]
+    with_seeds = {
+        "model/heads": ["gqa", "mha"],
+        "model/span": ["interleaved", "global"],
+        "model.mlp.d_ff": list(range(64, 64 + 10 * 32, 32)),
+        "optimizer.lr": rates,
+    }
+    one_seed = {
+        "model.mlp.d_ff": list(range(64, 64 + runs // 100 * 8, 8)),
+        "model.span.window": list(range(8, 48, 4)),
+        "optimizer.lr": [round(0.001 * (n + 1), 3) for n in range(10)],
+    }
+    common = {"question": "How long does it take?", "experiment": "gemma2_tiny", "metrics": ["val/loss"]}
+    return {
+        "five_seeds": common | {"seeds": 5, "grid": with_seeds},
+        "one_seed": common | {"seeds": 1, "grid": one_seed},
+    }
+
+
+def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measured]:
+    """Every command on one sweep, in the order in which a user would meet them."""
+    (folder / "sweeps").mkdir(exist_ok=True)
+    (folder / "sweeps" / f"{name}.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    root = ("--root", "runs")
+
+    def timed(shown: str, arguments: Sequence[str], limit: Limit | None = None) -> Measured:
+        seconds, megabytes = run([*LAB, *arguments, *root], folder)
+        click.echo(f"{name}: {shown}: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
+        return Measured(name, shown, seconds, megabytes, limit)
+
+    found = [timed("lab plan", ["plan", name], Limit(30, 1000))]
+    run([sys.executable, str(SCRIPT), "--make", name], folder)
+    found += [
+        timed("lab plan, all finished", ["plan", name], Limit(30, 1000)),
+        timed("lab plan --save", ["plan", name, "--save", f"{name}.json"]),
+        timed("lab status", ["status", name], Limit(5)),
+        timed("lab compare", ["compare", name], Limit(5)),
+        timed("lab submit, nothing to do", ["submit", name], Limit(30)),
+        timed("lab submit plan.json, nothing to do", ["submit", f"{name}.json"]),
+    ]
+    return found
+
+
+def run(command: Sequence[str], folder: Path) -> tuple[float, float]:
+    """Seconds and peak resident megabytes of a command.
+
+    Raises:
+        click.ClickException: it failed, with what it said.
+    """
+    with tempfile.TemporaryFile() as said:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, env=environment())
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            said.seek(0)
+            raise click.ClickException(f"{' '.join(command)}: {said.read().decode(errors='replace')[-2000:]}")
+    return seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+
+
+def environment() -> dict[str, str]:
+    """This process's, with the lab importable from any folder."""
+    return {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)}
+
+
+def make_finished(name: str, root: Path) -> None:
+    """Make the folder of every run of a sweep as a worker leaves it, finished; the plan beside them."""
+    from lab.dispatch.process import Process
+    from lab.planning.plan import plan_sweep
+    from lab.planning.store import save_plan
+    from lab.runs import State
+
+    plan = plan_sweep(name)
+    save_plan(plan, root)
+    me, now = Process.this(), time.time()
+    claim = {"host": me.host, "pid": me.pid, "mark": me.mark, "taken": now, "released": now}
+    for number, planned in enumerate(plan.runs):
+        steps, tokens = planned.experiment.train.steps, planned.tokens
+        loss = 3.0 + (number * 7919 % 1000) / 5000
+        point = {"step": steps, "tokens": tokens, "time": 60.0, "val/loss": loss}
+        provenance = {"host": me.host, "device": "cpu", "threads": 1, "python": platform.python_version()}
+        state = State(
+            status="finished",
+            attempts=1,
+            heartbeat=now,
+            host=me.host,
+            pid=me.pid,
+            progress={"step": steps, "steps": steps, "tokens": tokens, "loss": loss, "tokens_per_second": 34_500.0},
+        )
+        summary = {
+            "version": 1,
+            "status": "finished",
+            "reason": None,
+            "metrics": {"val/loss": loss, "unigram/loss": 5.5},
+            "costs": {"tokens": tokens, "steps": steps, "seconds": 60.0, "tokens_per_second": 34_500.0},
+        }
+        path = root / planned.folder_name
+        (path / ".claims").mkdir(parents=True)
+        (path / "config.yaml").write_text(planned.config_yaml)
+        (path / "run.json").write_text(json.dumps(planned.info | {"provenance": provenance}, indent=1))
+        (path / "state.json").write_text(json.dumps({"version": 1, **vars(state)}, indent=1))
+        (path / "summary.json").write_text(json.dumps(summary, indent=1))
+        (path / "metrics.jsonl").write_text("".join(json.dumps(point | {"step": n}) + "\n" for n in range(10)))
+        (path / ".claims" / "1").write_text(json.dumps(claim))
+
+
+def table(found: Sequence[Measured], runs: int) -> str:
+    """The results as Markdown."""
+    lines = [
+        f"# Commands on {runs:,} runs",
+        "",
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {metadata.version('torch')}. "
+        "Each command is a process of its own, its start included; memory is its peak resident set. "
+        "`python benchmarks/scale.py` makes this table.",
+        "",
+        f"`five_seeds`: {runs // 5:,} arms × 5 seeds, 4 choices of groups, 40 architectures. "
+        f"`one_seed`: {runs:,} arms, {runs // 10:,} architectures.",
+        "",
+        "| sweep | command | seconds | limit | MB | limit |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for each in found:
+        seconds = f"{each.limit.seconds:g}" if each.limit else ""
+        megabytes = f"{each.limit.megabytes:g}" if each.limit and each.limit.megabytes else ""
+        mark = "" if each.kept or runs != 10_000 else " (exceeded)"
+        lines.append(
+            f"| {each.sweep} | `{each.command}` | {each.seconds:.1f}{mark} | {seconds} "
+            f"| {each.megabytes:.0f} | {megabytes} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The runs that a run needs, loaded for it: each by its identity, finished, from its last checkpoint, verified."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lab.dispatch import needs
+from lab.errors import RequestError
+from lab.runs import RunFolder
+from lab.runs.folder import TOKENIZER
+
+if TYPE_CHECKING:
+    from lab.training.teacher import Teacher
+
+
+def load_needed(run: RunFolder) -> dict[str, Teacher]:
+    """Identity → run, of every run that this one needs.
+
+    Each is loaded with the components that it was made with; this run's own have to be loaded afterwards.
+
+    Raises:
+        RequestError: one is not there, has not finished, or has lost its last checkpoint.
+    """
+    wanted = needs.of(run)
+    if not wanted:
+        return {}
+    from lab.composition import extensions
+    from lab.composition.freeze import load_experiment
+    from lab.composition.reload import kernel_here, relocated
+    from lab.training import environment, teacher
+
+    standing = needs.standing(run)
+    if standing.reason is not None:
+        raise RequestError(standing.reason)
+    options = run.config["train"]
+    device = environment.device_of(options["accelerator"]).type
+    loaded = {}
+    for need in wanted:
+        found = needs.find(run, need)
+        assert found is not None, "or it would not stand ready"
+        with extensions.of_run(found.path, found.info):
+            experiment = load_experiment(relocated(found.config, found.path / TOKENIZER))
+            kernel = kernel_here(experiment, device, mask_documents=options["mask_documents"])
+            loaded[need["identity"]] = teacher.load(found, experiment, kernel=kernel)
+    return loaded

@@ -1,0 +1,73 @@
+"""`lab submit` and `lab train` with other code than runs were made with: one message, exit code 2, nothing made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lab import code
+from lab.cli import main
+from lab.dispatch.submit import prepare
+from lab.errors import RequestError
+from lab.planning.plan import plan_sweep, plan_train
+from lab.planning.store import write_plan
+from lab.runs import write_json
+
+OTHER = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a sweep."""
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "question: Why?\nexperiment: gemma2_tiny\nseeds: 2\narms: {a: {}, b: {model/heads: mha}}\n"
+    )
+    return tmp_path
+
+
+def test_a_plan_of_other_code_is_submitted_only_where_that_was_said(folder: Path) -> None:
+    write_plan(plan_sweep("mine"), folder / "plan.json")
+    content = (folder / "plan.json").read_text()
+    (folder / "plan.json").write_text(content.replace(code.digest(), "cd" * 32))
+    root = ("--root", str(folder / "fresh"))
+    found = CliRunner().invoke(main.cli, ["submit", "plan.json", *root])
+    assert isinstance(found.exception, RequestError)
+    assert "4 runs were made with commit" in str(found.exception)
+    assert "--any-code" in str(found.exception)
+    assert not (folder / "fresh").exists()
+
+
+def test_a_queued_run_of_other_code_is_refused_up_front(folder: Path) -> None:
+    run = prepare(plan_sweep("mine").runs, folder / "runs").new[0]
+    write_json(run.path / "run.json", run.info | {"code": OTHER})
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.cli.main", "submit", "mine"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("lab: ")
+    assert "made with commit abababab (digest cdcdcdcd); the code here is" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.dispatch import submit
+    from lab.dispatch.local import Summary
+
+    run = prepare(plan_train("gemma2_tiny").runs, folder / "runs").new[0]
+    write_json(run.path / "run.json", run.info | {"code": OTHER})
+    arguments = ["train", "gemma2_tiny"]
+    found = CliRunner().invoke(main.cli, arguments)
+    assert isinstance(found.exception, RequestError)
+    assert "1 run was made with commit abababab" in str(found.exception)
+    launched = []
+    monkeypatch.setattr(submit, "launch", lambda submission, **_: launched.append(submission) or Summary())
+    CliRunner().invoke(main.cli, [*arguments, "--any-code"])
+    assert [each.name for each in launched[0].to_run] == [run.name]
+    assert run.info["provenance"]["accepted_code"] == [code.digest()]

@@ -1,0 +1,60 @@
+"""One process of a run over several, which srun would have started: a small model, and what its configuration says.
+
+`do`: bug, oom, hang, divide: what process `on` does when it is asked for a stop after `at` steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.dispatch.execution import Report, Stop
+from lab.dispatch.slurm import exchange, step, turn
+from lab.dispatch.slurm.ranks import run_rank
+from lab.runs import RunFolder
+from lab.training.fit import fit
+from lab.training.group import connected
+from lab.training.outcome import Outcome
+from lab.training.world import World
+from tests.training import tiny
+
+
+def part(run: RunFolder, report: Report, stop: Stop, world: World, store: Any) -> Outcome:
+    """Train, with a checkpoint after every step and a pause in it."""
+    config = run.config
+    steps = [0]
+
+    def asked() -> bool:
+        steps[0] += 1
+        time.sleep(config["pause"])
+        if config.get("on") == world.rank and steps[0] == config["at"]:
+            match config["do"]:
+                case "bug":
+                    raise KeyError("n_heads")
+                case "oom":
+                    raise RuntimeError("DefaultCPUAllocator: not enough memory")
+                case "hang":
+                    time.sleep(600)
+        return stop()
+
+    torch.set_num_threads(1)
+    plan = tiny.procedure(config["steps"], micro_batch=1)
+    plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, checkpoint_minutes=1e-9))
+    with connected(world, torch.device("cpu"), store):
+        return fit(tiny.TinyModel(dropout=0.3), tiny.TinyText(), plan, run.path, report=report, stop=asked, world=world)
+
+
+if __name__ == "__main__":
+    for option in ("SILENCE", "GRACE", "COME"):
+        setattr(turn, option, type(getattr(turn, option))(os.environ.get(option, getattr(turn, option))))
+    exchange._REPLY = timedelta(seconds=float(os.environ.get("REPLY", 60)))
+    code = run_rank(Path(sys.argv[1]), step.world(sys.argv[2]), part=part)  # type: ignore[arg-type]
+    sys.stdout.flush()
+    os._exit(code)

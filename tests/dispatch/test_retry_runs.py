@@ -1,0 +1,180 @@
+"""Each kind of failure has its own policy, and each refusal says what would lift it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lab.dispatch import status
+from lab.dispatch.cancel import cancel
+from lab.dispatch.claim import Claim
+from lab.dispatch.local import run_local
+from lab.dispatch.retry import Amended, Changes, Verdict, decide, release
+from lab.runs import RunFolder, State
+from lab.runs.state import Failure, Status
+from tests.dispatch.fakes import FAKE_WORKER, results
+
+Make = Callable[..., RunFolder]
+
+
+NONE = Changes()
+
+
+def verdict(run: RunFolder, *, changes: Changes = NONE, named: bool = False, failed: bool = False) -> Verdict:
+    (found,) = decide({run: status.row(run)}, changes=changes, named=[run] if named else [], failed=failed)
+    return found
+
+
+@pytest.fixture
+def stands(make: Make) -> Callable[..., RunFolder]:
+    """stands(status, failure): a run that stands so."""
+
+    def made(state: Status, failure: Failure | None = None, reason: str | None = "KeyError: 'n_heads'") -> RunFolder:
+        run = make("caps/both/seed-0")
+        run.state = State(status=state, failure=failure, reason=reason, attempts=1)
+        return run
+
+    return made
+
+
+Stands = Callable[..., RunFolder]
+
+
+@pytest.mark.parametrize(
+    ("state", "failure"),
+    [
+        ("preempted", None),
+        ("lost", "interrupted"),
+        ("lost", "node_lost"),
+        ("lost", "cancelled"),
+        ("running", None),  # with nobody at it
+        ("cancelled", None),
+    ],
+)
+def test_what_says_nothing_about_the_run_is_always_tried_again(
+    stands: Stands, state: Status, failure: Failure | None
+) -> None:
+    assert verdict(stands(state, failure)).go
+
+
+def test_out_of_memory_needs_a_changed_setting(stands: Stands) -> None:
+    run = stands("failed", "out_of_memory", "MemoryError")
+    refused = verdict(run, named=True, failed=True)
+    assert not refused.go
+    assert "launcher.memory" in refused.said
+    for changes in (
+        Changes(run=("train.micro_batch=2",)),
+        Changes(launcher=("memory=16G",)),
+        Changes(launcher=("sbatch.mem-per-cpu=8G",)),
+        Changes(launcher=("max_parallel",)),
+    ):
+        assert verdict(run, changes=changes).go
+    for changes in (Changes(run=("train.log_every=5",)), Changes(launcher=("time=60",))):
+        assert not verdict(run, changes=changes).go, "that gives it no more memory"
+
+
+def test_a_smaller_micro_batch_is_proposed(stands: Stands) -> None:
+    run = stands("failed", "out_of_memory")
+    (run.path / "config.yaml").write_text("train: {global_batch: 12, micro_batch: 6}\n")
+    assert "train.micro_batch=4 (it is 6)" in verdict(run).said
+    (run.path / "config.yaml").write_text("train: {global_batch: 12, micro_batch: null}\n")
+    assert "train.micro_batch=6 (it is 12)" in verdict(run).said
+    (run.path / "config.yaml").write_text("train: {global_batch: 12, micro_batch: 1}\n")
+    assert "train.micro_batch" not in verdict(run).said
+
+
+def test_a_time_limit_needs_a_checkpoint_of_that_attempt_or_more_time(stands: Stands) -> None:
+    run = stands("failed", "time", "job 3 came to its time limit")
+    refused = verdict(run, named=True)
+    assert not refused.go
+    assert "launcher.time" in refused.said
+    assert "train.checkpoint_minutes" in refused.said
+    assert verdict(run, changes=Changes(launcher=("time=4:00:00",))).go
+    assert verdict(run, changes=Changes(run=("train.checkpoint_minutes=1",))).go
+    assert not verdict(run, changes=Changes(launcher=("memory=8G",))).go
+    claim = Claim.take(run.path)
+    assert claim is not None
+    claim.release()
+    (run.path / "checkpoints").mkdir()
+    checkpoint = run.path / "checkpoints" / "step-000000040.ckpt"
+    checkpoint.write_bytes(b"x")
+    os.utime(checkpoint, (time.time() - 100,) * 2)
+    assert not verdict(run).go, "a checkpoint of an earlier attempt says that this one got nowhere"
+    os.utime(checkpoint)
+    assert verdict(run).go
+    assert "step 40" in verdict(run).said
+
+
+def test_a_full_disk_needs_room_for_two_checkpoints(stands: Stands, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stands("failed", "disk_full")
+    (run.path / "checkpoints").mkdir()
+    (run.path / "checkpoints" / "step-000000040.ckpt").write_bytes(b"x" * 1000)
+    usage = type("Usage", (), {"free": 1999})
+    monkeypatch.setattr("lab.dispatch.retry.shutil.disk_usage", lambda path: usage)
+    assert not verdict(run, named=True, failed=True).go
+    usage.free = 2000  # type: ignore[attr-defined]
+    assert verdict(run).go
+
+
+def test_a_bug_is_tried_again_only_by_name_or_on_demand(stands: Stands) -> None:
+    run = stands("failed", "bug")
+    refused = verdict(run)
+    assert not refused.go
+    assert "KeyError: 'n_heads'" in refused.said
+    assert "--failed" in refused.said
+    assert verdict(run, named=True).go
+    assert verdict(run, failed=True).go
+    assert "KeyError: 'n_heads'" in verdict(run, failed=True).said
+
+
+@pytest.mark.parametrize("state", ["diverged", "finished"])
+def test_a_result_is_never_tried_again(stands: Stands, state: Status) -> None:
+    found = verdict(stands(state), named=True, failed=True)
+    assert not found.go
+    assert "result" in found.said
+
+
+def test_a_run_that_is_being_run_is_left_alone(stands: Stands) -> None:
+    run = stands("running")
+    assert Claim.take(run.path) is not None
+    assert not verdict(run, named=True).go
+    assert release(run) is not None
+    assert run.state.status == "running"
+
+
+def test_a_released_run_goes_on_with_whichever_launcher_comes(make: Make) -> None:
+    run = make("caps/both/seed-0", do="bug")
+    run_local([run], threads=1, worker=FAKE_WORKER)
+    assert (run.state.status, run.state.failure) == ("failed", "bug")
+    assert release(run) is None
+    assert (run.state.status, run.state.failure, run.state.attempts) == ("preempted", None, 1)
+    assert "KeyError: 'n_heads'" in (run.state.reason or "")
+    run_local([run], threads=1, worker=FAKE_WORKER)
+    assert (run.state.status, run.state.attempts, results(run)) == ("finished", 2, 1)
+
+
+def test_a_cancelled_run_goes_on_only_after_it_was_released(make: Make) -> None:
+    run = make("caps/both/seed-0")
+    cancel([run])
+    run_local([run], threads=1, worker=FAKE_WORKER)
+    assert results(run) == 0
+    assert release(run) is None
+    assert run.state == State(status="queued")
+    run_local([run], threads=1, worker=FAKE_WORKER)
+    assert results(run) == 1
+
+
+def test_a_changed_setting_is_on_record(stands: Stands) -> None:
+    run = stands("failed", "out_of_memory")
+    release(run, Amended("train: {micro_batch: 2}\n", {"train.micro_batch": (None, 2)}))
+    release(run, Amended("train: {micro_batch: 1}\n", {"train.micro_batch": (2, 1)}))
+    assert run.config == {"train": {"micro_batch": 1}}
+    entries = json.loads((run.path / "run.json").read_text())["provenance"]["changed_settings"]
+    assert [(entry["before_attempt"], entry["fields"]) for entry in entries] == [
+        (2, {"train.micro_batch": [None, 2]}),
+        (2, {"train.micro_batch": [2, 1]}),
+    ]
