@@ -64,7 +64,7 @@ class Same:
 
 
 def shipped(what: str) -> Path:
-    """The lab's own `experiments`, `sweeps` or `launchers`: beside the packages in a checkout, inside an installed wheel."""
+    """The lab's own `experiments`, `sweeps` or `launchers`: beside a checkout's packages, inside a wheel."""
     package = Path(lab.__file__).parent
     installed = package / "shipped" / what
     return installed if installed.is_dir() else package.parent / what

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -12,7 +14,7 @@ from lab.errors import RequestError
 from lab.planning.expansion import arms_of
 from lab.planning.plan import plan_sweep
 from lab.planning.sweep import Sweep, load
-from tests.docs.blocks import Block, blocks, commands
+from tests.docs.blocks import Block, Command, blocks, commands
 
 DOC = Path(__file__).parents[2] / "docs" / "sweeps.md"
 BLOCKS = blocks(DOC)
@@ -22,12 +24,13 @@ SHOWN = [(a, b) for a, b in itertools.pairwise(BLOCKS) if b.language == "arms"]
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with the page's sweeps."""
-    (tmp_path / "sweeps").mkdir()
+    work = tmp_path / "work"
+    (work / "sweeps").mkdir(parents=True)
     for block in BLOCKS:
         if block.file.startswith("sweeps/"):
-            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+            (work / block.file).write_text(block.text, encoding="utf-8")
+    monkeypatch.chdir(work)
+    return work
 
 
 @pytest.mark.parametrize(("sweep", "arms"), SHOWN, ids=[Path(sweep.file).stem for sweep, _ in SHOWN])
@@ -58,7 +61,7 @@ def test_refusals_are_the_ones_that_are_shown() -> None:
 def test_every_key_of_the_language_has_an_example() -> None:
     used = {line.partition(":")[0] for block in BLOCKS if block.language == "yaml" for line in block.text.splitlines()}
     keys = {field.name for field in dataclasses.fields(Sweep)}
-    assert keys - used <= {"match", "metrics"}
+    assert keys - used == {"metrics"}
     assert all(f"`{key}`" in DOC.read_text(encoding="utf-8") for key in keys)
 
 
@@ -66,3 +69,25 @@ def test_tuning_seeds_and_reported_seeds_are_those_that_the_page_names() -> None
     runs = plan_sweep("tuned").runs
     assert {run.seed for run in runs if run.role == "tune"} == {3}
     assert {run.seed for run in runs if run.role == "report"} == {0, 1, 2}
+
+
+def test_matched_arms_get_the_knobs_that_the_page_shows() -> None:
+    ((sweep, shown),) = [(BLOCKS[at - 2], block) for at, block in enumerate(BLOCKS) if block.language == "knobs"]
+    plan = plan_sweep(Path(sweep.file).stem)
+    assert plan.matching is not None
+    knobs = dict(line.split() for line in shown.text.splitlines())
+    turned = {arm: value for arm, value in plan.matching.values.items() if arm != plan.baseline}
+    assert {arm: f"{plan.matching.knob}={value}" for arm, value in turned.items()} == knobs
+
+
+@pytest.mark.slow
+def test_the_pages_commands_do_what_it_says(run: Callable[[Command], CompletedProcess[str]], folder: Path) -> None:
+    tried = [
+        command.line
+        for block in BLOCKS
+        if block.language in ("sh", "console")
+        for command in commands(block)
+        if run(command)
+    ]
+    assert {"lab plan gates --save gates.json", "lab why small/gqa/seed-0 small/mha/seed-0"} <= set(tried)
+    assert (folder / "gates.json").is_file()
