@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile -c requirements.lock
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: demo test lint types tests browser parity lock clean
+.PHONY: demo test lint types tests browser slurm-packages slurm-up slurm-down parity lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lab submit quickstart --on local
@@ -23,7 +23,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy components lab
 
-tests: $(VENV)/.installed-dev browser
+tests: $(VENV)/.installed-dev browser slurm-packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal  # a worker a core, a thread a worker
 
 # The browser tests drive a real Chromium. Where it can be installed it is; elsewhere those tests are skipped, saying so.
@@ -33,6 +33,18 @@ browser:
 			echo "Installing chromium and chromium-driver"; \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
 		else echo "No chromium and chromedriver here: the browser tests will be skipped"; fi; fi
+
+# The launcher's tests run on a real Slurm, which they start for themselves: its daemons, accounting included, on loopback.
+# As root on Debian or Ubuntu the packages are installed; where there are none those tests are skipped, saying so.
+slurm-packages: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.slurm.cluster install || echo "The tests on a real Slurm will be skipped"
+
+# The same cluster to play with: four nodes of eight cores on this machine.
+slurm-up: slurm-packages
+	$(BIN)/python -m tests.slurm.cluster up
+
+slurm-down: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.slurm.cluster down
 
 # torch first: what depends on it must find it there, not choose another build.
 $(VENV)/.torch: requirements.lock
