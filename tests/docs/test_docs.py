@@ -7,25 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import blocks, commands
+from tests.docs.typed import Typed, write
 
 ROOT = Path(__file__).parents[2]
 CHEAP = ("lab list", "lab plan")
 
 
-def write(file: str, text: str) -> None:
-    path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
 @pytest.mark.slow
-def test_adding_a_component_goes_as_described(run) -> None:  # type: ignore[no-untyped-def]
+def test_adding_a_component_goes_as_described(run: Typed) -> None:
     found = blocks(ROOT / "docs" / "add-a-component.md")
     written = {block.file: block.text for block in found if block.file}
     assert list(written) == ["lab_components.py", "sweeps/late.yaml"]
     assert len(written["lab_components.py"].splitlines()) <= 15
     for file, text in written.items():
-        write(file, text)
+        write(Path(file), text)
     done = [
         command.line for block in found if block.language == "console" for command in commands(block) if run(command)
     ]
@@ -33,11 +28,11 @@ def test_adding_a_component_goes_as_described(run) -> None:  # type: ignore[no-u
 
 
 @pytest.mark.slow
-def test_the_readmes_cheap_commands_do_what_it_says(run) -> None:  # type: ignore[no-untyped-def]
+def test_the_readmes_cheap_commands_do_what_it_says(run: Typed) -> None:
     found = blocks(ROOT / "README.md")
     for block in found:
         if block.file.startswith("sweeps/"):
-            write(block.file, block.text)
+            write(Path(block.file), block.text)
     tried = []
     for block in found:
         for command in commands(block) if block.language in ("", "sh", "console") else []:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 
@@ -14,7 +12,8 @@ from lab.errors import RequestError
 from lab.planning.expansion import arms_of
 from lab.planning.plan import plan_sweep
 from lab.planning.sweep import Sweep, load
-from tests.docs.blocks import Block, Command, blocks, commands
+from tests.docs.blocks import Block, blocks, commands
+from tests.docs.typed import Typed
 
 DOC = Path(__file__).parents[2] / "docs" / "sweeps.md"
 BLOCKS = blocks(DOC)
@@ -81,7 +80,7 @@ def test_matched_arms_get_the_knobs_that_the_page_shows() -> None:
 
 
 @pytest.mark.slow
-def test_the_pages_commands_do_what_it_says(run: Callable[[Command], CompletedProcess[str]], folder: Path) -> None:
+def test_the_pages_commands_do_what_it_says(run: Typed, folder: Path) -> None:
     tried = [
         command.line
         for block in BLOCKS

@@ -1,0 +1,162 @@
+"""What a run costs on SLURM beyond its training: tiny runs, many to a job, through a real cluster on this machine.
+
+python benchmarks/slurm.py                          # 300 runs, 50 a job
+python benchmarks/slurm.py --runs 20 --per-job 10 --out -
+
+The cluster is the tests' own: slurmctld, slurmdbd and slurmd, on loopback. As many jobs run at the same time as the
+machine has cores. The results are kept in benchmarks/slurm.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from tests.slurm.cluster import Cluster
+
+SCRIPT = Path(__file__).resolve()
+AIM = 0.5  # seconds a run beyond its training
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--runs", default=300, help="Runs of the sweep.")
+@click.option("--per-job", default=50, help="Runs in a job.")
+@click.option("--out", default=str(SCRIPT.with_suffix(".md")), help="Where the table is kept; - for nowhere.")
+def main(runs: int, per_job: int, out: str) -> None:
+    """Measure, print the table, and end with exit code 1 if a run costs more than the aim."""
+    with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder, Cluster.start() as cluster:
+        found = measure(Path(folder), cluster, runs, per_job)
+    text = table(found, runs, per_job)
+    click.echo(text)
+    if out != "-":
+        Path(out).write_text(text, encoding="utf-8")
+    sys.exit(int(found["overhead"] > AIM))
+
+
+def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str, Any]:
+    """Submit, wait, and read what the runs and Slurm's accounting say."""
+    write(folder, runs)
+    environment = {
+        **cluster.environment(),
+        "PYTHONPATH": str(SCRIPT.parent.parent),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
+    parallel = os.cpu_count() or 1
+
+    def lab(*arguments: str) -> tuple[str, float]:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "lab.cli.main", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise click.ClickException(f"lab {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.stdout, time.perf_counter() - began
+
+    lab("train", "bench")  # tokenizes the text, which is done once a machine
+    options = [f"launcher.runs_per_job={per_job}", f"launcher.array_parallelism={parallel}"]
+    said, submit = lab("submit", "bench", "--on", "slurm", *options)
+    click.echo(said, err=True)
+    began = time.perf_counter()
+    while (counts := json.loads(lab("status", "bench", "--json")[0])["counts"]).get("finished") != runs:
+        click.echo(f"{time.perf_counter() - began:.0f} s: {counts}", err=True)
+        if set(counts) - {"queued", "running", "finished"}:
+            raise click.ClickException(f"some runs did not finish: {counts}")
+        time.sleep(10)
+    array = re.search(r"(?:array|job) (\d+)", said)
+    assert array is not None
+    jobs = -(-runs // per_job)
+    accounted = {}
+    while len(accounted) < jobs:  # seconds behind
+        rows = cluster.sacct("--allocations", "--jobs", array[1], fields="JobID,State,ElapsedRaw")
+        accounted = {row["JobID"]: int(row["ElapsedRaw"]) for row in rows if row["State"] == "COMPLETED"}
+        time.sleep(1)
+    again, repeat = lab("submit", "bench", "--on", "slurm")
+    if "nothing to do" not in again:
+        raise click.ClickException(again)
+    folders = sorted((folder / "runs" / "bench").glob("*/seed-*"))
+    summaries = [json.loads((each / "summary.json").read_text()) for each in folders]
+    training = [summary["costs"]["seconds"] for summary in summaries]
+    attempts = {json.loads((each / "state.json").read_text())["attempts"] for each in folders}
+    if len(folders) != runs or attempts != {1}:
+        raise click.ClickException(f"{len(folders)} runs, with {attempts} attempts")
+    total = sum(accounted.values())
+    return {
+        "submit": submit,
+        "repeat": repeat,
+        "jobs": jobs,
+        "parallel": parallel,
+        "job_seconds": total / jobs,
+        "run": total / runs,
+        "training": statistics.fmean(training),
+        "overhead": total / runs - statistics.fmean(training),
+    }
+
+
+def write(folder: Path, runs: int) -> None:
+    """A text of its own, an experiment that trains for about a second, and the sweep."""
+    for name in ("experiments", "sweeps"):
+        (folder / name).mkdir()
+    text = folder / "text.jsonl"
+    text.write_text("\n".join(json.dumps({"text": f"The square of {n} is {n * n}. " * 4}) for n in range(300)))
+    experiment = {
+        "defaults": ["gemma2_tiny", {"override data/corpus": "files"}, "_self_"],
+        "model": {"n_layers": 2, "d_model": 64, "mlp": {"d_ff": 128}},
+        "train": {"tokens": 32768, "context": 128, "global_batch": 8, "accelerator": "cpu"},
+        "validation": {"every": None, "tokens": 1024},
+        "schedule": {"warmup_tokens": 2048},
+        "data": {"corpus": {"paths": [str(text)]}},
+    }
+    (folder / "experiments" / "bench.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    sweep = {
+        "question": "What does a run cost beyond its training?",
+        "experiment": "bench",
+        "seeds": list(range(1, runs // 2 + 1)),  # 0 is what tokenizes the text
+        "arms": {"gqa": {}, "mha": {"model/heads": "mha"}},
+    }
+    (folder / "sweeps" / "bench.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+
+
+def table(found: dict[str, Any], runs: int, per_job: int) -> str:
+    """The results as Markdown."""
+    version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    rows = {
+        "`lab submit --on slurm`, its start included": f"{found['submit']:.1f} s",
+        "a job, of Slurm's accounting": f"{found['job_seconds']:.1f} s",
+        "a run's share of its job": f"{found['run']:.2f} s",
+        "of that, steps of training": f"{found['training']:.2f} s",
+        "the rest": f"{found['overhead']:.2f} s",
+        "`lab submit` again, nothing to do": f"{found['repeat']:.1f} s",
+    }
+    return "\n".join(
+        [
+            f"# {runs} runs on SLURM, {per_job} a job",
+            "",
+            f"{os.cpu_count()} cores, {version} on this machine, Python {platform.python_version()}, torch "
+            f"{metadata.version('torch')}. {found['jobs']} jobs, {found['parallel']} at a time, each with one thread. "
+            "All runs finished at their first attempt. `python benchmarks/slurm.py` makes this table.",
+            "",
+            "| | |",
+            "|---|--:|",
+            *(f"| {what} | {value} |" for what, value in rows.items()),
+            "",
+            "The rest is the job's and the worker's start and the import of torch, shared by the runs of a job, and "
+            "each run's own model, data, validation, checkpoint, TensorBoard file and summary.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
