@@ -66,10 +66,10 @@ def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str
 
     lab("train", "bench")  # tokenizes the text, which is done once a machine
     options = [f"launcher.runs_per_job={per_job}", f"launcher.array_parallelism={parallel}"]
-    said, submit = lab("submit", "bench", "--on", "slurm", *options)
+    said, submit = lab("submit", "packed", "--on", "slurm", *options)
     click.echo(said, err=True)
     began = time.perf_counter()
-    while (counts := json.loads(lab("status", "bench", "--json")[0])["counts"]).get("finished") != runs:
+    while (counts := json.loads(lab("status", "packed", "--json")[0])["counts"]).get("finished") != runs:
         click.echo(f"{time.perf_counter() - began:.0f} s: {counts}", err=True)
         if set(counts) - {"queued", "running", "finished"}:
             raise click.ClickException(f"some runs did not finish: {counts}")
@@ -82,10 +82,10 @@ def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str
         rows = cluster.sacct("--allocations", "--jobs", array[1], fields="JobID,State,ElapsedRaw")
         accounted = {row["JobID"]: int(row["ElapsedRaw"]) for row in rows if row["State"] == "COMPLETED"}
         time.sleep(1)
-    again, repeat = lab("submit", "bench", "--on", "slurm")
+    again, repeat = lab("submit", "packed", "--on", "slurm")
     if "nothing to do" not in again:
         raise click.ClickException(again)
-    folders = sorted((folder / "runs" / "bench").glob("*/seed-*"))
+    folders = sorted((folder / "runs" / "packed").glob("*/seed-*"))
     summaries = [json.loads((each / "summary.json").read_text()) for each in folders]
     training = [summary["costs"]["seconds"] for summary in summaries]
     attempts = {json.loads((each / "state.json").read_text())["attempts"] for each in folders}
@@ -93,6 +93,7 @@ def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str
         raise click.ClickException(f"{len(folders)} runs, with {attempts} attempts")
     total = sum(accounted.values())
     return {
+        "version": cluster.run("sinfo", "--version").stdout.strip(),
         "submit": submit,
         "repeat": repeat,
         "jobs": jobs,
@@ -125,12 +126,11 @@ def write(folder: Path, runs: int) -> None:
         "seeds": list(range(1, runs // 2 + 1)),  # 0 is what tokenizes the text
         "arms": {"gqa": {}, "mha": {"model/heads": "mha"}},
     }
-    (folder / "sweeps" / "bench.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    (folder / "sweeps" / "packed.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
 
 
 def table(found: dict[str, Any], runs: int, per_job: int) -> str:
     """The results as Markdown."""
-    version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout.strip()
     rows = {
         "`lab submit --on slurm`, its start included": f"{found['submit']:.1f} s",
         "a job, of Slurm's accounting": f"{found['job_seconds']:.1f} s",
@@ -143,7 +143,7 @@ def table(found: dict[str, Any], runs: int, per_job: int) -> str:
         [
             f"# {runs} runs on SLURM, {per_job} a job",
             "",
-            f"{os.cpu_count()} cores, {version} on this machine, Python {platform.python_version()}, torch "
+            f"{os.cpu_count()} cores, {found['version']} on this machine, Python {platform.python_version()}, torch "
             f"{metadata.version('torch')}. {found['jobs']} jobs, {found['parallel']} at a time, each with one thread. "
             "All runs finished at their first attempt. `python benchmarks/slurm.py` makes this table.",
             "",
