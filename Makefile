@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile -c requirements.lock
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: demo test lint types tests browser slurm-packages slurm-up slurm-down parity lock clean
+.PHONY: demo test lint types tests browser slurm-packages slurm-up slurm-down parity bench lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lab submit quickstart --on local
@@ -64,6 +64,16 @@ $(VENV)/.installed-dev: requirements.lock pyproject.toml | $(VENV)/.torch
 # The decoder beside the transformers library's implementations, seventeen architectures; writes docs/parity.md.
 parity: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interop.parity
+
+# Every benchmark in turn; each keeps its result beside itself and says where something that it needs isn't here. On a
+# machine that does nothing else: an hour or so.
+BENCHMARKS := train_throughput window_growth loss_memory decoding attention_kernels gpu_training scale slurm
+bench: $(VENV)/.installed-dev slurm-packages
+	@failed=; for name in $(BENCHMARKS); do \
+		printf '\n== benchmarks/%s.py\n' $$name; \
+		if [ $$name = slurm ] && ! command -v slurmctld >/dev/null; then echo "No Slurm here: not measured"; continue; fi; \
+		$(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; done; \
+	if [ -n "$$failed" ]; then printf '\nbeyond their bars, or failed:%s\n' "$$failed"; exit 1; fi
 
 # Exact versions of everything in a fresh environment, written back to the lock.
 lock:

@@ -1,21 +1,27 @@
 """Milliseconds forward and backward of every attention kernel that runs here, over contexts, windows and caps.
 
-python benchmarks/attention_kernels.py --contexts 512,4096 --windows none,256 --caps none,50
+python benchmarks/attention_kernels.py
+python benchmarks/attention_kernels.py --contexts 512,4096 --windows none,256 --caps none,50 --out -
+
+The results are kept in benchmarks/attention_kernels.md. `lab bench kernels` has more specs, errors and memory.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import click
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from components.attention.kernels import KERNELS, Kernel, choose
 from components.attention.spec import AttentionInputs, AttentionSpec
+
+SCRIPT = Path(__file__).resolve()
 
 
 def _numbers(_: click.Context, parameter: click.Parameter, value: str) -> list[int | None]:
@@ -45,6 +51,7 @@ def _numbers(_: click.Context, parameter: click.Parameter, value: str) -> list[i
     help="Wall-clock time, or on a busy machine processor time (over all threads: use with --threads 1).",
 )
 @click.option("--device", default="cpu", help="Where to run: cpu or cuda.")
+@click.option("--out", default=str(SCRIPT.with_suffix(".md")), help="Where the table is kept; - for nowhere.")
 def main(
     contexts: list[int | None],
     windows: list[int | None],
@@ -58,14 +65,21 @@ def main(
     repeats: int,
     clock: str,
     device: str,
+    out: str,
 ) -> None:
     """Time every attention kernel: milliseconds forward + backward, the fastest in bold, auto's choice marked."""
     torch.set_num_threads(threads)
-    table = Table(
-        title=f"ms forward + backward: B={batch} H={heads} K={kv_heads} D={head_dim} {dtype}, {device}, {clock} time"
-    )
-    for column in ("context", "window", "cap", *KERNELS):
-        table.add_column(column, justify="right")
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores, {threads} threads"
+    lines = [
+        "# Attention kernels, forward and backward",
+        "",
+        f"Milliseconds, the best of {repeats} after one, {clock} time. {batch} × {heads} heads over {kv_heads} of "
+        f"{head_dim}, {dtype}. {where}, Python {platform.python_version()}, torch {torch.__version__}. "
+        "`python benchmarks/attention_kernels.py` makes this table.",
+        "",
+        f"| context | window | cap | {' | '.join(KERNELS)} |",
+        f"|--:|--:|--:|{'--:|' * len(KERNELS)}",
+    ]
     for context, window, cap in product(contexts, windows, caps):
         if context is None:
             raise click.BadParameter("a context can't be none", param_hint="--contexts")
@@ -76,10 +90,13 @@ def main(
             for name, kernel in KERNELS.items()
         }
         chosen = choose(spec, inputs).name
-        table.add_row(str(context), str(window), str(cap), *(_cell(name, ms, chosen) for name in ms))
-    console = Console()
-    console.print(table)
-    console.print("* what auto chooses; a dash where the kernel refuses the spec")
+        cells = [_cell(name, ms, chosen) for name in ms]
+        lines.append(f"| {context} | {window or 'none'} | {cap or 'none'} | {' | '.join(cells)} |")
+        click.echo(lines[-1], err=True)
+    lines += ["", "\\* is what `auto` chooses, bold the fastest, a dash where the kernel refuses.", ""]
+    click.echo("\n".join(lines))
+    if out != "-":
+        Path(out).write_text("\n".join(lines), encoding="utf-8")
 
 
 def _inputs(
@@ -113,8 +130,8 @@ def _cell(name: str, ms: dict[str, float | None], chosen: str) -> str:
     mine = ms[name]
     if mine is None:
         return "–"
-    text = f"{mine:.1f}{'*' if name == chosen else ' '}"
-    return f"[bold]{text}[/bold]" if mine == min(x for x in ms.values() if x is not None) else text
+    text = f"**{mine:.1f}**" if mine == min(x for x in ms.values() if x is not None) else f"{mine:.1f}"
+    return f"{text} \\*" if name == chosen else text
 
 
 if __name__ == "__main__":

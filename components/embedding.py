@@ -51,7 +51,11 @@ class Embedding(Component, kind="embedding"):
         return TokenEmbedding(vocab_size, d_model, self)
 
     def build_head(self, vocab_size: int, d_model: int) -> nn.Module:
-        """A module: forward(x [B, T, d_model], table [vocab_size, d_model]) → logits [B, T, vocab_size]."""
+        """A module: forward(x [B, T, d_model], table [vocab_size, d_model]) → logits [B, T, vocab_size].
+
+        One whose logits are (weight · x + bias) · logit_scale has map(table), which gives weight and bias, so that the
+        loss can be computed without all of them at once.
+        """
         raise NotImplementedError
 
 
@@ -113,6 +117,10 @@ class TiedHead(nn.Module):
     def flops_per_token(self, context: int) -> float:
         return 2.0 * self.shape[0] * self.shape[1]
 
+    def map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
+        """weight [vocab_size, d_model] and bias [vocab_size] or None."""
+        return table, self.bias
+
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """x [B, T, d_model], table [vocab_size, d_model] → [B, T, vocab_size]."""
         return _scaled(F.linear(x, table, self.bias), self.logit_scale)
@@ -125,6 +133,10 @@ class UntiedHead(nn.Module):
         super().__init__()
         self.projection = Projection(d_model, vocab_size, bias=embedding.head_bias)
         self.logit_scale = embedding.logit_scale
+
+    def map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
+        """weight [vocab_size, d_model] and bias [vocab_size] or None; the table is not used."""
+        return self.projection.weight, self.projection.bias
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """x [B, T, d_model] → [B, T, vocab_size]; the table is not used."""

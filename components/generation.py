@@ -1,7 +1,7 @@
 """Text from a decoder, token by token: greedy, or sampled at a temperature from the likeliest tokens.
 
-How the next token's logits are computed is one object's business (`FullForward`), so that one that keeps keys and
-values between tokens takes its place without a change to anything else here.
+How the next token's logits are computed is one object's business: `CachedForward` keeps what it needs of the text
+between tokens, `FullForward` goes through all of it again and is what the former must equal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from components.cache import Cache
 from components.decoder import Decoder
 from components.registry import OptionError
 
@@ -47,88 +48,168 @@ class Sampling:
                     raise OptionError(option, "has no effect at temperature 0, which takes the likeliest token")
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """logits [V] → probabilities [V] in fp64, zero for what may not be drawn. The temperature must not be 0."""
+        """logits [..., V] → probabilities in fp64, zero for what may not be drawn. The temperature must not be 0."""
         scaled = logits.double() / self.temperature
-        if self.top_k is not None and self.top_k < len(scaled):
-            kept = scaled.topk(self.top_k).indices
-            scaled = torch.full_like(scaled, -torch.inf).index_copy(0, kept, scaled[kept])
-        probabilities = scaled.softmax(0)
+        if self.top_k is not None and self.top_k < scaled.shape[-1]:
+            values, kept = scaled.topk(self.top_k)
+            scaled = torch.full_like(scaled, -torch.inf).scatter(-1, kept, values)
+        probabilities = scaled.softmax(-1)
         if self.top_p is not None:
             ordered, order = probabilities.sort(descending=True, stable=True)
             # The token that reaches the sum belongs to it: what counts is the sum before it.
-            beyond = ordered.cumsum(0) - ordered >= self.top_p
-            probabilities = probabilities.index_fill(0, order[beyond], 0.0)
-            probabilities = probabilities / probabilities.sum()
+            kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, kept)
+            probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         return probabilities
 
 
 class NextLogits(Protocol):
-    """Gives the logits that follow a text which only ever grows."""
+    """Gives the logits that follow texts which only ever grow, one a row."""
+
+    def begin(self, prompts: Sequence[Sequence[int]], room: int) -> Tensor:
+        """Start with these prompts, each at least a token, to which `room` tokens will be added → logits [B, V]."""
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Append tokens [n] to the text → logits [V] of what comes after it."""
+        """Append a token to each text, [B] → logits [B, V] of what comes after it."""
 
 
-class FullForward:
-    """Next-token logits from a forward pass over the whole text, anew for each token.
+class CachedForward:
+    """Next-token logits from a pass over the newest tokens alone, the prompts' in one and each later one in its own.
 
-    Nothing is kept between tokens but the text: n tokens cost n passes, the last of them over all of it.
+    Prompts of different lengths stand in one batch, padded on the left.
     """
 
     def __init__(self, model: Decoder) -> None:
         self._model = model
-        self._text: Tensor | None = None
+        self.cache: Cache | None = None
+
+    def begin(self, prompts: Sequence[Sequence[int]], room: int) -> Tensor:
+        longest = max(map(len, prompts))
+        starts = [longest - len(prompt) for prompt in prompts]
+        self.cache = self._model.new_cache(longest + room, starts)
+        rows = [[0] * start + list(prompt) for start, prompt in zip(starts, prompts, strict=True)]
+        return self._next(torch.tensor(rows, device=self._model.embedding.weight.device))
 
     def extend(self, tokens: Tensor) -> Tensor:
-        self._text = tokens if self._text is None else torch.cat([self._text, tokens])
-        hidden = self._model.hidden(self._text[None])
-        return self._model.logits(hidden[:, -1:])[0, 0]
+        return self._next(tokens[:, None])
+
+    def _next(self, tokens: Tensor) -> Tensor:
+        assert self.cache is not None
+        hidden = self._model.continued(tokens, self.cache)
+        return self._model.logits(hidden[:, -1:])[:, 0]
+
+
+class FullForward:
+    """Next-token logits from a forward pass over each whole text by itself, anew for each token.
+
+    Nothing is kept between tokens but the texts: n tokens cost n passes, the last of them over all of it.
+    """
+
+    def __init__(self, model: Decoder) -> None:
+        self._model = model
+        self._texts: list[Tensor] = []
+
+    def begin(self, prompts: Sequence[Sequence[int]], room: int) -> Tensor:
+        self._texts = [torch.tensor(prompt, device=self._model.embedding.weight.device) for prompt in prompts]
+        return self._next()
+
+    def extend(self, tokens: Tensor) -> Tensor:
+        self._texts = [torch.cat([text, token[None]]) for text, token in zip(self._texts, tokens, strict=True)]
+        return self._next()
+
+    def _next(self) -> Tensor:
+        last = [self._model.hidden(text[None])[:, -1:] for text in self._texts]
+        return torch.cat([self._model.logits(hidden)[:, 0] for hidden in last])
 
 
 def generate(
-    model: Decoder, prompt: Sequence[int], max_tokens: int, sampling: Sampling, *, stop: Collection[int] = ()
-) -> Iterator[int]:
-    """The tokens that continue a prompt, one by one, ending with the first of `stop`, which is among them.
-
-    The same prompt, sampling and weights give the same tokens on the same machine. The model should be in evaluation
-    mode.
-
-    Raises:
-        ValueError: the prompt is empty, or the text would outgrow the model's positions; while it goes on, if the
-            model's logits are not finite.
-    """
-    if not prompt:
-        raise ValueError("a prompt has at least one token")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    limit = model.architecture.max_context
-    if limit is not None and len(prompt) + max_tokens > limit:
-        raise ValueError(
-            f"{len(prompt):,} tokens of prompt and {max_tokens:,} more are beyond the model's {limit:,} positions"
-        )
-    return _continue(FullForward(model), prompt, max_tokens, sampling, frozenset(stop), model.embedding.weight.device)
-
-
-def _continue(
-    text: NextLogits,
+    model: Decoder,
     prompt: Sequence[int],
     max_tokens: int,
     sampling: Sampling,
-    stop: frozenset[int],
-    device: torch.device,
+    *,
+    stop: Collection[int] = (),
+    cached: bool = True,
 ) -> Iterator[int]:
-    generator = torch.Generator().manual_seed(sampling.seed)  # on the CPU: the same draws whatever the device
-    tokens = list(prompt)
+    """The tokens that continue a prompt, one by one: `generate_batch` of one."""
+    steps = continuations(model, [prompt], max_tokens, sampling, stop=stop, cached=cached)
+    return (token for (token,) in steps if token is not None)
+
+
+def generate_batch(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    stop: Collection[int] = (),
+    cached: bool = True,
+) -> list[list[int]]:
+    """The tokens that continue each prompt, each ending with the first of `stop`, which is among them."""
+    steps = list(continuations(model, prompts, max_tokens, sampling, stop=stop, cached=cached))
+    return [[token for step in steps if (token := step[row]) is not None] for row in range(len(prompts))]
+
+
+def continuations(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    stop: Collection[int] = (),
+    cached: bool = True,
+) -> Iterator[list[int | None]]:
+    """The next token of each prompt, step by step; None for one that has ended with a token of `stop`.
+
+    The same prompts, sampling and weights give the same tokens on the same machine. Each prompt has random numbers of
+    its own, the same for all, so that what it becomes doesn't depend on the others. The model should be in evaluation
+    mode.
+
+    Args:
+        cached: keep what layers need of earlier tokens, in place of passes over the whole text.
+    Raises:
+        ValueError: a prompt is empty, a text would outgrow the model's positions, or a layer can't be cached; while it
+            goes on, if the model's logits are not finite.
+    """
+    if not prompts or not all(prompts):
+        raise ValueError("a prompt has at least one token")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+    limit, longest = model.architecture.max_context, max(map(len, prompts))
+    if limit is not None and longest + max_tokens > limit:
+        raise ValueError(
+            f"{longest:,} tokens of prompt and {max_tokens:,} more are beyond the model's {limit:,} positions"
+        )
+    text: NextLogits = CachedForward(model) if cached else FullForward(model)
+    return _continue(text, prompts, max_tokens, sampling, frozenset(stop))
+
+
+def _continue(
+    text: NextLogits, prompts: Sequence[Sequence[int]], max_tokens: int, sampling: Sampling, stop: frozenset[int]
+) -> Iterator[list[int | None]]:
+    # On the CPU: the same draws whatever the device.
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
+    ended = [False] * len(prompts)
+    newest: Tensor | None = None
     for _ in range(max_tokens):
-        with torch.no_grad():
-            logits = text.extend(torch.tensor(tokens, device=device)).float().cpu()
-        if not logits.isfinite().any() or logits.isnan().any():
-            raise ValueError("the model's logits are not finite")
-        if sampling.temperature == 0:
-            token = int(logits.argmax())
-        else:
-            token = int(torch.multinomial(sampling.probabilities(logits), 1, generator=generator))
-        yield token
-        if token in stop:
+        with torch.inference_mode():
+            # The last token needs no place: nothing comes after it.
+            logits = text.begin(prompts, max_tokens - 1) if newest is None else text.extend(newest)
+            newest = _drawn(logits, sampling, generators)
+        tokens = newest.tolist()
+        yield [None if over else token for over, token in zip(ended, tokens, strict=True)]
+        ended = [over or token in stop for over, token in zip(ended, tokens, strict=True)]
+        if all(ended):
             return
-        tokens = [token]
+
+
+def _drawn(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
+    """logits [B, V] → a token for each row, [B], on their device."""
+    highest, likeliest = logits.max(-1)  # NaN if there is one among them
+    if not highest.isfinite().all():
+        raise ValueError("the model's logits are not finite")
+    if sampling.temperature == 0:
+        return likeliest
+    probabilities = sampling.probabilities(logits.cpu().float())
+    rows = [torch.multinomial(row, 1, generator=draw) for row, draw in zip(probabilities, generators, strict=True)]
+    return torch.cat(rows).to(logits.device)

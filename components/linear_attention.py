@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.attention.heads import merge_heads, split_heads
+from components.cache import State
 from components.frame import Frame
 from components.initialization import Projection
 from components.mixer import Mixer
@@ -89,10 +90,26 @@ class GatedLinearAttention(nn.Module):
             log_gate = F.logsigmoid(gate.to(exact)) / self.temperature
             if frame.documents is not None:
                 log_gate = log_gate.masked_fill(_starts(frame.documents)[:, None, :, None], float("-inf"))
-            q = q.to(exact) / math.sqrt(self.head_dim)
-            mixed = chunked(q, k.to(exact), v.to(exact), log_gate, self.chunk)
+            q, k, v = q.to(exact) / math.sqrt(self.head_dim), k.to(exact), v.to(exact)
+            if frame.step is None:
+                mixed = chunked(q, k, v, log_gate, self.chunk)
+            else:
+                mixed = self._continue(q, k, v, log_gate, cast(State, frame.cache).state)
         mixed = merge_heads(self.norm(mixed)).to(x.dtype)
         return self.o(mixed * F.silu(self.output_gate(x)))  # type: ignore[no-any-return]
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> State:
+        """The state, as large for any text, in fp32 at least."""
+        return State(batch, self.n_heads, self.head_dim, self.head_dim, like)
+
+    def _continue(self, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, state: Tensor) -> Tensor:
+        """What tokens read from a state [B, H, D, D] that they find, and leave as they make it."""
+        if q.shape[2] > 1:
+            mixed, after = chunked_from(state, q, k, v, log_gate, self.chunk)
+            state.copy_(after)
+            return mixed
+        state.mul_(log_gate.exp().mT).add_(k.mT * v)
+        return q @ state
 
     def flops_per_token(self, context: int) -> float:
         """Of the recurrent form: k_tᵀ · v_t into the state, and q_t · S_t out of it."""
@@ -127,6 +144,12 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int) -> Te
     from a key to the middle, times that from the middle to a query. Halving the stretches down to one token covers
     every pair once.
     """
+    state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    return chunked_from(state, q, k, v, log_gate, chunk)[0]
+
+
+def chunked_from(state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """As `chunked`, from a state [B, H, D, Dv] on, and the state after the last token."""
     T = q.shape[2]
     chunk = min(chunk, 1 << (T - 1).bit_length())
     # Zero keys leave the state as it is, so padding at the end is never seen.
@@ -136,7 +159,8 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int) -> Te
     while half < chunk:
         out = out + _across_middles(q, k, v, log_gate, half)
         half *= 2
-    return (out + _across_chunks(q, k, v, log_gate, chunk))[:, :, :T]
+    read, state = _across_chunks(state, q, k, v, log_gate, chunk)
+    return (out + read)[:, :, :T], state
 
 
 def _across_middles(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, half: int) -> Tensor:
@@ -149,18 +173,19 @@ def _across_middles(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, half: int
     return F.pad(read, (0, 0, half, 0)).flatten(2, 3)
 
 
-def _across_chunks(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int) -> Tensor:
-    """What tokens read from the chunks before their own: [B, H, T, Dv]."""
+def _across_chunks(
+    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """What tokens read from the chunks before their own, [B, H, T, Dv], and the state after the last."""
     q, k, v, log_gate = (_stretches(x, chunk) for x in (q, k, v, log_gate))
     decay = log_gate.cumsum(-2)
     written = (k * _decay_to_end(log_gate)).mT @ v  # [B, H, chunks, D, Dv]
     kept = decay[..., -1, :].exp()
-    state = torch.zeros_like(written[:, :, 0])
     states = []
     for i in range(q.shape[2]):
         states.append(state)
         state = kept[:, :, i, :, None] * state + written[:, :, i]
-    return ((q * decay.exp()) @ torch.stack(states, dim=2)).flatten(2, 3)
+    return ((q * decay.exp()) @ torch.stack(states, dim=2)).flatten(2, 3), state
 
 
 def _stretches(x: Tensor, length: int) -> Tensor:

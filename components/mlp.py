@@ -111,7 +111,7 @@ class Network(nn.Module):
         self.inputs, self.inner = mlp.inputs, mlp.inner
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        projected = [self.get_submodule(name)(x) for name in self.inputs]
+        projected = [getattr(self, name)(x) for name in self.inputs]
         return self.down(self.inner(*projected))  # type: ignore[no-any-return]
 
 

@@ -142,6 +142,7 @@ class Experts(nn.Module):
         of_one = sum(parameter[0].numel() for parameter in self.parameters())
         return (self.get_parameter("down").shape[0] - self.top_k) * of_one
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes are other ones at every step
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Each token through its experts, and their outputs' weighted sum.
 

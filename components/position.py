@@ -5,6 +5,7 @@ A position acts in at most one of three places, and a layer kind may choose its 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -65,6 +66,29 @@ class Rotation:
         first, second = turned[..., 0::2], turned[..., 1::2]
         turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
         return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+def kept_rotation(
+    context: int, dtype: torch.dtype, device: torch.device, position: Position, rotary_size: int
+) -> Rotation | None:
+    """`position.rotation` at positions 0 to context - 1. The tables are kept: don't write to them."""
+    # What counts or fakes tensors must see them made, and fakes must not outlive it.
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return (_rotation if watched else _kept)(context, dtype, device, position, rotary_size)
+
+
+def _rotation(
+    context: int, dtype: torch.dtype, device: torch.device, position: Position, rotary_size: int
+) -> Rotation | None:
+    return position.rotation(rotary_size, torch.arange(context, device=device), dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(
+    context: int, dtype: torch.dtype, device: torch.device, position: Position, rotary_size: int
+) -> Rotation | None:
+    with torch.inference_mode(False):  # tables made in inference could not be used in training
+        return _rotation(context, dtype, device, position, rotary_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class LearnedEmbedding(nn.Module):
         return 0.0  # a look-up multiplies nothing
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        """positions [T] integer → [T, d_model]."""
+        """positions [..., T] integer → [..., T, d_model]."""
         return self.weight[positions].to(dtype)
 
 
@@ -68,8 +68,8 @@ class SinusoidalEmbedding(nn.Module):
         self.d_model = d_model
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        """positions [T] integer → [T, d_model], computed in fp32 at least."""
+        """positions [..., T] integer → [..., T, d_model], computed in fp32 at least."""
         exact = torch.promote_types(dtype, torch.float32)
         exponents = torch.arange(0, self.d_model, 2, dtype=exact, device=positions.device) / self.d_model
-        angles = positions.to(exact)[:, None] / 10_000.0**exponents
-        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[:, : self.d_model].to(dtype)
+        angles = positions.to(exact)[..., None] / 10_000.0**exponents
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[..., : self.d_model].to(dtype)

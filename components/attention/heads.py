@@ -20,6 +20,16 @@ from components.registry import Component, OptionError, register
 Rotate = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class CachedSizes:
+    """What a cache keeps of a token: `kv_heads` keys and values; values that are the first part of keys are `shared`."""
+
+    kv_heads: int
+    key_size: int
+    value_size: int
+    shared: bool
+
+
 class Projections(Protocol):
     """The linear maps around an attention kernel: an nn.Module with these two methods."""
 
@@ -32,6 +42,21 @@ class Projections(Protocol):
 
     def output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, value_size] → [B, T, d_model]."""
+        ...
+
+
+class CachedProjections(Projections, Protocol):
+    """Projections whose keys and values can be kept, in a form that may be smaller than what a kernel gets above."""
+
+    def cached_qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
+        """As `qkv`, with keys [B, K', T, D'] and values [B, K', T, E'] as a cache keeps them, and queries to match.
+
+        D', E' and K' are the heads' `cached_sizes`.
+        """
+        ...
+
+    def cached_output(self, attended: Tensor) -> Tensor:
+        """What attention over those gave, [B, H, T, E'] → [B, T, d_model]."""
         ...
 
 
@@ -68,6 +93,11 @@ class Heads(Component, kind="heads"):
     def cached_per_token(self) -> int:
         """Numbers that a cache keeps of one token."""
         return self.kv_heads * (self.key_size + self.value_size)
+
+    @property
+    def cached_sizes(self) -> CachedSizes:
+        """The shape of what a cache keeps of one token: `cached_per_token` numbers in all."""
+        return CachedSizes(self.kv_heads, self.key_size, self.value_size, shared=False)
 
     @property
     def scale(self) -> float:
@@ -187,6 +217,8 @@ class PlainProjections(nn.Module):
     def output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, D] → [B, T, d_model]."""
         return self.o(merge_heads(attended))  # type: ignore[no-any-return]
+
+    cached_qkv, cached_output = qkv, output
 
 
 def split_heads(x: Tensor, size: int) -> Tensor:

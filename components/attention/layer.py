@@ -7,13 +7,18 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from components.attention.heads import Heads, Projections
-from components.attention.kernels import attend
+from components.attention import kernels
+from components.attention.decoding import attend_one
+from components.attention.heads import CachedProjections, Heads, Projections
 from components.attention.qk_norm import QKNorm
 from components.attention.spec import AttentionInputs, AttentionSpec
+from components.cache import KeyValues, Step
 from components.frame import Frame
 from components.initialization import Constant, Fill
 from components.position import Position
+
+# Kernels are fused already: compiling a model that holds them would only unroll their loops, or find it can't.
+attend = torch.compiler.disable(kernels.attend)  # type: ignore[no-untyped-call]
 
 Values = Literal["own", "first", "mixed"]
 """A layer's values: its own; its own, which later layers mix in; or its own mixed with that first layer's."""
@@ -50,26 +55,62 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
         """x [B, T, d_model] → [B, T, d_model]."""
+        if frame.step is not None:
+            return self._continue(x, frame, frame.step)
         heads = cast(Projections, self.heads)
         q, k, v = heads.qkv(x, frame.rotations.get((self.position, self.sizes.rotary_size)))
-        if self.values == "first":
-            frame.first_values.append(v)
-        if self.value_mix is not None:
-            v = torch.lerp(frame.first_values[0].to(v.dtype), v, self.value_mix.to(v.dtype))
         inputs = AttentionInputs(
             q,
             k,
-            v,
+            self._mixed(v, frame),
             alibi_slopes=frame.slopes.get((self.position, self.sizes.n_heads)),
             sinks=self.sinks,
             documents=frame.documents,
         )
         return heads.output(attend(self.spec, inputs, kernel=frame.kernel))
 
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
+        """Room for the keys and values that this layer needs of `capacity` tokens, in the dtype of `like`.
+
+        Raises:
+            ValueError: the heads don't say how they are cached.
+        """
+        if not hasattr(self.heads, "cached_qkv"):
+            raise ValueError(f"heads={self.sizes.name} can't be cached: their projections have no cached_qkv")
+        sizes, window = self.sizes.cached_sizes, self.spec.window
+        slots = capacity if window is None else min(capacity, window)
+        return KeyValues(batch, sizes.kv_heads, slots, sizes.key_size, sizes.value_size, shared=sizes.shared, like=like)
+
+    def _continue(self, x: Tensor, frame: Frame, step: Step) -> Tensor:
+        """As `forward`, for tokens whose predecessors are in the cache."""
+        heads, cache = cast(CachedProjections, self.heads), cast(KeyValues, frame.cache)
+        q, k, v = heads.cached_qkv(x, frame.rotations.get((self.position, self.sizes.rotary_size)))
+        v = self._mixed(v, frame)
+        slopes = frame.slopes.get((self.position, self.sizes.n_heads))
+        if step.tokens == 1:
+            cache.store_one(k, v, step.at)
+            return heads.cached_output(attend_one(self.spec, q, cache, step, slopes, self.sinks))
+        k, v = cache.join(k, v, step.at)
+        offset = k.shape[2] - step.tokens
+        documents = step.text_since(step.at - offset)
+        inputs = AttentionInputs(q, k, v, offset, alibi_slopes=slopes, sinks=self.sinks, documents=documents)
+        return heads.cached_output(attend(self.spec, inputs, kernel=frame.kernel))
+
+    def _mixed(self, v: Tensor, frame: Frame) -> Tensor:
+        """The layer's values, with the first layer's mixed in where layers share them."""
+        if self.values == "first":
+            frame.first_values.append(v)
+        if self.value_mix is None:
+            return v
+        return torch.lerp(frame.first_values[0].to(v.dtype), v, self.value_mix.to(v.dtype))
+
+    def flops_per_key(self) -> float:
+        """Multiply-adds · 2 of one query with one key: its score and its part of the weighted sum, over all heads."""
+        return 2.0 * self.sizes.n_heads * (self.sizes.key_size + self.sizes.value_size)
+
     def flops_per_token(self, context: int) -> float:
-        """Multiply-adds · 2 of the scores and the weighted sum, for the mean token of a context of that length."""
-        sizes = self.sizes
-        return 2.0 * sizes.n_heads * (sizes.key_size + sizes.value_size) * mean_visible_keys(context, self.spec.window)
+        """Those of the keys that the mean token of a context of that length sees."""
+        return self.flops_per_key() * mean_visible_keys(context, self.spec.window)
 
     def cache_elements(self, context: int) -> int:
         """Numbers that a key-value cache of this layer holds once it has seen `context` tokens."""

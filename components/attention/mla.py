@@ -2,7 +2,8 @@
 
     c = norm(down(x)) [kv_rank];  k = (up_k(c) of each head, one rotated key [rope_dim] that all share);  v = up_v(c)
 
-Only c and the shared key need caching. Here, in training, both are written out into full heads.
+In training both are written out into full heads. Of a cache's tokens only c and the shared key are kept, and up_k and
+up_v move to the other side of the products: (q · up_k) · c in place of q · (up_k · c), one key-value head for all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from components.attention.heads import Heads, Rotate, check_sizes, merge_heads, split_heads
+from components.attention.heads import CachedSizes, Heads, Rotate, check_sizes, merge_heads, split_heads
 from components.attention.qk_norm import NoQKNorm, QKNorm
 from components.initialization import Projection
 from components.norm import RMSNormLayer
@@ -61,6 +62,10 @@ class MLA(Heads):
     def cached_per_token(self) -> int:
         return self.kv_rank + self.rope_dim
 
+    @property
+    def cached_sizes(self) -> CachedSizes:
+        return CachedSizes(1, self.cached_per_token, self.kv_rank, shared=True)
+
     def qk_norm_refusal(self, qk_norm: QKNorm) -> str | None:
         if isinstance(qk_norm, NoQKNorm):
             return None
@@ -110,6 +115,31 @@ class LatentProjections(nn.Module):
     def output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, value_dim] → [B, T, d_model]."""
         return self.o(merge_heads(attended))  # type: ignore[no-any-return]
+
+    def cached_qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, d_model] → q [B, H, T, kv_rank + rope_dim], k [B, 1, T, kv_rank + rope_dim], v its first kv_rank."""
+        sizes = self.sizes
+        q = split_heads(self._queries(x), sizes.key_size)
+        q, q_rotary = torch.split(q, [sizes.head_dim, sizes.rope_dim], dim=-1)
+        latent, shared = torch.split(self.kv_down(x)[:, None], [sizes.kv_rank, sizes.rope_dim], dim=-1)
+        if rotate is not None:
+            q_rotary, shared = rotate(q_rotary), rotate(shared)
+        latent = self.kv_down_norm(latent)
+        up_k, _ = self._up()
+        k = torch.cat([latent, shared.to(latent.dtype)], dim=-1)
+        return torch.cat([q @ up_k, q_rotary], dim=-1), k, k[..., : sizes.kv_rank]
+
+    def cached_output(self, attended: Tensor) -> Tensor:
+        """attended [B, H, T, kv_rank] → [B, T, d_model]."""
+        _, up_v = self._up()
+        return self.output(attended @ up_v.mT)
+
+    def _up(self) -> tuple[Tensor, Tensor]:
+        """kv_up of keys [H, head_dim, kv_rank] and of values [H, value_dim, kv_rank]."""
+        sizes = self.sizes
+        by_head = self.kv_up.weight.view(sizes.n_heads, -1, sizes.kv_rank)
+        up_k, up_v = torch.split(by_head, [sizes.head_dim, sizes.value_dim], dim=1)
+        return up_k, up_v
 
     def _queries(self, x: Tensor) -> Tensor:
         if self.sizes.q_rank is None:

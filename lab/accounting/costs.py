@@ -8,7 +8,7 @@ three times the forward pass: the backward pass has two products for each of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -19,6 +19,9 @@ from components.architecture import Architecture
 from components.decoder import Decoder
 from components.embedding import TokenEmbedding
 from lab.errors import RequestError
+
+BACKWARD_AND_FORWARD = 3
+"""A training step's FLOPs in forward passes: each product y = x · W has two in the backward pass, for x and for W."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,10 @@ def costs(architecture: Architecture, context: int) -> Costs:
     Raises:
         RequestError: a module has a matrix whose FLOPs nothing accounts for.
     """
-    return _costs(_Key(architecture), context)
+    return _costs(Key(architecture), context)
 
 
-class _Key:
+class Key:
     """An architecture as a cache key: equal configurations are one."""
 
     def __init__(self, architecture: Architecture) -> None:
@@ -67,26 +70,43 @@ class _Key:
         return hash(self.architecture.text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.architecture.text == other.architecture.text
+        return isinstance(other, Key) and self.architecture.text == other.architecture.text
+
+
+def modules(architecture: Architecture) -> list[tuple[str, nn.Module, int]]:
+    """Name, module without its values, and how many there are of it.
+
+    Layers that are configured alike cost the same: each is built, and looked through, once.
+    """
+    with torch.device("meta"):
+        model = Decoder(architecture, alike=True)
+    times = Counter(module for layer in model.layers for module in layer.modules())
+    return [(name, module, times.get(module, 1)) for name, module in model.named_modules()]
+
+
+def parameters(found: Iterable[tuple[str, nn.Module, int]]) -> tuple[int, int]:
+    """All of the modules' parameters, and those of them that a token meets."""
+    sizes: dict[nn.Parameter, int] = {}
+    idle = 0
+    for _, module, n in found:
+        sizes |= {parameter: n * parameter.numel() for parameter in module.parameters(recurse=False)}
+        idle += n * _idle(module)
+    every = sum(sizes.values())
+    return every, every - idle
 
 
 @lru_cache(maxsize=4096)
-def _costs(key: _Key, context: int) -> Costs:
-    # Layers that are configured alike cost the same: each is built, and looked through, once.
-    with torch.device("meta"):
-        model = Decoder(key.architecture, alike=True)
-    times = Counter(module for layer in model.layers for module in layer.modules())
-    modules = [(name, module, times.get(module, 1)) for name, module in model.named_modules()]
-    forward = sum(n * _flops(name, module, context) for name, module, n in modules)
-    cached = sum(n * _cached(module, context) for _, module, n in modules)
-    sizes = {parameter: n * parameter.numel() for _, module, n in modules for parameter in module.parameters(False)}
-    parameters = sum(sizes.values())
+def _costs(key: Key, context: int) -> Costs:
+    found = modules(key.architecture)
+    forward = sum(n * _flops(name, module, context) for name, module, n in found)
+    cached = sum(n * _cached(module, context) for _, module, n in found)
+    every, active = parameters(found)
     return Costs(
-        parameters=parameters,
-        active_parameters=parameters - sum(n * _idle(module) for _, module, n in modules),
-        embedding_parameters=sum(m.weight.numel() for _, m, _ in modules if isinstance(m, TokenEmbedding)),
+        parameters=every,
+        active_parameters=active,
+        embedding_parameters=sum(m.weight.numel() for _, m, _ in found if isinstance(m, TokenEmbedding)),
         forward_flops_per_token=forward,
-        flops_per_token=3 * forward,
+        flops_per_token=BACKWARD_AND_FORWARD * forward,
         kv_bytes_per_token=cached * KV_ELEMENT_BYTES / context,
     )
 

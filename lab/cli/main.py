@@ -21,6 +21,7 @@ COMMANDS = {
     "cancel": "Stop runs, with a checkpoint.",
     "retry": "Try runs again, by what became of them.",
     "doctor": "What this machine and its cluster offer, and what is in the way.",
+    "bench": "Measure what this machine computes with: attention kernels.",
     "why": "What makes two runs different, or a run be run anew.",
     "compare": "The table of a sweep's arms.",
     "tensorboard": "Look at a sweep's runs in TensorBoard.",

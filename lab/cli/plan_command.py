@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the frozen plan for `lab submit`.")
 @click.option("--max-parallel", type=click.IntRange(min=1), help="Runs at once here; by default one a GPU, or a core.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each run; by default an equal share.")
+@click.option("--flops", is_flag=True, help="Also FLOPs a token as others count them: 6N, PaLM's formula, all of T².")
 @click.option("--all", "everything", is_flag=True, help="Show every arm, however many there are.")
 @root_option
 @json_option
@@ -35,6 +36,7 @@ def command(
     save: Path | None,
     max_parallel: int | None,
     threads: int | None,
+    flops: bool,
     everything: bool,
     root: Path,
     as_json: bool,
@@ -51,12 +53,19 @@ def command(
 
         write_plan(plan, save)
     if as_json:
-        click.echo(json.dumps(preview.as_dict(), indent=1))
+        from lab.planning.counted import counted
+
+        also = {"flops_per_token_counted": counted(plan)} if flops else {}
+        click.echo(json.dumps(preview.as_dict() | also, indent=1))
         return
     from lab.cli.console import console
     from lab.planning.show import show
 
     show(preview, console(), everything=everything)
+    if flops:
+        from lab.planning.counted import show as show_counted
+
+        show_counted(plan, console(), everything=everything)
     if save is not None:
         click.echo(f"saved: `lab submit {save}` runs precisely this")
 

@@ -56,12 +56,14 @@ class Row:
 
     Attributes:
         tokens_per_second: mean over the finished runs; None before the first.
+        mfu: the same of the share of the devices' peak; None too where no peak is known.
     """
 
     arm: Arm
     is_baseline: bool
     cells: dict[str, Cell]
     tokens_per_second: float | None
+    mfu: float | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Comparison:
         lines.writerow(
             [*_CSV, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
             + [f"tuned:{axis}" for axis in tuned]
+            + ["mfu"]
         )
         for row in self.rows:
             costs = [*(row.arm.costs.get(name) for name in COSTS), row.tokens_per_second]
@@ -128,7 +131,7 @@ class Comparison:
                 swept = [_axis_text(row.arm.axes, axis) for axis in axes]
                 budget = [*(row.arm.costs.get(name) for name in BUDGET), self.audit.describe(row.arm.name)]
                 lines.writerow(
-                    [*values, *costs, *swept, *budget, *(_axis_text(row.arm.picked, axis) for axis in tuned)]
+                    [*values, *costs, *swept, *budget, *(_axis_text(row.arm.picked, axis) for axis in tuned), row.mfu]
                 )
         return text.getvalue()
 
@@ -154,7 +157,7 @@ def compare(sweep: Sweep, *, level: float = 0.95) -> Comparison:
             compared = baseline is not None and arm is not baseline
             difference = paired_difference(values, baseline.values(metric), level=level) if compared else None  # type: ignore[union-attr]
             cells[metric] = Cell(metric, sample(values), difference)
-        rows.append(Row(arm, arm is baseline, cells, arm.mean_cost("tokens_per_second")))
+        rows.append(Row(arm, arm is baseline, cells, arm.mean_cost("tokens_per_second"), arm.mean_cost("mfu")))
     unigram = [run.metrics[UNIGRAM] for run in sweep.runs() if math.isfinite(run.metrics.get(UNIGRAM, math.nan))]
     return Comparison(sweep, level, tuple(rows), (min(unigram), max(unigram)) if unigram else None, audit(sweep))
 
@@ -171,6 +174,7 @@ def _row_data(row: Row, audit: Audit) -> dict[str, Any]:
         "off_match": sorted(audit.off(row.arm.name)),
         "tuned": row.arm.selection.as_dict() if row.arm.selection else None,
         "tokens_per_second": row.tokens_per_second,
+        "mfu": row.mfu,
         "seeds": [
             {
                 "seed": seed,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
 from components.architecture import ATTENTION_SLOTS
 from components.attention import kernels
 from lab.composition.convert import ConversionError
@@ -10,23 +14,44 @@ from lab.training.experiment import Experiment
 
 
 def check_kernel(experiment: Experiment) -> None:
-    """Refuse an attention kernel that cannot honour what some layer computes, before anything runs.
+    """Refuse an attention kernel that cannot train some layer, before anything runs.
+
+    Where the accelerator is left to the machine, this one's counts: a run that goes to another says which it is for.
 
     Raises:
         ConversionError: at train.kernel, with the kernel's own reason.
     """
-    name, documents = experiment.train.kernel, experiment.train.mask_documents
-    device = "cpu" if experiment.train.accelerator == "auto" else experiment.train.accelerator
+    train = experiment.train
+    name, device = train.kernel, train.accelerator
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     for layer in dict.fromkeys(layer for layer in experiment.model.layers if layer.attends):
-        alibi = layer.position.alibi_slopes(layer.heads.n_heads) is not None
+        heads = layer.heads
+        case = kernels.Case(
+            device=device,
+            dtype=torch.bfloat16 if train.precision == "bf16-mixed" else torch.float32,
+            batch=train.sequences_per_forward,
+            heads=heads.n_heads,
+            kv_heads=heads.kv_heads,
+            queries=train.context,
+            keys=train.context,
+            head_dim=heads.key_size,
+            value_dim=heads.value_size,
+            training=True,
+            alibi=layer.position.alibi_slopes(heads.n_heads) is not None,
+            sinks=heads.sinks,
+            documents=train.mask_documents,
+        )
         try:
-            reason = kernels.spec_refusal(
-                name, layer.spec, alibi=alibi, sinks=layer.heads.sinks, documents=documents, device=device
-            )
+            reason = kernels.planned_refusal(name, layer.spec, case)
+            elsewhere = replace(case, device="cuda")
+            moves = reason is not None and device == "cpu" and train.accelerator == "auto"
+            fits_cuda = moves and kernels.planned_refusal(name, layer.spec, elsewhere) is None
         except kernels.UnknownKernel as error:
             raise ConversionError("train.kernel", str(error)) from None
         if reason is not None:
-            raise ConversionError("train.kernel", f"{name} refuses the {layer.kind} layers: {reason}")
+            hint = " (a run for a CUDA device says train.accelerator=cuda)" if fits_cuda else ""
+            raise ConversionError("train.kernel", f"{name} refuses the {layer.kind} layers: {reason}{hint}")
 
 
 def check_read(experiment: Experiment, overrides: Overrides) -> None:

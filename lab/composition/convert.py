@@ -46,7 +46,10 @@ def convert(annotation: Any, value: Any, path: str) -> Any:
             return None
         return _first_that_fits(members, value, path)
     if origin is Literal:
-        return _choice(get_args(annotation), value, path)
+        choices = get_args(annotation)
+        if isinstance(value, bool) and {"on", "off"} <= set(choices):  # what YAML makes of a bare on or off
+            value = "on" if value else "off"
+        return _choice(choices, value, path)
     if origin in (tuple, list):
         return _sequence(annotation, value, path)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):

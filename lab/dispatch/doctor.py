@@ -121,17 +121,28 @@ def _bf16() -> list[Finding]:
 
 
 def _kernels() -> list[Finding]:
+    """Kernels that answer nothing here, each with its reason; then which answers each spec, and who else refuses it."""
     import torch
 
-    from lab.composition.kernels_here import typical
+    from lab.bench.typical import answers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    answered = answers(device, dtype)
     found = []
-    for each in typical(device):
+    nowhere = set.intersection(*(set(each.refusals) for each in answered))
+    for kernel in sorted(nowhere):
+        reason = answered[0].refusals[kernel]
+        found.append(Finding("kernels", f"{kernel}: none here ({reason})", facts={"kernel": kernel, "refusal": reason}))
+    told: set[str] = set()
+    for each in answered:
+        others = {kernel: reason for kernel, reason in each.refusals.items() if kernel not in nowhere}
         said = f"{each.spec}: auto takes {each.auto}"
-        said += "".join(f"; {kernel} refuses ({reason})" for kernel, reason in each.refusals.items())
+        for kernel, reason in others.items():
+            said += f"; {kernel} refuses ({'as above' if reason in told else reason})"
+        told |= set(others.values())
         facts = {"spec": each.spec, "device": device, "auto": each.auto, "refusals": each.refusals}
-        found.append(Finding("kernels", said, facts=facts))
+        found.append(Finding("kernels", said, facts=facts | {"others": dict(each.others)}))
     return found
 
 

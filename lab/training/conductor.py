@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lab.accounting.utilization import Utilization
 from lab.training import verified
+from lab.training.compilation import Compiler
 from lab.training.group import ALONE, Group
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
@@ -44,6 +46,8 @@ class Conductor(Callback):
             to stop, so that one that was asked to, or whose clock is ahead, takes all along.
         memory: most bytes in use so far in this attempt.
         text_digest: of the text that is trained on, which must not change between attempts.
+        utilization: what turns a speed into MFU; None where nobody asks for it.
+        compiler: of the model's blocks, which starts with the training.
     Attributes:
         diverged: whether something was not finite.
         reason: why it diverged or stopped.
@@ -52,6 +56,8 @@ class Conductor(Callback):
         stopwatch: training time so far.
         peak_memory: most bytes in use up to the last checkpoint.
         kernels: which attention kernel each layer kind uses, as far as the model can tell.
+        kernels_passed_over: for each layer kind why not each of the others.
+        utilization, compiler: as given.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class Conductor(Callback):
         memory: Callable[[], int],
         text_digest: str,
         group: Group = ALONE,
+        utilization: Utilization | None = None,
+        compiler: Compiler | None = None,
     ) -> None:
         self.diverged = False
         self.reason: str | None = None
@@ -76,6 +84,7 @@ class Conductor(Callback):
         self.stopwatch = Stopwatch()
         self.peak_memory = 0
         self.kernels: dict[str, str] | None = None
+        self.kernels_passed_over: dict[str, dict[str, str]] | None = None
         self._train = train
         self._validation_interval = validation_interval
         self._folder = folder
@@ -86,6 +95,7 @@ class Conductor(Callback):
         self._memory = memory
         self._text_digest = text_digest
         self._group = group
+        self.utilization, self.compiler = utilization, compiler
         self._checkpoint_due = train.checkpoint_minutes * 60
         self._reported = -math.inf
         self._sigterm = signal.getsignal(signal.SIGTERM)
@@ -97,7 +107,13 @@ class Conductor(Callback):
             signal.signal(signal.SIGTERM, self._sigterm)
         # Here, because the model is on its device only from now until the end of training.
         assert isinstance(pl_module, NextToken)
-        self.kernels = pl_module.kernels_used()
+        with trainer.precision_plugin.train_step_context():
+            choices = pl_module.kernel_choices()
+        if choices is not None:
+            self.kernels = {kind: choice.kernel for kind, choice in choices.items()}
+            self.kernels_passed_over = {kind: dict(choice.others) for kind, choice in choices.items()}
+        if self.compiler is not None:
+            self.compiler.start()
         self.stopwatch.start()
 
     def on_train_batch_end(
@@ -154,6 +170,8 @@ class Conductor(Callback):
             "stopwatch": self.stopwatch.state_dict(),
             "peak_memory": self.peak_memory,
             "kernels": self.kernels,
+            "kernels_passed_over": self.kernels_passed_over,
+            "compile": None if self.compiler is None else self.compiler.verdict,
             "text_digest": self._text_digest,
         }
 
@@ -168,6 +186,9 @@ class Conductor(Callback):
         self.stopwatch.load_state_dict(state_dict["stopwatch"])
         self.peak_memory = state_dict["peak_memory"]
         self.kernels = state_dict["kernels"]
+        self.kernels_passed_over = state_dict.get("kernels_passed_over")  # checkpoints of before have none
+        if self.compiler is not None:
+            self.compiler.verdict = state_dict.get("compile")
         self._checkpoint_due = self.stopwatch.seconds + self._train.checkpoint_minutes * 60
 
     @property
@@ -186,6 +207,9 @@ class Conductor(Callback):
         speed = self.stopwatch.since_mark()
         if speed is not None:
             measured["train/tokens_per_second"] = speed
+        mfu = None if self.utilization is None else self.utilization.mfu(speed)
+        if mfu is not None:
+            measured["train/mfu"] = mfu
         self._record(step, measured)
 
     def _record(self, step: int, measured: dict[str, float]) -> None:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab.training.module import Losses, NextToken, in_fp32, token_losses
+from components.loss import in_fp32, token_losses
+from lab.training.module import Losses, NextToken
 from lab.training.teacher import Teacher
 
 
@@ -42,6 +43,8 @@ class Distilled(NextToken):
     The teacher sees the tokens and document ids that the student sees, under the same autocast.
     """
 
+    from_logits = True
+
     def __init__(
         self, model: nn.Module, *, teacher: Teacher, temperature: float, hard_label_weight: float, **options: Any
     ) -> None:
@@ -66,4 +69,4 @@ class Distilled(NextToken):
         if self._hard_label_weight:
             objective = objective + self._hard_label_weight * hard
         terms = {"soft_loss": soft, "kl": kl, "objective": objective}
-        return Losses(hard, objective, {name: term.detach() for name, term in terms.items()})
+        return Losses(hard, objective, terms={name: term.detach() for name, term in terms.items()})

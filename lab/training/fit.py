@@ -14,10 +14,12 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from lab.accounting.utilization import Utilization
 from lab.atomic import write_json
 from lab.data.batches import Batches, validation_batches
 from lab.training import environment, verified
 from lab.training.checkpoint import VerifiedCheckpointIO
+from lab.training.compilation import Compiler
 from lab.training.conductor import Conductor
 from lab.training.group import Group, connected
 from lab.training.module import NextToken
@@ -78,6 +80,7 @@ def fit(
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
     world: World | None = None,
+    utilization: Utilization | None = None,
 ) -> Outcome:
     """Train a model, tokens [B, T] to logits [B, T, V], in place, as `lab.training.loop.train` describes.
 
@@ -91,6 +94,7 @@ def fit(
     Args:
         module: makes the recipe's Lightning module, called as `NextToken` is.
         world: the processes that train the run together; by default this one alone.
+        utilization: what turns its speed into MFU; None to report none. The first process alone needs it.
     Raises:
         ValueError: the folder holds a run on another text or beyond the budget, the schedule does not fit into the
             budget, the text is too short, or a step cannot be split over the processes.
@@ -100,7 +104,8 @@ def fit(
     world.check(procedure.train)
     device = environment.device_of(procedure.train.accelerator, world)
     with connected(world, device) as group:
-        return _fit(model, text, procedure, folder, module, report if world.first else None, stop, group, device)
+        told = report if world.first else None
+        return _fit(model, text, procedure, folder, module, told, stop, group, device, utilization)
 
 
 def _fit(
@@ -113,6 +118,7 @@ def _fit(
     stop: Callable[[], bool] | None,
     group: Group,
     device: torch.device,
+    utilization: Utilization | None,
 ) -> Outcome:
     budget, world = procedure.train, group.world
     batches = Batches(text.train, budget.context, budget.global_batch, procedure.data_seed)
@@ -125,6 +131,7 @@ def _fit(
     if start > budget.steps:
         raise ValueError(f"{newest} is beyond the budget of {budget.steps:,} steps")
     separator = text.separator if budget.mask_documents else None
+    compiler = Compiler(model, budget, device, world)
     trained = module(
         model,
         train=budget,
@@ -133,6 +140,7 @@ def _fit(
         seed=procedure.seed,
         separator=separator,
         group=group,
+        compiler=compiler,
     )
     recorder = Recorder(folder, from_step=start) if world.first else None
     conductor = Conductor(
@@ -140,12 +148,14 @@ def _fit(
         validation_interval=procedure.validation.interval(budget.tokens_per_step),
         folder=folder,
         recorder=recorder,
-        validate=lambda: validation_loss(model, held_out, device, separator, group),
+        validate=compiler.paused()(lambda: validation_loss(model, held_out, device, separator, group)),
         report=report,
         stop=stop,
         memory=lambda: environment.peak_memory(device),
         text_digest=text.digest,
         group=group,
+        utilization=utilization,
+        compiler=compiler,
     )
     try:
         with environment.deterministic(), environment.quiet_lightning():
@@ -177,6 +187,7 @@ def _fit(
         conductor, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world
     )
     summary |= trained.facts()
+    summary["provenance"]["loss"] = trained.loss_form(device)
     if status != "preempted" and world.first:
         write_json(folder / "summary.json", summary)
     conductor.report(trainer.global_step, always=True)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from components.decoder import Decoder
+from lab.accounting.costs import costs
+from lab.accounting.peaks import peak
+from lab.accounting.utilization import Utilization
 from lab.data.shards import prepare
 from lab.runs.folder import TOKENIZER
+from lab.training import environment
 from lab.training.experiment import Experiment
 from lab.training.fit import Procedure, fit
 from lab.training.outcome import Outcome, Progress
+from lab.training.recipe import REFERS_TO_RUN
 from lab.training.teacher import Teacher
 from lab.training.world import World
 
@@ -50,6 +59,8 @@ def train(
         )
     module = experiment.recipe.module(trained or {}, text.encoder)
     world = world or World()
+    # Before there is a model, so that what measuring needs is no part of the run's peak of memory.
+    utilization = utilization_of(experiment, trained or {}, world) if world.first else None
     if world.first:
         text.keep_tokenizer(folder / TOKENIZER)
     model = Decoder.initialized(experiment.model, experiment.seed, kernel=experiment.train.kernel)
@@ -61,4 +72,33 @@ def train(
         seed=experiment.seed,
         data_seed=experiment.data_seed,
     )
-    return fit(model, text, procedure, folder, module=module, report=report, stop=stop, world=world)
+    return fit(
+        model,
+        text,
+        procedure,
+        folder,
+        module=module,
+        report=report,
+        stop=stop,
+        world=world,
+        utilization=utilization,
+    )
+
+
+def utilization_of(experiment: Experiment, trained: Mapping[str, Teacher], world: World) -> Utilization:
+    """What turns the run's speed here into its MFU; on a CPU it may measure for a moment.
+
+    Args:
+        trained: as for `train`.
+    """
+    recipe: Any = experiment.recipe
+    context = experiment.train.context
+    flops = costs(experiment.model, context).flops_per_token
+    for option in dataclasses.fields(recipe):
+        if option.metadata.keys() & REFERS_TO_RUN.keys():
+            used: Any = trained[getattr(recipe, option.name)].model
+            forward = costs(used.architecture, context).forward_flops_per_token
+            flops += recipe.flops_per_token(option.name, forward)
+    dtype = torch.bfloat16 if experiment.train.precision == "bf16-mixed" else torch.float32
+    device = environment.device_of(experiment.train.accelerator, world)
+    return Utilization(flops, peak(device, dtype), world.size)

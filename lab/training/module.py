@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from components.attention.kernels import Choice
+from components.loss import token_losses
+from lab.training.compilation import Compiler
 from lab.training.documents import document_ids
 from lab.training.group import ALONE, Group
 from lab.training.optimizer import Optimizer
@@ -67,30 +69,15 @@ class Losses:
 
     Attributes:
         next_token: cross-entropy against the text: a step's loss in every recipe, so that recipes can be compared.
-        objective: what is minimised, the model's auxiliary losses aside.
+        objective: what is minimised, with the auxiliary losses in it.
+        auxiliary: what the model asked to be added, weighted, by name.
         terms: what else is worth recording, by name, detached.
     """
 
     next_token: Tensor
     objective: Tensor
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
     terms: dict[str, Tensor] = field(default_factory=dict)
-
-
-def in_fp32(logits: Tensor) -> Tensor:
-    """Logits as losses are computed from: fp32, or fp64 where they are that."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats of each target, in fp32 whatever the logits are in.
-
-    Args:
-        logits: [B, T, V]
-        targets: [B, T] int64
-    Returns:
-        [B·T] fp32 (fp64 for fp64 logits).
-    """
-    return F.cross_entropy(in_fp32(logits).flatten(0, 1), targets.flatten(), reduction="none")
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -120,7 +107,8 @@ class NextToken(LightningModule):
     """Trains `model`, which maps tokens [B, T] to logits [B, T, V], on batches of (inputs, targets), each [B, T].
 
     A model with auxiliary losses has outputs(tokens), which gives `logits` and `losses`: scalars by name, weighted
-    already, that are added to the cross-entropy.
+    already, that are added to the cross-entropy. One that can do without all logits at once has losses(tokens, targets)
+    (`components.decoder.Decoder.losses`), which recipes that need no logits call in its place.
 
     With a `separator`, the id that ends a document, the model is also given the document ids, [B, T].
 
@@ -135,6 +123,9 @@ class NextToken(LightningModule):
     Recipes that learn from more than the text derive from it.
     """
 
+    from_logits: ClassVar[bool] = False
+    """Whether the recipe reads all logits, so that the model has to make them."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -145,10 +136,12 @@ class NextToken(LightningModule):
         seed: int,
         separator: int | None = None,
         group: Group = ALONE,
+        compiler: Compiler | None = None,
     ) -> None:
         """
         Args:
             group: the processes that train together; a batch is this one's part of the global batch.
+            compiler: of the model's blocks; None to compile nothing.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -159,6 +152,7 @@ class NextToken(LightningModule):
         self._seed = seed
         self._separator = separator
         self._group = group
+        self._compiler = compiler
         self._peaks: list[float] = []
 
     def configure_model(self) -> None:
@@ -175,8 +169,13 @@ class NextToken(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
-        _seed_generators(step_seed(self._seed, step), self.device)
-        loss, auxiliary, terms = self._accumulate(*batch)
+
+        def passes() -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+            _seed_generators(step_seed(self._seed, step), self.device)
+            return self._accumulate(*batch)
+
+        compiler = self._compiler
+        loss, auxiliary, terms = passes() if compiler is None else compiler.step(passes, undo=optimizer.zero_grad)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
         # Together, since each read waits for the device.
@@ -199,11 +198,20 @@ class NextToken(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         return {"result": result}
 
-    def kernels_used(self) -> dict[str, str] | None:
-        """Which attention kernel each layer kind uses here, if the model can tell."""
-        used: Any = getattr(self.model, "kernels_used", None)
+    def kernel_choices(self) -> dict[str, Choice] | None:
+        """Which attention kernel each layer kind uses here and why no other, if the model can tell."""
+        choices: Any = getattr(self.model, "kernel_choices", None)
         sequences = self._group.world.sequences_per_forward(self._train)
-        return None if used is None else used(sequences, self._train.context)
+        if choices is None:
+            return None
+        found: dict[str, Choice] = choices(sequences, self._train.context, documents=self._train.mask_documents)
+        return found
+
+    def loss_form(self, device: torch.device) -> str:
+        """How the loss of a pass is computed: from all logits (`plain`), or in chunks that hold some of them."""
+        form: Any = None if self.from_logits else getattr(self.model, "loss_form", None)
+        tokens = self._group.world.sequences_per_forward(self._train) * self._train.context
+        return "plain" if form is None else str(form(tokens, device.type))
 
     def facts(self) -> dict[str, Any]:
         """What the run's summary says besides, by key."""
@@ -226,13 +234,12 @@ class NextToken(LightningModule):
             x, y = inputs[begin : begin + each.size], targets[begin : begin + each.size]
             share = len(x) / self._train.global_batch if each.counts else 0.0
             self._seed_pass(each)
-            logits, asked = self._outputs(x)
-            losses = self._losses(x, y, logits)
+            losses = self._measure(x, y)
             with contextlib.nullcontext() if number == len(passes) else self._keeping_gradients():
                 # The processes' gradients are averaged, and their sum is wanted.
-                self.manual_backward(sum(asked.values(), losses.objective) * (share * world.size))
+                self.manual_backward(losses.objective * (share * world.size))
             total = total + losses.next_token.detach() * share
-            for sums, found in ((auxiliary, asked), (terms, losses.terms)):
+            for sums, found in ((auxiliary, losses.auxiliary), (terms, losses.terms)):
                 for name, term in found.items():
                     sums[name] = sums.get(name, 0.0) + term.detach() * share
         return total, auxiliary, terms
@@ -249,8 +256,18 @@ class NextToken(LightningModule):
         block: Any = getattr(strategy, "block_backward_sync", contextlib.nullcontext)
         return block()  # type: ignore[no-any-return]
 
+    def _measure(self, tokens: Tensor, targets: Tensor) -> Losses:
+        """One pass over tokens [B, T]: what the model is to learn from it, and what it asks for besides."""
+        measure: Any = None if self.from_logits else getattr(self.model, "losses", None)
+        if measure is not None:
+            found = measure(*self._inputs(tokens), targets=targets)
+            return Losses(found.next_token.mean(), found.objective, found.auxiliary)
+        logits, auxiliary = self._outputs(tokens)
+        losses = self._losses(tokens, targets, logits)
+        return replace(losses, objective=sum(auxiliary.values(), losses.objective), auxiliary=auxiliary)
+
     def _losses(self, tokens: Tensor, targets: Tensor, logits: Tensor) -> Losses:
-        """What the model is to learn from one pass over tokens [B, T]: a recipe's own part."""
+        """What there is to learn from all logits of a pass, the model's auxiliary losses aside: a recipe's own part."""
         loss = token_losses(logits, targets).mean()
         return Losses(next_token=loss, objective=loss)
 

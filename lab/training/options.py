@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from components.registry import OptionError
 
 Precision = Literal["fp32", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
+Compile = Literal["auto", "on", "off"]
 
 
 _AS_YOU_LIKE = {"affects_result": False}
@@ -36,6 +37,8 @@ class Train:
         grad_clip: largest global L2 norm of the gradient of a step; None leaves it as it is.
         mask_documents: whether attention stays inside a document of a packed sequence; else it sees the ones before it.
         kernel: how attention is computed; `auto` picks the fastest that honours the whole specification.
+        compile: whether torch.compile compiles the model's blocks, which changes the last bits of what they compute (as
+            another device does): `auto` where the budget repays the compilation. The provenance says whether and why.
         log_every: optimizer steps between two points of a training curve. The first and the last are always there.
         checkpoint_minutes: training time between two checkpoints. The end and a preemption always write one.
         accelerator: where to train; `auto` takes a CUDA device if there is one.
@@ -49,6 +52,7 @@ class Train:
     grad_clip: float | None = 1.0
     mask_documents: bool = False
     kernel: str = "auto"
+    compile: Compile = field(default="auto", metadata=_AS_YOU_LIKE)
     log_every: int = field(default=10, metadata=_AS_YOU_LIKE)
     checkpoint_minutes: float = field(default=10.0, metadata=_AS_YOU_LIKE)
     accelerator: Accelerator = field(default="auto", metadata=_AS_YOU_LIKE)
@@ -62,7 +66,8 @@ class Train:
             value = getattr(self, option)
             if value is not None and not value > 0:
                 raise OptionError(option, f"must be positive, got {value}")
-        for option, values in (("precision", ("fp32", "bf16-mixed")), ("accelerator", ("auto", "cpu", "cuda"))):
+        for option, choices in (("precision", Precision), ("compile", Compile), ("accelerator", Accelerator)):
+            values = get_args(choices)
             if getattr(self, option) not in values:
                 raise OptionError(option, f"must be one of {', '.join(values)}, got {getattr(self, option)!r}")
 

@@ -158,8 +158,9 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     for layer in getattr(model, "layers", ()):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    if hasattr(model, "outputs"):
-        register_fsdp_forward_method(model, "outputs")
+    for method in ("outputs", "losses"):
+        if hasattr(model, method):
+            register_fsdp_forward_method(model, method)
 
 
 def reshard(model: nn.Module) -> None:

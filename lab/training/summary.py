@@ -33,13 +33,16 @@ def summarize(
     """The summary of a run that stands at `steps`.
 
     Losses are in nats per token. `train/loss` of a finished run is the mean of its last steps; of any other it is that
-    of the last step taken. A loss that was never measured, or never finite, has no entry. Tokens and their speed are of
-    all processes together, seconds are the first one's, and memory is that of the process that used most.
+    of the last step taken. A loss that was never measured, or never finite, has no entry, nor has an MFU whose
+    peak isn't known (the provenance says why). Tokens and their speed are of all processes together, seconds are the
+    first one's, and memory is that of the process that used most.
     """
     status = conductor.status(steps)
     tokens = steps * train.tokens_per_step
     seconds = conductor.stopwatch.seconds
     speed = conductor.stopwatch.tokens_per_second or (tokens / seconds if seconds else None)
+    passed_over = conductor.kernels_passed_over
+    mfu = None if conductor.utilization is None else conductor.utilization.mfu(speed)
     return {
         "version": VERSION,
         "status": status,
@@ -50,6 +53,7 @@ def summarize(
             "steps": steps,
             "seconds": seconds,
             "tokens_per_second": speed,
+            **({} if mfu is None else {"mfu": mfu}),
             "peak_memory_bytes": peak_memory,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
@@ -59,8 +63,11 @@ def summarize(
             "validation_tokens": len(text.validation),
         },
         "provenance": environment.facts(device)
+        | ({"kernels_passed_over": passed_over} if passed_over is not None else {})
         | {"kernels": conductor.kernels, "data": text.digest, "processes": world.size, "nodes": world.nodes}
-        | {"strategy": world.strategy if world.several else None},
+        | {"strategy": world.strategy if world.several else None}
+        | ({} if conductor.compiler is None else {"compile": conductor.compiler.verdict})
+        | ({} if conductor.utilization is None else conductor.utilization.facts()),
     }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from components.loss import token_losses
 from lab.training.documents import document_ids
 from lab.training.group import ALONE, Group
-from lab.training.module import token_losses
 from lab.training.parallel import reshard
 
 
@@ -36,7 +37,7 @@ def validation_loss(
     for (inputs, targets), counts in _dealt(batches, group):
         tokens_BT = inputs.to(device)
         documents = () if separator is None else (document_ids(tokens_BT, separator),)
-        losses = token_losses(model(tokens_BT, *documents), targets.to(device))
+        losses = _token_losses(model, (tokens_BT, *documents), targets.to(device))
         if counts:
             total += losses.double().sum()
             tokens += targets.numel()
@@ -46,6 +47,15 @@ def validation_loss(
     if not everybodys:
         raise ValueError("there is no validation batch to measure on")
     return float(total) / int(everybodys)
+
+
+def _token_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """Cross-entropy [B·T] of targets [B, T], without all logits at once if the model can do without."""
+    measure: Any = getattr(model, "losses", None)
+    if measure is None:
+        return token_losses(model(*inputs), targets)
+    found: Tensor = measure(*inputs, targets=targets).next_token
+    return found
 
 
 def _dealt(batches: Iterable[tuple[Tensor, Tensor]], group: Group) -> Iterator[tuple[tuple[Tensor, Tensor], bool]]:

@@ -31,7 +31,7 @@ def start(run: RunFolder, cache: Path) -> subprocess.Popen[bytes]:
 
 
 def timeless(run: RunFolder) -> list[dict[str, Any]]:
-    clocks = ("time", "train/tokens_per_second")
+    clocks = ("time", "train/tokens_per_second", "train/mfu")
     return [{key: value for key, value in point.items() if key not in clocks} for point in run.metrics()]
 
 

@@ -96,3 +96,16 @@ def test_an_ended_run_is_finished_in_the_plan_and_measured(tmp_path: Path) -> No
     assert "nats with 2 seeds (SD of a paired difference" in done.stdout
     assert "from this sweep" in done.stdout
     assert "1h is " in done.stdout
+
+
+def test_flops_are_shown_as_others_count_them_only_where_asked(tmp_path: Path) -> None:
+    found = json.loads(plan("quickstart", "--flops", "--json", cwd=tmp_path).stdout)
+    counted = found["flops_per_token_counted"]
+    assert list(counted) == ["gemma2", "global_only", "local_only", "mha"]
+    own = {run["arm"]: run["flops_per_token"] for run in found["runs"]}
+    assert {arm: by["visible"] for arm, by in counted.items()} == own
+    assert all(by["six_n"] < by["visible"] < by["square"] for by in counted.values())
+    assert counted["gemma2"]["square"] == counted["local_only"]["square"]
+    said = plan("quickstart", cwd=tmp_path).stdout
+    assert "12LHQT" not in said
+    assert "flops_per_token_counted" not in json.loads(plan("quickstart", "--json", cwd=tmp_path).stdout)

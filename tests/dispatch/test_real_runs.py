@@ -25,7 +25,7 @@ TINY = (
 
 def timeless(run: RunFolder) -> list[dict[str, Any]]:
     """The curves without what two equal runs differ in."""
-    clocks = ("time", "train/tokens_per_second")
+    clocks = ("time", "train/tokens_per_second", "train/mfu")
     return [{key: value for key, value in point.items() if key not in clocks} for point in run.metrics()]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.generation import Sampling, generate
+from components.generation import Sampling, generate, generate_batch
 from components.registry import OptionError
 from lab.evaluation.load import load_model
 from tests.evaluation.conftest import Done, Trained, files, train
@@ -137,3 +137,34 @@ def test_an_unknown_run_is_named_with_the_nearest(trained: Trained, lab: Lab) ->
 def test_sampling_options_are_checked_when_they_are_made() -> None:
     with pytest.raises(OptionError, match="top_k"):
         Sampling(temperature=0.0, top_k=2)
+
+
+def test_the_cache_changes_the_speed_and_not_the_text(trained: Trained, lab: Lab) -> None:
+    # Longer than the window of 32 and the training context of 32.
+    ask = ("generate", trained.bytes.path, "The square of 12 is", "--max-tokens", 60, "--root", trained.root, "--json")
+    for options in (["--greedy"], ["--seed", 3], ["--top-p", "0.8", "--temperature", "0.7"]):
+        cached, full = (json.loads(lab(*ask, *options, *flag).out) for flag in ([], ["--no-cache"]))
+        assert cached["tokens"] == full["tokens"]
+        assert cached["tokens_per_second"] > 0
+
+
+def test_several_prompts_become_what_each_becomes_alone(trained: Trained, lab: Lab) -> None:
+    prompts = ["The square of 3", "", "The square of 145 is"]
+    options = ("--max-tokens", 20, "--seed", 4, "--root", trained.root)
+    alone = [json.loads(lab("generate", trained.bytes.path, each, "--json", *options).out) for each in prompts]
+    together = lab("generate", trained.bytes.path, *prompts, "--json", *options)
+    assert [each["tokens"] for each in json.loads(together.out)] == [each["tokens"] for each in alone]
+    assert [each["prompt"] for each in json.loads(together.out)] == prompts
+    plain = lab("generate", trained.bytes.path, *prompts, *options)
+    expected = [f"── {each['prompt']}\n{each['text']}\n" for each in alone]
+    assert plain.out == "".join(expected)
+    assert plain.err.splitlines()[-1].endswith("tokens/s")
+
+
+def test_a_row_that_has_ended_waits_for_the_others(trained: Trained) -> None:
+    model = load_model(trained.bytes, "cpu").model
+    greedy = generate_batch(model, [[84], [32, 51]], 12, Sampling(temperature=0.0))
+    stop = next(token for token in greedy[0] if token not in greedy[1])
+    ended = generate_batch(model, [[84], [32, 51]], 12, Sampling(temperature=0.0), stop={stop})
+    assert ended == [greedy[0][: greedy[0].index(stop) + 1], greedy[1]]
+    assert len(ended[0]) < 12 == len(ended[1])

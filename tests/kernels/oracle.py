@@ -13,6 +13,8 @@ from torch import Tensor
 from components.attention.spec import AttentionInputs, AttentionSpec
 
 DIFFERENTIABLE = ("q", "k", "v", "alibi_slopes", "sinks")
+IN_DOUBLE = ("blockwise", "sdpa", "reference")
+"""The kernels that train in fp64 on a CPU."""
 
 
 def attend_by_the_book(spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:

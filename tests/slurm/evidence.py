@@ -16,7 +16,7 @@ from lab.dispatch.claim import holder
 from lab.runs import RunFolder
 from lab.training import verified
 
-CLOCKS = ("time", "train/tokens_per_second")
+CLOCKS = ("time", "train/tokens_per_second", "train/mfu")
 
 
 @dataclass(frozen=True)

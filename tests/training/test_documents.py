@@ -6,7 +6,8 @@ import torch
 
 from components.decoder import Decoder
 from lab.training.documents import document_ids
-from lab.training.module import NextToken, token_losses
+from components.loss import token_losses
+from lab.training.module import NextToken
 from lab.training.optimizer import AdamW
 from lab.training.options import Train
 from lab.training.schedule import Constant

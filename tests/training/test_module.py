@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.training.module import StepResult, step_seed, token_losses
+from components.loss import token_losses
+from lab.training.module import StepResult, step_seed
 from lab.training.validation import bits_per_byte, validation_loss
 
 from .tiny import CONTEXT, VOCAB, TinyModel

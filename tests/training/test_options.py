@@ -42,6 +42,7 @@ def test_no_micro_batch_means_the_whole_batch_at_once() -> None:
         ("checkpoint_minutes", float("nan")),
         ("precision", "fp16"),
         ("accelerator", "tpu"),
+        ("compile", "always"),
     ],
 )
 def test_values_that_mean_nothing_are_refused_by_name(option: str, value: object) -> None:
@@ -53,6 +54,7 @@ def test_values_that_mean_nothing_are_refused_by_name(option: str, value: object
 def test_how_a_run_proceeds_is_no_part_of_what_it_is() -> None:
     assert {option.name for option in options(Train) if not option.affects_result} == {
         "micro_batch",
+        "compile",
         "log_every",
         "checkpoint_minutes",
         "accelerator",

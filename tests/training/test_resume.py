@@ -25,7 +25,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows of a run, by tag: (step, value), apart from the speed."""
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()
-    tags = [tag for tag in accumulator.Tags()["scalars"] if tag != "train/tokens_per_second"]
+    tags = [tag for tag in accumulator.Tags()["scalars"] if tag not in ("train/tokens_per_second", "train/mfu")]
     return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
 
 

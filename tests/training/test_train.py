@@ -13,6 +13,7 @@ from components.architecture import Architecture
 from components.attention.heads import GQA
 from components.attention.qk_norm import QKRMSNorm
 from components.attention.span import InterleavedSpan
+from components.attention.kernels import KERNELS
 from components.decoder import Decoder
 from components.embedding import TiedEmbedding, UntiedEmbedding
 from components.initialization import NormalInit
@@ -90,6 +91,10 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
     assert set(kernels) == {"local", "global"}
     for ended in (outcome, again, read_back):
         assert ended.summary["provenance"]["kernels"] == kernels
+        for kind, others in ended.summary["provenance"]["kernels_passed_over"].items():
+            assert set(others) == set(KERNELS) - {kernels[kind]}
+            assert others["xformers"].startswith("refuses: device = cpu")
+            assert others["flex"].startswith("refuses: training on cpu")
     assert outcome.summary["costs"]["parameters"] == sum(p.numel() for p in model.parameters())
 
 

@@ -117,7 +117,7 @@ def points(folder: Path) -> list[dict[str, Any]]:
 
 def timeless(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what two equal runs differ in."""
-    clocks = ("time", "train/tokens_per_second")
+    clocks = ("time", "train/tokens_per_second", "train/mfu")
     return [{key: value for key, value in point.items() if key not in clocks} for point in points(folder)]
 
 

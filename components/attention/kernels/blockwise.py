@@ -5,7 +5,7 @@ log-sum-exp of each row (FlashAttention-2, 2307.08691), with the soft-cap's deri
 a key-value head are rows of one matrix product, so grouped heads never expand keys in memory.
 
 Shapes: N = B·K pairs of a sequence and a key-value head, n of the N at a time, G query heads a key-value head,
-R = G · queries in a block, W keys in a tile, D head_dim (E that of values).
+M = T · G rows of queries, R = G · queries in a block, W keys in a tile, D head_dim (E that of values).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from components.attention.kernels.kernel import Kernel, reach
-from components.attention.kernels.scores import Meaning, Piece, Scores, flat, grouped
+from components.attention.kernels.scores import Meaning, Piece, Scores, flat, heads, rows
 from components.attention.spec import AttentionInputs, AttentionSpec
 
 
@@ -62,22 +62,21 @@ class _Attention(torch.autograd.Function):
         documents: Tensor | None,
         meaning: Meaning,
     ) -> tuple[Tensor, Tensor]:
-        """Output [B, H, T, E], and the log-sum-exp [N, G, T, 1] of each row's scores and sink."""
+        """Output [B, H, T, E], and the log-sum-exp [N, M, 1] of each row's scores and sink."""
         scores = Scores(q, k, slopes, documents, meaning)
         v_NSE = flat(v, scores.dtype)
         sinks_NG11 = None if sinks is None else scores.by_head(sinks)
-        N, G, T, _ = scores.q_NGTD.shape
-        out_NGTE = q.new_empty(N, G, T, v.shape[3])
-        lse_NGT1 = v_NSE.new_empty(N, G, T, 1)
+        N, M, _ = scores.q_NMD.shape
+        out_NME = v_NSE.new_zeros(N, M, v.shape[3])
+        lse_NM1 = v_NSE.new_zeros(N, M, 1)
         for piece in scores.pieces():
-            values, lse = _attend(scores, piece, v_NSE[piece.heads])
+            values, lse = piece.of(out_NME), piece.of(lse_NM1)
+            _attend(scores, piece, v_NSE[piece.heads], values, lse)
             if sinks_NG11 is not None:
-                sink = sinks_NG11[piece.heads].expand(-1, -1, len(piece.block), -1).reshape(lse.shape)
-                of_scores, lse = lse, torch.logaddexp(lse, sink)
-                values.mul_((of_scores - lse).exp_())
-            piece.of(out_NGTE).copy_(piece.ungroup(values))
-            piece.of(lse_NGT1).copy_(piece.ungroup(lse))
-        return out_NGTE.view(*q.shape[:3], v.shape[3]), lse_NGT1
+                of_scores, by_query = lse.clone(), piece.by_query(lse)
+                by_query.copy_(torch.logaddexp(by_query, sinks_NG11[piece.heads]))
+                values.mul_(of_scores.sub_(lse).exp_())
+        return heads(out_NME, q, scores.group), lse_NM1
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -89,36 +88,35 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: what follows is not recorded
             raise RuntimeError("attention kernel 'blockwise' has no second derivatives; use reference")
-        q, k, v, slopes, sinks, documents, out, lse_NGT1 = ctx.saved_tensors
+        q, k, v, slopes, sinks, documents, out, lse_NM1 = ctx.saved_tensors
         scores = Scores(q, k, slopes, documents, ctx.meaning)
-        d_out_NGTE = grouped(d_out, k).to(scores.dtype)
+        d_out_NME = rows(d_out, scores.group).to(scores.dtype)
         # What a row's weights have in common in their gradient: Σ_j p_j dp_j = o · do. A sink adds nothing to it.
-        delta_NGT1 = (d_out_NGTE * grouped(out, k)).sum(-1, keepdim=True)
+        delta_NM1 = (d_out_NME * rows(out, scores.group)).sum(-1, keepdim=True)
         d_sinks = None
         if sinks is not None and ctx.needs_input_grad[4]:
-            weight_NGT1 = (scores.by_head(sinks) - lse_NGT1).exp_()
-            d_sinks = _over_sequences(-(weight_NGT1 * delta_NGT1).sum((2, 3)), sinks)
+            weight_NTG = (scores.by_head(sinks)[..., 0].mT - _by_head(lse_NM1, scores)).exp_()
+            d_sinks = _over_sequences(-(weight_NTG * _by_head(delta_NM1, scores)).sum(1), sinks)
+        shift_NM1 = None
+        if scores.bounded:  # weights stay sums of exponentials, and what they meet is normalised instead: a pass less
+            share_NM1 = lse_NM1.neg().exp_()
+            d_out_NME, delta_NM1 = d_out_NME * share_NM1, delta_NM1 * share_NM1
+        else:
+            shift_NM1 = lse_NM1 / scores.base
 
         v_NSE = flat(v, scores.dtype)
         grads = _Gradients(
-            d_q_NGTD=torch.empty_like(scores.q_NGTD, dtype=scores.dtype, memory_format=torch.contiguous_format),
+            d_q_NMD=torch.zeros_like(scores.q_NMD),
             d_k_NDS=torch.zeros_like(scores.k_NSD.mT, memory_format=torch.contiguous_format),
             d_v_NES=torch.zeros_like(v_NSE.mT, memory_format=torch.contiguous_format),
-            d_slopes_NG=lse_NGT1.new_zeros(lse_NGT1.shape[:2]) if ctx.needs_input_grad[3] else None,
+            d_slopes_NG=lse_NM1.new_zeros(len(lse_NM1), scores.group) if ctx.needs_input_grad[3] else None,
         )
         for piece in scores.pieces():
-            _differentiate(
-                scores,
-                piece,
-                v_NSE[piece.heads],
-                piece.group(lse_NGT1),
-                piece.group(delta_NGT1),
-                piece.group(d_out_NGTE),
-                grads,
-            )
+            shift = None if shift_NM1 is None else piece.of(shift_NM1)
+            _differentiate(scores, piece, v_NSE[piece.heads], shift, piece.of(delta_NM1), piece.of(d_out_NME), grads)
         d_slopes = None if grads.d_slopes_NG is None else _over_sequences(grads.d_slopes_NG, slopes)
         return (
-            grads.d_q_NGTD.view(q.shape).to(q.dtype),
+            heads(grads.d_q_NMD, q, scores.group),
             grads.d_k_NDS.view(*k.shape[:2], k.shape[3], k.shape[2]).mT.to(k.dtype),
             grads.d_v_NES.view(*v.shape[:2], v.shape[3], v.shape[2]).mT.to(v.dtype),
             d_slopes,
@@ -128,16 +126,15 @@ class _Attention(torch.autograd.Function):
         )
 
 
-def _attend(scores: Scores, piece: Piece, v_nSE: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [n, R, E] and natural log-sum-exp [n, R, 1] of a block of queries, without sinks."""
-    n, R, _ = piece.q_nRD.shape
-    values_nRE = v_nSE.new_zeros(n, R, v_nSE.shape[2])
-    total_nR1 = v_nSE.new_zeros(n, R, 1)
-    # A finite start: a row that sees nothing of its first tile must not compute -inf less -inf.
-    highest_nR1 = v_nSE.new_full((n, R, 1), torch.finfo(v_nSE.dtype).min)
+def _attend(scores: Scores, piece: Piece, v_nSE: Tensor, values_nRE: Tensor, lse_nR1: Tensor) -> None:
+    """Write a block's values [n, R, E] and natural log-sum-exps [n, R, 1], without sinks, over zeros."""
+    total_nR1, highest_nR1 = lse_nR1, None
+    if not scores.bounded:
+        # A finite start: a row that sees nothing of its first tile must not compute -inf less -inf.
+        highest_nR1 = torch.full_like(lse_nR1, torch.finfo(v_nSE.dtype).min)
     for tile in scores.tiling.tiles(piece.block):
         logits, _ = scores.logits(piece, tile)
-        if not scores.bounded:
+        if highest_nR1 is not None:
             above = torch.maximum(highest_nR1, logits.amax(-1, keepdim=True))
             shrink = (highest_nR1 - above).exp2_()
             values_nRE.mul_(shrink)
@@ -148,15 +145,16 @@ def _attend(scores: Scores, piece: Piece, v_nSE: Tensor) -> tuple[Tensor, Tensor
         total_nR1.add_(weights.sum(-1, keepdim=True))
         values_nRE.baddbmm_(weights, v_nSE[:, tile])
     values_nRE.div_(total_nR1)
-    lse_nR1 = total_nR1.log_()
-    return values_nRE, lse_nR1 if scores.bounded else lse_nR1.add_(highest_nR1, alpha=scores.base)
+    total_nR1.log_()
+    if highest_nR1 is not None:
+        lse_nR1.add_(highest_nR1, alpha=scores.base)
 
 
 @dataclass(frozen=True)
 class _Gradients:
     """Where a backward pass gathers. Keys and values transposed: a product adds faster to few long rows."""
 
-    d_q_NGTD: Tensor
+    d_q_NMD: Tensor
     d_k_NDS: Tensor
     d_v_NES: Tensor
     d_slopes_NG: Tensor | None
@@ -166,21 +164,15 @@ def _differentiate(
     scores: Scores,
     piece: Piece,
     v_nSE: Tensor,
-    lse_nR1: Tensor,
+    shift_nR1: Tensor | None,
     delta_nR1: Tensor,
     d_out_nRE: Tensor,
     grads: _Gradients,
 ) -> None:
     """Add a block's share of the gradients, recomputing its weights tile by tile."""
     d_k_nDS, d_v_nES = grads.d_k_NDS[piece.heads], grads.d_v_NES[piece.heads]
+    q_nRD, d_q_nRD = piece.of(scores.q_NMD), piece.of(grads.d_q_NMD)
     k_nSD = scores.k_NSD[piece.heads]
-    d_q_nRD = torch.zeros_like(piece.q_nRD)
-    shift_nR1 = None
-    if scores.bounded:  # weights stay sums of exponentials, and what they meet is normalised instead: a pass less
-        share_nR1 = lse_nR1.neg().exp_()
-        d_out_nRE, delta_nR1 = d_out_nRE * share_nR1, delta_nR1 * share_nR1
-    else:
-        shift_nR1 = lse_nR1 / scores.base
     for tile in scores.tiling.tiles(piece.block):
         logits, tanh = scores.logits(piece, tile, keep_tanh=True)
         if shift_nR1 is not None:
@@ -191,13 +183,17 @@ def _differentiate(
         torch.bmm(d_out_nRE, v_nSE[:, tile].mT, out=d_scores)
         d_scores.sub_(delta_nR1).mul_(weights)
         if grads.d_slopes_NG is not None:
-            by_distance = piece.ungroup(d_scores) * scores.tiling.distance(piece.block, tile)
+            by_distance = piece.by_query(d_scores) * scores.tiling.distance(piece.block, tile)
             grads.d_slopes_NG[piece.heads] -= by_distance.sum((2, 3))
         if tanh is not None:
             torch.ops.aten.tanh_backward.grad_input(d_scores, tanh, grad_input=d_scores)
         d_q_nRD.baddbmm_(d_scores, k_nSD[:, tile], alpha=scores.scale)
-        d_k_nDS[:, :, tile].baddbmm_(piece.q_nRD.mT, d_scores, alpha=scores.scale / scores.factor)
-    piece.of(grads.d_q_NGTD).copy_(piece.ungroup(d_q_nRD))
+        d_k_nDS[:, :, tile].baddbmm_(q_nRD.mT, d_scores, alpha=scores.scale / scores.factor)
+
+
+def _by_head(x_NM1: Tensor, scores: Scores) -> Tensor:
+    """A number a row as [N, T, G], a view."""
+    return x_NM1.view(len(x_NM1), -1, scores.group)
 
 
 def _over_sequences(x_NG: Tensor, like: Tensor) -> Tensor:

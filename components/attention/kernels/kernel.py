@@ -21,6 +21,72 @@ class KernelRefused(ValueError):
         self.reason = reason
 
 
+@dataclass(frozen=True)
+class Case:
+    """What a kernel may ask about a call beyond its spec, known before tensors exist.
+
+    Attributes:
+        device: a torch device type, such as "cpu" or "cuda".
+        dtype: of q, k and v as the kernel will read them: autocast's where it is on.
+        heads, kv_heads: query heads, key-value heads.
+        batch, queries, keys: B, T, S.
+        head_dim, value_dim: D, Dv.
+        offset: position of the first query among the keys.
+        training: whether gradients will be asked for.
+        alibi, sinks, documents: whether inputs carry them.
+        alibi_trained: whether the slopes are asked for a gradient.
+    """
+
+    device: str
+    dtype: torch.dtype
+    heads: int
+    kv_heads: int
+    queries: int
+    keys: int
+    head_dim: int
+    value_dim: int
+    offset: int = 0
+    batch: int = 1
+    training: bool = False
+    alibi: bool = False
+    sinks: bool = False
+    documents: bool = False
+    alibi_trained: bool = False
+
+    @classmethod
+    def of(cls, inputs: AttentionInputs) -> Case:
+        """The case of a call. Reads shapes, never values."""
+        q, k, v = inputs.q, inputs.k, inputs.v
+        device, dtype = q.device.type, q.dtype
+        if device != "meta" and torch.is_autocast_enabled(device):
+            dtype = _autocast_dtype(dtype, torch.get_autocast_dtype(device))
+        grad, slopes, sinks = torch.is_grad_enabled(), inputs.alibi_slopes, inputs.sinks
+        trained = slopes is not None and slopes.requires_grad
+        gradients = q.requires_grad or k.requires_grad or v.requires_grad or trained
+        return cls(
+            device=device,
+            dtype=dtype,
+            heads=q.shape[1],
+            kv_heads=k.shape[1],
+            queries=q.shape[2],
+            keys=k.shape[2],
+            head_dim=q.shape[3],
+            value_dim=v.shape[3],
+            offset=inputs.offset,
+            batch=q.shape[0],
+            training=grad and (gradients or (sinks is not None and sinks.requires_grad)),
+            alibi=slopes is not None,
+            sinks=sinks is not None,
+            documents=inputs.documents is not None,
+            alibi_trained=grad and trained,
+        )
+
+    @property
+    def own_positions(self) -> bool:
+        """Whether queries and keys are the same positions, as in training: no cache, no room ahead."""
+        return self.offset == 0 and self.queries == self.keys
+
+
 class Kernel(ABC):
     """One way to compute attention. Subclasses say what they refuse and compute the rest.
 
@@ -43,15 +109,20 @@ class Kernel(ABC):
         """
         return None
 
+    def case_refusal(self, spec: AttentionSpec, case: Case) -> str | None:
+        """Why this kernel can't compute a spec that it honours in such a case: its dtype, sizes, gradients."""
+        return None
+
+    def planned_refusal(self, spec: AttentionSpec, case: Case) -> str | None:
+        """Why this kernel will refuse a call, all that can be known before its tensors exist; None if it won't."""
+        reason = self.spec_refusal(
+            spec, alibi=case.alibi, sinks=case.sinks, documents=case.documents, device=case.device
+        )
+        return self.case_refusal(spec, case) if reason is None else reason
+
     def refusal(self, spec: AttentionSpec, inputs: AttentionInputs) -> str | None:
         """Why this kernel can't honour a spec on these inputs; None if it can. Looks at no tensor's values."""
-        return self.spec_refusal(
-            spec,
-            alibi=inputs.alibi_slopes is not None,
-            sinks=inputs.sinks is not None,
-            documents=inputs.documents is not None,
-            device=inputs.q.device.type,
-        )
+        return self.planned_refusal(spec, Case.of(inputs))
 
     def attend(self, spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
         """softmax(mask(cap(scale · q·kᵀ) + ALiBi)) · v, dropout applied: [B, H, T, Dv] in the inputs' dtype.
@@ -132,8 +203,13 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def _autocast_dtype(given: torch.dtype, autocast: torch.dtype) -> torch.dtype:
+    """The dtype in which autocast reads a tensor."""
+    return given if given == torch.float64 else autocast  # fp64 is asked for: autocast leaves it alone too
+
+
 def _in_autocast_dtype(inputs: AttentionInputs, dtype: torch.dtype) -> AttentionInputs:
     def cast(x: Tensor) -> Tensor:
-        return x if x.dtype == torch.float64 else x.to(dtype)  # fp64 is asked for: autocast leaves it alone too
+        return x.to(_autocast_dtype(x.dtype, dtype))
 
     return replace(inputs, q=cast(inputs.q), k=cast(inputs.k), v=cast(inputs.v))

@@ -30,20 +30,16 @@ class Piece:
 
     heads: slice
     block: Block
-    q_nRD: Tensor  # times Scores.factor
+    group: int
 
-    def of(self, x_NGTX: Tensor) -> Tensor:
-        """This piece's part, a view [n, G, queries, X]."""
-        return x_NGTX[self.heads, :, self.block.start : self.block.stop]
+    def of(self, x_NMX: Tensor) -> Tensor:
+        """This piece's rows, a view [n, R, X]."""
+        return x_NMX[self.heads, self.block.start * self.group : self.block.stop * self.group]
 
-    def group(self, x_NGTX: Tensor) -> Tensor:
-        """This piece's part as rows: [n, R, X]."""
-        return self.of(x_NGTX).flatten(1, 2)
-
-    def ungroup(self, x_nRX: Tensor) -> Tensor:
+    def by_query(self, x_nRX: Tensor) -> Tensor:
         """Rows as [n, G, queries, X], a view."""
         n, _, X = x_nRX.shape
-        return x_nRX.view(n, -1, len(self.block), X)
+        return x_nRX.view(n, len(self.block), self.group, X).transpose(1, 2)
 
 
 class Scores:
@@ -57,12 +53,14 @@ class Scores:
         dtype: of every score: fp32, or fp64 for fp64.
         bounded: whether the cap alone keeps every sum of exponentials in range.
         base: natural logarithm of the base in which logits are held: 1, or ln 2 where they are not bounded.
+        group: G.
         factor: what queries are multiplied by in advance.
+        q_NMD: the queries so multiplied.
     """
 
     def __init__(self, q: Tensor, k: Tensor, slopes: Tensor | None, documents: Tensor | None, meaning: Meaning) -> None:
         self.dtype = accumulator(q.dtype)
-        self.q_NGTD = grouped(q, k)
+        self.group = q.shape[1] // k.shape[1]
         self.k_NSD = flat(k, self.dtype)
         # At 0.6 of the last exponent there is room for sums over keys, and for small gradients times exp(-cap).
         limit = 0.6 * math.log(torch.finfo(self.dtype).max)
@@ -71,13 +69,14 @@ class Scores:
         self._cap = None if meaning.softcap is None else meaning.softcap / self.base
         self.scale = meaning.scale
         self.factor = meaning.scale / (meaning.softcap or self.base)
+        self.q_NMD = rows(q, self.group).to(self.dtype) * self.factor
         self.tiling = Tiling(
             q.shape[2],
             k.shape[2],
             meaning.offset,
             causal=meaning.causal,
             window=meaning.window,
-            group=self.q_NGTD.shape[1],
+            group=self.group,
             marks=(1.0, 0.0) if self.bounded else (0.0, -math.inf),
             like=self.k_NSD,
         )
@@ -88,28 +87,26 @@ class Scores:
 
     def by_head(self, x_H: Tensor) -> Tensor:
         """A number a query head, as [N, G, 1, 1] in the scores' dtype."""
-        N, G = self.q_NGTD.shape[:2]
-        return x_H.to(self.dtype).expand(self._batch, -1).reshape(N, G, 1, 1)
+        return x_H.to(self.dtype).expand(self._batch, -1).reshape(-1, self.group, 1, 1)
 
     def pieces(self) -> Iterator[Piece]:
         """Everything there is to compute, a block of queries of some heads at a time."""
-        N, step = self.q_NGTD.shape[0], self.tiling.heads_at_once
+        N, step = self.q_NMD.shape[0], self.tiling.heads_at_once
         for first in range(0, N, step):
             heads = slice(first, min(first + step, N))
             for block in self.tiling.blocks():
-                q_nGrD = self.q_NGTD[heads, :, block.start : block.stop].to(self.dtype)
-                yield Piece(heads, block, (q_nGrD * self.factor).flatten(1, 2))
+                yield Piece(heads, block, self.group)
 
     def logits(self, piece: Piece, tile: slice, *, keep_tanh: bool = False) -> tuple[Tensor, Tensor | None]:
         """A tile's capped and biased scores over `base`, masked unless bounded, and the cap's tanh if it is kept.
 
         Both [n, R, W], in scratch memory: good until the next tile.
         """
-        n, R, _ = piece.q_nRD.shape
-        shape = (n, R, tile.stop - tile.start)
+        q_nRD = piece.of(self.q_NMD)
+        shape = (*q_nRD.shape[:2], tile.stop - tile.start)
         logits = self.scratch.take("logits", *shape)
         tanh = None
-        torch.bmm(piece.q_nRD, self.k_NSD[piece.heads, tile].mT, out=logits)
+        torch.bmm(q_nRD, self.k_NSD[piece.heads, tile].mT, out=logits)
         if self._cap is not None and keep_tanh:
             tanh = torch.tanh(logits, out=self.scratch.take("tanh", *shape))
             torch.mul(tanh, self._cap, out=logits)
@@ -120,12 +117,12 @@ class Scores:
             bias_nG11, first = self._bias_NG11[piece.heads], piece.block.position
             key = torch.arange(tile.start - first, tile.stop - first, device=logits.device)
             query = torch.arange(len(piece.block), device=logits.device)[:, None]
-            piece.ungroup(logits).add_(bias_nG11 * key).sub_(bias_nG11 * query)
+            piece.by_query(logits).add_(bias_nG11 * key).sub_(bias_nG11 * query)
         if not self.bounded:
-            for cut, mask in self.tiling.cuts(piece.ungroup(logits), piece.block, tile):
+            for cut, mask in self.tiling.cuts(piece.by_query(logits), piece.block, tile):
                 cut.add_(mask)
             if self._documents_NS is not None:
-                piece.ungroup(logits).masked_fill_(~self._same_document(piece, tile), -math.inf)
+                piece.by_query(logits).masked_fill_(~self._same_document(piece, tile), -math.inf)
         return logits, tanh
 
     def exponentiate_(self, logits: Tensor, piece: Piece, tile: slice) -> Tensor:
@@ -133,7 +130,7 @@ class Scores:
         if not self.bounded:
             return logits.exp2_()
         logits.exp_()
-        by_query = piece.ungroup(logits)
+        by_query = piece.by_query(logits)
         for cut, mask in self.tiling.cuts(by_query, piece.block, tile):
             cut.mul_(mask)
         if self._documents_NS is not None:
@@ -148,10 +145,17 @@ class Scores:
         return of_query[..., :, None] == documents[..., None, tile]
 
 
-def grouped(x: Tensor, k: Tensor) -> Tensor:
-    """[B, H, T, X] as [N, G, T, X], the heads that share a key-value head side by side."""
+def rows(x: Tensor, group: int) -> Tensor:
+    """[B, H, T, X] as [N, M, X]: the G heads that share a key-value head in turn, query by query."""
     B, H, T, X = x.shape
-    return x.reshape(B * k.shape[1], H // k.shape[1], T, X)
+    return x.view(B, H // group, group, T, X).transpose(2, 3).reshape(-1, T * group, X)
+
+
+def heads(x_NMX: Tensor, like: Tensor, group: int) -> Tensor:
+    """Rows as [B, H, T, X] again: the dtype of `like` [B, H, T, …], the layout in which projections read heads."""
+    B, H, T = like.shape[:3]
+    x_BTKGX = x_NMX.view(B, H // group, T, group, -1).transpose(1, 2)
+    return x_BTKGX.to(like.dtype).reshape(B, T, H, -1).transpose(1, 2)
 
 
 def flat(x: Tensor, dtype: torch.dtype) -> Tensor:

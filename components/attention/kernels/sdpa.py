@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from components.attention.kernels.kernel import Kernel, Reach, accumulator, reach
+from components.attention.kernels.kernel import Case, Kernel, Reach, accumulator, reach
+from components.attention.kernels.reproducible import repeatable
 from components.attention.spec import AttentionInputs, AttentionSpec
 
 
@@ -29,7 +30,7 @@ class Sdpa(Kernel):
         seen = reach(spec, inputs)
         k, v = k[:, :, seen.start : seen.stop], v[:, :, seen.start : seen.stop]
         mask = _mask(seen, inputs)
-        return scaled_dot_product_attention(
+        out = scaled_dot_product_attention(
             q,
             k,
             v,
@@ -39,6 +40,21 @@ class Sdpa(Kernel):
             scale=spec.scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
+        return repeatable(out, "ScaledDotProduct") if q.is_cuda else out
+
+
+def is_fused(spec: AttentionSpec, case: Case) -> bool:
+    """Whether torch takes a fused CUDA kernel that skips what is hidden, for lack of a mask to read.
+
+    Its flash kernel takes 16-bit inputs up to head_dim 256; its memory-efficient one fp32, without grouped heads.
+    """
+    masked = spec.causal and case.queries > 1 and not case.own_positions
+    masked = masked or (spec.window is not None and spec.window < case.keys) or case.alibi or case.documents
+    if masked or spec.softcap is not None or case.sinks:
+        return False
+    if case.dtype in (torch.float16, torch.bfloat16):
+        return case.head_dim == case.value_dim <= 256
+    return case.dtype == torch.float32 and case.heads == case.kv_heads
 
 
 def _mask(seen: Reach, inputs: AttentionInputs) -> Tensor | None:

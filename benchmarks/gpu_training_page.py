@@ -1,0 +1,122 @@
+"""benchmarks/gpu_training.md, from what gpu_training.py measured."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from lab.accounting.conventions import conventions
+from lab.accounting.costs import costs
+from lab.accounting.peaks import peak
+from lab.accounting.utilization import Utilization
+
+TITLE = "# Training a 1B Gemma-2-shaped model on a CUDA device"
+NOT_MEASURED = (
+    f"{TITLE}\n\nNot yet measured: no CUDA device was at hand. `python benchmarks/gpu_training.py` on a machine with "
+    "one\nmeasures and writes this page.\n"
+)
+MFU_AIM, SPEED_AIM = 0.45, 1.3
+
+Found = Mapping[tuple[str, int], Mapping[str, Any]]
+"""What was measured, by implementation and context."""
+
+
+def page(shape: Any, found: Found, *, tiny: bool) -> str:
+    """The results as Markdown.
+
+    Args:
+        shape: `gpu_training.Shape`.
+        tiny: only a trial of the script: a CPU, and a model too small to say anything.
+    """
+    architecture = shape.architecture()
+    contexts = list(dict.fromkeys(context for _, context in found))
+    device = torch.device("cpu" if tiny else "cuda")
+    lines = [TITLE, "", _setting(architecture, shape, device, tiny), ""]
+    rate = peak(device, torch.bfloat16)
+    lines += [f"Peak: {rate.basis}." if rate.flops_per_second else f"No MFU: {rate.basis}.", ""]
+    for context in contexts:
+        rows = {name: each for (name, at), each in found.items() if at == context and name != "kernels"}
+        counted = conventions(architecture, context)
+        use = Utilization(costs(architecture, context).flops_per_token, rate)
+        lines += [
+            f"## T = {context:,}",
+            "",
+            f"{counted['visible'] / 1e9:.3g} GFLOPs a token with the pairs that attention sees, "
+            f"{counted['square'] / 1e9:.3g} with all T²; MFU is of the first.",
+            "",
+            "| implementation | sequences | tokens/s | MFU | peak GiB | |",
+            "|---|--:|--:|--:|--:|---|",
+            *(_row(name, each, use) for name, each in rows.items()),
+            "",
+            *_against(rows, use),
+        ]
+        if ("kernels", context) in found:
+            lines += [*_kernels(found["kernels", context], shape), ""]
+    return "\n".join(lines)
+
+
+def _setting(architecture: Any, shape: Any, device: torch.device, tiny: bool) -> str:
+    name = "a CPU, a trial of the script with a tiny shape" if tiny else torch.cuda.get_device_name(device)
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("torch", "transformers"))
+    cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    return (
+        f"{name}, {datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {versions}{cuda}. "
+        f"{costs(architecture, 1).parameters:,} parameters: {shape.n_layers} layers, d_model {shape.d_model}, "
+        f"{shape.n_heads} heads over {shape.n_kv_heads} of {shape.head_dim}, d_ff {shape.d_ff}, vocabulary "
+        f"{shape.vocab_size:,}, window {shape.window:,} in every second layer, caps 50 and 30; bf16 autocast over fp32 "
+        "weights, AdamW. `python benchmarks/gpu_training.py` makes this page."
+    )
+
+
+def _row(name: str, each: Mapping[str, Any], use: Utilization) -> str:
+    if "problem" in each:
+        return f"| {name} | – | – | – | – | {each['problem'].replace('|', ' ')} |"
+    mfu = use.mfu(each["tokens_per_second"])
+    memory = "–" if each["memory"] is None else f"{each['memory'] / 2**30:.1f}"
+    share = "–" if mfu is None else f"{mfu:.1%}"
+    return f"| {name} | {each['batch']} | {each['tokens_per_second']:,.0f} | {share} | {memory} | {each['note']} |"
+
+
+def _against(rows: Mapping[str, Mapping[str, Any]], use: Utilization) -> list[str]:
+    """The lab's best beside Hugging Face's best that computes the same function."""
+    done = {name: each for name, each in rows.items() if "problem" not in each}
+    sizes = {each["parameters"] for each in done.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"the implementations are not the same model: {sorted(sizes)} parameters")
+    own = {name: each["tokens_per_second"] for name, each in done.items() if name.startswith("lab")}
+    theirs = {name: each["tokens_per_second"] for name, each in done.items() if name.startswith("hf") and each["same"]}
+    if not own or not theirs:
+        return []
+    best, other = max(own, key=own.__getitem__), max(theirs, key=theirs.__getitem__)
+    times = own[best] / theirs[other]
+    mfu = use.mfu(own[best])
+    reached = "" if mfu is None else f" MFU {mfu:.1%} (aim: {MFU_AIM:.0%}, {_kept(mfu >= MFU_AIM)});"
+    return [f"{best}:{reached} {times:.2f} × {other} (aim: {SPEED_AIM} ×, {_kept(times >= SPEED_AIM)}).", ""]
+
+
+def _kept(reached: bool) -> str:
+    return "reached" if reached else "not reached"
+
+
+def _kernels(found: Mapping[str, Any], shape: Any) -> list[str]:
+    """Milliseconds of every kernel, by spec."""
+    if "problem" in found:
+        return [f"Kernels: {found['problem']}"]
+    rows: dict[str, dict[str, str]] = found["kernels"]
+    names = [name for name in next(iter(rows.values())) if name != "chosen"]
+    lines = [
+        f"Attention alone, one sequence, {shape.n_heads} heads over {shape.n_kv_heads} of {shape.head_dim}, bf16: ms "
+        "forward + backward; * is what `auto` chooses.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'--:|' * len(names)}",
+    ]
+    for spec, row in rows.items():
+        cells = [f"{row[name]}*" if name == row["chosen"] else row[name] for name in names]
+        lines.append(f"| {spec} | {' | '.join(cells)} |")
+    return lines

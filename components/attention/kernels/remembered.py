@@ -1,0 +1,44 @@
+"""What layers of one step would otherwise make anew: a few values, each made once for its key."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+V = TypeVar("V")
+
+
+class Remembered(Generic[V]):
+    """The values last used, at most `bound` of them.
+
+    A key may include a tensor, which counts as the same while it is the same object and nobody has written to it.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self._kept: OrderedDict[Hashable, tuple[Tensor | None, V]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable, tensor: Tensor | None, make: Callable[[], V]) -> V:
+        """The value of a key, made if it is not kept. Tensors made in inference mode tell no writes: not kept.
+
+        While torch.compile traces, it is made anew, as part of the graph: what it finds and keeps would be constants.
+        """
+        if torch.compiler.is_compiling() or (tensor is not None and tensor.is_inference()):
+            return make()
+        if tensor is not None:
+            key = (key, id(tensor), tensor._version)  # kept with its tensor, so that no other gets its id
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key][1]
+        value = make()
+        self._kept[key] = (tensor, value)
+        while len(self._kept) > self.bound:
+            self._kept.popitem(last=False)
+        return value

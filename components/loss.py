@@ -1,0 +1,237 @@
+"""Cross-entropy of the next token: from logits, or from hidden states in chunks, so that all logits never exist at once.
+
+    logits = cap · tanh((weight · h + bias) · scale / cap);  loss = logsumexp(logits) - logits[target]
+
+Over a large vocabulary the logits of a batch are larger than the model. `chunked` holds those of some rows only and
+takes their gradients while it has them, in the forward pass, as Liger-Kernel does (2410.10989): three matrix products
+with the head's weight, as many as the plain form has, and no fourth to compute logits again.
+
+Shapes: N tokens, n of them at a time, V vocabulary, d width of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of hidden states.
+
+    Attributes:
+        weight: [V, d]
+        bias: [V] or None.
+        scale: a factor on weight · h + bias.
+        cap: the soft-cap that comes last, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+
+def in_fp32(logits: Tensor) -> Tensor:
+    """Logits as losses are computed from: fp32, or fp64 where they are that."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats of each target, in fp32 whatever the logits are in.
+
+    Args:
+        logits: [B, T, V]
+        targets: [B, T] int64
+    Returns:
+        [B·T] fp32 (fp64 for fp64 logits).
+    """
+    return F.cross_entropy(in_fp32(logits).flatten(0, 1), targets.flatten(), reduction="none")
+
+
+def rows_at_once(tokens: int, vocab_size: int, device: str) -> int | None:
+    """How many tokens' logits `chunked` should hold at a time, or None where the plain form is as good.
+
+    A function of shapes alone, so that the same run always goes the same way. On a CPU a chunk that stays in cache is
+    faster than the plain form at any size that matters; a GPU wants few, large calls. Either way a floor keeps the
+    gradient of the weight from being read and written too often, and bounds the memory at 2 · floor · V numbers.
+    """
+    few, budget = _FEW.get(device, _FEW["cpu"]), _BUDGET.get(device, _BUDGET["cpu"])
+    floor = _FLOOR.get(device, _FLOOR["cpu"])
+    if tokens * vocab_size <= few:
+        return None
+    return min(tokens, max(floor, budget // vocab_size))
+
+
+# By benchmarks/loss_memory.py, in logits. Not measured on CUDA: there only the memory argues for chunks.
+_FEW = {"cpu": 1 << 18, "cuda": 1 << 26}
+_BUDGET = {"cpu": 1 << 20, "cuda": 1 << 25}
+_FLOOR = {"cpu": 256, "cuda": 512}
+
+
+def chunked(
+    hidden: Tensor, head: Head, targets: Tensor, rows: int, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss with its gradients, and its parts.
+
+    Under autocast the matrix products are in its dtype, as the plain form's are, with logits, sums and the gradient of
+    the weight in fp32 at least. Sums over rows are taken in a fixed order: the same inputs give the same bits.
+
+    Args:
+        hidden: [N, d]
+        targets: [N] int64, each in 0 … V - 1.
+        rows: how many tokens at a time.
+        z_loss: weight of the mean of logsumexp(logits)², which the objective contains (2204.02311, section 5).
+    Returns:
+        The objective, a scalar, alone differentiable (once) in hidden, weight and bias; the cross-entropy [N] of each
+        token; the mean of logsumexp². In fp32, or fp64 for fp64 hidden states.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    dtype = hidden.dtype if hidden.dtype == torch.float64 else dtype
+    task = _Task(head.scale, head.cap, rows, z_loss, dtype)
+    with torch.autocast(device, enabled=False):
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, head.weight, head.bias)):
+            found: tuple[Tensor, Tensor, Tensor] = _Chunked.apply(hidden, head.weight, head.bias, targets, task)  # type: ignore[no-untyped-call]
+            return found
+        return task.run(hidden, head.weight, head.bias, targets)[0]
+
+
+Gradients = tuple[Tensor, Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Everything that is not a tensor; `dtype` is that of the matrix products."""
+
+    scale: float
+    cap: float | None
+    rows: int
+    z_loss: float
+    dtype: torch.dtype
+
+    @property
+    def exact(self) -> torch.dtype:
+        """The dtype of logits and sums."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the cap alone keeps every sum of exponentials in range, so that no maximum is needed."""
+        return self.cap is not None and self.cap <= 0.6 * math.log(torch.finfo(self.exact).max)
+
+    def run(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, gradients: bool = False
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Gradients | None]:
+        """The objective, losses [N] and the mean square of the normaliser; and the objective's gradients, if wanted."""
+        N, V = hidden.shape[0], weight.shape[0]
+        h_Nd, w_Vd = hidden.to(self.dtype), weight.to(self.dtype)
+        losses = hidden.new_empty(N, dtype=self.exact)
+        normalizers = torch.empty_like(losses)
+        logits_nV = losses.new_empty(min(self.rows, N), V)
+        tanh_nV = torch.empty_like(logits_nV) if gradients and self.cap is not None else None
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=self.exact) if gradients else None
+        d_bias = None if bias is None or not gradients else torch.zeros_like(bias, dtype=self.exact)
+        for start in range(0, N, self.rows):
+            part = slice(start, min(start + self.rows, N))
+            h_nd, n = h_Nd[part], part.stop - part.start
+            of_part, tanh = logits_nV[:n], None if tanh_nV is None else tanh_nV[:n]
+            self._logits(h_nd, w_Vd, bias, of_part, tanh)
+            target_n1 = of_part.gather(1, targets[part, None])
+            total_n1, normalizer_n1 = self._exponentiate_(of_part)
+            losses[part] = (normalizer_n1 - target_n1)[:, 0]
+            normalizers[part] = normalizer_n1[:, 0]
+            if d_weight is not None:
+                share_n1 = (1 + 2 * self.z_loss * normalizer_n1) / (total_n1 * N)
+                d_logits = self._differentiate_(of_part, share_n1, targets[part], 1 / N, tanh).to(self.dtype)
+                d_hidden[part] = (d_logits @ w_Vd).mul_(self.scale)
+                self._add_product_(d_weight, d_logits, h_nd)
+                if d_bias is not None:
+                    d_bias.add_(d_logits.sum(0, dtype=self.exact), alpha=self.scale)
+        square = normalizers.square().mean()
+        objective = losses.mean() + self.z_loss * square
+        if d_weight is None:
+            return (objective, losses, square), None
+        d_bias = None if d_bias is None or bias is None else d_bias.to(bias.dtype)
+        return (objective, losses, square), (d_hidden, d_weight.to(weight.dtype), d_bias)
+
+    def _logits(self, h_nd: Tensor, w_Vd: Tensor, bias: Tensor | None, out_nV: Tensor, tanh_nV: Tensor | None) -> None:
+        """Capped logits into `out`, and the cap's tanh beside them if it is kept."""
+        if self.dtype == self.exact:
+            torch.mm(h_nd, w_Vd.mT, out=out_nV)
+        else:
+            out_nV.copy_(h_nd @ w_Vd.mT)
+        if bias is not None:
+            out_nV.add_(bias)
+        if self.cap is None:
+            out_nV.mul_(self.scale) if self.scale != 1 else None
+        elif tanh_nV is None:
+            out_nV.mul_(self.scale / self.cap).tanh_().mul_(self.cap)
+        else:
+            torch.tanh(out_nV.mul_(self.scale / self.cap), out=tanh_nV)
+            torch.mul(tanh_nV, self.cap, out=out_nV)
+
+    def _exponentiate_(self, logits_nV: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn logits into exponentials, up to a factor a row, in place → their sums and the logsumexps, each [n, 1]."""
+        if self.bounded:
+            total_n1 = logits_nV.exp_().sum(1, keepdim=True)
+            return total_n1, total_n1.log()
+        highest_n1 = logits_nV.amax(1, keepdim=True)
+        total_n1 = logits_nV.sub_(highest_n1).exp_().sum(1, keepdim=True)
+        return total_n1, total_n1.log() + highest_n1
+
+    def _differentiate_(
+        self, exp_nV: Tensor, share_n1: Tensor, targets_n: Tensor, each: float, tanh_nV: Tensor | None
+    ) -> Tensor:
+        """Turn exponentials into the gradient of what the cap was given, in place."""
+        exp_nV.mul_(share_n1)
+        row = torch.arange(len(targets_n), device=targets_n.device)
+        exp_nV[row, targets_n] -= each
+        if tanh_nV is not None:
+            torch.ops.aten.tanh_backward.grad_input(exp_nV, tanh_nV, grad_input=exp_nV)
+        return exp_nV
+
+    def _add_product_(self, d_weight_Vd: Tensor, d_logits_nV: Tensor, h_nd: Tensor) -> None:
+        """Add d_logitsᵀ · h · scale to the weight's gradient."""
+        if self.dtype == self.exact:
+            d_weight_Vd.addmm_(d_logits_nV.mT, h_nd, alpha=self.scale)
+            return
+        # A product in few bits, added up in fp32: some rows at a time, or it would be as large as the sum.
+        for start in range(0, len(d_weight_Vd), _PRODUCT_ROWS):
+            rows = slice(start, start + _PRODUCT_ROWS)
+            d_weight_Vd[rows].add_(d_logits_nV[:, rows].mT @ h_nd, alpha=self.scale)
+
+
+_PRODUCT_ROWS = 32_768
+
+
+class _Chunked(torch.autograd.Function):
+    """Computes gradients with the loss, and hands them out when the backward pass asks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, task: _Task
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        found, ctx.gradients = task.run(hidden, weight, bias, targets, gradients=True)
+        ctx.task = task
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.mark_non_differentiable(*found[1:])
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, d_objective: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: what follows is not recorded
+            raise RuntimeError("the chunked loss has no second derivatives; take them of the plain form")
+        # Scaled in place, since the weight's may be the largest tensor there is: another backward pass takes them anew.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            with torch.autocast(d_objective.device.type, enabled=False):
+                gradients = ctx.task.run(*ctx.saved_tensors, gradients=True)[1]
+        wanted = zip(gradients, ctx.needs_input_grad, strict=False)
+        return (*(d.mul_(d_objective) if d is not None and needed else None for d, needed in wanted), None, None)

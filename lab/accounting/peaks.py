@@ -1,0 +1,142 @@
+"""The most matrix-product FLOPs a second that a device can do: of GPUs as data, of CPUs as measured here.
+
+A rate that isn't known is said to be so. It is never taken from a device that is merely called alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lab.data.cache import default_cache, locked, write_whole
+
+TABLE = Path(__file__).with_suffix(".yaml")
+SECONDS = 0.6
+"""About how long a measurement may take."""
+_BYTES = 24 * 2**20
+"""Most that its three matrices hold: large enough for the full rate, too small to be a run's peak of memory."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A device's rate of matrix products.
+
+    Attributes:
+        flops_per_second: of one device, dense; None where it isn't known.
+        basis: where the figure comes from, or why there is none.
+    """
+
+    flops_per_second: float | None
+    basis: str
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The peak of a device for matrix products whose factors are of a dtype."""
+    if device.type != "cuda":
+        return measured(dtype)
+    name = torch.cuda.get_device_name(device)
+    on_tensor_cores = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return published(name, "tf32" if on_tensor_cores else str(dtype).removeprefix("torch."))
+
+
+def published(device: str, dtype: str) -> Peak:
+    """The peak that a vendor gives for a device, by torch's name for it; the dtype is such as `bfloat16` or `tf32`."""
+    entry = _table().get(device)
+    if entry is None:
+        return Peak(None, f"no peak is known for the device '{device}' (lab/accounting/peaks.yaml)")
+    if dtype not in entry:
+        return Peak(None, f"the device '{device}' has no known peak in {dtype} (lab/accounting/peaks.yaml)")
+    return Peak(entry[dtype] * 1e12, f"{entry['source']}: {entry[dtype]:g} TFLOP/s dense in {dtype}")
+
+
+def measured(dtype: torch.dtype, cache: Path | None = None) -> Peak:
+    """The rate of matrix products on this machine's CPU with the current number of threads.
+
+    Measured once for each machine, version of torch, number of threads and dtype, in less than a second, and kept in
+    the cache; two processes take turns, so that neither measures beside the other.
+    """
+    name = str(dtype).removeprefix("torch.")
+    known = (platform.node(), torch.__version__, str(torch.get_num_threads()), torch.get_float32_matmul_precision())
+    return _measured(name, known, cache or default_cache())
+
+
+@lru_cache(maxsize=64)
+def _measured(dtype: str, known: tuple[str, ...], cache: Path) -> Peak:
+    machine, version, threads, precision = known
+    file = cache / "matrix-products" / f"{machine},torch-{version},{threads}-threads,{precision},{dtype}.json"
+    if (found := _kept(file)) is not None:
+        return found
+    try:
+        with locked(file.with_suffix(".lock"), lambda: None):
+            if (found := _kept(file)) is None:
+                found = _measure(dtype)
+                write_whole(file, json.dumps(asdict(found), indent=1) + "\n")
+            return found
+    except OSError:  # a cache that can't be written costs the measurement each time
+        return _measure(dtype)
+
+
+def _kept(file: Path) -> Peak | None:
+    with suppress(OSError, ValueError, TypeError):
+        found = Peak(**json.loads(file.read_text(encoding="utf-8")))
+        if isinstance(found.flops_per_second, float) and found.flops_per_second > 0:
+            return found
+    return None
+
+
+def _measure(dtype: str) -> Peak:
+    """The best rate of any product that there is time for, over sizes that double.
+
+    The best and not the mean, and many tries at the largest size: beside other processes most products are slow.
+    """
+    # Its own generator: a run's random numbers are those of a run that measured nothing.
+    generator = torch.Generator().manual_seed(0)
+    kind: torch.dtype = getattr(torch, dtype)
+    largest = 2 ** int(math.log2(math.sqrt(_BYTES / 3 / kind.itemsize)))
+    end = time.perf_counter() + SECONDS
+    best, reached, size = 0.0, 0, 128
+    with torch.inference_mode():
+        while True:
+            a, b = (torch.randn(size, size, generator=generator).to(kind) for _ in range(2))
+            into = a @ b
+            rate = _best_rate(a, b, into, until=0.0)
+            # As many tries at twice the size take eight times as long.
+            last = size == largest or time.perf_counter() + 5 * 2 * (2 * size) ** 3 / rate > end
+            if last:
+                rate = max(rate, _best_rate(a, b, into, until=end))
+            if rate > best:
+                best, reached = rate, size
+            if last:
+                break
+            size *= 2
+    threads = torch.get_num_threads()
+    basis = f"matrix products of {reached} × {reached} in {dtype}, measured on {platform.node()} with {threads} threads"
+    return Peak(best, basis if threads > 1 else basis.removesuffix("s"))
+
+
+def _best_rate(a: torch.Tensor, b: torch.Tensor, into: torch.Tensor, *, until: float) -> float:
+    """FLOPs a second of the fastest of at least four products, and of as many as there is time for."""
+    fastest, tries = math.inf, 0
+    while tries < 4 or time.perf_counter() < until:
+        start = time.perf_counter()
+        torch.mm(a, b, out=into)
+        fastest = min(fastest, time.perf_counter() - start)
+        tries += 1
+    return 2 * len(a) ** 3 / fastest
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, dict[str, Any]]:
+    """Device name → dtype → TFLOP/s, and its `source`."""
+    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return {name: entry for entry in entries for name in entry["names"]}

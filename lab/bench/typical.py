@@ -1,0 +1,89 @@
+"""What the published architectures ask of attention, and which kernel answers each of it on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from components.attention import kernels
+from components.attention.spec import AttentionInputs, AttentionSpec
+from lab.bench.conformance import Shape, draw, trained
+
+CAP = 5.0
+"""Gemma 2 caps at 50 scores that drawn inputs don't reach: lost, it would go unnoticed."""
+
+
+@dataclass(frozen=True)
+class Typical:
+    """A spec by name.
+
+    Attributes:
+        spec: what is computed.
+        carried: which inputs come along: `alibi`, `sinks`, `documents`.
+        decoding: whether it is one token after a cache, rather than a whole sequence.
+    """
+
+    name: str
+    spec: AttentionSpec
+    carried: Mapping[str, bool] = field(default_factory=dict)
+    decoding: bool = False
+
+    def shape(self, whole: Shape) -> Shape:
+        """The sizes of a call: of a whole sequence, or of its last token after a cache of the others."""
+        return replace(whole, queries=1, offset=whole.queries - 1) if self.decoding else whole
+
+
+def specs(context: int, head_dim: int) -> list[Typical]:
+    """Every one of them, for sequences of that many tokens; windows are a quarter of it."""
+    plain = AttentionSpec(head_dim**-0.5)
+    window = max(1, context // 4)
+    return [
+        Typical("causal", plain),
+        Typical("window", replace(plain, window=window)),
+        Typical("soft-cap", replace(plain, softcap=CAP)),
+        Typical("window and soft-cap", replace(plain, window=window, softcap=CAP)),
+        Typical("documents", plain, {"documents": True}),
+        Typical("window and documents", replace(plain, window=window), {"documents": True}),
+        Typical("ALiBi", plain, {"alibi": True}),
+        Typical("sinks", plain, {"sinks": True}),
+        Typical("dropout", replace(plain, dropout=0.1)),
+        Typical("not causal", replace(plain, causal=False)),
+        Typical("decoding", plain, decoding=True),
+        Typical("decoding, window and soft-cap", replace(plain, window=window, softcap=CAP), decoding=True),
+    ]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Which kernel answers a typical spec here.
+
+    Attributes:
+        spec: its name.
+        auto: the kernel that `auto` takes.
+        others: kernel → why not that one.
+    """
+
+    spec: str
+    auto: str
+    others: Mapping[str, str]
+
+    @property
+    def refusals(self) -> dict[str, str]:
+        """kernel → why it refuses, of those that do."""
+        return {name: why.removeprefix(_REFUSES) for name, why in self.others.items() if why.startswith(_REFUSES)}
+
+
+_REFUSES = "refuses: "
+
+
+def answers(device: str, dtype: torch.dtype) -> list[Answered]:
+    """Every typical spec on a kind of device: those of sequences as in training, decoding without gradients."""
+    whole = Shape(batch=1, heads=8, kv_heads=4, queries=1024, head_dim=64)
+    found = []
+    for each in specs(whole.queries, whole.head_dim):
+        inputs: AttentionInputs = draw(each.shape(whole), dtype, device, **each.carried)
+        choice = kernels.explain(each.spec, inputs if each.decoding else trained(inputs))
+        found.append(Answered(each.name, choice.kernel, choice.others))
+    return found

@@ -1,0 +1,172 @@
+"""Whether a run's blocks go through torch.compile, and what happens where that fails.
+
+Only the blocks are compiled (embedding, head and loss are few large operations), and attention kernels stay as they are
+inside of them: every layer then shares the same few graphs, and compiling takes a minute where the whole model takes
+many. What is compiled differs from what is not in the last bits, so a run that goes on keeps to what it began with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from components.registry import OptionError
+from lab.training.options import Train
+from lab.training.world import World
+
+Result = TypeVar("Result")
+
+REPAID_FLOPS = {"cpu": 1e14, "cuda": 1e17}
+"""Training FLOPs from which `auto` compiles, by kind of device.
+
+Compiling takes about half a minute of two cores the first time (benchmarks/train_throughput.md) and makes steps a fifth
+to a third shorter: it is repaid after some two minutes of training. These are several times that, at the speed of a few
+cores and of one large GPU.
+"""
+
+
+class Compiler:
+    """Compiles a model's blocks when training starts, if that is asked for or pays.
+
+    Attributes:
+        verdict: `on: …` or `off: …` with the reason; None until training starts. A checkpoint keeps it.
+    """
+
+    def __init__(self, model: nn.Module, train: Train, device: torch.device, world: World) -> None:
+        """
+        Raises:
+            OptionError: at train.compile, where it is `on` and can't be.
+        """
+        self.verdict: str | None = None
+        self._model, self._train, self._device = model, train, device
+        self._obstacle = _obstacle(model, device, world)
+        self._untried = False
+        if train.compile == "on" and self._obstacle is not None:
+            raise OptionError("train.compile", f"on is not possible here: {self._obstacle}; auto or off would train")
+
+    def start(self) -> None:
+        """Decide, and compile from the next step on; an attempt that goes on from a checkpoint decides as it did."""
+        earlier, self.verdict = self.verdict, self._decide(self.verdict)
+        if earlier is not None and _on(earlier) != _on(self.verdict):
+            _warn(f"{self.verdict}; it was {earlier}: from here on the last bits may differ")
+        elif self._train.compile == "auto" and self._repaid and self._obstacle is not None and earlier is None:
+            _warn(self.verdict)
+        if _on(self.verdict):
+            for block in _blocks(self._model):
+                block.compile(dynamic=False)
+            self._untried = True
+
+    def step(self, work: Callable[[], Result], undo: Callable[[], None]) -> Result:
+        """What `work` gives, a step's passes forward and backward: the first time is when compiling happens.
+
+        Args:
+            undo: takes back what work may have done before it failed; it is then done again without compiling.
+        Raises:
+            OptionError: compiling failed where it was asked for.
+        """
+        if not self._untried:
+            return work()
+        self._untried = False
+        try:
+            with _unwarned():
+                return work()
+        except _failures() as error:
+            reason = f"torch.compile failed: {_first_line(error)}"
+            if self._train.compile == "on":
+                raise OptionError("train.compile", f"{reason}; auto or off would train") from error
+            self.verdict = f"off: {reason}"
+            _warn(self.verdict)
+            self._set([None] * len(_blocks(self._model)))
+            undo()
+            return work()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is called in here runs uncompiled: validation would need graphs of its own."""
+        compiled = [block._compiled_call_impl for block in _blocks(self._model)]
+        self._set([None] * len(compiled))
+        try:
+            yield
+        finally:
+            self._set(compiled)
+
+    def _set(self, calls: list[Any]) -> None:
+        for block, call in zip(_blocks(self._model), calls, strict=True):
+            block._compiled_call_impl = call
+
+    def _decide(self, earlier: str | None) -> str:
+        if self._train.compile != "auto":
+            return f"{self._train.compile}: asked for"
+        if self._obstacle is not None:
+            return f"off: {self._obstacle}"
+        if earlier is not None:
+            return earlier
+        at_least = REPAID_FLOPS[self._device.type]
+        budget = f"the budget of about {self._flops:.1e} FLOPs"
+        if self._repaid:
+            return f"on: {budget} repays it (from {at_least:.0e})"
+        return f"off: {budget} does not repay it (from {at_least:.0e})"
+
+    @property
+    def _flops(self) -> float:
+        return 6.0 * self._train.tokens * sum(parameter.numel() for parameter in self._model.parameters())
+
+    @property
+    def _repaid(self) -> bool:
+        return self._flops >= REPAID_FLOPS[self._device.type]
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    layers = getattr(model, "layers", None)
+    return list(layers) if isinstance(layers, nn.ModuleList) else []
+
+
+def _obstacle(model: nn.Module, device: torch.device, world: World) -> str | None:
+    """Why the blocks can't be compiled here; None if nothing is known to be in the way."""
+    if not _blocks(model):
+        return "the model has no blocks"
+    if world.several:
+        return "several processes train together"
+    if device.type != "cpu":
+        return None
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        return "no C++ compiler was found (g++ or clang++, or the one that CXX names)"
+    return None
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    return TorchDynamoException, CppCompileError, InvalidCxxCompiler
+
+
+def _on(verdict: str) -> bool:
+    return verdict.startswith("on")
+
+
+def _first_line(error: Exception) -> str:
+    text: Any = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return str(text).strip().rstrip(":")[:200]
+
+
+def _warn(message: str) -> None:
+    print(f"warning: train.compile: {message}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Tracing warns of what it cannot see through, such as the kernels that are kept from it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor|functorch).*")
+        yield
