@@ -83,7 +83,7 @@ def main(
     clock: str,
     out: str,
 ) -> None:
-    """Print and keep the tables; exit code 1 where the bar of twice the tokens/s, or a byte of the formula, is missed."""
+    """Print and keep the tables; exit code 1 where twice the tokens/s, or a byte of the formula, is missed."""
     torch.set_num_threads(threads)
     now = time.perf_counter if clock == "wall" else time.process_time
     theirs, ours = models(d_model, layers)
@@ -156,7 +156,7 @@ def speeds(
 ) -> tuple[list[str], bool]:
     """The table of tokens/s, and whether all of it meets the bar."""
     lines = [
-        "| batch | context | Hugging Face tokens/s | lab tokens/s | times | same tokens | Hugging Face's prompt s | lab's |",
+        "| batch | context | Hugging Face tokens/s | lab tokens/s | times | same tokens | its prompt s | lab's |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     met = True
