@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm import lab
 
 TINY = [
     "train.tokens=3k", "train.context=32", "train.global_batch=4", "validation.tokens=256", "validation.every=null",
     "schedule.warmup_tokens=0", "model.d_model=16", "model.n_layers=2", "model.mlp.d_ff=24", "model.heads.head_dim=4",
     "train.accelerator=cpu", "data.corpus.parts=[prose]",
 ]  # fmt: skip
-
-
-def lab(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lab.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.mark.parametrize(
