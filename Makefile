@@ -24,7 +24,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy components lab
 
 tests: $(VENV)/.installed-dev browser slurm-packages
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal  # a worker a core, a thread a worker
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal  # a thread a worker; one of them often waits for a cluster
 
 # The browser tests drive a real Chromium. Where it can be installed it is; elsewhere those tests are skipped, saying so.
 browser:

@@ -67,6 +67,7 @@ class Option:
     type: Any
     default: Any  # dataclasses.MISSING where the option must be given
     affects_result: bool = True
+    expected: str | None = None  # in words, where the type alone says too little
 
     @property
     def required(self) -> bool:
@@ -170,7 +171,11 @@ def _options(cls: type[Any]) -> tuple[Option, ...]:
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        found.append(Option(field.name, hints[field.name], default, field.metadata.get("affects_result", True)))
+        notes = field.metadata
+        option = Option(
+            field.name, hints[field.name], default, notes.get("affects_result", True), notes.get("expected")
+        )
+        found.append(option)
     return tuple(found)
 
 

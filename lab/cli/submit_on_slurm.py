@@ -39,9 +39,7 @@ def submit(plan: Plan, root: Path, settings: Settings, *, reselect: bool, wait: 
     for line in stages.news():
         click.echo(line)
     group = journal.new_group()
-    sent = (
-        submission.submit_slurm(ready, root, plan.sweep, settings, group=group) if ready.to_run else submission.Sent()
-    )
+    sent = submission.send(ready.to_run, root, plan.sweep, settings, group=group) if ready.to_run else submission.Sent()
     if ready.to_run:
         click.echo(f"SLURM: {sent.describe()}")
     if any(found.waiting and not found.stuck for found in stages.unpicked):

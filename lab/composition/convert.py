@@ -84,7 +84,7 @@ def _dataclass(cls: Any, value: Any, path: str) -> Any:
         if name in value and value[name] != "???":
             arguments[name] = convert(option.type, value[name], join(path, name))
         elif option.required:
-            raise ConversionError(join(path, name), f"is missing: expected {expected(option.type)}")
+            raise ConversionError(join(path, name), f"is missing: expected {option.expected or expected(option.type)}")
     try:
         return cls(**arguments)
     except OptionError as error:

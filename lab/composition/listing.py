@@ -100,12 +100,23 @@ def type_name(annotation: Any) -> str:
 
 
 def _files(what: str) -> list[dict[str, Any]]:
+    files = available(what)
+    contents = {name: yaml.safe_load(path.read_text(encoding="utf-8")) or {} for name, path in files.items()}
     found = []
-    for name, path in available(what).items():
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        about = content.get("question") or _opening_comment(path.read_text(encoding="utf-8"))
+    for name, path in files.items():
+        about = _question(name, contents) or _opening_comment(path.read_text(encoding="utf-8"))
         found.append({"name": name, "about": about, "file": display(path)})
     return found
+
+
+def _question(name: str, contents: Mapping[str, Any], below: frozenset[str] = frozenset()) -> str | None:
+    """A sweep's question, or that of the sweep which it extends."""
+    content = contents.get(name)
+    if not isinstance(content, dict) or name in below:
+        return None
+    extended = content.get("extends")
+    inherited = _question(extended, contents, below | {name}) if isinstance(extended, str) else None
+    return content.get("question") or inherited
 
 
 def _opening_comment(text: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lab.dispatch.machine import THREAD_VARIABLES, available_cores, available_gpus
+from lab.dispatch.machine import THREAD_VARIABLES, available_cores, available_gpus, cpu
 
 _ROOM = 2**30  # bytes below which a disk is soon full of checkpoints
 _FEW_FILES = 10_000  # files that a sweep of a thousand runs makes
@@ -94,7 +94,7 @@ def _torch() -> list[Finding]:
         said = f"{len(visible)} NVIDIA GPUs are here, and torch, which is built {built}, can use none of them"
         found.append(Finding("devices", said, "install the torch that fits the driver: https://pytorch.org", facts))
     else:
-        found.append(Finding("devices", f"CPU ({_cpu()}); no CUDA device", facts=facts))
+        found.append(Finding("devices", f"CPU ({cpu()}); no CUDA device", facts=facts))
     return found
 
 
@@ -170,14 +170,6 @@ def _root(root: Path) -> list[Finding]:
         said += f", and {files:,} files more may be made"
         return [Finding("root", said, "a run makes about ten files: choose another --root", facts)]
     return [Finding("root", said, facts=facts)]
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _cpu_flags() -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,15 @@ def available_gpus() -> tuple[str, ...]:
         return ()
     count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
     return tuple(str(index) for index in range(count))
+
+
+def cpu() -> str:
+    """The CPU's name."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _cgroup_quota(root: Path) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import platform
-import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from lab.code import current, digest, repository
 from lab.code import refusal as other_code
 from lab.dispatch.claim import Claim
+from lab.dispatch.machine import cpu
 from lab.runs import RunFolder, write_json
 
 
@@ -27,7 +27,7 @@ def of_process() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "lightning", "numpy")},
         "commit": here.commit,
@@ -71,11 +71,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lab.training.module import NextToken
     from lab.training.teacher import Teacher
 
-REFERS_TO_RUN = {"refers_to_run": True}
+REFERS_TO_RUN = {"refers_to_run": True, "expected": "a run, such as sweep/arm/seed-0"}
 """Metadata of a component's text option that names a run, and in a frozen configuration holds its identity."""
 
 
@@ -88,7 +88,7 @@ class Distillation(Recipe):
 
     def __post_init__(self) -> None:
         if not self.teacher:
-            raise OptionError("teacher", "expected a run, such as sweep/arm/seed-0")
+            raise OptionError("teacher", f"expected {REFERS_TO_RUN['expected']}")
         if not self.temperature > 0:
             raise OptionError("temperature", f"must be positive, got {self.temperature}")
         if not 0 <= self.hard_label_weight < 1:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm import lab
 
 TINY = [
     "train.tokens=3k", "train.context=32", "train.global_batch=4", "validation.tokens=256", "validation.every=null",
@@ -16,17 +16,13 @@ TINY = [
 ]  # fmt: skip
 
 
-def lab(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lab.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "gemma2_tiny", "model/headz=mha"], "did you mean 'model/heads'?"),
         (["train", "gemma2_tiny", "model.window=-3"], "did you mean 'model.span.window'?"),
         (["train", "gemma2_tiny", "train.tokens=banana"], "got 'banana'"),
+        (["train", "gemma2_tiny", "recipe=distillation"], "recipe.teacher: is missing: expected a run, such as"),
         (["plan", "nosuch"], "no sweep is called 'nosuch'"),
         (["submit", "nosuch"], "no sweep is called 'nosuch'"),
         (["compare", "nosuch"], "nosuch"),
@@ -130,6 +126,16 @@ def test_every_list_has_json(what: str) -> None:
     rows = json.loads(lab("list", what, "--json").stdout)
     assert rows
     assert all(row["name"] and row["about"] for row in rows)
+
+
+def test_a_sweep_that_extends_another_is_listed_with_its_question(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    for name, text in {"again": "extends: glu", "third": "extends: again", "round": "extends: round"}.items():
+        (tmp_path / "sweeps" / f"{name}.yaml").write_text(f"{text}\nseeds: 2\n")
+    about = {row["name"]: row["about"] for row in json.loads(lab("list", "sweeps", "--json", cwd=tmp_path).stdout)}
+    assert about["glu"].startswith("Is a gated MLP")
+    assert about["again"] == about["third"] == about["glu"]
+    assert about["round"] == ""
 
 
 def test_list_shows_the_whole_description_of_a_kinds_components() -> None:

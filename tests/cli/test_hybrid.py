@@ -44,7 +44,7 @@ def test_a_killed_hybrid_ends_as_one_that_was_not_bit_for_bit(tmp_path: Path) ->
     assert planned.info["components"]["mixer/linear"] >= 1
     whole = prepare([planned], tmp_path / "whole").order[0]
     killed = prepare([planned], tmp_path / "killed").order[0]
-    assert start(whole, tmp_path / "cache").wait(120) == 0
+    assert start(whole, tmp_path / "cache").wait(600) == 0
 
     worker = start(killed, tmp_path / "cache")
     deadline = time.monotonic() + 120
@@ -58,7 +58,7 @@ def test_a_killed_hybrid_ends_as_one_that_was_not_bit_for_bit(tmp_path: Path) ->
     assert newest is not None
     assert 5 <= verified.step_of(newest) < 47
     assert killed.summary is None
-    assert start(killed, tmp_path / "cache").wait(120) == 0
+    assert start(killed, tmp_path / "cache").wait(600) == 0
 
     ours, theirs = verified.model_weights(killed.path), verified.model_weights(whole.path)
     assert ours.keys() == theirs.keys()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.warm import lab
+
 
 def plan(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lab.cli.main", "plan", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return lab("plan", *arguments, cwd=cwd)
 
 
 def test_a_plan_is_read_from_top_to_bottom_and_makes_nothing(tmp_path: Path) -> None:
@@ -88,8 +88,7 @@ def test_an_ended_run_is_finished_in_the_plan_and_measured(tmp_path: Path) -> No
         "  model.mlp.d_ff: 24\n"
         "  model.heads.head_dim: 4\n"
     )
-    command = [sys.executable, "-m", "lab.cli.main", "submit", "tiny"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert lab("submit", "tiny", cwd=tmp_path).returncode == 0
     done = plan("tiny", "--budget", "1h", cwd=tmp_path)
     assert "4 runs (2 arms × 2 seeds): 4 finished" in done.stdout
     assert "measured in 2 runs" in done.stdout

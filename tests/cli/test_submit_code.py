@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from lab.errors import RequestError
 from lab.planning.plan import plan_sweep, plan_train
 from lab.planning.store import write_plan
 from lab.runs import write_json
+from tests.warm import lab
 
 OTHER = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
 
@@ -46,9 +45,7 @@ def test_a_plan_of_other_code_is_submitted_only_where_that_was_said(folder: Path
 def test_a_queued_run_of_other_code_is_refused_up_front(folder: Path) -> None:
     run = prepare(plan_sweep("mine").runs, folder / "runs").new[0]
     write_json(run.path / "run.json", run.info | {"code": OTHER})
-    done = subprocess.run(
-        [sys.executable, "-m", "lab.cli.main", "submit", "mine"], capture_output=True, text=True, check=False
-    )
+    done = lab("submit", "mine")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("lab: ")

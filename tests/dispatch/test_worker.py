@@ -27,7 +27,7 @@ Serve = Callable[[], "subprocess.Popen[str]"]
 
 
 def work(run: RunFolder, *arguments: str) -> int:
-    done = subprocess.run([*FAKE_WORKER, str(run.path), *arguments], capture_output=True, timeout=30)
+    done = subprocess.run([*FAKE_WORKER, str(run.path), *arguments], capture_output=True, timeout=180)
     assert done.stdout == b""
     return done.returncode
 

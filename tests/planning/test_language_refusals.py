@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lab.errors import RequestError
 from lab.planning.plan import plan_sweep
+from tests.warm import lab
 
 CORPUS = Path(__file__).parent / "bad_sweeps"
 FILES = sorted(CORPUS.glob("*.yaml"))
@@ -56,13 +54,7 @@ def test_a_mistaken_sweep_is_refused_with_its_line_and_key(folder: Path, path: P
 def test_the_commands_end_with_2_and_make_nothing(folder: Path, name: str, command: str) -> None:
     shutil.copy(CORPUS / f"{name}.yaml", folder / "sweeps")
     before = sorted(folder.rglob("*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "lab.cli.main", command, name],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    done = lab(command, name)
     assert done.returncode == 2
     assert done.stderr.startswith("lab: ")
     assert expected(CORPUS / f"{name}.yaml") in done.stderr

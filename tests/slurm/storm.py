@@ -39,8 +39,7 @@ class Storm:
         self._two.sweep(TOGETHER)
         self.folders = {name: self._one.run("array", SEEDS[name]) for name in ARRAY}
         self.folders |= {name: self._one.run(name, SEEDS[name]) for name in ("preempted", "moved")}
-        if not os.environ.get("S2_ALONE"):
-            self.folders[TOGETHER] = self._two.run(TOGETHER)
+        self.folders[TOGETHER] = self._two.run(TOGETHER)
         self._jobs: dict[str, str] = {}
         self._released: set[tuple[str, str]] = set()
 

@@ -45,7 +45,7 @@ class NextStage:
         assert ready is not None
         print("\n".join([ready.describe(), *stages.news()]), flush=True)
         try:
-            sent = submission.submit_slurm(ready, root, plan.sweep, settings, worker=self.worker)
+            sent = submission.send(ready.to_run, root, plan.sweep, settings, worker=self.worker)
         except (RequestError, OSError) as error:
             print(f"{error}\nso the runs are done here", flush=True)
             self._here([run.name for run in ready.to_run], record)

@@ -18,7 +18,7 @@ from lab.dispatch.slurm.job import Job
 from lab.dispatch.slurm.journal import Record, Task
 from lab.dispatch.slurm.packing import dependency, pack
 from lab.dispatch.slurm.settings import Settings
-from lab.dispatch.submit import PlannedRun, Submission
+from lab.dispatch.submit import PlannedRun
 from lab.errors import RequestError
 from lab.runs import RunFolder
 
@@ -104,19 +104,6 @@ def to_send(planned: Sequence[Planned], root: Path, *, retry_failed: bool = Fals
                 continue
         left.append(run)
     return left
-
-
-def submit_slurm(
-    submission: Submission,
-    root: Path,
-    sweep: str,
-    settings: Settings,
-    *,
-    group: str | None = None,
-    worker: tuple[str, ...] | None = None,
-) -> Sent:
-    """Send what a prepared submission is to run; see `send`."""
-    return send(submission.to_run, root, sweep, settings, group=group, worker=worker)
 
 
 def send(
