@@ -1,4 +1,4 @@
-"""Cross-entropy of the next token: from logits, or from hidden states in chunks, so that all logits never exist at once.
+"""Cross-entropy of the next token: from logits, or from hidden states in chunks, never making all logits at once.
 
     logits = cap · tanh((weight · h + bias) · scale / cap);  loss = logsumexp(logits) - logits[target]
 
@@ -178,7 +178,7 @@ class _Task:
             torch.mul(tanh_nV, self.cap, out=out_nV)
 
     def _exponentiate_(self, logits_nV: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn logits into exponentials, up to a factor a row, in place → their sums and the logsumexps, each [n, 1]."""
+        """Turn logits into exponentials, up to a factor a row, in place → sums and logsumexps, each [n, 1]."""
         if self.bounded:
             total_n1 = logits_nV.exp_().sum(1, keepdim=True)
             return total_n1, total_n1.log()

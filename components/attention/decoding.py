@@ -17,7 +17,7 @@ from components.cache import KeyValues, Step
 def attend_one(
     spec: AttentionSpec, q: Tensor, cache: KeyValues, step: Step, slopes: Tensor | None, sinks: Tensor | None
 ) -> Tensor:
-    """What the newest token, in the cache already, gets of all that the cache holds; outside of training, so no dropout.
+    """What the newest token, in the cache already, gets of all that the cache holds; not in training, so no dropout.
 
     Scores and sums are in fp32 at least. Equal to the kernels' result but for the order in which sums are taken.
 

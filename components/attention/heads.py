@@ -22,7 +22,7 @@ Rotate = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CachedSizes:
-    """What a cache keeps of a token: `kv_heads` keys and values; values that are the first part of keys are `shared`."""
+    """What a cache keeps of a token: `kv_heads` keys and values; `shared` values are the first part of their keys."""
 
     kv_heads: int
     key_size: int

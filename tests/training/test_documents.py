@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from components.decoder import Decoder
-from lab.training.documents import document_ids
 from components.loss import token_losses
+from lab.training.documents import document_ids
 from lab.training.module import NextToken
 from lab.training.optimizer import AdamW
 from lab.training.options import Train

@@ -11,9 +11,9 @@ import torch
 
 from components.architecture import Architecture
 from components.attention.heads import GQA
+from components.attention.kernels import KERNELS
 from components.attention.qk_norm import QKRMSNorm
 from components.attention.span import InterleavedSpan
-from components.attention.kernels import KERNELS
 from components.decoder import Decoder
 from components.embedding import TiedEmbedding, UntiedEmbedding
 from components.initialization import NormalInit
