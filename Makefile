@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile -c requirements.lock
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: demo test lint types tests browser slurm-packages slurm-up slurm-down parity bench lock clean
+.PHONY: demo test lint types tests browser slurm-packages slurm-up slurm-down parity bench peers lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lab submit quickstart --on local
@@ -68,12 +68,24 @@ parity: $(VENV)/.installed-dev
 # Every benchmark in turn; each keeps its result beside itself and says where something that it needs isn't here. On a
 # machine that does nothing else: an hour or so.
 BENCHMARKS := train_throughput window_growth loss_memory decoding attention_kernels gpu_training scale slurm
-bench: $(VENV)/.installed-dev slurm-packages
+bench: $(VENV)/.installed-dev slurm-packages peers
 	@failed=; for name in $(BENCHMARKS); do \
 		printf '\n== benchmarks/%s.py\n' $$name; \
 		if [ $$name = slurm ] && ! command -v slurmctld >/dev/null; then echo "No Slurm here: not measured"; continue; fi; \
 		$(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then printf '\nbeyond their bars, or failed:%s\n' "$$failed"; exit 1; fi
+
+# What train_throughput.py measures beside the lab: an environment of its own, since its packages want others than the
+# lab's, with the lab's torch.
+PEERS := build/peers
+PEERS_INSTALL := $(PEERS)/bin/pip --disable-pip-version-check --quiet install --no-compile -c benchmarks/peers.txt
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: requirements.lock benchmarks/peers.txt
+	@echo "Installing benchmarks/peers.txt into $(PEERS)"
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS) && $(PEERS_INSTALL) $(TORCH) \
+		&& $(PEERS_INSTALL) -r benchmarks/peers.txt && touch $@ \
+		|| { rm -rf $(PEERS); echo "The peers can't be installed here: train_throughput.py will measure the lab alone"; }
 
 # Exact versions of everything in a fresh environment, written back to the lock.
 lock:

@@ -8,33 +8,21 @@ The results are kept in benchmarks/attention_kernels.md. `lab bench kernels` has
 
 from __future__ import annotations
 
-import os
-import platform
-import time
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import click
+import page
 import torch
 
 from components.attention.kernels import KERNELS, Kernel, choose
 from components.attention.spec import AttentionInputs, AttentionSpec
 
-SCRIPT = Path(__file__).resolve()
-
-
-def _numbers(_: click.Context, parameter: click.Parameter, value: str) -> list[int | None]:
-    try:
-        return [None if word == "none" else int(word) for word in value.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"expected numbers or 'none', separated by commas, got '{value}'") from error
-
 
 @click.command(context_settings={"show_default": True})
-@click.option("--contexts", default="512,1024,2048,4096", callback=_numbers, help="Tokens in a sequence.")
-@click.option("--windows", default="none,256", callback=_numbers, help="Keys that a query sees.")
-@click.option("--caps", default="none,50", callback=_numbers, help="Soft-caps on the scores.")
+@click.option("--contexts", default="512,1024,2048,4096", type=page.Numbers(), help="Tokens in a sequence.")
+@click.option("--windows", default="none,256", type=page.Numbers(none=True), help="Keys that a query sees.")
+@click.option("--caps", default="none,50", type=page.Numbers(none=True), help="Soft-caps on the scores.")
 @click.option("--batch", default=1, help="Sequences.")
 @click.option("--heads", default=4, help="Query heads.")
 @click.option("--kv-heads", default=2, help="Key-value heads.")
@@ -44,16 +32,11 @@ def _numbers(_: click.Context, parameter: click.Parameter, value: str) -> list[i
 )
 @click.option("--threads", default=2, help="CPU threads.")
 @click.option("--repeats", default=5, help="Timed runs a cell, after one to warm up; the fastest is shown.")
-@click.option(
-    "--clock",
-    type=click.Choice(["wall", "cpu"]),
-    default="wall",
-    help="Wall-clock time, or on a busy machine processor time (over all threads: use with --threads 1).",
-)
+@page.clock_option
 @click.option("--device", default="cpu", help="Where to run: cpu or cuda.")
-@click.option("--out", default=str(SCRIPT.with_suffix(".md")), help="Where the table is kept; - for nowhere.")
+@page.out_option(__file__)
 def main(
-    contexts: list[int | None],
+    contexts: list[int],
     windows: list[int | None],
     caps: list[int | None],
     batch: int,
@@ -69,20 +52,9 @@ def main(
 ) -> None:
     """Time every attention kernel: milliseconds forward + backward, the fastest in bold, auto's choice marked."""
     torch.set_num_threads(threads)
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores, {threads} threads"
-    lines = [
-        "# Attention kernels, forward and backward",
-        "",
-        f"Milliseconds, the best of {repeats} after one, {clock} time. {batch} × {heads} heads over {kv_heads} of "
-        f"{head_dim}, {dtype}. {where}, Python {platform.python_version()}, torch {torch.__version__}. "
-        "`python benchmarks/attention_kernels.py` makes this table.",
-        "",
-        f"| context | window | cap | {' | '.join(KERNELS)} |",
-        f"|--:|--:|--:|{'--:|' * len(KERNELS)}",
-    ]
+    where = f" on {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    rows = []
     for context, window, cap in product(contexts, windows, caps):
-        if context is None:
-            raise click.BadParameter("a context can't be none", param_hint="--contexts")
         spec = AttentionSpec(scale=head_dim**-0.5, window=window, softcap=cap)
         inputs = _inputs(batch, heads, kv_heads, context, head_dim, getattr(torch, dtype), device)
         ms = {
@@ -90,13 +62,21 @@ def main(
             for name, kernel in KERNELS.items()
         }
         chosen = choose(spec, inputs).name
-        cells = [_cell(name, ms, chosen) for name in ms]
-        lines.append(f"| {context} | {window or 'none'} | {cap or 'none'} | {' | '.join(cells)} |")
-        click.echo(lines[-1], err=True)
-    lines += ["", "\\* is what `auto` chooses, bold the fastest, a dash where the kernel refuses.", ""]
-    click.echo("\n".join(lines))
-    if out != "-":
-        Path(out).write_text("\n".join(lines), encoding="utf-8")
+        rows.append([context, window or "none", cap or "none", *(_cell(name, ms, chosen) for name in ms)])
+        click.echo(" ".join(map(str, rows[-1])), err=True)
+    lines = [
+        "# Attention kernels, forward and backward",
+        "",
+        f"{page.command(__file__)}: milliseconds{where}, the best of {repeats} after one. {batch} × {heads} heads over "
+        f"{kv_heads} of {head_dim}, {dtype}.",
+        "",
+        page.machine(threads, clock),
+        "",
+        page.table(["context", "window", "cap", *KERNELS], rows),
+        "",
+        "\\* is what `auto` chooses, bold the fastest, a dash where the kernel refuses.",
+    ]
+    page.keep("\n".join(lines), out)
 
 
 def _inputs(
@@ -115,7 +95,7 @@ def _milliseconds(kernel: Kernel, spec: AttentionSpec, inputs: AttentionInputs, 
     leaves = (inputs.q, inputs.k, inputs.v)
     d_out = torch.randn_like(inputs.q)
     finish: Callable[[], None] = torch.cuda.synchronize if inputs.q.is_cuda else lambda: None
-    now = time.perf_counter if clock == "wall" else time.process_time
+    now = page.now(clock)
     seconds = []
     for _ in range(repeats + 1):
         finish()

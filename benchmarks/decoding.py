@@ -10,20 +10,18 @@ results are kept in benchmarks/decoding.md.
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from pathlib import Path
 from typing import Any
 
 import click
+import page
 import torch
 import transformers
 from torch import Tensor
@@ -36,16 +34,9 @@ from components.generation import CachedForward, Sampling, continuations
 from lab.accounting.cache import cache_bytes, cache_bytes_by_kind
 from lab.interop.folder import import_folder
 
-SCRIPT = Path(__file__).resolve()
 BAR = 2.0
+"""Times Hugging Face's tokens/s, at least."""
 WINDOW, VOCAB, MOST_SCORES = 256, 1024, 1 << 28
-
-
-def _numbers(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    try:
-        return [int(word) for word in value.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"expected numbers, separated by commas, got '{value}'") from error
 
 
 @dataclass(frozen=True)
@@ -57,21 +48,51 @@ class Speed:
     tokens: list[list[int]]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Seconds of both, Hugging Face's and then the lab's: of a step, and until the first token."""
+
+    batch: int
+    context: int
+    step: tuple[float, float]
+    first: tuple[float, float]
+    same: float
+    """Share of the tokens that are the same."""
+
+    @property
+    def times(self) -> float:
+        """How many times Hugging Face's tokens/s the lab's are."""
+        return self.step[0] / self.step[1]
+
+    @property
+    def reached(self) -> bool:
+        return self.times >= BAR
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of the cache of one kind of heads, by what is measured and by the formula."""
+
+    name: str
+    measured: int
+    formula: int
+    by_kind: dict[str, int]
+
+    @property
+    def reached(self) -> bool:
+        return self.measured == self.formula
+
+
 @click.command(context_settings={"show_default": True})
-@click.option("--batches", default="1,16", callback=_numbers, help="Prompts at once.")
-@click.option("--contexts", default="512,1024,2048,4096", callback=_numbers, help="Tokens of each prompt.")
+@click.option("--batches", default="1,16", type=page.Numbers(), help="Prompts at once.")
+@click.option("--contexts", default="512,1024,2048,4096", type=page.Numbers(), help="Tokens of each prompt.")
 @click.option("--tokens", default=32, help="Tokens to generate.")
 @click.option("--rounds", default=3, help="Calls of each, of which the best counts.")
 @click.option("--d-model", default=256, help="Width of the model; d_ff is four times that.")
 @click.option("--layers", default=6, help="Layers.")
 @click.option("--threads", default=2, help="CPU threads.")
-@click.option(
-    "--clock",
-    type=click.Choice(["wall", "cpu"]),
-    default="wall",
-    help="Wall-clock time, or on a busy machine processor time (over all threads: use with --threads 1).",
-)
-@click.option("--out", default=str(SCRIPT.with_suffix(".md")), help="Where the tables are kept; - for nowhere.")
+@page.clock_option
+@page.out_option(__file__)
 def main(
     batches: list[int],
     contexts: list[int],
@@ -83,38 +104,35 @@ def main(
     clock: str,
     out: str,
 ) -> None:
-    """Print and keep the tables; exit code 1 where twice the tokens/s, or a byte of the formula, is missed."""
+    """Measure, keep the page, and end with exit code 1 where the tokens/s or the bytes miss their bar."""
     torch.set_num_threads(threads)
-    now = time.perf_counter if clock == "wall" else time.process_time
     theirs, ours = models(d_model, layers)
-    lines, met = speeds(theirs, ours, batches, contexts, tokens, rounds, now)
-    sizes, exact = bytes_kept(ours.architecture, max(contexts))
-    text = "\n".join(
-        [
-            "# Generation",
-            "",
-            f"Greedy, fp32, {layers} layers of Gemma 2's shape, d_model {d_model}, 4 heads over 2 of 64, window "
-            f"{WINDOW} on every other layer, vocabulary {VOCAB}: {sum(p.numel() for p in ours.parameters()):,} "
-            f"parameters. {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}, {clock} time, Python "
-            f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__} (eager "
-            "attention, the one that honours the soft-cap). Tokens/s are those of all rows together after the prompt, "
-            f"the median of {tokens - 1} steps, the best of {rounds} calls. `python benchmarks/decoding.py` makes this "
-            "page.",
-            "",
-            *lines,
-            "",
-            "## Bytes of the cache",
-            "",
-            f"One text of {max(contexts)} tokens, fp32, as measured (the bytes of every tensor that the layers keep) "
-            "and as `lab.accounting.cache` computes them from the configuration.",
-            "",
-            *sizes,
-        ]
-    )
-    print(text)
-    if out != "-":
-        Path(out).write_text(text + "\n", encoding="utf-8")
-    sys.exit(0 if met and exact else 1)
+    compared = speeds(theirs, ours, batches, contexts, tokens, rounds, page.now(clock))
+    kept = bytes_kept(ours.architecture, max(contexts))
+    counts = page.at_defaults("batches", "contexts", "d_model", "layers")
+    lines = [
+        "# Generation",
+        "",
+        f"{page.command(__file__)}: greedy, fp32, {layers} layers of Gemma 2's shape, d_model {d_model}, 4 heads over "
+        f"2 of 64, window {WINDOW} on every other layer, vocabulary {VOCAB}: "
+        f"{sum(p.numel() for p in ours.parameters()):,} parameters; transformers {transformers.__version__} (eager "
+        "attention, the one that honours the soft-cap). Tokens/s are those of all rows together after the prompt, the "
+        f"median of {tokens - 1} steps, the best of {rounds} calls. The bar: at least {BAR:g} times Hugging Face's.",
+        "",
+        page.machine(threads, clock),
+        "",
+        speeds_table(compared, counts),
+        "",
+        "## Bytes of the cache",
+        "",
+        f"One text of {max(contexts)} tokens, fp32, as measured (the bytes of every tensor that the layers keep) and "
+        "as `lab.accounting.cache` computes them from the configuration. The bar: they are equal.",
+        "",
+        bytes_table(kept, max(contexts)),
+    ]
+    page.keep("\n".join(lines), out)
+    met = [each.reached for each in compared if counts]
+    sys.exit(page.exit_code([*met, *(each.reached for each in kept)]))
 
 
 def models(d_model: int, layers: int) -> tuple[Any, Decoder]:
@@ -153,33 +171,37 @@ def speeds(
     tokens: int,
     rounds: int,
     now: Callable[[], float],
-) -> tuple[list[str], bool]:
-    """The table of tokens/s, and whether all of it meets the bar."""
-    lines = [
-        "| batch | context | Hugging Face tokens/s | lab tokens/s | times | same tokens | its prompt s | lab's |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    met = True
-    for batch in batches:
-        for context in contexts:
-            generator = torch.Generator().manual_seed(batch * context)
-            prompts = torch.randint(2, VOCAB, (batch, context), generator=generator)
-            calls = [
-                (by_transformers(theirs, prompts, tokens, now), by_lab(ours, prompts, tokens, now))
-                for _ in range(rounds)
-            ]
-            step = [min(call[who].step for call in calls) for who in (0, 1)]
-            first = [min(call[who].first for call in calls) for who in (0, 1)]
-            made = [list(chain.from_iterable(speed.tokens)) for speed in calls[0]]
-            same = sum(mine == other for mine, other in zip(*made, strict=True))
-            times = step[0] / step[1]
-            met &= times >= BAR
-            lines.append(
-                f"| {batch} | {context} | {batch / step[0]:,.0f} | {batch / step[1]:,.0f} | {times:.1f} | "
-                f"{same / batch / tokens:.0%} | {first[0]:.2f} | {first[1]:.2f} |"
-            )
-            print(lines[-1], file=sys.stderr, flush=True)
-    return lines, met
+) -> list[Compared]:
+    """Both on every batch and context, one call after the other."""
+    found = []
+    for batch, context in product(batches, contexts):
+        generator = torch.Generator().manual_seed(batch * context)
+        prompts = torch.randint(2, VOCAB, (batch, context), generator=generator)
+        calls = [
+            (by_transformers(theirs, prompts, tokens, now), by_lab(ours, prompts, tokens, now)) for _ in range(rounds)
+        ]
+        step, first = (
+            (min(getattr(call[0], what) for call in calls), min(getattr(call[1], what) for call in calls))
+            for what in ("step", "first")
+        )
+        made = [list(chain.from_iterable(speed.tokens)) for speed in calls[0]]
+        same = sum(mine == other for mine, other in zip(*made, strict=True)) / batch / tokens
+        found.append(Compared(batch, context, step, first, same))
+        print(f"batch {batch}, context {context}: {found[-1].times:.1f} times", file=sys.stderr, flush=True)
+    return found
+
+
+def speeds_table(found: Sequence[Compared], counts: bool) -> str:
+    """A row a batch and context; `counts`: whether these are the sizes that the bar is about."""
+    head = ["batch", "context", "Hugging Face tokens/s", "lab tokens/s", "times", "bar", ""]
+    head += ["same tokens", "its prompt s", "lab's"]
+    rows = []
+    for each in found:
+        rate = [f"{each.batch / seconds:,.0f}" for seconds in each.step]
+        bar = [f"≥ {BAR:g}" if counts else "–", page.verdict(each.reached if counts else None)]
+        first = [f"{seconds:.2f}" for seconds in each.first]
+        rows.append([each.batch, each.context, *rate, f"{each.times:.1f}", *bar, f"{each.same:.0%}", *first])
+    return page.table(head, rows)
 
 
 class Clock:
@@ -233,8 +255,8 @@ def _median_step(times: Sequence[float]) -> float:
     return statistics.median(after - before for before, after in pairwise(times))
 
 
-def bytes_kept(shape: Architecture, context: int) -> tuple[list[str], bool]:
-    """The table of bytes, and whether each is the formula's."""
+def bytes_kept(shape: Architecture, context: int) -> list[Kept]:
+    """The cache of one text, by kind of heads: multi-head attention first."""
     arms: dict[str, tuple[Heads, Span]] = {
         "mha": (MHA(n_heads=4, head_dim=64), GlobalSpan()),
         "gqa, 2 key-value heads": (GQA(n_heads=4, n_kv_heads=2, head_dim=64), GlobalSpan()),
@@ -244,23 +266,29 @@ def bytes_kept(shape: Architecture, context: int) -> tuple[list[str], bool]:
             InterleavedSpan(window=WINDOW),
         ),
     }
-    lines = ["| heads | measured | formula | bytes/token | of mha | by layer kind |", "|---|--:|--:|--:|--:|---|"]
-    exact, of_mha = True, 0
+    found = []
     for name, (heads, span) in arms.items():
         architecture = replace(shape, heads=heads, span=span, pattern=None, kinds={})
         forward = CachedForward(Decoder.initialized(architecture, seed=0).eval())
         with torch.inference_mode():
             forward.begin([[1] * (context - 8)], 8)
         assert forward.cache is not None
-        measured, formula = forward.cache.bytes, cache_bytes(architecture, 1, context, torch.float32)
-        of_mha = of_mha or formula
-        exact &= measured == formula
+        formula = cache_bytes(architecture, 1, context, torch.float32)
         kinds = cache_bytes_by_kind(architecture, 1, context, torch.float32)
-        shown = ", ".join(f"{kind} {size:,}" for kind, size in kinds.items())
-        lines.append(
-            f"| {name} | {measured:,} | {formula:,} | {formula / context:,.0f} | {formula / of_mha:.1%} | {shown} |"
+        found.append(Kept(name, forward.cache.bytes, formula, dict(kinds)))
+    return found
+
+
+def bytes_table(found: Sequence[Kept], context: int) -> str:
+    """A row a kind of heads, each beside the first."""
+    rows = []
+    for each in found:
+        share = [f"{each.formula / context:,.0f}", f"{each.formula / found[0].formula:.1%}"]
+        kinds = ", ".join(f"{kind} {size:,}" for kind, size in each.by_kind.items())
+        rows.append(
+            [each.name, f"{each.measured:,}", f"{each.formula:,}", page.verdict(each.reached), *share, kinds],
         )
-    return lines, exact
+    return page.table(["heads", "measured", "formula", "", "bytes/token", "of mha", "by layer kind"], rows)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import page
 
 SCRIPT = Path(__file__).resolve()
 sys.path.insert(0, str(SCRIPT.parent.parent))  # so that it runs from a checkout that isn't installed
@@ -276,14 +277,21 @@ def in_child(task: Task) -> dict[str, Any]:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--contexts", default="4096,8192", help="Tokens of a sequence.")
-@click.option("--batches", default="8,4,2,1", help="Sequences of a step: the first that fits in memory is measured.")
+@click.option("--contexts", default="4096,8192", type=page.Numbers(), help="Tokens of a sequence.")
+@click.option(
+    "--batches",
+    default="8,4,2,1",
+    type=page.Numbers(),
+    help="Sequences of a step: the first that fits in memory is measured.",
+)
 @click.option("--steps", default=10, help="Measured steps, after those in which everything settles.")
 @click.option("--only", default=",".join([*IMPLEMENTATIONS, "kernels"]), help="What to measure.")
 @click.option("--tiny", is_flag=True, help="A tiny shape on the CPU: shows that the script works and measures nothing.")
-@click.option("--out", default=str(SCRIPT.with_suffix(".md")), help="Where the page is kept; - for nowhere.")
+@page.out_option(__file__)
 @click.option("--task", hidden=True, help="The script calls itself so.")
-def main(contexts: str, batches: str, steps: int, only: str, tiny: bool, out: str, task: str | None) -> None:
+def main(
+    contexts: list[int], batches: list[int], steps: int, only: str, tiny: bool, out: str, task: str | None
+) -> None:
     """Measure, print the page and keep it. Without a CUDA device nothing is measured."""
     if task is not None:
         given = json.loads(task)
@@ -294,16 +302,16 @@ def main(contexts: str, batches: str, steps: int, only: str, tiny: bool, out: st
     unknown = [name for name in names if name not in (*IMPLEMENTATIONS, "kernels")]
     if unknown:
         raise click.BadParameter(f"'{unknown[0]}' is none of {', '.join([*IMPLEMENTATIONS, 'kernels'])}")
+    import gpu_training_page
     import torch
-    from gpu_training_page import NOT_MEASURED, page  # beside this file
 
     if not tiny and not torch.cuda.is_available():
         click.echo("no CUDA device here: not measured (--tiny tries the script on the CPU)")
         if out != "-" and not Path(out).exists():
-            Path(out).write_text(NOT_MEASURED, encoding="utf-8")
+            Path(out).write_text(gpu_training_page.NOT_MEASURED, encoding="utf-8")
         return
     shape = TINY if tiny else Shape()
-    sizes, lengths = ((2, 1), (64,)) if tiny else (_numbers(batches), _numbers(contexts))
+    sizes, lengths = ((2, 1), [64]) if tiny else (tuple(batches), contexts)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for context in lengths:
         for name in names:
@@ -311,17 +319,7 @@ def main(contexts: str, batches: str, steps: int, only: str, tiny: bool, out: st
             found[name, context] = in_child(asked)
             shown = {key: value for key, value in found[name, context].items() if key != "kernels"}
             click.echo(f"{name}, {context}: {shown or 'done'}", err=True)
-    text = page(shape, found, tiny=tiny)
-    click.echo(text)
-    if out != "-":
-        Path(out).write_text(text, encoding="utf-8")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected numbers separated by commas, got '{text}'") from None
+    page.keep(gpu_training_page.report(shape, found, tiny=tiny), out)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+import page
 import torch
 
 from lab.accounting.conventions import conventions
@@ -21,12 +20,13 @@ NOT_MEASURED = (
     "one\nmeasures and writes this page.\n"
 )
 MFU_AIM, SPEED_AIM = 0.45, 1.3
+HEAD = ["implementation", "sequences", "tokens/s", "MFU", "peak GiB", ""]
 
 Found = Mapping[tuple[str, int], Mapping[str, Any]]
 """What was measured, by implementation and context."""
 
 
-def page(shape: Any, found: Found, *, tiny: bool) -> str:
+def report(shape: Any, found: Found, *, tiny: bool) -> str:
     """The results as Markdown.
 
     Args:
@@ -49,9 +49,7 @@ def page(shape: Any, found: Found, *, tiny: bool) -> str:
             f"{counted['visible'] / 1e9:.3g} GFLOPs a token with the pairs that attention sees, "
             f"{counted['square'] / 1e9:.3g} with all T²; MFU is of the first.",
             "",
-            "| implementation | sequences | tokens/s | MFU | peak GiB | |",
-            "|---|--:|--:|--:|--:|---|",
-            *(_row(name, each, use) for name, each in rows.items()),
+            page.table(HEAD, [_row(name, each, use) for name, each in rows.items()]),
             "",
             *_against(rows, use),
         ]
@@ -62,24 +60,23 @@ def page(shape: Any, found: Found, *, tiny: bool) -> str:
 
 def _setting(architecture: Any, shape: Any, device: torch.device, tiny: bool) -> str:
     name = "a CPU, a trial of the script with a tiny shape" if tiny else torch.cuda.get_device_name(device)
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("torch", "transformers"))
     cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
     return (
-        f"{name}, {datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {versions}{cuda}. "
+        f"{page.command('gpu_training.py')}: {name}, transformers {metadata.version('transformers')}{cuda}. "
         f"{costs(architecture, 1).parameters:,} parameters: {shape.n_layers} layers, d_model {shape.d_model}, "
         f"{shape.n_heads} heads over {shape.n_kv_heads} of {shape.head_dim}, d_ff {shape.d_ff}, vocabulary "
         f"{shape.vocab_size:,}, window {shape.window:,} in every second layer, caps 50 and 30; bf16 autocast over fp32 "
-        "weights, AdamW. `python benchmarks/gpu_training.py` makes this page."
+        f"weights, AdamW.\n\n{page.machine()}"
     )
 
 
-def _row(name: str, each: Mapping[str, Any], use: Utilization) -> str:
+def _row(name: str, each: Mapping[str, Any], use: Utilization) -> list[object]:
     if "problem" in each:
-        return f"| {name} | – | – | – | – | {each['problem'].replace('|', ' ')} |"
+        return [name, "–", "–", "–", "–", each["problem"]]
     mfu = use.mfu(each["tokens_per_second"])
     memory = "–" if each["memory"] is None else f"{each['memory'] / 2**30:.1f}"
     share = "–" if mfu is None else f"{mfu:.1%}"
-    return f"| {name} | {each['batch']} | {each['tokens_per_second']:,.0f} | {share} | {memory} | {each['note']} |"
+    return [name, each["batch"], f"{each['tokens_per_second']:,.0f}", share, memory, each["note"]]
 
 
 def _against(rows: Mapping[str, Mapping[str, Any]], use: Utilization) -> list[str]:
@@ -95,12 +92,8 @@ def _against(rows: Mapping[str, Mapping[str, Any]], use: Utilization) -> list[st
     best, other = max(own, key=own.__getitem__), max(theirs, key=theirs.__getitem__)
     times = own[best] / theirs[other]
     mfu = use.mfu(own[best])
-    reached = "" if mfu is None else f" MFU {mfu:.1%} (aim: {MFU_AIM:.0%}, {_kept(mfu >= MFU_AIM)});"
-    return [f"{best}:{reached} {times:.2f} × {other} (aim: {SPEED_AIM} ×, {_kept(times >= SPEED_AIM)}).", ""]
-
-
-def _kept(reached: bool) -> str:
-    return "reached" if reached else "not reached"
+    reached = "" if mfu is None else f" MFU {mfu:.1%} (aim: {MFU_AIM:.0%}, {page.verdict(mfu >= MFU_AIM)});"
+    return [f"{best}:{reached} {times:.2f} × {other} (aim: {SPEED_AIM} ×, {page.verdict(times >= SPEED_AIM)}).", ""]
 
 
 def _kernels(found: Mapping[str, Any], shape: Any) -> list[str]:
@@ -109,14 +102,12 @@ def _kernels(found: Mapping[str, Any], shape: Any) -> list[str]:
         return [f"Kernels: {found['problem']}"]
     rows: dict[str, dict[str, str]] = found["kernels"]
     names = [name for name in next(iter(rows.values())) if name != "chosen"]
-    lines = [
+    cells = {
+        spec: [f"{row[name]}*" if name == row["chosen"] else row[name] for name in names] for spec, row in rows.items()
+    }
+    return [
         f"Attention alone, one sequence, {shape.n_heads} heads over {shape.n_kv_heads} of {shape.head_dim}, bf16: ms "
         "forward + backward; * is what `auto` chooses.",
         "",
-        f"| | {' | '.join(names)} |",
-        f"|---|{'--:|' * len(names)}",
+        page.table(["", *names], [[spec, *cells[spec]] for spec in rows]),
     ]
-    for spec, row in rows.items():
-        cells = [f"{row[name]}*" if name == row["chosen"] else row[name] for name in names]
-        lines.append(f"| {spec} | {' | '.join(cells)} |")
-    return lines

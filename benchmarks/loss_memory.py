@@ -1,26 +1,28 @@
 """Peak memory and time of the loss over a large vocabulary, forward and backward: all logits at once against chunks.
 
-python benchmarks/loss_memory.py --tokens 4096 --vocab 256000
+python benchmarks/loss_memory.py
+python benchmarks/loss_memory.py --tokens 256 --vocab 4096 --widths 64 --out -
 
 Peaks are bytes above the hidden states and the weight, as torch's allocator hands them out. The plain form fills a
 small machine: unless --all-logits is given its peak is counted, tensor by tensor, while it runs without data on torch's
-fake tensors, and both counts are held against the allocator at a sixteenth of the length first.
+fake tensors, and both counts are held against the allocator at a sixteenth of the length first. The results are kept
+in benchmarks/loss_memory.md.
 """
 
 from __future__ import annotations
 
-import time
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import click
+import page
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
@@ -30,47 +32,105 @@ from torch.utils._pytree import tree_leaves
 from components.loss import Head, chunked, rows_at_once, token_losses
 from components.softcap import softcap
 
+BAR, BAR_WIDTH = 1 / 10, 256
+"""The ratio that the peak of the chunks stays under, and at which width of the model: train_throughput.py's."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Both forms at one width: bytes at the peak beyond the inputs, and milliseconds a token."""
+
+    width: int
+    plain: int
+    chunks: int
+    gradient: int
+    """Bytes of the weight's gradient, which is in both peaks."""
+    plain_ms: float
+    chunks_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """Of the peaks; the bar is about this one."""
+        return self.chunks / self.plain
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the bar is; None at a width that it isn't about."""
+        return self.ratio < BAR if self.width == BAR_WIDTH else None
+
 
 @click.command(context_settings={"show_default": True})
 @click.option("--tokens", default=4096, help="Tokens whose loss is taken.")
 @click.option("--vocab", default=256_000, help="Size of the vocabulary.")
-@click.option("--widths", default="256,2304", help="Widths of the model, separated by commas.")
+@click.option("--widths", default="256,2304", type=page.Numbers(), help="Widths of the model, separated by commas.")
 @click.option("--cap", default=30.0, help="The final soft-cap; 0 for none.")
 @click.option("--all-logits", is_flag=True, help="Measure the plain form at full length, too.")
 @click.option("--threads", default=2, help="CPU threads.")
-def main(tokens: int, vocab: int, widths: str, cap: float, all_logits: bool, threads: int) -> None:
-    """GB at the peak, and seconds."""
+@page.clock_option
+@page.out_option(__file__)
+def main(
+    tokens: int, vocab: int, widths: list[int], cap: float, all_logits: bool, threads: int, clock: str, out: str
+) -> None:
+    """Measure, keep the page, and end with exit code 1 where the chunks hold a tenth of the plain form's or more."""
     torch.set_num_threads(threads)
-    final_cap = cap or None
+    now, final_cap = page.now(clock), cap or None
     rows = rows_at_once(tokens, vocab, "cpu")
     if rows is None:
         raise click.BadParameter("so few logits are never chunked", param_hint="--tokens")
-    table = Table(title=f"loss of {tokens} tokens over {vocab} words, cap {cap:g}, fp32: chunks of {rows} rows")
-    names = ("d_model", "plain GB", "chunks GB", "ratio", "… beyond the weight's gradient", "plain ms/token", "chunks")
-    for name in names:
-        table.add_column(name, justify="right")
-    for width in map(int, widths.split(",")):
-        plain, chunks = partial(by_all, cap=final_cap), partial(in_chunks, cap=final_cap, rows=rows)
-        length = tokens if all_logits else tokens // 16
-        peak, of_plain = measure(length, vocab, width, plain)
+    plain, chunks = partial(by_all, cap=final_cap), partial(in_chunks, cap=final_cap, rows=rows)
+    length = tokens if all_logits else tokens // 16
+    found = []
+    for width in widths:
+        peak, of_plain = measure(length, vocab, width, plain, now)
         if not all_logits:
             check_count(peak, count(length, vocab, width, plain))
             peak = count(tokens, vocab, width, plain)
-        ours, seconds = measure(tokens, vocab, width, chunks)
-        given = 4 * vocab * width
-        table.add_row(
-            str(width),
-            f"{peak / 1e9:.2f}{'' if all_logits else '*'}",
-            f"{ours / 1e9:.2f}",
-            f"{ours / peak:.1%}",
-            f"{(ours - given) / peak:.1%}",
-            f"{1000 * of_plain / length:.2f}",
-            f"{1000 * seconds / tokens:.2f}",
+        ours, seconds = measure(tokens, vocab, width, chunks, now)
+        found.append(
+            Losses(width, peak, ours, 4 * vocab * width, 1000 * of_plain / length, 1000 * seconds / tokens),
         )
-    console = Console(width=120)
-    console.print(table)
-    if not all_logits:
-        console.print(f"* counted; its time is that of {tokens // 16} tokens")
+    counts = page.at_defaults("tokens", "vocab", "cap")
+    how = "measured" if all_logits else f"counted; its time is that of {length:,} tokens"
+    lines = [
+        "# Memory of the loss",
+        "",
+        f"{page.command(__file__)}: the loss of {tokens:,} tokens over {vocab:,} words, cap {cap:g}, fp32, forward and "
+        f"backward; chunks of {rows} rows. The peak of the plain form, which makes all logits at once, is {how}.",
+        "",
+        page.machine(threads, clock),
+        "",
+        losses_table(found, counts),
+        "",
+        f"Peaks are bytes beyond the inputs: the hidden states and the weight. The bar is about the peak of the chunks "
+        f"over that of the plain form, at width {BAR_WIDTH}. Both forms make the gradient of the weight, which grows "
+        "with the width and is most of what the chunks hold at a large one; the last ratio leaves it out of the "
+        "chunks' peak.",
+    ]
+    page.keep("\n".join(lines), out)
+    sys.exit(page.exit_code(each.reached for each in found if counts))
+
+
+def losses_table(found: Sequence[Losses], counts: bool) -> str:
+    """A row a width; `counts`: whether these are the sizes that the bar is about."""
+    head = ["d_model", "plain GB", "chunks GB", "ratio", "bar", ""]
+    head += ["ratio without the weight's gradient", "plain ms/token", "chunks ms/token"]
+    rows = []
+    for each in found:
+        reached = each.reached if counts else None
+        rows.append(
+            [
+                each.width,
+                f"{each.plain / 1e9:.2f}",
+                f"{each.chunks / 1e9:.2f}",
+                f"{each.ratio:.1%}",
+                "–" if reached is None else f"< {BAR:.0%}",
+                page.verdict(reached),
+                f"{(each.chunks - each.gradient) / each.plain:.1%}",
+                f"{each.plain_ms:.2f}",
+                f"{each.chunks_ms:.2f}",
+            ]
+        )
+    return page.table(head, rows)
 
 
 def by_all(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> None:
@@ -126,16 +186,18 @@ def check_count(measured: int, counted: int) -> None:
         raise click.ClickException(f"counted a peak of {counted:,} bytes where the allocator had {measured:,}")
 
 
-def measure(tokens: int, vocab: int, width: int, of: Callable[[Tensor, Tensor, Tensor], None]) -> tuple[int, float]:
+def measure(
+    tokens: int, vocab: int, width: int, of: Callable[[Tensor, Tensor, Tensor], None], now: Callable[[], float]
+) -> tuple[int, float]:
     """Most bytes above the inputs, and seconds of one call (the first in the process pages memory in: it counts)."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=generator, requires_grad=True)
     weight = torch.randn(vocab, width, generator=generator).mul_(width**-0.5).requires_grad_()
     targets = torch.randint(0, vocab, (tokens,), generator=generator)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        start = time.perf_counter()
+        start = now()
         of(hidden, weight, targets)
-        seconds = time.perf_counter() - start
+        seconds = now() - start
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))), seconds
 

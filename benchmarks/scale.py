@@ -18,10 +18,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import click
+import page
 import yaml
 
 LAB = (sys.executable, "-m", "lab.cli.main")
@@ -47,33 +47,43 @@ class Measured:
     limit: Limit | None
 
     @property
-    def kept(self) -> bool:
-        """Whether it stays within its limit."""
+    def kept(self) -> bool | None:
+        """Whether it stays within its limit; None where it has none."""
         limit = self.limit
-        return limit is None or (
-            self.seconds <= limit.seconds and (limit.megabytes is None or self.megabytes <= limit.megabytes)
-        )
+        if limit is None:
+            return None
+        return self.seconds <= limit.seconds and (limit.megabytes is None or self.megabytes <= limit.megabytes)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--runs", default=10_000, help="Runs of each sweep; a multiple of 200.")
-@click.option("--out", default=str(SCRIPT.with_suffix(".md")), help="Where the table is kept; - for nowhere.")
+@click.option("--runs", default=10_000, help="Runs of each sweep; a multiple of 200, at least 400.")
+@page.out_option(__file__)
 @click.option("--make", "made", hidden=True, help="Make the finished runs of a sweep; the script calls itself so.")
 def main(runs: int, out: str, made: str | None) -> None:
-    """Measure, print the table, and end with exit code 1 where a limit is exceeded."""
+    """Measure, keep the page, and end with exit code 1 where a limit is exceeded."""
     if made is not None:
         make_finished(made, Path("runs"))
         return
-    if runs % 200 or runs <= 0:
-        raise click.BadParameter("expected a multiple of 200", param_hint="--runs")
+    if runs % 200 or runs < 400:
+        raise click.BadParameter("expected a multiple of 200, at least 400", param_hint="--runs")
     with tempfile.TemporaryDirectory(prefix="lab-scale-") as folder:
         found = [measured for name, sweep in sweeps(runs).items() for measured in measure(Path(folder), name, sweep)]
-    text = table(found, runs)
-    click.echo(text)
-    if out != "-":
-        Path(out).write_text(text, encoding="utf-8")
-    if runs == 10_000 and not all(measured.kept for measured in found):
-        sys.exit(1)
+    counts = page.at_defaults("runs")
+    lines = [
+        f"# Commands on {runs:,} runs",
+        "",
+        f"{page.command(__file__)}: each command is a process of its own, its start included; memory is its peak "
+        "resident set. Limits are for 10,000 runs.",
+        "",
+        f"`five_seeds`: {runs // 5:,} arms × 5 seeds, 4 choices of groups, 40 architectures. "
+        f"`one_seed`: {runs:,} arms, {runs // 10:,} architectures.",
+        "",
+        page.machine(),
+        "",
+        limits_table(found, counts),
+    ]
+    page.keep("\n".join(lines), out)
+    sys.exit(page.exit_code(measured.kept for measured in found if counts))
 
 
 def sweeps(runs: int) -> dict[str, dict[str, object]]:
@@ -185,30 +195,15 @@ def make_finished(name: str, root: Path) -> None:
         (path / ".claims" / "1").write_text(json.dumps(claim))
 
 
-def table(found: Sequence[Measured], runs: int) -> str:
-    """The results as Markdown."""
-    lines = [
-        f"# Commands on {runs:,} runs",
-        "",
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {metadata.version('torch')}. "
-        "Each command is a process of its own, its start included; memory is its peak resident set. "
-        "`python benchmarks/scale.py` makes this table.",
-        "",
-        f"`five_seeds`: {runs // 5:,} arms × 5 seeds, 4 choices of groups, 40 architectures. "
-        f"`one_seed`: {runs:,} arms, {runs // 10:,} architectures.",
-        "",
-        "| sweep | command | seconds | limit | MB | limit |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+def limits_table(found: Sequence[Measured], counts: bool) -> str:
+    """A row a command; `counts`: whether these are as many runs as the limits are for."""
+    rows = []
     for each in found:
         seconds = f"{each.limit.seconds:g}" if each.limit else ""
         megabytes = f"{each.limit.megabytes:g}" if each.limit and each.limit.megabytes else ""
-        mark = "" if each.kept or runs != 10_000 else " (exceeded)"
-        lines.append(
-            f"| {each.sweep} | `{each.command}` | {each.seconds:.1f}{mark} | {seconds} "
-            f"| {each.megabytes:.0f} | {megabytes} |"
-        )
-    return "\n".join(lines) + "\n"
+        measured = [f"{each.seconds:.1f}", seconds, f"{each.megabytes:.0f}", megabytes]
+        rows.append([each.sweep, f"`{each.command}`", *measured, page.verdict(each.kept if counts else None)])
+    return page.table(["sweep", "command", "seconds", "limit", "MB", "limit", ""], rows)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
 """How a local layer's time grows with the context: forward and backward of attention with a window, on this machine.
 
-python benchmarks/window_growth.py --write
+python benchmarks/window_growth.py
+python benchmarks/window_growth.py --contexts 256,512,1024 --out -
 
 Four times the tokens should cost four times as much: each sees the same number of keys. For comparison the same with no
-window, where four times the tokens cost up to sixteen times as much. The contexts are timed in turn.
+window, where four times the tokens cost up to sixteen times as much. The contexts are timed in turn. The results are
+kept in benchmarks/window_growth.md.
 """
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import click
+import page
 import torch
 
 from components.attention.kernels import attend, choose
@@ -25,20 +24,39 @@ HEADS, KV_HEADS, HEAD_DIM, SOFTCAP = 4, 2, 64, 50.0
 BAR = 4.4
 """What the time from the first context to the last, four times as long, may grow by with a window."""
 
+Seconds = Mapping[tuple[int | None, int], float]
+"""Of the fastest pass, by window and context."""
+
 
 @click.command(context_settings={"show_default": True})
 @click.option("--window", default=256, help="Keys that a query sees.")
-@click.option("--contexts", default="4096,8192,16384", help="Tokens in a sequence.")
+@click.option("--contexts", default="4096,8192,16384", type=page.Numbers(), help="Tokens in a sequence.")
 @click.option("--repeats", default=7, help="Timed rounds after one to warm up; the fastest of each counts.")
 @click.option("--threads", default=2, help="CPU threads.")
-@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", help="Time on the wall, or of processors.")
-@click.option("--write", is_flag=True, help="Write window_growth.md.")
-def main(window: int, contexts: str, repeats: int, threads: int, clock: str, write: bool) -> None:
-    """Measure and print the table."""
+@page.clock_option
+@page.out_option(__file__)
+def main(window: int, contexts: list[int], repeats: int, threads: int, clock: str, out: str) -> None:
+    """Measure, keep the page, and end with exit code 1 where the time grows by more than the bar."""
     torch.set_num_threads(threads)
-    lengths = [int(length) for length in contexts.split(",")]
-    cases = {(w, length): _pass(w, length) for w in (window, None) for length in lengths}
-    now = time.perf_counter if clock == "wall" else time.process_time
+    seconds = measure(window, contexts, repeats, page.now(clock))
+    reached = kept(seconds, window, contexts) if page.at_defaults("window", "contexts") else None
+    lines = [
+        "# Growth of a local layer's time with the context",
+        "",
+        f"{page.command(__file__)}: milliseconds forward and backward, {HEADS} heads over {KV_HEADS}, head_dim "
+        f"{HEAD_DIM}, cap {SOFTCAP:g}, fp32, kernel {_kernel(window, contexts[0])}, the best of {repeats}.",
+        "",
+        page.machine(threads, clock),
+        "",
+        growth_table(seconds, window, contexts, reached),
+    ]
+    page.keep("\n".join(lines), out)
+    sys.exit(page.exit_code([reached]))
+
+
+def measure(window: int, contexts: Sequence[int], repeats: int, now: Callable[[], float]) -> Seconds:
+    """With the window and without, the contexts in turn."""
+    cases = {(w, length): _pass(w, length) for w in (window, None) for length in contexts}
     seconds = {case: float("inf") for case in cases}
     for round_ in range(repeats + 1):
         for case, run in cases.items():
@@ -48,27 +66,27 @@ def main(window: int, contexts: str, repeats: int, threads: int, clock: str, wri
             run()
             if round_:
                 seconds[case] = min(seconds[case], now() - start)
-    lines = [
-        "# Growth of a local layer's time with the context",
-        "",
-        f"`python benchmarks/window_growth.py`: milliseconds forward and backward, {HEADS} heads over {KV_HEADS}, "
-        f"head_dim {HEAD_DIM}, cap {SOFTCAP:g}, fp32, kernel {_kernel(window, lengths[0])}; {threads} "
-        f"thread{'s' * (threads > 1)}, {clock} time, best of {repeats}, load {os.getloadavg()[0]:.1f} at the end.",
-        "",
-        f"{datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__}.",
-        "",
-        "| window | " + " | ".join(f"{length:,}" for length in lengths) + " | growth | aim |",
-        "|---" * (len(lengths) + 3) + "|",
-    ]
+    return seconds
+
+
+def growth(seconds: Seconds, window: int | None, contexts: Sequence[int]) -> float:
+    """The time at the last context over that at the first."""
+    return seconds[window, contexts[-1]] / seconds[window, contexts[0]]
+
+
+def kept(seconds: Seconds, window: int, contexts: Sequence[int]) -> bool:
+    """Whether the time with a window grows by no more than the bar."""
+    return growth(seconds, window, contexts) <= BAR
+
+
+def growth_table(seconds: Seconds, window: int, contexts: Sequence[int], reached: bool | None) -> str:
+    """Milliseconds and growth with the window and without; the bar is the window's."""
+    rows = []
     for w in (window, None):
-        ms = [seconds[w, length] * 1000 for length in lengths]
-        aim = f"≤ {BAR}×" if w is not None and lengths[-1] == 4 * lengths[0] else ""
-        cells = [w or "none", *(f"{each:,.1f}" for each in ms), f"{ms[-1] / ms[0]:.2f}×", aim]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    click.echo("\n".join(lines))
-    if write:
-        Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        bar = ["–", "–"] if w is None else [f"≤ {BAR}×", page.verdict(reached)]
+        ms = [f"{seconds[w, length] * 1000:,.1f}" for length in contexts]
+        rows.append([w or "none", *ms, f"{growth(seconds, w, contexts):.2f}×", *bar])
+    return page.table(["window", *(f"{length:,}" for length in contexts), "growth", "bar", ""], rows)
 
 
 def _inputs(context: int) -> AttentionInputs:
@@ -93,11 +111,6 @@ def _pass(window: int | None, context: int) -> Callable[[], object]:
     spec, inputs = _spec(window), _inputs(context)
     d_out = torch.randn(1, context, HEADS, HEAD_DIM).transpose(1, 2)
     return lambda: torch.autograd.grad(attend(spec, inputs), (inputs.q, inputs.k, inputs.v), d_out)
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from components.initialization import initialize
 from components.loss import Head, chunked, rows_at_once, token_losses
 from components.position import Position, kept_rotation
 from components.softcap import softcap
+from components.whole import Whole
 
-# Its loop over chunks would only be unrolled by a compiler, and what it does in place copied.
-_chunked = torch.compiler.disable(chunked)
+_chunked = Whole(chunked)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Decoder(nn.Module):
             return Losses(next_token, sum(auxiliary.values(), next_token.mean()), auxiliary)
         matrix, bias = self.head.map(self.embedding.weight)  # type: ignore[operator]
         head = Head(matrix, bias, self.architecture.embedding.logit_scale, self.architecture.softcap.final_cap)
-        objective, next_token, square = _chunked(hidden.flatten(0, 1), head, targets.flatten(), rows, weight)
+        objective, next_token, square = _chunked.call(hidden.flatten(0, 1), head, targets.flatten(), rows, weight)
         objective = sum(auxiliary.values(), objective)
         return Losses(next_token, objective, auxiliary | ({"z_loss": weight * square} if weight else {}))
 

@@ -13,6 +13,7 @@ from components.frame import Frame
 from components.initialization import Constant, Fill, Normal, Projection
 from components.mlp import MLP, DenseMLP, Network
 from components.registry import Component, OptionError, lookup, names, register, suggestion
+from components.whole import Whole
 
 
 @register("moe")
@@ -142,7 +143,6 @@ class Experts(nn.Module):
         of_one = sum(parameter[0].numel() for parameter in self.parameters())
         return (self.get_parameter("down").shape[0] - self.top_k) * of_one
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes are other ones at every step
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Each token through its experts, and their outputs' weighted sum.
 
@@ -156,6 +156,10 @@ class Experts(nn.Module):
         Returns:
             [N, d_model]
         """
+        return _through.call(self, x, chosen, weights)
+
+    def through(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """As `forward`. Not to be compiled: its shapes are other ones at every step."""
         N, k = chosen.shape
         n_experts = self.get_parameter("down").shape[0]
         order = chosen.flatten().argsort(stable=True)
@@ -174,3 +178,6 @@ class Experts(nn.Module):
         biases = [None] * len(sizes) if bias is None else bias.unbind()
         groups = zip(torch.split(rows, sizes), matrices, biases, strict=True)
         return torch.cat([F.linear(group, matrix, bias) for group, matrix, bias in groups])
+
+
+_through = Whole(Experts.through)

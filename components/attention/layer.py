@@ -16,9 +16,9 @@ from components.cache import KeyValues, Step
 from components.frame import Frame
 from components.initialization import Constant, Fill
 from components.position import Position
+from components.whole import Whole
 
-# Kernels are fused already: compiling a model that holds them would only unroll their loops, or find it can't.
-attend = torch.compiler.disable(kernels.attend)  # type: ignore[no-untyped-call]
+attend = Whole(kernels.attend)
 
 Values = Literal["own", "first", "mixed"]
 """A layer's values: its own; its own, which later layers mix in; or its own mixed with that first layer's."""
@@ -67,7 +67,7 @@ class Attention(nn.Module):
             sinks=self.sinks,
             documents=frame.documents,
         )
-        return heads.output(attend(self.spec, inputs, kernel=frame.kernel))
+        return heads.output(attend.call(self.spec, inputs, kernel=frame.kernel))
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
         """Room for the keys and values that this layer needs of `capacity` tokens, in the dtype of `like`.
@@ -94,7 +94,7 @@ class Attention(nn.Module):
         offset = k.shape[2] - step.tokens
         documents = step.text_since(step.at - offset)
         inputs = AttentionInputs(q, k, v, offset, alibi_slopes=slopes, sinks=self.sinks, documents=documents)
-        return heads.cached_output(attend(self.spec, inputs, kernel=frame.kernel))
+        return heads.cached_output(attend.call(self.spec, inputs, kernel=frame.kernel))
 
     def _mixed(self, v: Tensor, frame: Frame) -> Tensor:
         """The layer's values, with the first layer's mixed in where layers share them."""

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from components.registry import OptionError
+from components.whole import keep_whole
 from lab.training.options import Train
 from lab.training.world import World
 
@@ -58,6 +59,7 @@ class Compiler:
         elif self._train.compile == "auto" and self._repaid and self._obstacle is not None and earlier is None:
             _warn(self.verdict)
         if _on(self.verdict):
+            keep_whole()
             for block in _blocks(self._model):
                 block.compile(dynamic=False)
             self._untried = True

@@ -139,7 +139,7 @@ TURN = Rotation.__call__
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "mutant"), [(layer, "attend", modulo), (Rotation, "__call__", halves_swapped)]
+    ("owner", "name", "mutant"), [(layer.attend, "call", modulo), (Rotation, "__call__", halves_swapped)]
 )
 def test_known_mistakes_of_public_code_break_parity(
     reference: Gemma2ForCausalLM, owner: object, name: str, mutant: object, monkeypatch: pytest.MonkeyPatch

@@ -90,12 +90,12 @@ def capped_after_the_mask(spec: AttentionSpec, inputs: AttentionInputs) -> Tenso
 
 @pytest.mark.parametrize("mutant", [wider, narrower, uncausal, documents_forgotten, capped_after_the_mask])
 def test_the_certificate_catches_a_wrong_mask(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer, "attend", lambda spec, inputs, kernel: mutant(spec, inputs))
+    monkeypatch.setattr(layer.attend, "call", lambda spec, inputs, kernel: mutant(spec, inputs))
     architecture = ARCHITECTURES["local"]
     assert not torch.equal(measured(architecture, LENGTH, DOCUMENTS), declared(architecture, LENGTH, DOCUMENTS))
 
 
-@pytest.mark.parametrize("name", [name for name in kernels.names() if name != "auto"])
+@pytest.mark.parametrize("name", ["reference", "blockwise", "sdpa"])  # those that train on a CPU
 def test_the_certificate_catches_one_kernel_without_its_causal_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernels.lookup(name)
     honest = kernel.attend

@@ -166,8 +166,8 @@ def test_sinks_are_taken_where_the_log_sum_exp_is():
 
 def test_a_missing_compiler_is_a_reason(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    flex._toolchain_missing.cache_clear()
+    flex.toolchain_missing.cache_clear()
     try:
         assert "no C++ compiler" in FLEX.refusal(AttentionSpec(1.0), draw_inputs(dtype=torch.float32))
     finally:
-        flex._toolchain_missing.cache_clear()
+        flex.toolchain_missing.cache_clear()

@@ -57,8 +57,7 @@ class Flex(Kernel):
             return f"head_dim = {min(sizes)}: on cuda it takes {LEAST_HEAD_DIM} or more; use sdpa or blockwise"
         if case.device == "cuda" and max(sizes) > MOST_HEAD_DIM:
             return f"head_dim = {max(sizes)}: on cuda its tiles fit {MOST_HEAD_DIM} or less; use sdpa or blockwise"
-        missing: str | None = toolchain_missing(case.device)
-        return missing
+        return None if torch.compiler.is_compiling() else toolchain_missing(case.device)  # who compiles has one
 
     def compute(self, spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
         q = inputs.q
@@ -134,7 +133,8 @@ def _call(q: Tensor, k: Tensor, v: Tensor, score: Any, mask: Any, scale: float, 
 
 
 @functools.cache
-def _toolchain_missing(device: str) -> str | None:
+def toolchain_missing(device: str) -> str | None:
+    """Why nothing can be compiled here for a kind of device; None if it can. Where there is no such device: None."""
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         return "triton is not installed, by which torch compiles for cuda; use sdpa or blockwise"
     if device == "cpu":
@@ -143,12 +143,6 @@ def _toolchain_missing(device: str) -> str | None:
         if shutil.which(os.environ.get("CXX", "g++")) is None:
             return "there is no C++ compiler, by which torch compiles for cpu; use blockwise or reference"
     return None
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def toolchain_missing(device: str) -> str | None:
-    """Why nothing can be compiled here for a kind of device; None if it can. Where there is no such device: None."""
-    return _toolchain_missing(device)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -18,6 +18,7 @@ from components.attention.kernels.kernel import Case, Kernel, KernelRefused, Rea
 from components.attention.kernels.remembered import Remembered
 from components.attention.kernels.reproducible import repeatable
 from components.attention.spec import AttentionInputs, AttentionSpec
+from components.whole import Whole
 
 _LANES = {torch.float16: 8, torch.bfloat16: 8, torch.float32: 4}  # of dtypes that it takes: divisor of head_dim
 
@@ -61,20 +62,26 @@ class Xformers(Kernel):
         found = _operators(spec, Case.of(inputs), reach(spec, inputs), None, inputs.q.device)
         return found if isinstance(found, str) else None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def compute(self, spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
-        seen, case = reach(spec, inputs), Case.of(inputs)
-        lengths = None if inputs.documents is None else document_lengths(inputs.documents)
-        found = _operators(spec, case, seen, lengths, inputs.q.device)
-        if isinstance(found, str):
-            raise KernelRefused(self.name, found)
-        hidden, operators = found
-        from xformers.ops import fmha
+        return _memory_efficient.call(spec, inputs)
 
-        q, k, v = laid_out(inputs, seen, packed=_is_packed(hidden), expanded=case.training)
-        out = fmha.memory_efficient_attention(q, k, v, hidden, p=spec.dropout, scale=spec.scale, op=operators)
-        out = out.reshape(case.batch, case.queries, case.heads, case.value_dim).transpose(1, 2)
-        return repeatable(out, "_fMHA")
+
+def _by_operators(spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
+    seen, case = reach(spec, inputs), Case.of(inputs)
+    lengths = None if inputs.documents is None else document_lengths(inputs.documents)
+    found = _operators(spec, case, seen, lengths, inputs.q.device)
+    if isinstance(found, str):
+        raise KernelRefused(Xformers.name, found)
+    hidden, operators = found
+    from xformers.ops import fmha
+
+    q, k, v = laid_out(inputs, seen, packed=_is_packed(hidden), expanded=case.training)
+    out = fmha.memory_efficient_attention(q, k, v, hidden, p=spec.dropout, scale=spec.scale, op=operators)
+    out = out.reshape(case.batch, case.queries, case.heads, case.value_dim).transpose(1, 2)
+    return repeatable(out, "_fMHA")
+
+
+_memory_efficient = Whole(_by_operators)
 
 
 def bias(seen: Reach, queries: int, lengths: Sequence[int] | None, device: torch.device | None = None) -> Any:
