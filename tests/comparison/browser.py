@@ -76,7 +76,7 @@ def free_port() -> int:
         return int(attempt.getsockname()[1])
 
 
-def wait_for(look: Callable[[], Found], enough: Callable[[Found], bool] = bool, seconds: float = 20) -> Found:
+def wait_for(look: Callable[[], Found], enough: Callable[[Found], bool] = bool, seconds: float = 120) -> Found:
     """Look until it is enough.
 
     Raises:

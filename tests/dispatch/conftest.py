@@ -36,7 +36,7 @@ def make(tmp_path: Path) -> Callable[..., RunFolder]:
 def until() -> Callable[..., None]:
     """until(condition): wait for it, and fail if it doesn't come."""
 
-    def wait(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    def wait(condition: Callable[[], object], seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it never came"

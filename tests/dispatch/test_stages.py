@@ -261,7 +261,7 @@ def test_a_submit_killed_between_stages_and_repeated_comes_to_the_same(tmp_path:
         process = subprocess.Popen(
             lab("submit", "mine", cwd=killed), cwd=killed, stdout=said, stderr=said, start_new_session=True
         )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not list((killed / "runs").glob("mine/*/seed-0")) and time.monotonic() < deadline:
             time.sleep(0.02)  # the first folder of the second stage
         os.killpg(process.pid, signal.SIGKILL)

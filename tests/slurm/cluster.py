@@ -26,7 +26,7 @@ from typing import TypeVar
 from tests.slurm.configuration import ACCOUNTS, LONGEST_FOLDER, Configuration
 from tests.slurm.daemons import Daemons, free_ports
 from tests.slurm.packages import ClusterError, missing, program, remedy
-from tests.slurm.process import eventually, tail
+from tests.slurm.process import PATIENCE, eventually, tail
 
 FOLDER = Path(tempfile.gettempdir()) / f"lab-slurm-{getpass.getuser()}"  # of the cluster that `up` starts
 
@@ -149,7 +149,7 @@ class Cluster:
         return self._daemons.environment()
 
     def run(
-        self, command: str, *arguments: str, check: bool = True, input: str = "", seconds: float = 60.0
+        self, command: str, *arguments: str, check: bool = True, input: str = "", seconds: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """One of Slurm's commands: run("squeue", "--me").
 
@@ -200,7 +200,7 @@ class Cluster:
 
     # Waiting
 
-    def wait(self, condition: Callable[[], Found | None], what: str, seconds: float = 30.0) -> Found:
+    def wait(self, condition: Callable[[], Found | None], what: str, seconds: float = PATIENCE) -> Found:
         """The condition's first true value.
 
         Raises:
@@ -214,7 +214,7 @@ class Cluster:
             time.sleep(0.1)
         return found
 
-    def wait_for(self, job: str, *states: str, seconds: float = 30.0) -> Row:
+    def wait_for(self, job: str, *states: str, seconds: float = PATIENCE) -> Row:
         """The job, or array task, once it is in one of these states."""
 
         def there() -> Row | None:
@@ -223,7 +223,7 @@ class Cluster:
 
         return self.wait(there, f"job {job} in state {' or '.join(states)}", seconds)
 
-    def wait_for_accounting(self, job: str, *states: str, seconds: float = 30.0) -> Row:
+    def wait_for_accounting(self, job: str, *states: str, seconds: float = PATIENCE) -> Row:
         """The job's row in the accounting database, once it says so ("CANCELLED by 0" is CANCELLED)."""
 
         def there() -> Row | None:
@@ -257,7 +257,7 @@ class Cluster:
         if self._queued():
             self.run("scancel", "--user", getpass.getuser(), check=False)
             self._daemons.kill_tasks()  # each has KillWait seconds left, and scancel no signal that is quicker
-            self.wait(lambda: not self._queued(), "empty queue", 60.0)
+            self.wait(lambda: not self._queued(), "empty queue")
         for node, state in self._node_states().items():
             if state.startswith(("down", "drain")):
                 self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
@@ -317,7 +317,7 @@ class Cluster:
         shown = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T").stdout
         return {name: state for name, _, state in (line.partition(" ") for line in shown.splitlines())}
 
-    def _wait_for_nodes(self, *nodes: str, seconds: float = 30.0) -> None:
+    def _wait_for_nodes(self, *nodes: str, seconds: float = PATIENCE) -> None:
         def ready() -> bool:
             states = self._node_states()
             return all(states.get(node) in ("idle", "mixed", "allocated") for node in nodes)

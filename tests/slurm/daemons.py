@@ -18,7 +18,15 @@ from pathlib import Path
 
 from tests.slurm.configuration import Configuration
 from tests.slurm.packages import ClusterError, program
-from tests.slurm.process import Process, eventually, holding_sockets_below, launch, tail, with_environment
+from tests.slurm.process import (
+    PATIENCE,
+    Process,
+    eventually,
+    holding_sockets_below,
+    launch,
+    tail,
+    with_environment,
+)
 
 RECORD = "cluster.json"
 OWN_VARIABLES = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SACCT", "SINFO", "SCANCEL", "SCONTROL", "SPRIO")
@@ -144,7 +152,7 @@ class Daemons:
         self._processes[name] = launch(whole, self.log(name), {**self.environment(), **variables})
         self.save()
 
-    def _wait_for(self, name: str, ready: Callable[[], bool], seconds: float = 30.0) -> None:
+    def _wait_for(self, name: str, ready: Callable[[], bool], seconds: float = PATIENCE) -> None:
         in_time = eventually(lambda: not self.alive(name) or ready(), seconds)
         if not self.alive(name):
             raise ClusterError(f"{name} ended while it started.\n{tail(self.log(name))}")

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from tests.slurm.packages import ClusterError
 
+PATIENCE = 300.0
+"""Seconds after which what a test waits for isn't coming: no claim about how fast it is, on however busy a machine."""
+
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept, so that they can be reaped and aren't warned about
 
 

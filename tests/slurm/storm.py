@@ -53,22 +53,22 @@ class Storm:
         """
         self._pace(STILL)
         self._submit()
-        self._wait("second checkpoint of every run", lambda: all(map(_hittable, self.folders.values())), 300.0)
+        self._wait("second checkpoint of every run", lambda: all(map(_hittable, self.folders.values())))
         self._pace(SLOW)
         self._jobs = self._ask_for_jobs()
         self.noted["nodes"] = self._nodes()
         self.cluster.restart_controller()
         self.noted["attempts_after_restart"] = {name: self._state(name).attempts for name in self.folders}
         self._let_loose()
-        self._wait("stop in time", lambda: self._state("out_of_time").status == "preempted", 70.0)
+        self._wait("stop in time", lambda: self._state("out_of_time").status == "preempted")
         self._pace(None)
         others = [name for name in self.folders if name != "cancelled"]
         self._look_at_the_cancelled()
         calm.submit(TOGETHER, *TWO)
-        self._wait("end of the runs", lambda: all(self._state(name).ended for name in others), 300.0)
-        self._wait("end of the cancelled run", lambda: self._state("cancelled").ended, 120.0)
+        self._wait("end of the runs", lambda: all(self._state(name).ended for name in others))
+        self._wait("end of the cancelled run", lambda: self._state("cancelled").ended)
         calmly = RunFolder(calm.run(TOGETHER))
-        self._wait("end of the calm run", lambda: calmly.state.ended, 120.0)
+        self._wait("end of the calm run", lambda: calmly.state.ended)
         self.noted["nodes_at_last"] = self._nodes()
         return {
             "noted": self.noted,
@@ -114,7 +114,7 @@ class Storm:
     def _kill_a_worker(self) -> None:
         """After a step that no checkpoint holds."""
         folder = self.folders["worker_killed"]
-        self._wait("step beyond a checkpoint", lambda: step(folder) > _checkpoint(folder), 10.0)
+        self._wait("step beyond a checkpoint", lambda: step(folder) > _checkpoint(folder))
         os.kill(int(self._state("worker_killed").pid or 0), signal.SIGKILL)
         self.noted["killed"] = _seen(folder)
 
@@ -146,7 +146,7 @@ class Storm:
         rows = self.cluster.sacct("--duplicates", "--allocations", "--jobs", job)
         return [row["State"].split()[0] for row in rows]
 
-    def _wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+    def _wait(self, what: str, condition: Callable[[], bool]) -> None:
         """Until the condition holds; requeued jobs needn't sit out Slurm's hold meanwhile."""
 
         def holds() -> bool:
@@ -157,7 +157,7 @@ class Storm:
                     self.cluster.release(row["JOBID"])
             return condition()
 
-        self.cluster.wait(holds, what, seconds)
+        self.cluster.wait(holds, what)
 
 
 def _hittable(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from lab.runs import RunFolder
 from tests.slurm.cluster import Cluster
 from tests.slurm.evidence import Result, attempts_logged, check, steps_recorded
 from tests.slurm.packages import program
+from tests.slurm.process import PATIENCE
 from tests.slurm.workbench import Workbench, slurm
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ def test_a_submission_that_is_killed_again_and_again_sends_each_run_once(cluster
         last = bench.lab("submit", *options).stdout
     assert f"{RUNS} runs" not in last
     runs = [RunFolder(bench.run("many", seed)) for seed in range(RUNS)]
-    cluster.wait(lambda: all(run.state.ended for run in runs), "end of 200 runs", 150.0)
+    cluster.wait(lambda: all(run.state.ended for run in runs), "end of 200 runs")
     assert Counter(run.state.status for run in runs) == {"finished": RUNS}
     assert Counter(run.state.attempts for run in runs) == {1: RUNS}
     assert {len(list((run.path / ".claims").iterdir())) for run in runs} == {1}
@@ -81,14 +82,14 @@ def test_two_submissions_at_once_without_accounting_send_each_run_once(
     bench.sweep("both", range(4))
     cluster.stop_accounting()
     processes = [bench.start("submit", "both", *slurm("runs_per_job=2")) for _ in range(2)]
-    said = [process.communicate(timeout=90) for process in processes]
+    said = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     sent = [int(n) for out, _ in said for n in re.findall(r"(\d+) runs? in \d+ jobs?", out)]
     assert sum(sent) == 4, said
     shown = bench.status("both")
     assert sum(shown["counts"].values()) == 4
     runs = [bench.run("both", seed) for seed in range(4)]
-    cluster.wait(lambda: all(RunFolder(run).state.ended for run in runs), "end of the runs", 60.0)
+    cluster.wait(lambda: all(RunFolder(run).state.ended for run in runs), "end of the runs")
     assert bench.status("both")["counts"] == {"finished": 4}
     cluster.start_accounting()
     for seed, run in enumerate(runs):

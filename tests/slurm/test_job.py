@@ -60,7 +60,7 @@ def test_told_of_its_time_limit_a_job_checkpoints_and_goes_on_later(
     assert (first.state.status, first.state.reason) == ("preempted", "stopped by the time limit of its job")
     assert second.state.status == "queued"
     cluster.release(job)
-    cluster.wait(lambda: first.state.status == second.state.status == "finished", "end of the runs", 40.0)
+    cluster.wait(lambda: first.state.status == second.state.status == "finished", "end of the runs")
     assert 0 < reached < 100
     assert (results(first), begun(first), first.state.attempts) == (1, 2, 2)
     assert (results(second), begun(second)) == (1, 1)
@@ -76,7 +76,7 @@ def test_the_true_time_limit_is_told_in_time(
     run = make("caps/both/seed-0", steps=100_000, pause=0.05)
     (job,) = sent(tmp_path, time=1, signal_seconds=50)
     until(lambda: step(run) > 3)
-    cluster.wait(lambda: cluster.state(job) == "PENDING", "requeue", 40.0)
+    cluster.wait(lambda: cluster.state(job) == "PENDING", "requeue")
     assert (run.state.status, run.state.reason) == ("preempted", "stopped by the time limit of its job")
 
 
@@ -96,7 +96,7 @@ def test_a_preempted_job_goes_on_later(
     cluster.wait_for(other, "COMPLETED")
     cluster.wait_for(job, "PENDING", "RUNNING")
     cluster.release(job) if cluster.state(job) == "PENDING" else None
-    cluster.wait(lambda: run.state.status == "finished", "end of the run", 40.0)
+    cluster.wait(lambda: run.state.status == "finished", "end of the run")
     assert (results(run), begun(run)) == (1, 2)
 
 
@@ -143,7 +143,7 @@ def test_a_killed_worker_is_replaced_in_the_same_job(
     (job,) = sent(tmp_path, runs_per_job=2)
     until(lambda: step(run) > 3)
     os.kill(marks(run)[0][1], signal.SIGKILL)
-    cluster.wait_for(job, "COMPLETED", seconds=40.0)
+    cluster.wait_for(job, "COMPLETED")
     assert (results(run), begun(run), results(other), begun(other)) == (1, 2, 1, 1)
     assert cluster.job(job)["Restarts"] == "0"
 
@@ -159,9 +159,9 @@ def test_a_lost_node_s_run_goes_on_elsewhere(
     until(lambda: step(run) > 3)
     node = cluster.job(job)["NodeList"]
     cluster.kill_node(node)
-    cluster.wait_for(job, "PENDING", seconds=40.0)
+    cluster.wait_for(job, "PENDING")
     cluster.release(job)
-    cluster.wait(lambda: run.state.status == "finished", "end of the run", 40.0)
+    cluster.wait(lambda: run.state.status == "finished", "end of the run")
     assert (results(run), begun(run)) == (1, 2)
     assert cluster.job(job)["NodeList"] != node
 
@@ -174,7 +174,7 @@ def test_the_same_error_in_three_runs_stops_the_rest(
     runs = [make(f"caps/both/seed-{n}", do="bug") for n in range(12)]
     jobs = sent(tmp_path, array_parallelism=1)
     assert len(jobs) == 12
-    cluster.wait(lambda: sum(run.state.reason is not None for run in runs) == 12, "end of it", 60.0)
+    cluster.wait(lambda: sum(run.state.reason is not None for run in runs) == 12, "end of it")
     assert [run.state.status for run in runs].count("failed") == 3
     left = [run.state for run in runs if run.state.status == "queued"]
     assert len(left) == 9

@@ -19,6 +19,7 @@ from lab.runs import RunFolder, find_runs
 from tests.dispatch.conftest import make, until  # noqa: F401  fixtures
 from tests.dispatch.fakes import FAKE_WORKER, begun, results
 from tests.slurm.cluster import Cluster
+from tests.slurm.process import PATIENCE
 
 Make = Callable[..., RunFolder]
 Until = Callable[..., None]
@@ -50,7 +51,7 @@ class Sweep:
         return {row["run"].rpartition("/")[2]: row for row in shown["runs"]}
 
     def wait(
-        self, condition: Callable[[dict[str, Any]], object], seed: int = 0, seconds: float = 60.0
+        self, condition: Callable[[dict[str, Any]], object], seed: int = 0, seconds: float = PATIENCE
     ) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while not condition(row := self.rows()[f"seed-{seed}"]):

@@ -48,8 +48,8 @@ def send(root: Path, **settings: Any) -> submission.Sent:
     return submission.send(find_runs(root), root, "caps", Settings(**settings), worker=FAKE_WORKER)
 
 
-def finish(cluster: Cluster, runs: list[RunFolder], seconds: float = 60.0) -> None:
-    cluster.wait(lambda: all(run.state.ended for run in runs), "end of the runs", seconds)
+def finish(cluster: Cluster, runs: list[RunFolder]) -> None:
+    cluster.wait(lambda: all(run.state.ended for run in runs), "end of the runs")
 
 
 def queued(cluster: Cluster) -> list[str]:

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.slurm.process import PATIENCE
+
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 48
 ARM = "paced"
@@ -143,7 +145,7 @@ class Workbench:
         )
 
     def lab(
-        self, *arguments: str, code: int | None = 0, seconds: float = 180.0, more: Mapping[str, str] | None = None
+        self, *arguments: str, code: int | None = 0, seconds: float = PATIENCE, more: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `lab` to its end, which must have this exit code (None: any)."""
         with self.start(*arguments, more=more) as process:

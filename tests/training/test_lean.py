@@ -1,0 +1,24 @@
+"""Training starts without libraries that it doesn't use, and leaves everybody else's view of them as it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+import lab.training.fit
+print(sorted({"scipy", "transformers"} & set(sys.modules)))
+import torchmetrics
+from lightning_utilities.core.imports import RequirementCache, package_available
+print(bool(RequirementCache("scipy")), bool(RequirementCache("transformers")), package_available("scipy"))
+print(type(torchmetrics.__spec__.loader).__name__, float(torchmetrics.MeanMetric()(2.0)))
+print(any(type(finder).__module__.startswith("lab") for finder in sys.meta_path))
+import scipy.signal, transformers
+"""
+
+
+def test_training_imports_neither_scipy_nor_transformers_and_both_stay_importable() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[]", "True True True", "SourceFileLoader 2.0", "False"]
