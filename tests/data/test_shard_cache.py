@@ -72,7 +72,7 @@ def test_processes_that_start_together_build_once(folder: Path, cache: Path, tmp
     for racer in racers:
         racer.start()
     for racer in racers:
-        racer.join(60)
+        racer.join(300)
     assert [racer.exitcode for racer in racers] == [0, 0]
     lines = log.read_text().splitlines()
     assert lines.count("tokenizing") == 1
@@ -91,7 +91,7 @@ def _die_half_way(root: Path, cache: Path) -> None:
 def test_a_killed_builder_leaves_neither_a_lock_nor_a_broken_cache(folder: Path, cache: Path, tmp_path: Path) -> None:
     builder = SPAWN.Process(target=_die_half_way, args=(folder, cache))
     builder.start()
-    builder.join(60)
+    builder.join(300)
     assert builder.exitcode == -signal.SIGKILL
     (left_over,) = (path for path in (cache / "tokens").iterdir() if path.is_dir())
     assert left_over.name.startswith(".")

@@ -48,7 +48,7 @@ def test_a_running_run_checkpoints_and_the_next_one_goes_on(make: Make, tmp_path
         done, _ = cancel([long], patience=30, on_wait=waited.append)
         assert waited == [1]
         assert (done[0].did, done[0].said.split(" of ")[0].split(" step ")[0]) == ("cancelled", "stopped at")
-        assert process.wait(timeout=180) == 0
+        assert process.wait(timeout=300) == 0
     assert long.state.status == "cancelled"
     assert long.state.progress is not None
     assert int((long.path / "step.txt").read_text()) == long.state.progress["step"] > 0

@@ -156,7 +156,7 @@ def test_a_killed_launchers_work_is_continued_and_nothing_repeated(tmp_path: Pat
     done = [run for run in runs if run.state.status == "finished"]
     assert 0 < len(done) < 5
     second = launcher(tmp_path)
-    assert second.wait(30) == 0
+    assert second.wait(300) == 0
     second.communicate()
     assert [run.state.status for run in runs] == ["finished"] * 5
     assert [results(run) for run in runs] == [1] * 5
@@ -178,7 +178,7 @@ def test_a_killed_launchers_worker_is_waited_for_while_it_still_works(tmp_path: 
 def test_two_launchers_at_once_run_nothing_twice(tmp_path: Path, make: Make) -> None:
     runs = [make(f"caps/both/seed-{n}", steps=3) for n in range(12)]
     both = [launcher(tmp_path), launcher(tmp_path)]
-    said = [each.communicate(timeout=180)[0].split() for each in both]
+    said = [each.communicate(timeout=300)[0].split() for each in both]
     assert [begun(run) for run in runs] == [1] * 12
     assert [results(run) for run in runs] == [1] * 12
     assert sum(int(ran) for ran, *_ in said) == 12
@@ -193,7 +193,7 @@ def test_a_stopped_launcher_waits_for_checkpoints_and_begins_nothing_more(
     process = launcher(tmp_path)
     until(lambda: sum(begun(run) for run in runs) == 2)
     process.send_signal(number)
-    said = process.communicate(timeout=180)[0]
+    said = process.communicate(timeout=300)[0]
     assert said.split() == ["2", "0", "2", number.name]
     assert sorted(run.state.status for run in runs) == ["preempted", "preempted", "queued", "queued"]
     assert all(holder(run.path) is None for run in runs)
@@ -207,7 +207,7 @@ def test_the_second_ctrl_c_kills(tmp_path: Path, make: Make, until: Until) -> No
     time.sleep(0.2)
     assert holder(run.path) is not None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=180)
+    process.communicate(timeout=300)
     assert holder(run.path) is None
     assert run.state.status == "lost"
 
@@ -219,7 +219,7 @@ def test_a_call_can_be_stopped_from_another_thread(make: Make, until: Until) -> 
     thread.start()
     until(lambda: begun(runs[0]))
     stop.request("the test")
-    thread.join(20)
+    thread.join(300)
     assert found[0].stopped == "the test"
     assert found[0].ran == {runs[0].name: "preempted"}
     assert found[0].left == [runs[1].name]

@@ -193,7 +193,7 @@ def test_sweeps_that_are_submitted_at_once_make_each_run_once(tmp_path: Path) ->
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    made = [int(process.communicate(timeout=180)[0]) for process in processes]
+    made = [int(process.communicate(timeout=300)[0]) for process in processes]
     assert sum(made) == 40
     found = Counter(run.identity for run in find_runs(tmp_path / "runs"))
     assert len(found) == 40

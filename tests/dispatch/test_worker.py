@@ -27,7 +27,7 @@ Serve = Callable[[], "subprocess.Popen[str]"]
 
 
 def work(run: RunFolder, *arguments: str) -> int:
-    done = subprocess.run([*FAKE_WORKER, str(run.path), *arguments], capture_output=True, timeout=180)
+    done = subprocess.run([*FAKE_WORKER, str(run.path), *arguments], capture_output=True, timeout=300)
     assert done.stdout == b""
     return done.returncode
 
@@ -102,7 +102,7 @@ def test_a_signal_preempts_and_the_next_worker_goes_on(make: Make, until: Until,
     worker = start(run)
     until(lambda: (run.path / "step.txt").exists())
     worker.send_signal(number)
-    assert worker.wait(20) == PREEMPTED == 75
+    assert worker.wait(300) == PREEMPTED == 75
     assert run.state.status == "preempted"
     assert run.state.reason == f"stopped by {number.name}"
     step = int((run.path / "step.txt").read_text())
@@ -125,7 +125,7 @@ def test_a_run_held_by_another_worker_is_left_alone(make: Make, until: Until) ->
     assert begun(run) == 1
     assert run.state.pid == first.pid
     first.terminate()
-    assert first.wait(20) == PREEMPTED
+    assert first.wait(300) == PREEMPTED
 
 
 def test_a_run_with_a_result_is_not_run_again(make: Make) -> None:
@@ -304,7 +304,7 @@ class TestServing:
                 self.ask(worker, run)
             assert [self.answer(worker) for _ in runs] == [FINISHED] * 3
             self.end(worker)
-            assert worker.wait(20) == 0
+            assert worker.wait(300) == 0
         for run in runs:
             assert run.state.pid == worker.pid
             assert (run.path / "log.txt").read_text().count("from a child") == 1
@@ -313,7 +313,7 @@ class TestServing:
         with serve() as worker:
             self.ask(worker, make("caps/both/seed-0", do="bug"))
             assert self.answer(worker) == FAILED
-            assert worker.wait(20) == FAILED
+            assert worker.wait(300) == FAILED
 
     def test_the_end_of_its_input_preempts(self, make: Make, serve: Serve, until: Until) -> None:
         run = make("caps/both/seed-0", steps=1000)
@@ -321,7 +321,7 @@ class TestServing:
             self.ask(worker, run)
             until(lambda: begun(run))
             self.end(worker)
-            assert worker.wait(20) == PREEMPTED
+            assert worker.wait(300) == PREEMPTED
         assert run.state.reason == "stopped by the end of its launcher"
 
     def test_a_run_that_reads_its_input_does_not_eat_the_next_request(self, make: Make, serve: Serve) -> None:
@@ -337,7 +337,7 @@ class TestServing:
             self.ask(worker, make("caps/both/seed-0"))
             assert self.answer(worker) == FINISHED
             worker.terminate()
-            assert worker.wait(20) == 0
+            assert worker.wait(300) == 0
 
 
 def test_a_claim_left_by_this_very_process_is_a_defect_that_shows(make: Make) -> None:
