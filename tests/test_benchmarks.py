@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.accounting.costs import costs
+from tests.forked import Forked, script
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
@@ -25,18 +26,21 @@ def _scripts_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
-    )
+def run(name: str, *arguments: str, cwd: Path) -> tuple[int, str]:
+    """A script's exit code, and all that it says."""
+    with tempfile.NamedTemporaryFile() as said:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = Forked(
+            script, FOLDER / f"{name}.py", *arguments, environment=environment, output=Path(said.name), cwd=cwd
+        )
+        return process.wait(), Path(said.name).read_text()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_says_how_it_is_called_from_any_folder(name: str, tmp_path: Path) -> None:
-    done = run(str(FOLDER / f"{name}.py"), "--help", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.lower().startswith("usage:")
+    code, said = run(name, "--help", cwd=tmp_path)
+    assert code == 0, said
+    assert said.lower().startswith("usage:")
     assert not any(tmp_path.iterdir())
 
 
@@ -58,8 +62,8 @@ def test_make_bench_runs_them_all() -> None:
 @pytest.mark.slow
 def test_the_gpus_benchmark_works_on_a_tiny_shape(tmp_path: Path) -> None:
     names = "lab,hf-eager,kernels"
-    done = run(str(FOLDER / "gpu_training.py"), "--tiny", "--only", names, "--out", "page.md", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, said = run("gpu_training", "--tiny", "--only", names, "--out", "page.md", cwd=tmp_path)
+    assert code == 0, said
     page = (tmp_path / "page.md").read_text()
     assert "a trial of the script" in page
     assert re.search(r"^\| lab \| 2 \| [\d,]+ \| [\d.]+% \| – \| local: \w+, global: \w+ \|$", page, re.M), page
@@ -73,12 +77,11 @@ def test_without_a_cuda_device_nothing_is_measured_and_no_result_is_overwritten(
 
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here, and would be measured")
-    script = str(FOLDER / "gpu_training.py")
-    done = run(script, "--out", "page.md", cwd=tmp_path)
-    assert (done.returncode, done.stdout.partition(":")[0]) == (0, "no CUDA device here")
+    code, said = run("gpu_training", "--out", "page.md", cwd=tmp_path)
+    assert (code, said.partition(":")[0]) == (0, "no CUDA device here")
     assert "Not yet measured" in (tmp_path / "page.md").read_text()
     (tmp_path / "page.md").write_text("measured once")
-    run(script, "--out", "page.md", cwd=tmp_path)
+    run("gpu_training", "--out", "page.md", cwd=tmp_path)
     assert (tmp_path / "page.md").read_text() == "measured once"
 
 
@@ -124,9 +127,9 @@ def test_the_two_shapes_are_one_model_of_a_billion_parameters() -> None:
 
 
 def test_an_unknown_implementation_is_refused(tmp_path: Path) -> None:
-    done = run(str(FOLDER / "gpu_training.py"), "--only", "lba", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "'lba' is none of lab, lab-compiled, hf-eager" in done.stderr
+    code, said = run("gpu_training", "--only", "lba", cwd=tmp_path)
+    assert code == 2
+    assert "'lba' is none of lab, lab-compiled, hf-eager" in said
 
 
 def test_every_result_is_kept_beside_its_script_unless_said_otherwise(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def cache_bytes_by_kind(architecture: Architecture, batch: int, context: int, dt
     with torch.device("meta"):
         model = Decoder(architecture, alike=True)
     layers = dict(zip(architecture.layers, model.layers, strict=True))
-    found = {}
+    found: dict[str, int] = {}
     for layer, times in Counter(architecture.layers).items():
         # What attends keeps numbers as they are; a state is summed into, so it has fp32 at least.
         kept = dtype if layer.attends else torch.promote_types(dtype, torch.float32)

@@ -158,6 +158,8 @@ def test_the_summary_says_what_the_final_model_is_worth(tmp_path: Path) -> None:
         "device": "cpu",
         "threads": 1,
         "kernels": None,
+        "loss": "plain",
+        "compile": "off: the model has no blocks",
         "data": "a digest",
         "processes": 1,
         "nodes": 1,
