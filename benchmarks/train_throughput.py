@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class Contender:
 @click.option("--peers", default=",".join(PEERS), help="Which of them.")
 @click.option("--shapes", default=",".join(f"{t}x{b}" for t, b in SIZES.items()), help="Context x batch.")
 @click.option("--repeats", default=5, help="Steps of each contender, after one to warm up.")
+@click.option("--minutes", default=3.0, help="After which a context has no more than two steps.")
 @click.option("--threads", default=2, help="CPU threads of each.")
 @click.option("--without", default="", help="Contenders of the lab to leave out, such as 'bf16,bf16 compiled'.")
 @page.clock_option
@@ -85,6 +87,7 @@ def main(
     peers: str,
     shapes: str,
     repeats: int,
+    minutes: float,
     threads: int,
     without: str,
     clock: str,
@@ -104,22 +107,34 @@ def main(
         common = ["--context", str(context), "--batch", str(batch), "--threads", str(threads), "--clock", clock]
         commands = {name: [str(peers_python), str(HERE / "train_peers.py"), name, *common] for name in names}
         commands |= {name: [sys.executable, str(HERE / "train_lab.py"), name, *common] for name in labs}
-        results[context] = in_turn(commands, repeats, context, batch)
+        results[context] = in_turn(commands, repeats, 60 * minutes, context, batch)
     instructions = bf16_instructions(page.cpu_info())
     text = report(
         results,
         flops_per_token={context: costs(SHAPE, context).flops_per_token for context in sizes},
-        setting=[f"{page.command(__file__)}: the best of {repeats} steps.", page.machine(threads, clock)],
+        setting=[
+            f"{page.command(__file__)}: the best of {repeats} steps, or of two or more in {minutes:g} minutes.",
+            page.machine(threads, clock),
+        ],
         bf16=instructions,
     )
     page.keep(text, out)
     sys.exit(page.exit_code(bar.reached for bar in bars(results, bf16=bool(instructions))))
 
 
-def in_turn(commands: dict[str, list[str]], repeats: int, context: int, batch: int) -> dict[str, Measured]:
-    """Every contender's best of `repeats` rounds."""
-    contenders = [Contender(name, command) for name, command in commands.items()]
-    for _ in range(repeats):
+def in_turn(
+    commands: dict[str, list[str]], repeats: int, seconds: float, context: int, batch: int
+) -> dict[str, Measured]:
+    """Every contender's best of `repeats` rounds, or of as many as there is time for, two at least."""
+    contenders = []
+    for name, command in commands.items():
+        click.echo(f"{context:,} tokens: {name} starts", err=True)
+        contenders.append(Contender(name, command))
+    end = time.monotonic() + seconds
+    for done in range(repeats):
+        if done >= 2 and time.monotonic() > end:
+            break
+        click.echo(f"{context:,} tokens: round {done + 1} of {repeats}", err=True)
         for contender in contenders:
             contender.step()
     for contender in contenders:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +112,44 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
         projected = [getattr(self, name)(x) for name in self.inputs]
+        if _recomputes(x):
+            output: Tensor = _Down.apply(self.inner, self.down.weight, self.down.bias, *projected)  # type: ignore[no-untyped-call]
+            return output
         return self.down(self.inner(*projected))  # type: ignore[no-any-return]
+
+
+def _recomputes(x: Tensor) -> bool:
+    """Whether training goes through `_Down`: on a CPU, where that measures faster (compilers do it by themselves)."""
+    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+    return x.device.type == "cpu" and torch.is_grad_enabled() and not plain
+
+
+class _Down(torch.autograd.Function):
+    """down(inner(…)), whose backward pass computes what is between again: a gated MLP keeps half as much."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inner: Callable[..., Tensor], weight: Tensor, bias: Tensor | None, *projected: Tensor
+    ) -> Tensor:
+        ctx.inner, ctx.biased = inner, bias is not None
+        ctx.save_for_backward(weight, *projected)
+        return F.linear(inner(*projected), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *projected = ctx.saved_tensors
+        d_bias = d_out.flatten(0, -2).sum(0) if ctx.biased else None
+        if torch.is_grad_enabled():  # create_graph=True: what the gradients are made of has to be differentiable
+            found = torch.autograd.grad(
+                F.linear(ctx.inner(*projected), weight), (weight, *projected), d_out, create_graph=True
+            )
+            return None, found[0], d_bias, *found[1:]
+        with torch.enable_grad():
+            leaves = [each.detach().requires_grad_() for each in projected]
+            hidden = ctx.inner(*leaves)
+        d_projected = torch.autograd.grad(hidden, leaves, d_out @ weight)
+        d_weight = d_out.flatten(0, -2).mT @ hidden.detach().flatten(0, -2)
+        return None, d_weight, d_bias, *d_projected
 
 
 @register("relu")

@@ -24,7 +24,7 @@ def gradients(spec, inputs, kernel, d_out):
 @pytest.mark.parametrize("softcap", [None, 2.0, 1000.0])
 @pytest.mark.parametrize("extras", [{}, {"alibi": True, "sinks": True}, {"sinks": True, "documents": True}])
 def test_gradients_are_the_derivatives(monkeypatch, softcap, extras):
-    monkeypatch.setattr(tiles_module, "ROWS_FEW", 3)
+    monkeypatch.setattr(tiles_module, "ROWS", 3)
     monkeypatch.setattr(tiles_module, "TILE_SCORES", 16)
     inputs = draw_inputs(queries=6, heads=2, kv_heads=1, head_dim=2, **extras)
     inputs, by_name = leaves(inputs)

@@ -22,8 +22,7 @@ kernel_names = pytest.mark.parametrize("kernel", IN_DOUBLE)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles small enough for a dozen queries to make several blocks, of several tiles, with a rest."""
-    monkeypatch.setattr(tiles_module, "ROWS_FEW", 4)
-    monkeypatch.setattr(tiles_module, "ROWS_MANY", 4)
+    monkeypatch.setattr(tiles_module, "ROWS", 4)
     monkeypatch.setattr(tiles_module, "LANES", 2)
     monkeypatch.setattr(tiles_module, "TILE_SCORES", 64)
 

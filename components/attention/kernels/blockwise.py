@@ -18,6 +18,7 @@ from torch import Tensor
 
 from components.attention.kernels.kernel import Kernel, reach
 from components.attention.kernels.scores import Meaning, Piece, Scores, flat, heads, rows
+from components.attention.kernels.tiles import Scratch
 from components.attention.spec import AttentionInputs, AttentionSpec
 
 
@@ -129,6 +130,7 @@ class _Attention(torch.autograd.Function):
 def _attend(scores: Scores, piece: Piece, v_nSE: Tensor, values_nRE: Tensor, lse_nR1: Tensor) -> None:
     """Write a block's values [n, R, E] and natural log-sum-exps [n, R, 1], without sinks, over zeros."""
     total_nR1, highest_nR1 = lse_nR1, None
+    sum_nRE = scores.scratch.take("values", *values_nRE.shape).zero_()
     if not scores.bounded:
         # A finite start: a row that sees nothing of its first tile must not compute -inf less -inf.
         highest_nR1 = torch.full_like(lse_nR1, torch.finfo(v_nSE.dtype).min)
@@ -137,14 +139,14 @@ def _attend(scores: Scores, piece: Piece, v_nSE: Tensor, values_nRE: Tensor, lse
         if highest_nR1 is not None:
             above = torch.maximum(highest_nR1, logits.amax(-1, keepdim=True))
             shrink = (highest_nR1 - above).exp2_()
-            values_nRE.mul_(shrink)
+            sum_nRE.mul_(shrink)
             total_nR1.mul_(shrink)
             highest_nR1 = above
             logits.sub_(above)
         weights = scores.exponentiate_(logits, piece, tile)
         total_nR1.add_(weights.sum(-1, keepdim=True))
-        values_nRE.baddbmm_(weights, v_nSE[:, tile])
-    values_nRE.div_(total_nR1)
+        sum_nRE.baddbmm_(weights, v_nSE[:, tile])
+    torch.div(sum_nRE, total_nR1, out=values_nRE)
     total_nR1.log_()
     if highest_nR1 is not None:
         lse_nR1.add_(highest_nR1, alpha=scores.base)
@@ -171,14 +173,15 @@ def _differentiate(
 ) -> None:
     """Add a block's share of the gradients, recomputing its weights tile by tile."""
     d_k_nDS, d_v_nES = grads.d_k_NDS[piece.heads], grads.d_v_NES[piece.heads]
-    q_nRD, d_q_nRD = piece.of(scores.q_NMD), piece.of(grads.d_q_NMD)
+    q_nRD = piece.of(scores.q_NMD)
+    d_q_nRD = scores.scratch.take("d_q", *q_nRD.shape).zero_()
     k_nSD = scores.k_NSD[piece.heads]
     for tile in scores.tiling.tiles(piece.block):
         logits, tanh = scores.logits(piece, tile, keep_tanh=True)
         if shift_nR1 is not None:
             logits.sub_(shift_nR1)
         weights = scores.exponentiate_(logits, piece, tile)
-        d_v_nES[:, :, tile].baddbmm_(d_out_nRE.mT, weights)
+        _add_product(d_v_nES[:, :, tile], d_out_nRE, weights, 1.0, scores.scratch)
         d_scores = scores.scratch.take("d_scores", *weights.shape)
         torch.bmm(d_out_nRE, v_nSE[:, tile].mT, out=d_scores)
         d_scores.sub_(delta_nR1).mul_(weights)
@@ -188,7 +191,14 @@ def _differentiate(
         if tanh is not None:
             torch.ops.aten.tanh_backward.grad_input(d_scores, tanh, grad_input=d_scores)
         d_q_nRD.baddbmm_(d_scores, k_nSD[:, tile], alpha=scores.scale)
-        d_k_nDS[:, :, tile].baddbmm_(q_nRD.mT, d_scores, alpha=scores.scale / scores.factor)
+        _add_product(d_k_nDS[:, :, tile], q_nRD, d_scores, scores.scale / scores.factor, scores.scratch)
+    piece.of(grads.d_q_NMD).copy_(d_q_nRD)
+
+
+def _add_product(total_nXW: Tensor, left_nRX: Tensor, right_nRW: Tensor, factor: float, scratch: Scratch) -> None:
+    """Add leftᵀ · right · factor, by way of a tensor of its own: into a stretch of keys products are slower."""
+    product = torch.bmm(left_nRX.mT, right_nRW, out=scratch.take("product", *total_nXW.shape))
+    total_nXW.add_(product, alpha=factor)
 
 
 def _by_head(x_NM1: Tensor, scores: Scores) -> Tensor:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Measured on CPU: tiles of this many scores (all rows of all heads at once) stay in cache. Few rows waste less on the
-# diagonals, which counts where a block has few keys; many feed the matrix products better.
-TILE_SCORES = 256 * 1024
-FEW_KEYS, ROWS_FEW, ROWS_MANY = 1024, 64, 128
+# Measured on CPU: tiles of this many scores (all rows of all heads at once) stay in cache and are few. Fewer rows would
+# waste less on the diagonals, more would feed the matrix products better.
+TILE_SCORES = 512 * 1024
+ROWS = 128
 LANES = 16  # tiles start and end at whole vectors of keys where the window allows
 
 
@@ -65,8 +65,8 @@ class Tiling:
     ) -> None:
         self.queries, self.keys, self.offset, self.causal, self.window = queries, keys, offset, causal, window
         self._like = like
-        self.rows = min(queries, ROWS_FEW if min(keys, window or keys) <= FEW_KEYS else ROWS_MANY)
-        widest = max(ROWS_MANY, TILE_SCORES // (2 * group * self.rows) // LANES * LANES)
+        self.rows = min(queries, ROWS)
+        widest = max(ROWS, TILE_SCORES // (2 * group * self.rows) // LANES * LANES)
         self.width = min(widest, max(self._spans()))
         self.heads_at_once = max(1, TILE_SCORES // (group * self.rows * self.width))
 
