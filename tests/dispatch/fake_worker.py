@@ -37,6 +37,13 @@ def loud() -> None:
     os.system("echo from a child; echo complaint >&2")
 
 
+def meet(run: RunFolder) -> None:
+    """Go on only once the run `other` of the same sweep has begun."""
+    deadline = time.monotonic() + 300
+    while not (run.path.parents[1] / "other" / "seed-0" / "marks.txt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 DEEDS: dict[str, Callable[[], object]] = {
     "nothing": lambda: None,
     "bug": bug,
@@ -57,7 +64,7 @@ def train(run: RunFolder, report: Report, stop: Stop) -> Outcome:
     mark(run, "begin")
     try:
         if run.state.attempts == 1 and config["do"] != "diverge":
-            DEEDS[config["do"]]()
+            meet(run) if config["do"] == "meet" else DEEDS[config["do"]]()
         while step < steps:
             if stop() and not config["deaf"]:
                 return Outcome("preempted", None, {})

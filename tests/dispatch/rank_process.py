@@ -51,10 +51,11 @@ def part(run: RunFolder, report: Report, stop: Stop, world: World, store: Any) -
         return fit(tiny.TinyModel(dropout=0.3), tiny.TinyText(), plan, run.path, report=report, stop=asked, world=world)
 
 
-if __name__ == "__main__":
+def main(folder: str, strategy: str) -> int:
+    """Do this process's part; the environment says which it is."""
     for option in ("SILENCE", "GRACE", "COME"):
         setattr(turn, option, type(getattr(turn, option))(os.environ.get(option, getattr(turn, option))))
     exchange._REPLY = timedelta(seconds=float(os.environ.get("REPLY", 60)))
-    code = run_rank(Path(sys.argv[1]), step.world(sys.argv[2]), part=part)  # type: ignore[arg-type]
+    code = run_rank(Path(folder), step.world(strategy), part=part)  # type: ignore[arg-type]
     sys.stdout.flush()
     os._exit(code)

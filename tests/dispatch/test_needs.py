@@ -88,7 +88,7 @@ def times(run: RunFolder) -> tuple[float, float]:
 
 @pytest.mark.parametrize("max_parallel", [1, 3])
 def test_a_run_begins_when_what_it_needs_has_finished(tmp_path: Path, max_parallel: int) -> None:
-    runs = make(tmp_path, family())
+    runs = make(tmp_path, family(do="meet"))
     summary = run_all(list(runs.values()), max_parallel=max_parallel)
     assert set(summary.ran.values()) == {"finished"}
     assert len(summary.ran) == 4

@@ -8,10 +8,7 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,8 @@ from lab.dispatch.claim import Claim, holder
 from lab.dispatch.execution import FAILED, FINISHED, HELD, PREEMPTED
 from lab.runs import RunFolder, State
 from lab.training import verified
+from tests.dispatch import rank_process
+from tests.forked import Forked
 from tests.training import tiny
 from tests.training.ranks import free_port
 
@@ -49,28 +48,27 @@ def make(tmp_path: Path) -> Make:
 
 @contextlib.contextmanager
 def started(
-    run: RunFolder, size: int = 2, strategy: str = "ddp", **options: object
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """The run's processes, as srun starts them; they are gone afterwards."""
+    run: RunFolder, strategy: str = "ddp", *, of_two: Sequence[int] = (0, 1), **options: object
+) -> Iterator[list[Forked]]:
+    """The run's two processes, or those named, as srun starts them; they are gone afterwards."""
     port = free_port()
     processes = []
-    for rank in range(size):
-        slurm = {"SLURM_PROCID": rank, "SLURM_STEP_NUM_TASKS": size, "SLURM_LOCALID": rank, "SLURM_STEP_NUM_NODES": 1}
+    for rank in of_two:
+        slurm = {"SLURM_PROCID": rank, "SLURM_STEP_NUM_TASKS": 2, "SLURM_LOCALID": rank, "SLURM_STEP_NUM_NODES": 1}
         slurm |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, **options}
         environment = os.environ | {name: str(value) for name, value in slurm.items()}
-        command = [sys.executable, "-m", "tests.dispatch.rank_process", str(run.path), strategy]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        output = run.path.parents[2] / f"{run.path.parent.name}-{rank}.txt"
+        processes.append(Forked(rank_process.main, str(run.path), strategy, environment=environment, output=output))
     try:
         yield processes
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
-def codes(processes: list[subprocess.Popen[str]], seconds: float = 300) -> list[int]:
-    deadline = time.monotonic() + seconds
-    return [process.wait(max(0.0, deadline - time.monotonic())) for process in processes]
+def codes(processes: list[Forked]) -> list[int]:
+    return [process.wait() for process in processes]
 
 
 def begun(run: RunFolder, step: int = 2) -> Callable[[], bool]:
@@ -107,7 +105,7 @@ def test_when_one_is_killed_the_other_ends_and_the_next_attempt_goes_on(
     with started(run) as processes:
         until(begun(run, 4))
         processes[victim].kill()
-        assert processes[1 - victim].wait(300) == FAILED
+        assert processes[1 - victim].wait() == FAILED
     if victim == 1:
         state = run.state
         assert (state.status, state.failure) == ("lost", "interrupted")
@@ -156,7 +154,7 @@ def test_a_process_that_falls_silent_ends_the_other(make: Make, until: Until, fr
     with started(run, SILENCE=3, GRACE=1) as processes:
         until(begun(run))
         processes[frozen].send_signal(signal.SIGSTOP)
-        assert processes[1 - frozen].wait(300) == FAILED
+        assert processes[1 - frozen].wait() == FAILED
         if frozen == 1:
             assert (run.state.status, run.state.failure) == ("lost", "interrupted")
             assert run.state.reason == "process 1 of 2 gives no sign of life"
@@ -171,7 +169,6 @@ def test_a_run_that_is_held_is_left_alone_by_all(make: Make) -> None:
 
 def test_a_process_that_does_not_come_is_told(make: Make) -> None:
     run = make("late", steps=3)
-    with started(run, COME=3) as processes:
-        processes[1].kill()
-        assert processes[0].wait(300) == FAILED
+    with started(run, of_two=[0], COME=3) as processes:
+        assert processes[0].wait() == FAILED
     assert (run.state.status, run.state.reason) == ("lost", "process 1 of 2 did not come in 3 s")
