@@ -40,7 +40,7 @@ def _over_rms_times(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     if torch.compiler.is_compiling():  # which fuses the formula itself better
         return _over_rms(x, eps) * gain
     if not torch.is_grad_enabled():  # what `_OverRMSTimes` computes, without its overhead
-        return (x * x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()).mul_(gain)
+        return torch.rms_norm(x, (x.shape[-1],), gain, eps)
     scaled: Tensor = _OverRMSTimes.apply(x, gain, eps)  # type: ignore[no-untyped-call]
     return scaled
 
