@@ -30,17 +30,12 @@ def _why_not() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First of all tests: they wait more than they compute, and one pytest process does so while others compute.
-
-    Where there is no Slurm they are skipped by a mark, so that pytest says it once a file and not once a test.
-    """
-    here = {item for item in items if item.path.is_relative_to(Path(__file__).parent)}
-    items.sort(key=lambda item: item not in here)
+    """Skipped by a mark, so that pytest says it once a file and not once a test."""
     said = _why_not()
     if said is None or os.environ.get("LAB_REQUIRE_SLURM"):
         return
-    for item in here:
-        if "cluster" in getattr(item, "fixturenames", ()):
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(reason=said))
 
 
