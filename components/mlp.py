@@ -138,7 +138,8 @@ class _Down(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         weight, *projected = ctx.saved_tensors
-        d_bias = d_out.flatten(0, -2).sum(0) if ctx.biased else None
+        d_rows = d_out.reshape(-1, d_out.shape[-1])
+        d_bias = d_rows.sum(0) if ctx.biased else None
         if torch.is_grad_enabled():  # create_graph=True: what the gradients are made of has to be differentiable
             found = torch.autograd.grad(
                 F.linear(ctx.inner(*projected), weight), (weight, *projected), d_out, create_graph=True
@@ -148,7 +149,7 @@ class _Down(torch.autograd.Function):
             leaves = [each.detach().requires_grad_() for each in projected]
             hidden = ctx.inner(*leaves)
         d_projected = torch.autograd.grad(hidden, leaves, d_out @ weight)
-        d_weight = d_out.flatten(0, -2).mT @ hidden.detach().flatten(0, -2)
+        d_weight = d_rows.mT @ hidden.detach().reshape(-1, weight.shape[1])
         return None, d_weight, d_bias, *d_projected
 
 

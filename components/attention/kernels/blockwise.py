@@ -146,7 +146,7 @@ def _attend(scores: Scores, piece: Piece, v_nSE: Tensor, values_nRE: Tensor, lse
         weights = scores.exponentiate_(logits, piece, tile)
         total_nR1.add_(weights.sum(-1, keepdim=True))
         sum_nRE.baddbmm_(weights, v_nSE[:, tile])
-    torch.div(sum_nRE, total_nR1, out=values_nRE)
+    values_nRE.copy_(sum_nRE.div_(total_nR1))
     total_nR1.log_()
     if highest_nR1 is not None:
         lse_nR1.add_(highest_nR1, alpha=scores.base)

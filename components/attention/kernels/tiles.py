@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Measured on CPU: tiles of this many scores (all rows of all heads at once) stay in cache and are few. Fewer rows would
-# waste less on the diagonals, more would feed the matrix products better.
+# waste less on the diagonals, which counts where a window is short; more would feed the matrix products better.
 TILE_SCORES = 512 * 1024
 ROWS = 128
 LANES = 16  # tiles start and end at whole vectors of keys where the window allows
@@ -65,7 +65,7 @@ class Tiling:
     ) -> None:
         self.queries, self.keys, self.offset, self.causal, self.window = queries, keys, offset, causal, window
         self._like = like
-        self.rows = min(queries, ROWS)
+        self.rows = min(queries, ROWS, max(LANES, keys if window is None else window // 2))
         widest = max(ROWS, TILE_SCORES // (2 * group * self.rows) // LANES * LANES)
         self.width = min(widest, max(self._spans()))
         self.heads_at_once = max(1, TILE_SCORES // (group * self.rows * self.width))
