@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import runpy
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -61,13 +60,6 @@ class Forked:
         if self._process.exitcode is None:
             raise TimeoutError(f"process {self.pid} still runs after {seconds:g} s")
         return self._process.exitcode
-
-
-def script(path: Path, *arguments: str) -> None:
-    """To be forked: a script, as Python runs it."""
-    sys.argv = [str(path), *arguments]
-    sys.path[0] = str(path.parent)
-    runpy.run_path(str(path), run_name="__main__")
 
 
 @functools.cache
