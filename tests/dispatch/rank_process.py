@@ -11,7 +11,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -51,7 +51,7 @@ def part(run: RunFolder, report: Report, stop: Stop, world: World, store: Any) -
         return fit(tiny.TinyModel(dropout=0.3), tiny.TinyText(), plan, run.path, report=report, stop=asked, world=world)
 
 
-def main(folder: str, strategy: str) -> int:
+def main(folder: str, strategy: str) -> NoReturn:
     """Do this process's part; the environment says which it is."""
     for option in ("SILENCE", "GRACE", "COME"):
         setattr(turn, option, type(getattr(turn, option))(os.environ.get(option, getattr(turn, option))))

@@ -55,7 +55,8 @@ def started(
     processes = []
     for rank in of_two:
         slurm = {"SLURM_PROCID": rank, "SLURM_STEP_NUM_TASKS": 2, "SLURM_LOCALID": rank, "SLURM_STEP_NUM_NODES": 1}
-        slurm |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, **options}
+        slurm |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+        slurm |= {"REPLY": 600, **options}  # beyond any wait here: what ends a process is what its test is about
         environment = os.environ | {name: str(value) for name, value in slurm.items()}
         output = run.path.parents[2] / f"{run.path.parent.name}-{rank}.txt"
         processes.append(Forked(rank_process.main, str(run.path), strategy, environment=environment, output=output))
