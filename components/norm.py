@@ -39,10 +39,16 @@ def _over_rms_times(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / rms(x) · gain, both at least fp32, in half the passes over memory that autograd's own backward takes."""
     if torch.compiler.is_compiling():  # which fuses the formula itself better
         return _over_rms(x, eps) * gain
-    if not torch.is_grad_enabled():  # what `_OverRMSTimes` computes, without its overhead
-        return torch.rms_norm(x, (x.shape[-1],), gain, eps)
+    if not torch.is_grad_enabled():
+        return _normed(x, gain, eps)[0]
     scaled: Tensor = _OverRMSTimes.apply(x, gain, eps)  # type: ignore[no-untyped-call]
     return scaled
+
+
+def _normed(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x) · gain, and 1 / rms(x): the same numbers with gradients and without."""
+    inverse = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (x * inverse).mul_(gain), inverse
 
 
 class _OverRMSTimes(torch.autograd.Function):
@@ -50,10 +56,10 @@ class _OverRMSTimes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        inverse = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        y, inverse = _normed(x, gain, eps)
         ctx.save_for_backward(x, gain, inverse)
         ctx.eps = eps
-        return (x * inverse).mul_(gain)
+        return y
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
