@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -34,9 +35,16 @@ class Component:
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
-    def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, kind: str | None = None, home: str | None = None, **kwargs: Any) -> None:
+        """
+        Args:
+            kind: the kind that the class opens.
+            home: module whose import registers the kind's components, for one that is loaded when it is asked for.
+        """
         super().__init_subclass__(**kwargs)
         if kind is not None:
+            if home is not None:
+                _homes[kind] = home
             if kind in _kinds and _kinds[kind].__module__ != cls.__module__:
                 base = _kinds[kind]
                 raise ValueError(f"kind '{kind}' is {base.__module__}.{base.__name__}; derive from that")
@@ -78,6 +86,7 @@ C = TypeVar("C", bound=type[Component])
 
 _kinds: dict[str, type[Component]] = {}
 _components: dict[str, dict[str, type[Component]]] = {}
+_homes: dict[str, str] = {}
 _generation = 0
 
 
@@ -126,7 +135,7 @@ def lookup(kind: str, name: str) -> type[Component]:
     Raises:
         UnknownComponent: naming the nearest registered name.
     """
-    known = _components.get(kind, {})
+    known = _known(kind)
     if name not in known:
         raise UnknownComponent(f"no {kind} is called '{name}'{suggestion(name, known)}")
     return known[name]
@@ -145,7 +154,7 @@ def forget(module: str) -> None:
 
 def kinds() -> list[str]:
     """The kinds that have at least one component, in order of registration."""
-    return [kind for kind in _kinds if _components.get(kind)]
+    return [kind for kind in _kinds if _components.get(kind) or kind in _homes]
 
 
 def kind_class(kind: str) -> type[Component]:
@@ -155,7 +164,19 @@ def kind_class(kind: str) -> type[Component]:
 
 def names(kind: str) -> list[str]:
     """Names registered under a kind, in order of registration."""
-    return list(_components.get(kind, {}))
+    return list(_known(kind))
+
+
+def _known(kind: str) -> dict[str, type[Component]]:
+    """What is registered under a kind, its home imported."""
+    home = _homes.pop(kind, None)
+    if home is not None:
+        try:
+            importlib.import_module(home)
+        except BaseException:
+            _homes[kind] = home
+            raise
+    return _components.get(kind, {})
 
 
 def options(cls: type[Any]) -> list[Option]:

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "lab.bench": BASE | {"components"},
     "lab.composition": BASE | {"components", "lab.data", "lab.training"},
     "lab.planning": BASE | {"components", "lab.runs", "lab.training", "lab.accounting", "lab.composition"},
-    "lab.dispatch": BASE | {"components", "lab.runs", "lab.training", "lab.composition", "lab.planning", "lab.bench"},
+    "lab.dispatch": BASE
+    | {"components", "lab.runs", "lab.training", "lab.composition", "lab.planning", "lab.bench", "lab.evaluation"},
     "lab.comparison": BASE | {"lab.runs", "lab.planning"},
     "lab.interop": BASE | {"components", "lab.composition"},
     "lab.evaluation": BASE

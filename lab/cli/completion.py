@@ -77,9 +77,14 @@ def kinds(context: click.Context, parameter: click.Parameter, incomplete: str) -
     return _beginning((group.rpartition("/")[2] for group in _groups()), incomplete)
 
 
-def evaluators(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Completes names of evaluators."""
-    return _beginning(_known().get("evaluator", []), incomplete)
+def evaluation(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Completes runs and sweeps, then an evaluator, then overrides of the data."""
+    typed = context.params.get(parameter.name or "") or ()
+    known = _known().get("evaluator", [])
+    if any(text in known for text in typed[1:]):
+        return data_overrides(context, parameter, incomplete)
+    found = sweeps_and_runs(context, parameter, incomplete)
+    return [*_beginning(known, incomplete), *found] if typed else found
 
 
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -26,8 +26,6 @@ def command(what: str, kind: str | None, as_json: bool) -> None:
     if kind is not None and what != "components":
         raise RequestError(f"'{kind}': only components have kinds; use `lab list {what}`")
     if what == "evaluators":
-        import lab.evaluation.evaluate  # noqa: F401  registers them
-
         what, kind = "components", "evaluator"
     rows = listing.rows(what, kind)
     if as_json:

@@ -46,7 +46,6 @@ _KEPT = 20
 def _ask() -> dict[str, list[str]]:
     from components import registry
     from lab.composition import groups
-    from lab.evaluation import evaluate as evaluate  # registers the evaluators
 
     extensions.load()
     return groups.groups() | {"evaluator": registry.names("evaluator")}

@@ -31,10 +31,9 @@ def identity(experiment: Experiment) -> str:
     config: dict[str, str] = {}
     implied: dict[str, str] = {}
     parts = _parts(experiment)
-    for option in registry.options(Experiment):
-        if option.affects_result:
-            config[option.name] = parts[option.name].text
-            implied |= parts[option.name].implied
+    for name, part in parts.items():
+        config[name] = part.text
+        implied |= part.implied
     meaning = {
         "format": _json(FORMAT),
         "config": _object(config),
@@ -60,9 +59,8 @@ class _Part:
 
 
 def _parts(experiment: Experiment) -> dict[str, _Part]:
-    return {
-        option.name: _part(option.name, getattr(experiment, option.name)) for option in registry.options(Experiment)
-    }
+    options = [option for option in registry.options(Experiment) if option.affects_result]
+    return {option.name: _part(option.name, getattr(experiment, option.name)) for option in options}
 
 
 def _versions(parts: Mapping[str, _Part]) -> dict[str, int]:

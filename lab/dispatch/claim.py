@@ -12,10 +12,12 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lab.dispatch.process import Process
+from lab.errors import RequestError
 from lab.runs import write_json
 
 STALE_AFTER = 120.0  # seconds without a heartbeat after which a claim on another host counts as abandoned
@@ -88,6 +90,24 @@ class Claim:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@contextlib.contextmanager
+def writing(folder: Path, *, patience: float = 60.0) -> Iterator[None]:
+    """The right to write in a run folder for a moment.
+
+    Args:
+        patience: seconds to wait for whoever holds it.
+    Raises:
+        RequestError: somebody still does.
+    """
+    end = time.monotonic() + patience
+    while (claim := Claim.take(folder)) is None:
+        if time.monotonic() > end:
+            raise RequestError(f"{folder}: another process holds the run, such as its worker; nothing was written")
+        time.sleep(0.1)
+    with claim:
+        yield
 
 
 def holder(folder: Path, *, stale_after: float = STALE_AFTER) -> Holder | None:

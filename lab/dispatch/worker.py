@@ -65,6 +65,7 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
     """Train the run's frozen configuration, never recomposing it: sources edited since don't change it."""
     from lab.composition import extensions
     from lab.composition.freeze import load_experiment
+    from lab.dispatch.concluding import conclusion
     from lab.dispatch.teachers import load_needed
     from lab.training import environment
     from lab.training.loop import train
@@ -79,7 +80,8 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
         device = environment.device_of(experiment.train.accelerator)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         run.add_provenance(device=name, threads=torch.get_num_threads())
-        return train(experiment, run.path, trained=needed, report=report, stop=stop)
+        conclude = conclusion(run, experiment.train.accelerator, stop)
+        return train(experiment, run.path, trained=needed, report=report, stop=stop, conclude=conclude)
 
 
 def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = None) -> int:

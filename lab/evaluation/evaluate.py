@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from components.registry import lookup, names, suggestion
+from components.registry import OptionError, lookup, names, suggestion
 from lab.composition import extensions
 from lab.composition.convert import ConversionError, component
-from lab.composition.freeze import to_plain
+from lab.composition.freeze import load_experiment, to_plain
 from lab.composition.overrides import parse
 from lab.composition.recompose import paths_of
 from lab.errors import RequestError
-from lab.evaluation import perplexity as perplexity  # registers it
-from lab.evaluation.evaluator import Evaluator, Subject
+from lab.evaluation import keeping
 from lab.evaluation.load import load_model
+from lab.evaluation.session import KeptSession, Report
 from lab.evaluation.text import data_of
-from lab.runs import RunFolder, write_json
-from lab.runs.folder import check_name
+from lab.runs import RunFolder
+from lab.training import environment, verified
+from lab.training.evaluator import Evaluator, Findings, Stopped, Subject
 from lab.training.options import Accelerator
 
-VERSION = 1
-FOLDER = "evaluations"
+__all__ = ["Evaluated", "Request", "Stopped", "evaluate", "request"]
+
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,20 @@ class Request:
     """An evaluator with its options, and overrides of the data that it is to look at."""
 
     evaluator: Evaluator
-    data: tuple[str, ...]
+    data: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that was made.
+
+    Attributes:
+        result: what `evaluations/<name>.json` holds.
+        findings: the same with the images.
+    """
+
+    result: dict[str, Any]
+    findings: Findings
 
 
 def request(name: str, texts: Sequence[str]) -> Request:
@@ -56,43 +74,86 @@ def request(name: str, texts: Sequence[str]) -> Request:
     return Request(built, tuple(text for text in texts if text in data))
 
 
+def declared(run: RunFolder) -> dict[str, Request]:
+    """The evaluations that a run's own configuration asks for and its folder doesn't hold of its newest weights."""
+    with extensions.of_run(run.path, run.info):
+        asked = {name: Request(evaluator) for name, evaluator in load_experiment(run.config).evaluate.items()}
+    newest = verified.newest(run.path)
+    step = None if newest is None else verified.step_of(newest)
+    return {name: each for name, each in asked.items() if not _held(run, name, each.evaluator, step)}
+
+
+def _held(run: RunFolder, name: str, evaluator: Evaluator, step: int | None) -> bool:
+    found, made = keeping.kept(run, name), {**_made_by(evaluator), "step": step}
+    return found is not None and {key: found.get(key) for key in made} == made
+
+
+def _made_by(evaluator: Evaluator) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "evaluator": evaluator.name,
+        "evaluator_version": evaluator.version,
+        "options": {key: value for key, value in to_plain(evaluator).items() if key != "name"},
+    }
+
+
 def evaluate(
-    run: RunFolder, asked: Request, *, accelerator: Accelerator = "auto", save_as: str | None = None
-) -> dict[str, Any]:
-    """Evaluate a run and write `evaluations/<name>.json` in its folder, in place of what an earlier call wrote there.
+    run: RunFolder,
+    asked: Request,
+    *,
+    accelerator: Accelerator = "auto",
+    save_as: str | None = None,
+    report: Report | None = None,
+    stop: Callable[[], bool] | None = None,
+    writing: AbstractContextManager[Any] | None = None,
+) -> Evaluated:
+    """Evaluate a run and keep the result in its folder, in place of what an earlier call kept under that name.
+
+    One that is interrupted goes on, when it is asked for again, with the parts that it hadn't done.
 
     Args:
         save_as: the name; by default the evaluator's.
+        report: told of progress.
+        stop: asked now and then whether to stop.
+        writing: surrounds the moment in which the result is written.
     Raises:
         RequestError: the run has no checkpoint, or cannot be evaluated so. Nothing has been written.
+        Stopped: it was asked to.
     """
     evaluator = asked.evaluator
     name = save_as or evaluator.name
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise RequestError(f"--as: {error}") from None
+    keeping.check_name(name)
     with extensions.of_run(run.path, run.info):
         loaded = load_model(run, accelerator)
+        try:
+            evaluator.check(loaded.experiment)
+        except OptionError as error:
+            raise RequestError(f"{run.name}: {evaluator.name}: {error.option}: {error.message}") from None
         subject = Subject(loaded, data_of(loaded, asked.data))
-        metrics = evaluator.evaluate(subject)
-        result = {
-            "version": VERSION,
-            "evaluator": evaluator.name,
-            "evaluator_version": evaluator.version,
-            "options": {key: value for key, value in to_plain(evaluator).items() if key != "name"},
+        work = {
+            **_made_by(evaluator),
             "identity": run.identity,
             "step": loaded.step,
             "steps": None if "imported" in run.info else loaded.experiment.train.steps,
             "data": {
                 "corpus": to_plain(subject.data.corpus),
                 "validation_fraction": subject.data.validation_fraction,
-                "digest": subject.text.digest if "text" in vars(subject) else None,
             },
             "device": loaded.device.type,
-            "metrics": metrics,
         }
-    folder = run.path / FOLDER
-    folder.mkdir(exist_ok=True)
-    write_json(folder / f"{name}.json", result)
-    return result
+        session = KeptSession(keeping.partial_path(run, name), _digest(work), report, stop)
+        try:
+            with environment.deterministic():
+                findings = evaluator.evaluate(subject, session)
+        finally:
+            session.close()
+        if "text" in vars(subject):
+            work["data"]["digest"] = subject.text.digest
+    with writing or nullcontext():
+        result = keeping.keep(run, name, work, findings)
+    session.discard()
+    return Evaluated(result, findings)
+
+
+def _digest(work: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()

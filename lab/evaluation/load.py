@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-
 from components.decoder import Decoder
 from lab.composition import extensions
 from lab.composition.freeze import load_experiment
@@ -18,32 +13,9 @@ from lab.errors import RequestError
 from lab.runs import RunFolder
 from lab.runs.folder import TOKENIZER
 from lab.training import environment, verified
+from lab.training.evaluator import LoadedRun, refuse_other_text
 from lab.training.experiment import Experiment
 from lab.training.options import Accelerator
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A run ready to be used.
-
-    Attributes:
-        model: in evaluation mode, fp32, on `device`, without gradients.
-        encoder: text to ids and back, as the run was trained.
-        experiment: what the run's config.yaml says.
-        checkpoint: the file that the weights are from.
-    """
-
-    run: RunFolder
-    experiment: Experiment
-    model: Decoder
-    encoder: Encoder
-    checkpoint: Path
-    device: torch.device
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps that the weights have seen."""
-        return verified.step_of(self.checkpoint)
 
 
 def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
@@ -69,7 +41,8 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
             lines = " ".join(str(error).split())
             raise RequestError(f"{checkpoint}: its weights are not those of config.yaml's model: {lines}") from None
         model.eval().requires_grad_(False).to(device)
-        return LoadedRun(run, experiment, model, _encoder(run, experiment), checkpoint, device)
+        step = verified.step_of(checkpoint)
+        return LoadedRun(run, experiment, model, _encoder(run, experiment), checkpoint, step, device)
 
 
 def _encoder(run: RunFolder, experiment: Experiment) -> Encoder:
@@ -80,17 +53,3 @@ def _encoder(run: RunFolder, experiment: Experiment) -> Encoder:
     text = prepare(experiment.data)
     refuse_other_text(run, text.digest)
     return text.encoder
-
-
-def refuse_other_text(run: RunFolder, digest: str) -> None:
-    """Refuse if the run's data are not what it was trained on: held-out text would not be, nor a learnt tokenizer.
-
-    Raises:
-        RequestError: naming both digests.
-    """
-    trained = run.info.get("provenance", {}).get("data")
-    if trained is not None and trained != digest:
-        raise RequestError(
-            f"{run.name}: its text has changed since it was trained: the digest was {trained[:12]}…, here it is "
-            f"{digest[:12]}…; name another corpus, such as data/corpus=files"
-        )

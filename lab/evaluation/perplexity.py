@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
 from lab.data.batches import validation_batches
 from lab.errors import RequestError
-from lab.evaluation.evaluator import Evaluator, Subject
+from lab.training.evaluator import Evaluator, Findings, Session, Subject
+
+if TYPE_CHECKING:
+    from lab.training.experiment import Experiment
 
 
 @register("perplexity")
@@ -33,28 +37,28 @@ class Perplexity(Evaluator):
             if value is not None and value < 1:
                 raise OptionError(option, f"must be at least 1, got {value}")
 
-    def evaluate(self, subject: Subject) -> dict[str, float]:
-        # Here, as they load Lightning, which listing and completion can do without.
-        from lab.training.environment import deterministic
+    def check(self, experiment: Experiment) -> None:
+        limit, context = experiment.model.max_context, self.context or experiment.train.context
+        if limit is not None and limit < context:
+            raise OptionError("context", f"{context:,} tokens are beyond the model's {limit:,} positions")
+
+    def evaluate(self, subject: Subject, session: Session) -> Findings:
+        # Here, as it loads Lightning, which listing and completion can do without.
         from lab.training.validation import bits_per_byte, validation_loss
 
-        loaded, train = subject.loaded, subject.loaded.experiment.train
+        loaded, train, text = subject.loaded, subject.loaded.experiment.train, subject.text
         context = self.context or train.context
-        limit = loaded.experiment.model.max_context
-        if limit is not None and limit < context:
-            raise RequestError(f"context: {context:,} tokens are beyond the model's {limit:,} positions")
-        text = subject.text
         tokens = self.tokens or loaded.experiment.validation.tokens
         try:
             windows = validation_batches(text.validation, context, self.batch or train.sequences_per_forward, tokens)
         except ValueError as error:
             raise RequestError(str(error)) from None
-        with deterministic():
-            separator = text.separator if train.mask_documents else None
-            loss = validation_loss(loaded.model, windows, loaded.device, separator)
-        return {
-            "loss": loss,
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "bits_per_byte": bits_per_byte(loss, len(text.validation), text.validation_bytes),
-            "tokens": windows.n_tokens,
-        }
+        loss = validation_loss(loaded.model, windows, loaded.device, subject.separator)
+        return Findings(
+            {
+                "loss": loss,
+                "perplexity": math.exp(loss) if loss < 700 else math.inf,
+                "bits_per_byte": bits_per_byte(loss, len(text.validation), text.validation_bytes),
+                "tokens": windows.n_tokens,
+            }
+        )

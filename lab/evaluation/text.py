@@ -14,8 +14,8 @@ from lab.data.encoder import Encoder
 from lab.data.options import Data
 from lab.data.tokenizer import BPE, Tokenizer
 from lab.errors import RequestError
-from lab.evaluation.load import LoadedRun
 from lab.runs.folder import TOKENIZER
+from lab.training.evaluator import LoadedRun
 
 MAY_SET = ("data.corpus", "data.validation_fraction")
 

@@ -22,14 +22,15 @@ class EventFile:
     Args:
         folder: where; TensorBoard shows all event files of a folder as one run.
         from_step: points of earlier files beyond this step are void.
+        label: what the file's name ends in, to tell it from others.
     """
 
-    def __init__(self, folder: Path, from_step: int = 0) -> None:
+    def __init__(self, folder: Path, from_step: int = 0, label: str = "0") -> None:
         # TensorBoard reads the files in the order of their names and so must find this one last, also when it follows
         # another within a second or the run moved to a machine whose clock is behind. SummaryWriter leaves that open.
         earlier = [int(match[1]) for path in folder.iterdir() if (match := _NAME.match(path.name))]
         order = max([int(time.time()), *(number + 1 for number in earlier)])
-        path = folder / f"events.out.tfevents.{order:010d}.{socket.gethostname()}.{os.getpid()}.0"
+        path = folder / f"events.out.tfevents.{order:010d}.{socket.gethostname()}.{os.getpid()}.{label}"
         self._file = path.open("xb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
@@ -40,6 +41,13 @@ class EventFile:
         """Add one point to the curve of each tag."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         self._write(Event(step=step, summary=Summary(value=values)))
+
+    def add_images(self, images: Mapping[str, bytes], step: int) -> None:
+        """Add PNG images, each under its tag."""
+        for tag, png in images.items():
+            width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))  # of its header
+            image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+            self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
 
     def sync(self) -> None:
         """Bring every point to the disk."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from components.architecture import Architecture
 from components.registry import OptionError
 from lab.data.options import Data
+from lab.training.evaluator import Evaluator, unusable
 from lab.training.optimizer import Optimizer
 from lab.training.options import Train, Validation
 from lab.training.recipe import NextTokenPrediction, Recipe
@@ -21,6 +23,8 @@ class Experiment:
         name: the experiment's, as in `experiments/`.
         seed: of the initial weights, of dropout, and of the order of the data unless `data.seed` is given.
         recipe: what the model learns from.
+        evaluate: what is measured of the trained model besides its validation loss, each under the name that its
+            metrics begin with.
     """
 
     name: str = field(metadata={"affects_result": False})
@@ -32,6 +36,7 @@ class Experiment:
     optimizer: Optimizer
     schedule: Schedule
     recipe: Recipe = field(default_factory=NextTokenPrediction)
+    evaluate: Mapping[str, Evaluator] = field(default_factory=dict, metadata={"affects_result": False})
 
     def __post_init__(self) -> None:
         """Raise OptionError if two parts that are sound by themselves cannot go together."""
@@ -50,6 +55,14 @@ class Experiment:
             raise OptionError(
                 "train.context", f"{self.train.context:,} tokens are beyond the model's {limit:,} positions"
             )
+
+        for name, evaluator in self.evaluate.items():
+            if (reason := unusable(name)) is not None:
+                raise OptionError(f"evaluate.{name}", reason)
+            try:
+                evaluator.check(self)
+            except OptionError as error:
+                raise OptionError(f"evaluate.{name}.{error.option}", error.message) from None
 
     @property
     def data_seed(self) -> int:

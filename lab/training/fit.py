@@ -21,6 +21,7 @@ from lab.training import environment, verified
 from lab.training.checkpoint import VerifiedCheckpointIO
 from lab.training.compilation import Compiler
 from lab.training.conductor import Conductor
+from lab.training.evaluator import Stopped
 from lab.training.group import Group, connected
 from lab.training.module import NextToken
 from lab.training.optimizer import Optimizer
@@ -32,6 +33,9 @@ from lab.training.schedule import Schedule
 from lab.training.summary import summarize
 from lab.training.validation import validation_loss
 from lab.training.world import World
+
+Conclude = Callable[[dict[str, Any]], dict[str, Any]]
+"""Given a finished run's summary, before it is written, returns it with what there is to add; may raise `Stopped`."""
 
 _LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
 
@@ -81,6 +85,7 @@ def fit(
     stop: Callable[[], bool] | None = None,
     world: World | None = None,
     utilization: Utilization | None = None,
+    conclude: Conclude | None = None,
 ) -> Outcome:
     """Train a model, tokens [B, T] to logits [B, T, V], in place, as `lab.training.loop.train` describes.
 
@@ -95,6 +100,7 @@ def fit(
         module: makes the recipe's Lightning module, called as `NextToken` is.
         world: the processes that train the run together; by default this one alone.
         utilization: what turns its speed into MFU; None to report none. The first process alone needs it.
+        conclude: what remains to be done with a finished run; the first process alone needs it.
     Raises:
         ValueError: the folder holds a run on another text or beyond the budget, the schedule does not fit into the
             budget, the text is too short, or a step cannot be split over the processes.
@@ -105,7 +111,7 @@ def fit(
     device = environment.device_of(procedure.train.accelerator, world)
     with connected(world, device) as group:
         told = report if world.first else None
-        return _fit(model, text, procedure, folder, module, told, stop, group, device, utilization)
+        return _fit(model, text, procedure, folder, module, told, stop, group, device, utilization, conclude)
 
 
 def _fit(
@@ -119,6 +125,7 @@ def _fit(
     group: Group,
     device: torch.device,
     utilization: Utilization | None,
+    conclude: Conclude | None,
 ) -> Outcome:
     budget, world = procedure.train, group.world
     batches = Batches(text.train, budget.context, budget.global_batch, procedure.data_seed)
@@ -188,6 +195,11 @@ def _fit(
     )
     summary |= trained.facts()
     summary["provenance"]["loss"] = trained.loss_form(device)
+    if status == "finished" and world.first and conclude is not None:
+        try:
+            summary = conclude(summary)
+        except Stopped:
+            return Outcome("preempted", "asked to stop while the trained model was evaluated", summary)
     if status != "preempted" and world.first:
         write_json(folder / "summary.json", summary)
     conductor.report(trainer.global_step, always=True)

@@ -17,7 +17,7 @@ from lab.data.shards import prepare
 from lab.runs.folder import TOKENIZER
 from lab.training import environment
 from lab.training.experiment import Experiment
-from lab.training.fit import Procedure, fit
+from lab.training.fit import Conclude, Procedure, fit
 from lab.training.outcome import Outcome, Progress
 from lab.training.recipe import REFERS_TO_RUN
 from lab.training.teacher import Teacher
@@ -34,6 +34,7 @@ def train(
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
     world: World | None = None,
+    conclude: Conclude | None = None,
 ) -> Outcome:
     """Train an experiment in a run folder, or go on with what is there.
 
@@ -48,6 +49,7 @@ def train(
         report: called with the progress at the start, at the end, and at most a few times a second in between.
         stop: asked after every step; on True the run writes a checkpoint and ends as preempted.
         world: the processes that train the run together, each of which calls this: see `lab.training.fit.fit`.
+        conclude: what remains to be done once the run is finished, before that is written down.
     Raises:
         ValueError: the experiment cannot be trained, such as a model with fewer tokens than its text, or a teacher with
             others; or the folder holds a run of something else.
@@ -82,6 +84,7 @@ def train(
         stop=stop,
         world=world,
         utilization=utilization,
+        conclude=conclude,
     )
 
 

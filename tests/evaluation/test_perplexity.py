@@ -43,7 +43,7 @@ def naive_loss(run: RunFolder, tokens: list[int], context: int, windows: list[in
 @pytest.mark.parametrize("which", ["bytes", "bpe"])
 def test_without_options_it_measures_what_training_measured_at_its_end(trained: Trained, which: str) -> None:
     run: RunFolder = getattr(trained, which)
-    metrics = evaluate(run, request("perplexity", []))["metrics"]
+    metrics = evaluate(run, request("perplexity", [])).result["metrics"]
     assert run.summary is not None
     assert metrics["loss"] == run.summary["metrics"]["val/loss"]
     assert metrics["bits_per_byte"] == run.summary["metrics"]["val/bits_per_byte"]
@@ -54,7 +54,7 @@ def test_without_options_it_measures_what_training_measured_at_its_end(trained: 
 def test_another_corpus_is_read_in_the_tokens_that_the_run_learnt(trained: Trained, tmp_path: Path) -> None:
     cubes = write_text(tmp_path / "cubes.jsonl", "{n} apples and {square} pears! ", documents=60)
     options = ("tokens=100k", "context=16", *files(cubes), "data.validation_fraction=0.5")
-    result = evaluate(trained.bpe, request("perplexity", options), save_as="cubes")
+    result = evaluate(trained.bpe, request("perplexity", options), save_as="cubes").result
     encoder = load_model(trained.bpe, "cpu").encoder
     tokens, size = [], 0
     for line, text in enumerate(cubes.read_text().splitlines(), start=1):

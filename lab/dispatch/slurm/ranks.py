@@ -100,6 +100,7 @@ def train_part(
     """This process's part of training the run's frozen configuration."""
     from lab.composition import extensions
     from lab.composition.freeze import load_experiment
+    from lab.dispatch.concluding import conclusion
     from lab.dispatch.teachers import load_needed
     from lab.training import environment
     from lab.training.group import connected
@@ -115,7 +116,8 @@ def train_part(
             together = {"processes": world.size, "nodes": world.nodes, "strategy": strategy}
             run.add_provenance(**environment.facts(device), **together)
         with connected(world, device, store):
-            return train(experiment, run.path, trained=needed, report=report, stop=stop, world=world)
+            conclude = conclusion(run, experiment.train.accelerator, stop) if world.first else None
+            return train(experiment, run.path, trained=needed, report=report, stop=stop, world=world, conclude=conclude)
 
 
 def _lead(run: RunFolder, report: Report, stop: Stop, *, world: World, store: TCPStore | None, part: Part) -> Outcome:

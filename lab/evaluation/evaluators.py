@@ -1,0 +1,3 @@
+"""Every evaluator of the lab: importing this registers them."""
+
+from lab.evaluation import perplexity as perplexity

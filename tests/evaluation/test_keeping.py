@@ -1,0 +1,213 @@
+"""What an evaluation leaves in a run's folder, that it goes on where it was stopped, and that training ends with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from components.registry import forget, register
+from lab.comparison.collect import collect
+from lab.dispatch.execution import FINISHED, PREEMPTED, Stop, execute
+from lab.dispatch.submit import prepare
+from lab.dispatch.worker import train_frozen
+from lab.evaluation.evaluate import Request, declared, evaluate
+from lab.evaluation.session import KeptSession
+from lab.planning.plan import plan_train
+from lab.runs import RunFolder
+from lab.training.evaluator import Curve, Evaluator, Findings, Session, Stopped, Subject
+from tests.evaluation.conftest import TINY, Done, Trained, files
+
+Lab = Callable[..., Done]
+
+PARTS = 5
+computed: list[int] = []
+
+
+def png(width: int, height: int) -> bytes:
+    """A grey image, written by hand."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = b"".join(b"\0" + bytes([40 * row % 256] * width) for row in range(height))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(autouse=True)
+def in_parts() -> object:
+    """An evaluator in five parts, as a user's own file would bring it."""
+
+    @register("in_parts")
+    class InParts(Evaluator):
+        """Five parts."""
+
+        offset: float = 0.0
+
+        def evaluate(self, subject: Subject, session: Session) -> Findings:
+            def part(number: int) -> float:
+                computed.append(number)
+                return number / 3 + self.offset
+
+            found = []
+            for number in range(PARTS):
+                found.append(session.cell(f"part {number}", lambda: part(number)))  # noqa: B023
+                session.progress(number + 1, PARTS)
+            return Findings(
+                {"accuracy": sum(found), "loss": float("inf")},
+                curves={"parts": Curve("part", "third", tuple(enumerate(found)))},
+                images={"grey": png(7, 3)},
+                details={"who": "me"},
+            )
+
+    computed.clear()
+    yield
+    forget(__name__)
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> RunFolder:
+    """A copy, to be written into."""
+    target = tmp_path / "runs" / Path(*trained.bytes.path.parts[-3:])
+    shutil.copytree(trained.bytes.path, target)
+    return RunFolder(target)
+
+
+def asked(**options: float) -> Request:
+    from components.registry import lookup
+
+    built = lookup("evaluator", "in_parts")(**options)
+    assert isinstance(built, Evaluator)
+    return Request(built)
+
+
+def test_it_stands_in_a_file_the_summary_the_curves_and_tensorboard(run: RunFolder) -> None:
+    before, points = run.summary, run.metrics()
+    assert before is not None
+    for offset in (0.0, 1.0):  # the second takes the first one's place
+        result = evaluate(run, asked(offset=offset), save_as="mine").result
+    accuracy = 10 / 3 + PARTS
+    assert result["metrics"]["accuracy"] == pytest.approx(accuracy)
+    assert json.loads((run.path / "evaluations/mine.json").read_text())["curves"]["parts"]["points"][1] == [1, 4 / 3]
+    assert (run.path / "evaluations/mine/grey.png").read_bytes() == png(7, 3)
+    assert sorted(path.name for path in (run.path / "evaluations").iterdir()) == ["mine", "mine.json"]
+
+    after = run.summary
+    assert after is not None
+    added = {"mine/accuracy": result["metrics"]["accuracy"], "mine/loss": float("inf")}
+    assert after == {**before, "metrics": before["metrics"] | added}
+    assert run.metrics() == [*points, {"step": 8, "mine/accuracy": added["mine/accuracy"]}]
+
+    events = EventAccumulator(str(run.path), {"images": 0})
+    events.Reload()
+    (scalar,) = events.Scalars("mine/accuracy")
+    assert (scalar.step, scalar.value) == (8, pytest.approx(accuracy))
+    (image,) = events.Images("mine/grey")
+    assert (image.width, image.height, image.encoded_image_string) == (7, 3, png(7, 3))
+    assert events.Scalars("val/loss")[-1].value == pytest.approx(before["metrics"]["val/loss"]), "nothing is purged"
+
+
+def test_a_comparison_reads_it_like_any_metric(run: RunFolder) -> None:
+    evaluate(run, asked())
+    root, sweep = run.path.parents[2], run.path.parts[-3]
+    (arm,) = collect(root, sweep).arms.values()
+    assert arm.values("in_parts/accuracy") == {0: pytest.approx(10 / 3)}
+
+
+def test_one_that_was_stopped_goes_on_with_the_parts_that_it_has_not_done(run: RunFolder) -> None:
+    whole = evaluate(run, asked(), save_as="whole").result
+    computed.clear()
+    with pytest.raises(Stopped):
+        evaluate(run, asked(), save_as="cut", stop=lambda: len(computed) == 3)
+    assert computed == [0, 1, 2]
+    assert not (run.path / "evaluations/cut.json").exists()
+    assert evaluate(run, asked(), save_as="cut").result["metrics"] == whole["metrics"]
+    assert computed == [0, 1, 2, 3, 4]
+    assert not list((run.path / "evaluations").glob(".*"))
+
+
+def test_parts_of_another_evaluation_are_not_taken_up(run: RunFolder) -> None:
+    with pytest.raises(Stopped):
+        evaluate(run, asked(), save_as="cut", stop=lambda: len(computed) == 3)
+    computed.clear()
+    evaluate(run, asked(offset=0.5), save_as="cut")
+    assert computed == [0, 1, 2, 3, 4]
+
+
+def test_a_part_whose_line_was_cut_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "parts"
+    session = KeptSession(path, "x")
+    assert [session.cell(key, lambda: [0.1, None, "é"]) for key in "ab"] == [[0.1, None, "é"]] * 2
+    session.close()
+    path.write_text(path.read_text()[:-3])
+    again = KeptSession(path, "x")
+    assert again.cell("a", lambda: 1 / 0) == [0.1, None, "é"]
+    assert again.cell("b", lambda: "anew") == "anew"
+    again.close()
+    assert KeptSession(path, "x").cell("b", lambda: 1 / 0) == "anew"
+
+
+def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tmp_path: Path) -> None:
+    overrides = (
+        *TINY,
+        *files(trained.text),
+        "+evaluate.short={name: perplexity, context: 8}",
+        "+evaluate.own=in_parts",
+    )
+    (run,) = prepare(plan_train("gemma2_tiny", overrides).runs, tmp_path / "runs").order
+    assert run.identity == trained.bytes.identity, "an evaluation changes no result"
+
+    class DuringThird(Stop):
+        def __call__(self) -> bool:
+            return len(computed) == 3
+
+    assert execute(run, train_frozen, stop=DuringThird(), capture=False) == PREEMPTED
+    assert run.state.reason == "asked to stop while the trained model was evaluated"
+    assert run.summary is None, "or the run would count as finished"
+    written = (run.path / "evaluations/short.json").stat().st_mtime_ns
+    assert execute(run, train_frozen, stop=Stop(), capture=False) == FINISHED
+    assert computed == [0, 1, 2, 3, 4]
+    assert (run.path / "evaluations/short.json").stat().st_mtime_ns == written, "done is done"
+    assert run.summary is not None
+    assert trained.bytes.summary is not None
+    metrics = run.summary["metrics"]
+    assert metrics["own/accuracy"] == pytest.approx(10 / 3)
+    assert metrics["val/loss"] == trained.bytes.summary["metrics"]["val/loss"]
+    assert metrics["short/loss"] != metrics["val/loss"]
+    assert declared(run) == {}
+
+
+def test_runs_of_a_sweep_are_measured_by_one_command(trained: Trained, run: RunFolder, lab: Lab) -> None:
+    root = run.path.parents[2]
+    sweep = run.path.parts[-3]
+    done = lab("eval", sweep, "in_parts", "offset=2", "--root", root, "--json")
+    assert done.code == 0, done
+    assert [json.loads(done.out)["metrics"]["accuracy"]] == [pytest.approx(10 / 3 + 10)]
+    assert "nothing to do" in lab("eval", sweep, "--root", root).out
+    shown = lab("eval", run.path, run.path, "in_parts", "--root", root)
+    assert shown.out.count("accuracy") == 1, "a run named twice is measured once"
+
+
+def test_bad_requests_name_what_is_wrong(run: RunFolder, lab: Lab) -> None:
+    root = run.path.parents[2]
+    for arguments, message in [
+        ((run.path, "in_part"), "did you mean 'in_parts'?"),
+        ((run.path, "in_parts", "--as", "val"), "metrics called val/… are training's"),
+        ((run.path, "--as", "x"), "--as names the result of one evaluator"),
+        (("nothing", "in_parts"), "no run is called 'nothing'"),
+    ]:
+        done = lab("eval", *arguments, "--root", root)
+        assert (done.code, message in done.err, done.out) == (2, True, ""), done
+    train = lab("train", "gemma2_tiny", "+evaluate.val=perplexity", "--root", root)
+    assert train.code == 2
+    assert "evaluate.val: metrics called val/… are training's" in train.err
+    train = lab("train", "gemma2_tiny", "+evaluate.x={name: perplexity, contxt: 3}", "--root", root)
+    assert train.code == 2
+    assert "evaluate.x.contxt: no such key; did you mean 'context'?" in train.err
