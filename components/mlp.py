@@ -161,7 +161,8 @@ class _Down(torch.autograd.Function):
             with torch.enable_grad():
                 leaves = [each.detach().requires_grad_() for each in rows]
                 hidden = ctx.inner(*leaves)
-            d_weight.addmm_(d_rows.mT, hidden.detach())
+            # Not addmm_, which torch's counter of FLOPs passes over.
+            torch.addmm(d_weight, d_rows.mT, hidden.detach(), out=d_weight)
             for place, gradient in zip(places, torch.autograd.grad(hidden, leaves, d_rows @ weight), strict=True):
                 place.copy_(gradient)
         return None, d_weight, d_bias, *d_projected
