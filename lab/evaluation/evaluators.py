@@ -1,3 +1,6 @@
 """Every evaluator of the lab: importing this registers them."""
 
+from lab.evaluation import generation_speed as generation_speed
+from lab.evaluation import memorisation as memorisation
 from lab.evaluation import perplexity as perplexity
+from lab.evaluation import transfer as transfer

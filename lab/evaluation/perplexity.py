@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from components.registry import OptionError, register
 from lab.data.batches import validation_batches
 from lab.errors import RequestError
-from lab.training.evaluator import Evaluator, Findings, Session, Subject
+from lab.training.evaluator import Evaluator, Findings, Session, Subject, refuse_beyond_positions
 
 if TYPE_CHECKING:
     from lab.training.experiment import Experiment
@@ -38,9 +38,7 @@ class Perplexity(Evaluator):
                 raise OptionError(option, f"must be at least 1, got {value}")
 
     def check(self, experiment: Experiment) -> None:
-        limit, context = experiment.model.max_context, self.context or experiment.train.context
-        if limit is not None and limit < context:
-            raise OptionError("context", f"{context:,} tokens are beyond the model's {limit:,} positions")
+        refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
 
     def evaluate(self, subject: Subject, session: Session) -> Findings:
         # Here, as it loads Lightning, which listing and completion can do without.

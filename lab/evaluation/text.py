@@ -10,6 +10,7 @@ from typing import Any
 from lab.composition.freeze import to_plain
 from lab.composition.recompose import recompose
 from lab.data.content import file_digest
+from lab.data.corpus import Corpus
 from lab.data.encoder import Encoder
 from lab.data.options import Data
 from lab.data.tokenizer import BPE, Tokenizer
@@ -57,9 +58,25 @@ def data_of(loaded: LoadedRun, overrides: Sequence[str] = ()) -> Data:
             f"data.validation_fraction: {data.validation_fraction:g} would hold out text that the run was trained "
             f"on: it held out {own.validation_fraction:g}"
         )
-    kept = loaded.run.path / TOKENIZER
-    if data != own and kept.is_dir():
-        return replace(data, tokenizer=Kept(own.tokenizer, kept))
-    if data != own and isinstance(own.tokenizer, BPE):
+    return data if data == own else _read_by(loaded, data)
+
+
+def of_corpus(loaded: LoadedRun, corpus: Corpus, validation_fraction: float) -> Data:
+    """A corpus as the run's model reads it, with the run's own tokenizer.
+
+    Raises:
+        RequestError: the run keeps none.
+    """
+    own = loaded.experiment.data
+    data = replace(own, corpus=corpus, validation_fraction=validation_fraction)
+    return data if data == own else _read_by(loaded, data)
+
+
+def _read_by(loaded: LoadedRun, data: Data) -> Data:
+    """Other data than the run's own, in its tokens."""
+    kept, tokenizer = loaded.run.path / TOKENIZER, loaded.experiment.data.tokenizer
+    if kept.is_dir():
+        return replace(data, tokenizer=Kept(tokenizer, kept))
+    if isinstance(tokenizer, BPE):
         raise RequestError(f"{loaded.run.name} keeps no tokenizer, and the one that it learnt can't be learnt again")
     return data

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from components.registry import Component
+from components.registry import Component, OptionError
 from lab.data.options import Data
 from lab.data.shards import TokenShards, prepare
 from lab.errors import RequestError
@@ -101,6 +101,17 @@ def unusable(name: str) -> str | None:
     except ValueError as error:
         return str(error)
     return f"metrics called {name}/… are training's; choose another name" if name in TRAININGS else None
+
+
+def refuse_beyond_positions(experiment: Experiment, option: str, tokens: int) -> None:
+    """Refuse a text of so many tokens if the model's learned positions end before.
+
+    Raises:
+        OptionError: at that option.
+    """
+    limit = experiment.model.max_context
+    if limit is not None and limit < tokens:
+        raise OptionError(option, f"{tokens:,} tokens are beyond the model's {limit:,} positions")
 
 
 @dataclass(frozen=True)
