@@ -13,6 +13,8 @@ from lab.errors import RequestError
 from lab.training.evaluator import Evaluator, Findings, Session, Subject, refuse_beyond_positions
 
 _NAMES = {"acc": "accuracy", "acc_norm": "normalised_accuracy", "acc_mutual_info": "mutual_information_accuracy"}
+BOOTSTRAPS = 1000
+"""Resamples for the standard errors that have no formula."""
 
 
 @register("tasks")
@@ -55,7 +57,8 @@ class Tasks(Evaluator):
         library = _library()
         from lab.evaluation.harness import HarnessModel
 
-        known = library.tasks.TaskManager()
+        # Reading what the library knows takes a while, and own files need none of it.
+        known = library.tasks.TaskManager(include_defaults=not all(_is_file(name) for name in self.tasks))
         # Every name before anything is measured.
         chosen = {name: _chosen(name, known) for name in self.tasks}
         context = self.context or subject.loaded.experiment.train.context
@@ -73,7 +76,7 @@ class Tasks(Evaluator):
                     limit=self.limit,
                     task_manager=known,
                     log_samples=False,
-                    bootstrap_iters=0,
+                    bootstrap_iters=BOOTSTRAPS,
                     random_seed=self.seed,
                     numpy_random_seed=self.seed,
                     torch_random_seed=self.seed,
@@ -116,17 +119,20 @@ def _chosen(name: str, known: Any) -> Any:
 
     if name in known.all_tasks:
         return name
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if not _is_file(name):
         near = suggestion(name, known.all_tasks).partition(" (there are:")[0]
         raise RequestError(f"tasks: the lm-eval library has no task '{name}'{near}; a file ends in .yaml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise RequestError(f"tasks: {name}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get("task"), str):
         raise RequestError(f"tasks: {name}: expected the definition of one task, with its name under `task`")
     return content
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

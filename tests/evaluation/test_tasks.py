@@ -21,7 +21,11 @@ pytest.importorskip("lm_eval", reason="the tasks evaluator needs lm-eval")
 Lab = Callable[..., Done]
 
 QUESTIONS = [
-    {"question": f"The square of {n} is", "choices": [f" {n * n}.", f" {n * n + 1}, or more", " a pear"], "answer": n % 3}
+    {
+        "question": f"The square of {n} is",
+        "choices": [f" {n * n}.", f" {n * n + 1}, or more", " a pear"],
+        "answer": n % 3,
+    }
     for n in range(12)
 ]
 
@@ -83,9 +87,7 @@ def test_multiple_choice_is_scored_as_a_loop_over_tokens_scores_it(trained: Trai
     assert metrics["squares/accuracy_stderr"] == pytest.approx((share * (1 - share) / (len(QUESTIONS) - 1)) ** 0.5)
 
 
-def test_the_exported_run_has_the_same_likelihoods_in_transformers(
-    trained: Trained, lab: Lab, tmp_path: Path
-) -> None:
+def test_the_exported_run_has_the_same_likelihoods_in_transformers(trained: Trained, lab: Lab, tmp_path: Path) -> None:
     from lm_eval.api.instance import Instance
     from transformers import AutoModelForCausalLM
 
