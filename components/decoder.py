@@ -17,7 +17,7 @@ from components.cache import Cache, Step
 from components.embedding import logit_z_loss
 from components.frame import Frame
 from components.initialization import initialize
-from components.loss import Head, chunked, rows_at_once, token_losses
+from components.loss import Head, at, chunked, rows_at_once, token_losses
 from components.position import Position, kept_rotation
 from components.softcap import softcap
 from components.whole import Whole
@@ -106,14 +106,20 @@ class Decoder(nn.Module):
         weight = self.architecture.embedding.z_loss
         return Output(logits, losses | {"z_loss": weight * logit_z_loss(logits)} if weight else losses)
 
-    def losses(self, tokens: Tensor, documents: Tensor | None = None, *, targets: Tensor) -> Losses:
+    def losses(
+        self, tokens: Tensor, documents: Tensor | None = None, *, targets: Tensor, places: Tensor | None = None
+    ) -> Losses:
         """Cross-entropy of targets [B, T], and what is minimised: over a large vocabulary without all logits at once.
 
         Whether so is decided by shapes alone; `loss_form` says.
+
+        Args:
+            places: [B, n] int64: where there is something to predict; targets are [B, n] then. None for everywhere.
         """
         hidden, auxiliary = self._run(tokens, documents)
+        hidden = hidden if places is None else at(hidden, places)
         auxiliary = dict(auxiliary)
-        weight, rows = self.architecture.embedding.z_loss, self._loss_rows(tokens.numel(), tokens.device.type)
+        weight, rows = self.architecture.embedding.z_loss, self._loss_rows(targets.numel(), tokens.device.type)
         if rows is None:
             logits = self.logits(hidden)
             auxiliary |= {"z_loss": weight * logit_z_loss(logits)} if weight else {}
@@ -124,6 +130,10 @@ class Decoder(nn.Module):
         objective, next_token, square = _chunked.call(hidden.flatten(0, 1), head, targets.flatten(), rows, weight)
         objective = sum(auxiliary.values(), objective)
         return Losses(next_token, objective, auxiliary | ({"z_loss": weight * square} if weight else {}))
+
+    def logits_at(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """tokens [B, T], places [B, n] int64 → logits [B, n, vocab_size] after the token at each place."""
+        return self.logits(at(self.hidden(tokens), places))
 
     def loss_form(self, tokens: int, device: str) -> str:
         """How `losses` of so many tokens is computed on a kind of device: `plain`, or in chunks of so many rows."""

@@ -42,6 +42,11 @@ def in_fp32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
+def at(x: Tensor, places: Tensor) -> Tensor:
+    """x [B, T, d] at places [B, n] int64 of each row → [B, n, d]."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+
+
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats of each target, in fp32 whatever the logits are in.
 

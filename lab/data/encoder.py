@@ -60,6 +60,31 @@ class ByteEncoder(Encoder):
         """Bytes need nothing."""
 
 
+class IdsEncoder(Encoder):
+    """Ids written out, with blanks between them. Nothing separates documents, since there are none."""
+
+    separator = -1
+
+    def __init__(self, size: int) -> None:
+        self.vocab_size = size
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        return [np.array(self._ids(text), dtype=np.int64) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(str(int(i)) for i in ids)
+
+    def save(self, folder: Path) -> None:
+        """Ids need nothing."""
+
+    def _ids(self, text: str) -> list[int]:
+        words = text.split()
+        for word in words or [text]:
+            if not (word.isdecimal() and int(word) < self.vocab_size):
+                raise DataError(f"'{word}' is no id: this vocabulary has 0 to {self.vocab_size - 1:,} and no text")
+        return [int(word) for word in words]
+
+
 class FileEncoder(Encoder):
     """A tokenizer of the tokenizers library, reduced to plain encoding.
 

@@ -9,27 +9,53 @@ from lab.data.corpus import Corpus
 from lab.data.files import Files
 from lab.data.hub import Hub
 from lab.data.stdlib import Stdlib
-from lab.data.tokenizer import BPE, Byte, File, Tokenizer
+from lab.data.tasks import MQAR, AssociativeRecall, Induction, Passkey, SelectiveCopying, Task
+from lab.data.tokenizer import BPE, Byte, File, Ids, Tokenizer
 
-__all__ = ["BPE", "Byte", "Corpus", "Data", "File", "Files", "Hub", "Stdlib", "Tokenizer"]
+__all__ = [
+    "BPE", "MQAR", "AssociativeRecall", "Byte", "Corpus", "Data", "File", "Files", "Hub", "Ids", "Induction", "Passkey",
+    "SelectiveCopying", "Stdlib", "Task", "Tokenizer",
+]  # fmt: skip
+
+_VALIDATION_FRACTION = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Text, how it becomes tokens, and what is held out.
+    """Text, how it becomes tokens, and what is held out; or a synthetic task and its ids.
 
     Attributes:
-        corpus: where the text comes from.
+        corpus: where the text comes from, or a task, whose items are drawn when they are needed.
         tokenizer: what turns it into token ids.
-        validation_fraction: the share of documents that is held out and never trained on, in (0, 0.5].
-        seed: of the order of the training data; None for the run's seed.
+        validation_fraction: the share of documents that is held out and never trained on, in (0, 0.5]. A task has none.
+        seed: of the order of the training data, or of a task's items; None for the run's seed.
     """
 
     corpus: Corpus = field(default_factory=Stdlib)
     tokenizer: Tokenizer = field(default_factory=Byte)
-    validation_fraction: float = 0.05
+    validation_fraction: float = _VALIDATION_FRACTION
     seed: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.validation_fraction <= 0.5:
             raise OptionError("validation_fraction", f"must lie in (0, 0.5], got {self.validation_fraction}")
+        if isinstance(self.corpus, Task):
+            self._check_task(self.corpus)
+        elif isinstance(self.tokenizer, Ids):
+            raise OptionError(
+                "tokenizer",
+                f"'ids' reads no text such as corpus '{self.corpus.name}'; it is for tasks, such as data=mqar",
+            )
+
+    def _check_task(self, task: Task) -> None:
+        if not isinstance(self.tokenizer, Ids):
+            raise OptionError(
+                "tokenizer",
+                f"corpus '{task.name}' draws ids and has no text for '{self.tokenizer.name}' to read; it goes with "
+                "data/tokenizer=ids",
+            )
+        if self.validation_fraction != _VALIDATION_FRACTION:
+            raise OptionError(
+                "validation_fraction",
+                f"corpus '{task.name}' has no documents to hold out: what is validated on is drawn apart; leave it out",
+            )

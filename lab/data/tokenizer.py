@@ -75,6 +75,35 @@ class Byte(Tokenizer):
         return self.fit(tuple)
 
 
+@register("ids")
+class Ids(Tokenizer):
+    """No text: ids as synthetic tasks draw them. Where a text is asked for, it is ids with blanks between them.
+
+    Attributes:
+        size: ids in all.
+    """
+
+    size: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise OptionError("size", f"must be at least 1, got {self.size}")
+
+    def vocab_size(self) -> int:
+        return self.size
+
+    def key(self) -> Any:
+        return ["ids", self.size]
+
+    def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
+        from lab.data.encoder import IdsEncoder
+
+        return IdsEncoder(self.size)
+
+    def load(self, folder: Path) -> Encoder:
+        return self.fit(tuple)
+
+
 @register("bpe")
 class BPE(Tokenizer):
     """Byte-pair encoding learnt from the training split, over bytes, so that every text round-trips.

@@ -3,5 +3,6 @@
 from lab.evaluation import generation_speed as generation_speed
 from lab.evaluation import memorisation as memorisation
 from lab.evaluation import perplexity as perplexity
+from lab.evaluation import recall as recall
 from lab.evaluation import tasks as tasks
 from lab.evaluation import transfer as transfer

@@ -8,7 +8,7 @@ from lab.composition.freeze import load_experiment
 from lab.composition.reload import kernel_here, relocated
 from lab.data.encoder import Encoder
 from lab.data.shards import prepare
-from lab.data.tokenizer import Byte
+from lab.data.tokenizer import Byte, Ids
 from lab.errors import RequestError
 from lab.runs import RunFolder
 from lab.runs.folder import TOKENIZER
@@ -48,7 +48,7 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
 def _encoder(run: RunFolder, experiment: Experiment) -> Encoder:
     tokenizer = experiment.data.tokenizer
     kept = run.path / TOKENIZER
-    if isinstance(tokenizer, Byte) or kept.is_dir():
+    if isinstance(tokenizer, Byte | Ids) or kept.is_dir():
         return tokenizer.load(kept)
     text = prepare(experiment.data)
     refuse_other_text(run, text.digest)

@@ -31,6 +31,8 @@ class Perplexity(Evaluator):
     context: int | None = None
     batch: int | None = None
 
+    reads_text = True
+
     def __post_init__(self) -> None:
         for option in ("tokens", "context", "batch"):
             value = getattr(self, option)

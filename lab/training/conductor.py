@@ -39,7 +39,7 @@ class Conductor(Callback):
         validation_interval: optimizer steps between validations; None for one at the end only.
         folder: the run folder.
         recorder: where points go; None in a process that writes nothing.
-        validate: measures the validation loss now, nats per token.
+        validate: measures the model on what is held out now: `val/loss`, nats per token, and what goes with it.
         report: told of progress.
         stop: asked after every step whether to stop.
         group: the processes that train together. They agree after every step whether to write a checkpoint and whether
@@ -51,7 +51,8 @@ class Conductor(Callback):
     Attributes:
         diverged: whether something was not finite.
         reason: why it diverged or stopped.
-        train_loss, val_loss: the last finite ones.
+        train_loss: the last finite one.
+        validation: what `validate` measured last, with a finite loss; empty before.
         last_losses: the training losses of the last steps, whose mean is less noisy than the last.
         stopwatch: training time so far.
         peak_memory: most bytes in use up to the last checkpoint.
@@ -67,7 +68,7 @@ class Conductor(Callback):
         validation_interval: int | None,
         folder: Path,
         recorder: Recorder | None,
-        validate: Callable[[], float],
+        validate: Callable[[], dict[str, float]],
         report: Callable[[Progress], None] | None,
         stop: Callable[[], bool] | None,
         memory: Callable[[], int],
@@ -79,7 +80,7 @@ class Conductor(Callback):
         self.diverged = False
         self.reason: str | None = None
         self.train_loss: float | None = None
-        self.val_loss: float | None = None
+        self.validation: dict[str, float] = {}
         self.last_losses: list[float] = []
         self.stopwatch = Stopwatch()
         self.peak_memory = 0
@@ -131,12 +132,13 @@ class Conductor(Callback):
             self._record_training(step, result)
         if at_end or (self._validation_interval and step % self._validation_interval == 0):
             with trainer.precision_plugin.val_step_context():
-                loss = self._validate()
+                measured = self._validate()
+            loss = measured["val/loss"]
             if not math.isfinite(loss):
                 self._diverge(trainer, f"the validation loss is {loss} after step {step}")
                 return
-            self.val_loss = loss
-            self._record(step, {"val/loss": loss})
+            self.validation = measured
+            self._record(step, measured)
         asked = not at_end and self._stop is not None and self._stop()
         stopping, due = self._group.any(asked, self.stopwatch.seconds >= self._checkpoint_due)
         if at_end or stopping or due:
@@ -165,7 +167,7 @@ class Conductor(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "train_loss": self.train_loss,
-            "val_loss": self.val_loss,
+            "validation": self.validation,
             "last_losses": self.last_losses,
             "stopwatch": self.stopwatch.state_dict(),
             "peak_memory": self.peak_memory,
@@ -181,7 +183,9 @@ class Conductor(Callback):
                 f"the text has changed since the checkpoint in {self._folder}: its digest was "
                 f"{state_dict['text_digest']}, and is {self._text_digest}"
             )
-        self.train_loss, self.val_loss = state_dict["train_loss"], state_dict["val_loss"]
+        self.train_loss = state_dict["train_loss"]
+        before = state_dict.get("val_loss")  # of checkpoints that held the loss alone
+        self.validation = state_dict.get("validation") or ({} if before is None else {"val/loss": before})
         self.last_losses = list(state_dict["last_losses"])
         self.stopwatch.load_state_dict(state_dict["stopwatch"])
         self.peak_memory = state_dict["peak_memory"]

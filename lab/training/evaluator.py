@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from components.registry import Component, OptionError
 from lab.data.options import Data
@@ -167,6 +167,9 @@ class Session(Protocol):
 
 class Evaluator(Component, kind="evaluator", home="lab.evaluation.evaluators"):
     """What is measured of a trained model."""
+
+    reads_text: ClassVar[bool] = False
+    """Whether it needs the text that a run was trained on or another, which a run on a synthetic task has not."""
 
     def check(self, experiment: Experiment) -> None:
         """Refuse a run that can't be measured so, as far as its configuration tells.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from components.architecture import Architecture
 from components.registry import OptionError
-from lab.data.options import Data
+from lab.data.options import Data, Task
 from lab.training.evaluator import Evaluator, unusable
 from lab.training.optimizer import Optimizer
 from lab.training.options import Train, Validation
@@ -56,6 +56,9 @@ class Experiment:
                 "train.context", f"{self.train.context:,} tokens are beyond the model's {limit:,} positions"
             )
 
+        if isinstance(self.data.corpus, Task):
+            self._check_task(self.data.corpus)
+
         for name, evaluator in self.evaluate.items():
             if (reason := unusable(name)) is not None:
                 raise OptionError(f"evaluate.{name}", reason)
@@ -63,6 +66,23 @@ class Experiment:
                 evaluator.check(self)
             except OptionError as error:
                 raise OptionError(f"evaluate.{name}.{error.option}", error.message) from None
+
+    def _check_task(self, task: Task) -> None:
+        try:
+            task.check(self.train.context, self.data.tokenizer.vocab_size())
+        except OptionError as error:
+            raise OptionError(f"data.corpus.{error.option}", error.message) from None
+        if self.train.mask_documents:
+            raise OptionError("train.mask_documents", f"corpus '{task.name}' has no documents to stay inside of")
+        if not isinstance(self.recipe, NextTokenPrediction):
+            raise OptionError(
+                "recipe",
+                f"{self.recipe.name} learns at every token of a text, and corpus '{task.name}' asks at a few; "
+                f"choose recipe={NextTokenPrediction.name}",
+            )
+        for name, evaluator in self.evaluate.items():
+            if evaluator.reads_text:
+                raise OptionError(f"evaluate.{name}", f"{evaluator.name} reads text, and corpus '{task.name}' has none")
 
     @property
     def data_seed(self) -> int:

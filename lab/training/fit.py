@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lab.accounting.utilization import Utilization
 from lab.atomic import write_json
 from lab.data.batches import Batches, validation_batches
+from lab.data.drawn import Drawn, DrawnBatches
 from lab.training import environment, verified
 from lab.training.checkpoint import VerifiedCheckpointIO
 from lab.training.compilation import Compiler
@@ -31,7 +32,7 @@ from lab.training.parallel import strategy_of
 from lab.training.recorder import Recorder
 from lab.training.schedule import Schedule
 from lab.training.summary import summarize
-from lab.training.validation import validation_loss
+from lab.training.validation import asked, validation_loss
 from lab.training.world import World
 
 Conclude = Callable[[dict[str, Any]], dict[str, Any]]
@@ -76,7 +77,7 @@ class Procedure:
 
 def fit(
     model: nn.Module,
-    text: Text,
+    text: Text | Drawn,
     procedure: Procedure,
     folder: Path,
     *,
@@ -88,6 +89,8 @@ def fit(
     conclude: Conclude | None = None,
 ) -> Outcome:
     """Train a model, tokens [B, T] to logits [B, T, V], in place, as `lab.training.loop.train` describes.
+
+    On what is drawn, the loss is taken where an item asks for something, and nowhere else.
 
     With several processes, each calls this with the same arguments but for its rank. The first one writes everything
     that is written, and alone is asked for reports; a stop that any of them is asked for stops all after the same step.
@@ -116,7 +119,7 @@ def fit(
 
 def _fit(
     model: nn.Module,
-    text: Text,
+    text: Text | Drawn,
     procedure: Procedure,
     folder: Path,
     module: Callable[..., NextToken],
@@ -128,16 +131,13 @@ def _fit(
     conclude: Conclude | None,
 ) -> Outcome:
     budget, world = procedure.train, group.world
-    batches = Batches(text.train, budget.context, budget.global_batch, procedure.data_seed)
-    held_out = validation_batches(
-        text.validation, budget.context, world.sequences_per_forward(budget), procedure.validation.tokens
-    )
+    separator = None if isinstance(text, Drawn) or not budget.mask_documents else text.separator
+    batches, validate = _batches(text, model, procedure, separator, group, device)
     group.check_same("the text's digest", text.digest)
     newest = group.from_first(verified.newest(folder) if world.first else None)
     start = 0 if newest is None else verified.step_of(newest)
     if start > budget.steps:
         raise ValueError(f"{newest} is beyond the budget of {budget.steps:,} steps")
-    separator = text.separator if budget.mask_documents else None
     compiler = Compiler(model, budget, device, world)
     trained = module(
         model,
@@ -148,6 +148,7 @@ def _fit(
         separator=separator,
         group=group,
         compiler=compiler,
+        scored=text.scored if isinstance(text, Drawn) else None,
     )
     recorder = Recorder(folder, from_step=start) if world.first else None
     conductor = Conductor(
@@ -155,7 +156,7 @@ def _fit(
         validation_interval=procedure.validation.interval(budget.tokens_per_step),
         folder=folder,
         recorder=recorder,
-        validate=compiler.paused()(lambda: validation_loss(model, held_out, device, separator, group)),
+        validate=compiler.paused()(validate),
         report=report,
         stop=stop,
         memory=lambda: environment.peak_memory(device),
@@ -206,6 +207,30 @@ def _fit(
     return Outcome(status, conductor.reason, summary)
 
 
+def _batches(
+    text: Text | Drawn,
+    model: nn.Module,
+    procedure: Procedure,
+    separator: int | None,
+    group: Group,
+    device: torch.device,
+) -> tuple[Batches | DrawnBatches, Callable[[], dict[str, float]]]:
+    """What is trained on, and what measures the model on what is held out."""
+    budget, seed, tokens = procedure.train, procedure.data_seed, procedure.validation.tokens
+    micro = group.world.sequences_per_forward(budget)
+    if isinstance(text, Drawn):
+        drawn = text.validation_batches(budget.context, micro, tokens)
+        return (
+            text.batches(budget.context, budget.global_batch, seed),
+            lambda: dict(zip(("val/loss", "val/accuracy"), asked(model, drawn, device, group), strict=True)),
+        )
+    held_out = validation_batches(text.validation, budget.context, micro, tokens)
+    return (
+        Batches(text.train, budget.context, budget.global_batch, seed),
+        lambda: {"val/loss": validation_loss(model, held_out, device, separator, group)},
+    )
+
+
 class _Steps:
     """A process's part of the batches of a run, from step `start` on.
 
@@ -213,13 +238,12 @@ class _Steps:
     first batch is that of its first step.
     """
 
-    def __init__(self, batches: Batches, start: int, steps: int, part: range) -> None:
+    def __init__(self, batches: Batches | DrawnBatches, start: int, steps: int, part: range) -> None:
         self._batches, self._start, self._steps, self._part = batches, start, steps, slice(part.start, part.stop)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for step in range(self._start, self._steps):
-            inputs, targets = self._batches.at(step)
-            yield inputs[self._part], targets[self._part]
+            yield tuple(each[self._part] for each in self._batches.at(step))
 
 
 def _placement(world: World, device: torch.device) -> dict[str, Any]:

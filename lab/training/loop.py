@@ -13,7 +13,7 @@ from components.decoder import Decoder
 from lab.accounting.costs import costs
 from lab.accounting.peaks import peak
 from lab.accounting.utilization import Utilization
-from lab.data.shards import prepare
+from lab.data.drawn import load
 from lab.runs.folder import TOKENIZER
 from lab.training import environment
 from lab.training.experiment import Experiment
@@ -54,7 +54,7 @@ def train(
         ValueError: the experiment cannot be trained, such as a model with fewer tokens than its text, or a teacher with
             others; or the folder holds a run of something else.
     """
-    text = prepare(experiment.data)
+    text = load(experiment.data)
     if experiment.model.vocab_size < text.vocab_size:
         raise ValueError(
             f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from components.attention.kernels import Choice
-from components.loss import token_losses
+from components.loss import at, token_losses
 from lab.training.compilation import Compiler
 from lab.training.documents import document_ids
 from lab.training.group import ALONE, Group
@@ -106,9 +106,13 @@ def _seed_generators(seed: int, device: torch.device) -> None:
 class NextToken(LightningModule):
     """Trains `model`, which maps tokens [B, T] to logits [B, T, V], on batches of (inputs, targets), each [B, T].
 
+    A batch may say where there is something to predict, at n places of each sequence: (inputs [B, T], targets [B, n],
+    places [B, n]). The loss is the mean over those then.
+
     A model with auxiliary losses has outputs(tokens), which gives `logits` and `losses`: scalars by name, weighted
     already, that are added to the cross-entropy. One that can do without all logits at once has losses(tokens, targets)
-    (`components.decoder.Decoder.losses`), which recipes that need no logits call in its place.
+    (`components.decoder.Decoder.losses`; places too, where batches have them), which recipes that need no logits call
+    in its place.
 
     With a `separator`, the id that ends a document, the model is also given the document ids, [B, T].
 
@@ -137,9 +141,11 @@ class NextToken(LightningModule):
         separator: int | None = None,
         group: Group = ALONE,
         compiler: Compiler | None = None,
+        scored: int | None = None,
     ) -> None:
         """
         Args:
+            scored: places of a sequence where there is something to predict; None for all.
             group: the processes that train together; a batch is this one's part of the global batch.
             compiler: of the model's blocks; None to compile nothing.
         """
@@ -153,6 +159,7 @@ class NextToken(LightningModule):
         self._separator = separator
         self._group = group
         self._compiler = compiler
+        self._scored = scored
         self._peaks: list[float] = []
 
     def configure_model(self) -> None:
@@ -166,7 +173,7 @@ class NextToken(LightningModule):
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         return optimizer
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Any]:
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
 
@@ -210,14 +217,16 @@ class NextToken(LightningModule):
     def loss_form(self, device: torch.device) -> str:
         """How the loss of a pass is computed: from all logits (`plain`), or in chunks that hold some of them."""
         form: Any = None if self.from_logits else getattr(self.model, "loss_form", None)
-        tokens = self._group.world.sequences_per_forward(self._train) * self._train.context
+        tokens = self._group.world.sequences_per_forward(self._train) * (self._scored or self._train.context)
         return "plain" if form is None else str(form(tokens, device.type))
 
     def facts(self) -> dict[str, Any]:
         """What the run's summary says besides, by key."""
         return {}
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def _accumulate(
+        self, inputs: Tensor, targets: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Add the gradient of the global batch's objective, one of this process's passes after another.
 
         Returns:
@@ -231,10 +240,11 @@ class NextToken(LightningModule):
         terms: dict[str, Tensor] = {}
         for number, each in enumerate(passes, start=1):
             begin = each.first - passes[0].first
-            x, y = inputs[begin : begin + each.size], targets[begin : begin + each.size]
+            part = slice(begin, begin + each.size)
+            x, y, at_places = inputs[part], targets[part], None if places is None else places[part]
             share = len(x) / self._train.global_batch if each.counts else 0.0
             self._seed_pass(each)
-            losses = self._measure(x, y)
+            losses = self._measure(x, y, at_places)
             with contextlib.nullcontext() if number == len(passes) else self._keeping_gradients():
                 # The processes' gradients are averaged, and their sum is wanted.
                 self.manual_backward(losses.objective * (share * world.size))
@@ -256,14 +266,15 @@ class NextToken(LightningModule):
         block: Any = getattr(strategy, "block_backward_sync", contextlib.nullcontext)
         return block()  # type: ignore[no-any-return]
 
-    def _measure(self, tokens: Tensor, targets: Tensor) -> Losses:
+    def _measure(self, tokens: Tensor, targets: Tensor, places: Tensor | None = None) -> Losses:
         """One pass over tokens [B, T]: what the model is to learn from it, and what it asks for besides."""
+        where = {} if places is None else {"places": places}
         measure: Any = None if self.from_logits else getattr(self.model, "losses", None)
         if measure is not None:
-            found = measure(*self._inputs(tokens), targets=targets)
+            found = measure(*self._inputs(tokens), targets=targets, **where)
             return Losses(found.next_token.mean(), found.objective, found.auxiliary)
         logits, auxiliary = self._outputs(tokens)
-        losses = self._losses(tokens, targets, logits)
+        losses = self._losses(tokens, targets, logits if places is None else at(logits, places))
         return replace(losses, objective=sum(auxiliary.values(), losses.objective), auxiliary=auxiliary)
 
     def _losses(self, tokens: Tensor, targets: Tensor, logits: Tensor) -> Losses:

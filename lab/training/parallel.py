@@ -158,7 +158,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     for layer in getattr(model, "layers", ()):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    for method in ("outputs", "losses"):
+    for method in ("outputs", "losses", "logits_at"):
         if hasattr(model, method):
             register_fsdp_forward_method(model, method)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lab.data.drawn import Drawn
 from lab.training import environment
 from lab.training.options import Train
 from lab.training.validation import bits_per_byte
@@ -22,7 +23,7 @@ VERSION = 1
 def summarize(
     conductor: Conductor,
     train: Train,
-    text: Text,
+    text: Text | Drawn,
     model: nn.Module,
     device: torch.device,
     *,
@@ -57,11 +58,7 @@ def summarize(
             "peak_memory_bytes": peak_memory,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
-        "data": {
-            "digest": text.digest,
-            "train_tokens": len(text.train),
-            "validation_tokens": len(text.validation),
-        },
+        "data": {"digest": text.digest} | _size(text),
         "provenance": environment.facts(device)
         | ({"kernels_passed_over": passed_over} if passed_over is not None else {})
         | {"kernels": conductor.kernels, "data": text.digest, "processes": world.size, "nodes": world.nodes}
@@ -71,12 +68,19 @@ def summarize(
     }
 
 
-def _metrics(conductor: Conductor, text: Text, status: str) -> dict[str, float]:
+def _size(text: Text | Drawn) -> dict[str, int]:
+    if isinstance(text, Drawn):
+        return {"scored_per_sequence": text.scored}
+    return {"train_tokens": len(text.train), "validation_tokens": len(text.validation)}
+
+
+def _metrics(conductor: Conductor, text: Text | Drawn, status: str) -> dict[str, float]:
     metrics = {"unigram/loss": text.unigram_loss}
     train_loss = conductor.final_train_loss if status == "finished" else conductor.train_loss
     if train_loss is not None:
         metrics["train/loss"] = train_loss
-    if conductor.val_loss is not None:
-        metrics["val/loss"] = conductor.val_loss
-        metrics["val/bits_per_byte"] = bits_per_byte(conductor.val_loss, len(text.validation), text.validation_bytes)
+    metrics |= conductor.validation
+    if conductor.validation and not isinstance(text, Drawn):
+        loss = conductor.validation["val/loss"]
+        metrics["val/bits_per_byte"] = bits_per_byte(loss, len(text.validation), text.validation_bytes)
     return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from components.loss import token_losses
 from lab.training.documents import document_ids
 from lab.training.group import ALONE, Group
 from lab.training.parallel import reshard
+from lab.training.scored import logits_at
 
 
 @torch.no_grad()
@@ -31,22 +32,60 @@ def validation_loss(
     The processes of a group deal the batches out among themselves, which have to be a sequence then, and all get the
     same loss: one process's, but for the order in which sums are taken (in fp64).
     """
+
+    def losses(tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor]:
+        documents = () if separator is None else (document_ids(tokens_BT, separator),)
+        return (_token_losses(model, (tokens_BT, *documents), targets_BT),)
+
+    (loss,) = _means(losses, 1, model, batches, device, group)
+    return loss
+
+
+@torch.no_grad()
+def asked(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    device: torch.device,
+    group: Group = ALONE,
+) -> tuple[float, float]:
+    """Mean loss in nats, and the share of right answers, where items ask for something.
+
+    As `validation_loss`, of batches (inputs [B, T], targets [B, n], places [B, n]). An answer is right if no other
+    token is likelier.
+    """
+
+    def answers(tokens_BT: Tensor, targets_Bn: Tensor, places_Bn: Tensor) -> tuple[Tensor, Tensor]:
+        logits_BnV = logits_at(model, tokens_BT, places_Bn)
+        return token_losses(logits_BnV, targets_Bn), (logits_BnV.argmax(-1) == targets_Bn).flatten()
+
+    loss, accuracy = _means(answers, 2, model, batches, device, group)
+    return loss, accuracy
+
+
+def _means(
+    measure: Callable[..., tuple[Tensor, ...]],
+    n: int,
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, ...]],
+    device: torch.device,
+    group: Group,
+) -> list[float]:
+    """Means of the n things that `measure` says of each target of a batch."""
     was_training = model.training
     model.eval()
-    total, tokens = torch.zeros((), dtype=torch.float64, device=device), 0
-    for (inputs, targets), counts in _dealt(batches, group):
-        tokens_BT = inputs.to(device)
-        documents = () if separator is None else (document_ids(tokens_BT, separator),)
-        losses = _token_losses(model, (tokens_BT, *documents), targets.to(device))
+    totals, targets = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(n)], 0
+    for batch, counts in _dealt(batches, group):
+        measured = measure(*(each.to(device) for each in batch))
         if counts:
-            total += losses.double().sum()
-            tokens += targets.numel()
+            for total, values in zip(totals, measured, strict=True):
+                total += values.double().sum()
+            targets += batch[1].numel()
     model.train(was_training)
     reshard(model)
-    total, everybodys = group.sum(torch.stack([total, total.new_tensor(tokens)]))
+    *sums, everybodys = group.sum(torch.stack([*totals, totals[0].new_tensor(targets)]))
     if not everybodys:
         raise ValueError("there is no validation batch to measure on")
-    return float(total) / int(everybodys)
+    return [float(total) / int(everybodys) for total in sums]
 
 
 def _token_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
@@ -58,7 +97,7 @@ def _token_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor)
     return found
 
 
-def _dealt(batches: Iterable[tuple[Tensor, Tensor]], group: Group) -> Iterator[tuple[tuple[Tensor, Tensor], bool]]:
+def _dealt(batches: Iterable[tuple[Tensor, ...]], group: Group) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
     if not group.world.several:
         return ((batch, True) for batch in batches)
     assert isinstance(batches, Sequence)

@@ -44,11 +44,20 @@ def build(name: str, dropout: float, fault: Callable[[Tensor, int], Tensor] | No
     return Decoder.initialized(architecture(vocab_size=tiny.VOCAB, **slots[name]), seed=2)
 
 
+def drawn() -> Any:
+    """A synthetic task in the tiny vocabulary."""
+    from lab.data.drawn import load
+    from lab.data.options import MQAR, Data, Ids
+
+    return load(Data(corpus=MQAR(pairs=3), tokenizer=Ids(size=tiny.VOCAB)))
+
+
 def train(
     world: World,
     folder: str,
     *,
     model: str = "tiny",
+    task: bool = False,
     double: bool = False,
     steps: int = 8,
     dropout: float = 0.0,
@@ -58,11 +67,12 @@ def train(
     minutes: dict[str, float] | None = None,
     **options: Any,
 ) -> Outcome:
-    """Train, or go on; `stop`, `nan`, `digests` and `minutes` say by rank at which step to ask for a stop, in which
-    pass the logits are not numbers, which digest the text has, and how often the clock asks for a checkpoint."""
+    """Train, or go on, on the tiny text or on a synthetic `task`; `stop`, `nan`, `digests` and `minutes` say by rank at
+    which step to ask for a stop, in which pass the logits are not numbers, which digest the text has, and how often the
+    clock asks for a checkpoint."""
     rank = str(world.rank)
     wrong = (nan or {}).get(rank)
-    text = tiny.TinyText(digest=(digests or {}).get(rank, "a digest"))
+    text = drawn() if task else tiny.TinyText(digest=(digests or {}).get(rank, "a digest"))
     built = build(model, dropout, lambda logits, number: logits * float("nan") if number == wrong else logits)
     options |= {"checkpoint_minutes": minutes[rank]} if minutes else {}
     plan = tiny.procedure(steps, **options)

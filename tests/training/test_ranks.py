@@ -72,6 +72,15 @@ def test_two_processes_train_the_run_of_one(two: Ranks, tmp_path: Path, model: s
 
 
 @both
+def test_two_processes_draw_and_measure_a_task_as_one_does(two: Ranks, tmp_path: Path, strategy: str) -> None:
+    options: dict[str, Any] = {"model": "decoder", "task": True, "double": True, "global_batch": 5}
+    alone(tmp_path / "one", **options)
+    two.train(tmp_path / "two", strategy, **options)
+    assert_close(tmp_path / "two", tmp_path / "one")
+    assert "val/accuracy" in tiny.points(tmp_path / "two")[-1]
+
+
+@both
 def test_in_fp32_they_agree_to_its_rounding(two: Ranks, tmp_path: Path, strategy: str) -> None:
     alone(tmp_path / "one", model="decoder")
     two.train(tmp_path / "two", strategy, model="decoder")

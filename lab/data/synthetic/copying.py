@@ -1,0 +1,77 @@
+"""Tasks in which a token that was read is given back: after a mark, after a distance, or picked out of blanks.
+
+Marks are the first ids of the vocabulary, and stand nowhere else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lab.data.synthetic.draws import Draws, Ints
+from lab.data.synthetic.items import Items
+from lab.data.tasks import DIGITS
+
+MARK, ASK = 0, 1
+BLANK = 0
+DIGIT_0 = 2
+"""The id of a passkey's 0; the other digits follow, then the filler."""
+
+
+def induction(draws: Draws, context: int, vocabulary: int, distance: int | None) -> Items:
+    """Random ids with one mark among them; it comes again as the last token, and what followed it is asked for.
+
+    Olsson et al. 2022 (2209.11895), in the form of 2212.14052.
+
+    Args:
+        distance: from the last token back to the mark, at least 2; None for a random one.
+    """
+    tokens_BT = 1 + draws.below("tokens", vocabulary - 1, context)
+    place_B1 = _starts(draws, context - 1, distance, context - 2)
+    np.put_along_axis(tokens_BT, place_B1, MARK, axis=1)
+    tokens_BT[:, -1] = MARK
+    targets_B1 = np.take_along_axis(tokens_BT, place_B1 + 1, axis=1)
+    asked_B1 = np.full_like(place_B1, context - 1)
+    return Items(tokens_BT, asked_B1, targets_B1, asked_B1 - place_B1)
+
+
+def passkey(draws: Draws, context: int, vocabulary: int, digits: int, distance: int | None) -> Items:
+    """Filler with a mark and a number of some digits in it; at the end a question, and the number is asked for.
+
+    As Mohtashami and Jaggi (2305.16300) ask it of language models in English. The digits but the last follow the
+    question, so that each is asked for given those before it.
+
+    Args:
+        distance: from the question back to the mark, more than `digits`; None for a random one.
+    """
+    ask = context - digits
+    tokens_BT = DIGIT_0 + DIGITS + draws.below("filler", vocabulary - DIGIT_0 - DIGITS, context)
+    digits_Bn = DIGIT_0 + draws.below("digits", DIGITS, digits)
+    mark_B1 = _starts(draws, ask, distance, ask - digits)
+    np.put_along_axis(tokens_BT, mark_B1, MARK, axis=1)
+    np.put_along_axis(tokens_BT, mark_B1 + 1 + np.arange(digits), digits_Bn, axis=1)
+    tokens_BT[:, ask] = ASK
+    tokens_BT[:, ask + 1 :] = digits_Bn[:, :-1]
+    places_Bn = np.broadcast_to(ask + np.arange(digits), digits_Bn.shape).copy()
+    return Items(tokens_BT, places_Bn, digits_Bn, np.broadcast_to(ask - mark_B1, digits_Bn.shape).copy())
+
+
+def selective(draws: Draws, context: int, vocabulary: int, copied: int) -> Items:
+    """Random ids at random places among blanks; at the end as many questions, and they are asked for in order.
+
+    As in Mamba (2312.00752, section 4.1.1); a question is the same token every time, and answers don't follow it.
+    """
+    body = context - copied
+    data_Bn = 2 + draws.below("tokens", vocabulary - 2, copied)
+    sources_Bn = np.sort(draws.distinct("places", body, copied), axis=1)
+    tokens_BT = np.full((len(data_Bn), context), BLANK, dtype=np.int64)
+    np.put_along_axis(tokens_BT, sources_Bn, data_Bn, axis=1)
+    tokens_BT[:, body:] = ASK
+    places_Bn = np.broadcast_to(body + np.arange(copied), data_Bn.shape).copy()
+    return Items(tokens_BT, places_Bn, data_Bn, places_Bn - sources_Bn)
+
+
+def _starts(draws: Draws, end: int, distance: int | None, choices: int) -> Ints:
+    """[B, 1]: so far before `end`, or one of the first `choices` places."""
+    if distance is None:
+        return draws.below("place", choices, 1)
+    return np.full((len(draws.items), 1), end - distance, dtype=np.int64)
