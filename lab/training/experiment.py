@@ -56,6 +56,11 @@ class Experiment:
                 "train.context", f"{self.train.context:,} tokens are beyond the model's {limit:,} positions"
             )
 
+        try:
+            self.recipe.check(self)
+        except OptionError as error:
+            raise OptionError(f"recipe.{error.option}", error.message) from None
+
         for name, evaluator in self.evaluate.items():
             if (reason := unusable(name)) is not None:
                 raise OptionError(f"evaluate.{name}", reason)

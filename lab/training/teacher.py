@@ -41,6 +41,12 @@ class Teacher:
     data_digest: str | None = None
     val_loss: float | None = None
 
+    @property
+    def vocab_size(self) -> int:
+        """Logits at every position."""
+        architecture: Any = self.model.architecture
+        return int(architecture.vocab_size)
+
     def facts(self) -> dict[str, Any]:
         """What the summary of a run that learnt from it says of it."""
         return {
