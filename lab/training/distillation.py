@@ -129,7 +129,7 @@ class Distilled(NextToken):
         return self._selection.losses(logits, few)
 
     def _select(self, tokens: Tensor, first: int) -> Few:
-        """What the teacher says of tokens [B, T], the first of which are the so-manieth sequence of the global batch."""
+        """What the teacher says of tokens [B, T]; `first` is the first row's place in the global batch."""
         assert self._selection is not None
         return self._selection.of(self._teacher_logits(tokens), self._seed, self.trainer.global_step, first)
 

@@ -7,9 +7,9 @@ With p = softmax(teacher_logits / temperature), q the student's at that temperat
   of -Σ p log q, and so is its gradient: every draw's expectation is the whole sum.
 - sampled_renormalized: S are k different tokens, drawn one after the other by p among those that are left, with p
   renormalised over S. Gemma 3 (2503.19786, section 2.2): "We sample 256 logits per token, weighted by teacher
-  probabilities. The student learns the teacher's distribution within these samples via cross-entropy loss. The teacher's
-  target distribution is set to zero probability for non-sampled logits, and renormalized." Whether a token can be drawn
-  twice isn't said there. It is biased towards the likely tokens, but for k = 1 or all.
+  probabilities. The student learns the teacher's distribution within these samples via cross-entropy loss. The
+  teacher's target distribution is set to zero probability for non-sampled logits, and renormalized." Whether a token
+  can be drawn twice isn't said there. It is no unbiased estimate of -Σ p log q, but for k = 1 or all.
 
 Draws are addressed by (seed, step, sequence of the global batch): neither micro-batches, nor the number of processes,
 nor what the model draws for its dropout changes them.
@@ -116,7 +116,7 @@ class Selection:
             arrival = torch.empty_like(scaled).exponential_(generator=generator)
             return (scaled - arrival.log()).topk(self.k, dim=-1).indices
         uniform = torch.rand(len(scaled), self.k, dtype=torch.float64, device=scaled.device, generator=generator)
-        parts = zip(scaled.split(_ROWS), uniform.split(_ROWS), strict=True)
+        parts = zip(torch.split(scaled, _ROWS), torch.split(uniform, _ROWS), strict=True)
         return torch.cat([_inverse(part.softmax(-1), where) for part, where in parts])
 
     def losses(self, logits: Tensor, few: Few) -> tuple[Tensor, Tensor]:
