@@ -19,11 +19,16 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: the old content then still stands and nothing is left behind.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`, of bytes."""
     # Not tempfile: its files are readable by their owner alone, and a lab shares its runs.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            file.write(content)
             file.flush()
             # Without it some file systems make the rename durable before the content: an empty file after a crash.
             os.fsync(file.fileno())

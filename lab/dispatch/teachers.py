@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lab.dispatch import needs
@@ -41,5 +42,15 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
         with extensions.of_run(found.path, found.info):
             experiment = load_experiment(relocated(found.config, found.path / TOKENIZER))
             kernel = kernel_here(experiment, device, mask_documents=options["mask_documents"])
-            loaded[need["identity"]] = teacher.load(found, experiment, kernel=kernel)
+            loaded[need["identity"]] = _measured(teacher.load(found, experiment, kernel=kernel), found)
     return loaded
+
+
+def _measured(teacher: Teacher, run: RunFolder) -> Teacher:
+    """A teacher that no training of the lab's measured, with the loss that `lab eval RUN perplexity` found."""
+    from lab.evaluation.keeping import kept
+
+    found = kept(run, "perplexity") if teacher.val_loss is None else None
+    if found is None or found["evaluator"] != "perplexity" or found["identity"] != teacher.identity:
+        return teacher
+    return replace(teacher, val_loss=found["metrics"]["loss"], measured_on=found["data"].get("digest"))

@@ -38,6 +38,8 @@ class Memorisation(Evaluator):
         seed: of the draws; sample i depends on it and i alone.
     """
 
+    reads_text = True
+
     samples: int = 1000
     prompt: int = 50
     continuation: int = 50

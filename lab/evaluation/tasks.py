@@ -35,6 +35,8 @@ class Tasks(Evaluator):
         seed: of the choice of examples and of whatever a task draws.
     """
 
+    reads_text = True
+
     tasks: tuple[str, ...]
     few_shot: int | None = None
     limit: int | None = None

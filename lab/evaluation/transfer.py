@@ -40,6 +40,8 @@ class Transfer(Evaluator):
         batch: windows at once; None for as many sequences as training had in a forward pass.
     """
 
+    reads_text = True
+
     corpora: Mapping[str, Corpus] = field(default_factory=_parts)
     tokens: int | None = None
     context: int | None = None

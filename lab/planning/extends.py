@@ -8,10 +8,10 @@ from lab.composition.sources import find
 from lab.errors import RequestError
 from lab.planning.marked import Entry, read
 
-_BY_KEY = ("arms", "grid", "when", "leave_one_out", "add_one_in", "needs", "overrides", "tune")
+_BY_KEY = ("arms", "grid", "when", "leave_one_out", "add_one_in", "needs", "equal_flops", "overrides", "tune")
 """Mappings that are merged key by key; all else replaces what is inherited."""
 
-_DROPS = ("arms", "grid", "when", "leave_one_out", "add_one_in", "needs")
+_DROPS = ("arms", "grid", "when", "leave_one_out", "add_one_in", "needs", "equal_flops")
 """Those of which `null` drops an inherited entry. In `overrides`, null is a value like any other."""
 
 

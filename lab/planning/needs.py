@@ -91,29 +91,32 @@ def spelled_out(sweep: Sweep, arms: Sequence[Arm], file: SweepFile) -> Sweep:
                 if needed.arm is not None:
                     if needed.arm not in cells:
                         raise RequestError(f"{where}: no arm is called '{needed.arm}'{_suggested(needed.arm, arms)}")
-                    exact = replace(needed, arm=_provider(needed.arm, cells[needed.arm], arm, where))
+                    exact = replace(needed, arm=provider(needed.arm, cells[needed.arm], arm, where))
                 found.setdefault(arm.name, {})[path] = exact
     return replace(sweep, needs=found)
 
 
 def in_order(sweep: Sweep, arms: Sequence[Arm], file: SweepFile) -> list[Arm]:
-    """The arms, needed ones first.
+    """The arms, needed ones first, and those before whose FLOPs others are to have.
 
     Args:
         sweep: spelled out.
     Raises:
-        RequestError: `needs` goes round in a circle.
+        RequestError: that goes round in a circle.
     """
-    if not sweep.needs:
+    if not sweep.needs and not sweep.equal_flops:
         return list(arms)
     graph = {arm.name: [need.arm for need in _wanted(sweep, arm).values() if need.arm is not None] for arm in arms}
+    for name, other in sweep.equal_flops.items():
+        graph[name].append(other)
     by_name = {arm.name: arm for arm in arms}
     try:
         return [by_name[name] for name in TopologicalSorter(graph).static_order()]
     except CycleError as error:
         circle = list(reversed(error.args[1]))
+        key = "equal_flops" if sweep.equal_flops.get(circle[0]) == circle[1] else "needs"
         raise RequestError(
-            f"{file.at('needs', circle[0])}: goes round in a circle: {' → '.join(circle)}; a run can't need itself"
+            f"{file.at(key, circle[0])}: goes round in a circle: {' → '.join(circle)}; a run can't need itself"
         ) from None
 
 
@@ -178,7 +181,8 @@ def fill(
             flops = _checked(component, option, reference, experiment, place)
             if flops and sweep is not None and sweep.match.by == "flops":
                 raise RequestError(
-                    f"{place}: match: flops leaves out the teacher's forward passes; match params or tokens instead"
+                    f"{place}: match: flops leaves out the teacher's forward passes; match params or tokens instead, "
+                    "or say under equal_flops which arm trains on for as many FLOPs"
                 )
             filled = _replaced(filled, at.split("."), reference.identity)
             found.append(Need(at, reference.identity, reference.run, flops))
@@ -222,7 +226,7 @@ def _check(path: str, needed: NeededRun, sweep: Sweep, where: str) -> None:
         raise RequestError(f"{where}.seed: {needed.seed} is not among the sweep's seeds ({seeds})")
 
 
-def _provider(name: str, cells: Sequence[Arm], arm: Arm, where: str) -> str:
+def provider(name: str, cells: Sequence[Arm], arm: Arm, where: str) -> str:
     """The one among the cells of a needed arm that a needing arm means."""
     if len(cells) == 1:
         return cells[0].name

@@ -15,7 +15,7 @@ from lab.composition.freeze import components_of, to_plain
 from lab.composition.identity import identity
 from lab.composition.sources import steady
 from lab.errors import RequestError
-from lab.planning import matching, needs, tuning
+from lab.planning import equal_flops, matching, needs, tuning
 from lab.planning.arms import Arm, arm_name, hydra_value, key_parts
 from lab.planning.expansion import arms_of, baseline_of
 from lab.planning.matching import Matching
@@ -23,7 +23,7 @@ from lab.planning.needs import Need, Reference
 from lab.planning.planned import VERSION, Plan, PlannedRun, Role
 from lab.planning.refusals import blamed, refuse_twins
 from lab.planning.selection import Cell
-from lab.planning.sweep import SweepFile, load
+from lab.planning.sweep import Sweep, SweepFile, load
 from lab.runs.folder import check_name
 from lab.training.experiment import Experiment
 
@@ -69,7 +69,7 @@ def _planned(name: str, overrides: tuple[str, ...], root: Path | None) -> Plan:
     cells = tuning.cells(sweep, file, overrides)
     _check_names(name, arms, cells, file)
     baseline = baseline_of(sweep, arms, file)
-    sweep = needs.spelled_out(sweep, arms, file)
+    sweep = equal_flops.spelled_out(needs.spelled_out(sweep, arms, file), arms, file)
     ordered = needs.in_order(sweep, arms, file)
     common = tuple(f"{key}={hydra_value(value)}" for key, value in sweep.overrides.items())
     by_name = {arm.name: arm for arm in arms}
@@ -94,6 +94,13 @@ def _planned(name: str, overrides: tuple[str, ...], root: Path | None) -> Plan:
     for arm in ordered:
         settled = compositions[arm.name].overrides
         turned = (f"{matched.knob}={matched.values[arm.name]}",) if arm.name in matched.values else ()
+        if arm.name in sweep.equal_flops:
+            like = runs[sweep.equal_flops[arm.name]][0].total_flops
+            own = compositions[arm.name].experiment
+            per_token = _flops_per_token(own, sweep, arm, planned, root)
+            longer = equal_flops.override(arm, own.train.tokens_per_step, per_token, like)
+            compositions[arm.name] = composed(arm.name, (*turned, longer))
+            settled = compositions[arm.name].overrides
         for cell in cells:
             values = tuple(f"{key}={hydra_value(value)}" for key, value in cell.settings.items())
             composition = composed(arm.name, (*turned, *values)) if values else compositions[arm.name]
@@ -131,7 +138,7 @@ def _planned(name: str, overrides: tuple[str, ...], root: Path | None) -> Plan:
     tuning.check(in_file_order, baseline, matched, file)
     refuse_twins(((run.identity, run.arm) for run in in_file_order), arms, file)
     metric = tuning.tuning_metric(sweep, file)
-    return Plan(name, sweep.question, baseline, matched, sweep.metrics, in_file_order, metric)
+    return Plan(name, sweep.question, baseline, matched, sweep.metrics, in_file_order, metric, sweep.equal_flops)
 
 
 def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
@@ -165,6 +172,15 @@ def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | N
         extensions=shared.extensions,
     )
     return Plan(experiment, None, arm, Matching(), run.metrics, (run,))
+
+
+def _flops_per_token(
+    experiment: Experiment, sweep: Sweep, arm: Arm, planned: Mapping[tuple[str, int], Reference], root: Path | None
+) -> float:
+    """FLOPs of a token of an arm's training, those of the forward passes of runs that it learns from included."""
+    shared, seed = _Shared.of(experiment), sweep.seed_list[0]
+    needed = needs.fill(experiment, seed, arm.name, sweep, planned, root, arm.where)[1] if shared.refers else ()
+    return shared.costs.flops_per_token + sum(need.flops_per_token for need in needed)
 
 
 def _filled(overrides: Iterable[str], needed: Sequence[Need]) -> tuple[str, ...]:

@@ -122,6 +122,7 @@ class Plan:
 
     Attributes:
         tune_metric: what the tuned cells are picked by, lower is better; None where nothing is tuned.
+        equal_flops: arm → the arm whose FLOPs in all it was given the tokens for.
         code: what it was planned with.
     """
 
@@ -132,6 +133,7 @@ class Plan:
     metrics: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
     tune_metric: str | None = None
+    equal_flops: Mapping[str, str] = field(default_factory=dict)
     code: Code = field(default_factory=current)
 
     @property
@@ -158,6 +160,7 @@ class Plan:
             "matching": dataclasses.asdict(self.matching),
             "metrics": list(self.metrics),
             "tune_metric": self.tune_metric,
+            "equal_flops": dict(self.equal_flops),
             "code": self.code.as_dict(),
             "runs": [_row(run, (states or {}).get(run.identity, "new")) for run in self.runs],
         }
@@ -176,6 +179,7 @@ def _row(run: PlannedRun, state: str) -> dict[str, Any]:
         "tokens": run.tokens,
         "steps": run.experiment.train.steps,
         "total_flops": run.total_flops,
+        "cache_bytes": run.experiment.recipe.cache_bytes(run.experiment),
         "needs": [dataclasses.asdict(need) for need in run.needs],
         "folder": run.folder_name,
         "state": state,

@@ -143,6 +143,8 @@ def _notes(preview: Preview) -> Iterator[str]:
     for arm, needed in [(arm, needed) for arm, needed in needs.items() if needed][:_NAMED]:
         learns = " (whose forward passes are in its FLOPs in all)" if _reads(preview, arm) else ""
         yield f"{arm} needs {', '.join(needed)}{learns}"
+    yield from _equal_flops(preview)
+    yield from _cached(preview)
     yield from _estimated(preview)
     yield from _power(preview.power)
 
@@ -200,6 +202,30 @@ def _needed(preview: Preview, arm: str) -> list[str]:
 
 def _reads(preview: Preview, arm: str) -> bool:
     return any(need.flops_per_token for run in preview.arms[arm] for need in run.needs)
+
+
+def _equal_flops(preview: Preview) -> Iterator[str]:
+    for arm, other in preview.plan.equal_flops.items():
+        mine, theirs = preview.first(arm), preview.first(other)
+        off = mine.total_flops / theirs.total_flops - 1
+        yield (
+            f"{arm} trains on {count(mine.tokens)} tokens for the FLOPs in all of {other}, which trains on "
+            f"{count(theirs.tokens)}: {off:+.2%}"
+        )
+
+
+def _cached(preview: Preview) -> Iterator[str]:
+    """What teachers' outputs take on disk, before any of them is written."""
+    sizes = {arm: preview.first(arm).experiment for arm in preview.runs}
+    kept = {arm: size for arm, each in sizes.items() if (size := each.recipe.cache_bytes(each))}
+    if not kept:
+        return
+    total = sum(size * len(preview.runs[arm]) for arm, size in kept.items())
+    said = ", ".join(f"{arm} {count(size)}B" for arm, size in list(kept.items())[:_NAMED])
+    yield (
+        f"teachers' outputs kept in the lab's cache, a run: {said}; {count(total)}B for all runs, less where several "
+        "read the same; each counts the teacher's forward passes, though they are made once"
+    )
 
 
 def _estimated(preview: Preview) -> Iterator[str]:

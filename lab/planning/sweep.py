@@ -92,6 +92,8 @@ class Sweep:
         tune: axes of which each arm picks its own best value.
         match: what is held equal between arms.
         needs: arm → configuration path → the run that it consumes there.
+        equal_flops: arm → the arm whose FLOPs in all it is to have, a teacher's forward passes included: its tokens
+            are as many as that takes.
         metrics: what is compared, the deciding one first.
         extends: the sweep that this one starts from; what is here stands on top of it.
     """
@@ -111,6 +113,7 @@ class Sweep:
     tune: Tune | None = None
     match: Match = field(default_factory=Match)
     needs: Mapping[str, Mapping[str, NeededRun]] = field(default_factory=dict)
+    equal_flops: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("val/loss",)
     extends: str | None = None
 

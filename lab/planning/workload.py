@@ -30,9 +30,9 @@ class Workload:
     def of(cls, experiment: Experiment, parameters: int, flops_per_token: float) -> Workload:
         """The workload of an experiment with these costs."""
         train = experiment.train
-        # The recipe by name: its options name the runs that it reads, and seeds have different ones.
+        # Of the recipe no option that names a run that it reads: seeds have different ones.
         shape = (train.context, train.global_batch, train.sequences_per_forward, train.mask_documents, train.kernel)
-        step = (experiment.model, shape, train.precision, experiment.recipe.name, experiment.optimizer.name)
+        step = (experiment.model, shape, train.precision, experiment.recipe.work, experiment.optimizer.name)
         return cls(
             digest=hashlib.sha256(repr((*step, flops_per_token)).encode()).hexdigest()[:16],
             precision=train.precision,

@@ -59,6 +59,11 @@ class Experiment:
         if isinstance(self.data.corpus, Task):
             self._check_task(self.data.corpus)
 
+        try:
+            self.recipe.check(self)
+        except OptionError as error:
+            raise OptionError(f"recipe.{error.option}", error.message) from None
+
         for name, evaluator in self.evaluate.items():
             if (reason := unusable(name)) is not None:
                 raise OptionError(f"evaluate.{name}", reason)

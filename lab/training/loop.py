@@ -101,7 +101,7 @@ def utilization_of(experiment: Experiment, trained: Mapping[str, Teacher], world
         if option.metadata.keys() & REFERS_TO_RUN.keys():
             used: Any = trained[getattr(recipe, option.name)].model
             forward = costs(used.architecture, context).forward_flops_per_token
-            flops += recipe.flops_per_token(option.name, forward)
+            flops += recipe.flops_in_step(option.name, forward)
     dtype = torch.bfloat16 if experiment.train.precision == "bf16-mixed" else torch.float32
     device = environment.device_of(experiment.train.accelerator, world)
     return Utilization(flops, peak(device, dtype), world.size)

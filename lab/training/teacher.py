@@ -32,6 +32,7 @@ class Teacher:
         tokenizer: `digest_of` its tokenizer.
         data_digest: of the text that it was trained on; None where that isn't known.
         val_loss: its validation loss, nats per token; None where it was never measured.
+        measured_on: of the text that its loss was measured on, where that is another than it was trained on.
     """
 
     identity: str
@@ -40,6 +41,13 @@ class Teacher:
     tokenizer: str
     data_digest: str | None = None
     val_loss: float | None = None
+    measured_on: str | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits at every position."""
+        architecture: Any = self.model.architecture
+        return int(architecture.vocab_size)
 
     def facts(self) -> dict[str, Any]:
         """What the summary of a run that learnt from it says of it."""
@@ -49,6 +57,7 @@ class Teacher:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "val/loss": self.val_loss,
             "data": self.data_digest,
+            **({} if self.measured_on is None else {"val/data": self.measured_on}),
         }
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -36,10 +37,11 @@ class Confident(tiny.TinyModel):
 def teacher(model: tiny.TinyModel | None = None) -> Teacher:
     """A loaded run, with dropout that must not show."""
     model = (Confident(dropout=0.5) if model is None else model).eval().requires_grad_(False)
+    model.architecture = SimpleNamespace(vocab_size=tiny.VOCAB)  # type: ignore[assignment]
     return Teacher("e" * 64, "school/big/seed-0", model, tokenizer="t", data_digest="d", val_loss=1.25)
 
 
-def distilled(given: Teacher | None = None, **options: float) -> Callable[..., NextToken]:
+def distilled(given: Teacher | None = None, **options: Any) -> Callable[..., NextToken]:
     """What makes the Lightning module."""
     options = {"temperature": 1.0, "hard_label_weight": 0.0} | options
     return functools.partial(Distilled, teacher=given or teacher(), **options)

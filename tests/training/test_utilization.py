@@ -93,6 +93,9 @@ def test_a_teachers_forward_pass_is_work_too(experiment: Experiment, tmp_path: P
     found = loop.utilization_of(taught, {"e" * 64: given}, World())
     own, teachers = costs(taught.model, 32).flops_per_token, costs(experiment.model, 32).flops_per_token
     assert found.flops_per_token == own + teachers / 3
+    kept = Distillation(teacher="e" * 64, targets="top_k", k=8, cache=True)
+    read = loop.utilization_of(replace(taught, recipe=kept), {"e" * 64: given}, World())
+    assert read.flops_per_token == own, "what is read from the cache is no work of the step's"
 
 
 def test_a_cpu_is_measured_before_the_first_step_and_never_again(experiment: Experiment, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Next-token prediction with smoothed labels as a Lightning module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from components.loss import in_fp32, token_losses
+from lab.training.module import Losses, NextToken
+
+
+class Smoothed(NextToken):
+    """Trains a model as `NextToken` does, on (1 - ε) · cross-entropy + ε · the mean of -log q over the vocabulary.
+
+    The loss of a step stays the cross-entropy against the text. Beside it stands `objective`, what is minimised.
+    """
+
+    from_logits = True
+
+    def __init__(self, model: nn.Module, *, epsilon: float, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._epsilon = epsilon
+
+    def _losses(self, tokens: Tensor, targets: Tensor, logits: Tensor) -> Losses:
+        hard = token_losses(logits, targets).mean()
+        exact = in_fp32(logits)
+        uniform = (exact.logsumexp(-1) - exact.mean(-1)).mean()
+        objective = (1 - self._epsilon) * hard + self._epsilon * uniform
+        return Losses(hard, objective, terms={"objective": objective.detach()})
