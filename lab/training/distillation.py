@@ -93,7 +93,7 @@ class Distilled(NextToken):
             found["cache"] = self._kept.facts()
         return {"teacher": found}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Any]:
         if self._kept is not None:
             passes = [each for each in self._group.world.passes(self._train) if each.counts]
             begin, inputs = passes[0].first, batch[0]
