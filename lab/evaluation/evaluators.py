@@ -1,3 +1,5 @@
 """Every evaluator of the lab: importing this registers them."""
 
+from lab.evaluation import context as context
+from lab.evaluation import inference_window as inference_window
 from lab.evaluation import perplexity as perplexity

@@ -37,7 +37,7 @@ def validation_loss(
     for (inputs, targets), counts in _dealt(batches, group):
         tokens_BT = inputs.to(device)
         documents = () if separator is None else (document_ids(tokens_BT, separator),)
-        losses = _token_losses(model, (tokens_BT, *documents), targets.to(device))
+        losses = target_losses(model, (tokens_BT, *documents), targets.to(device))
         if counts:
             total += losses.double().sum()
             tokens += targets.numel()
@@ -49,7 +49,7 @@ def validation_loss(
     return float(total) / int(everybodys)
 
 
-def _token_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+def target_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
     """Cross-entropy [B·T] of targets [B, T], without all logits at once if the model can do without."""
     measure: Any = getattr(model, "losses", None)
     if measure is None:
