@@ -8,7 +8,7 @@ Direction = Literal["lower", "higher"]
 
 # By the last part of the name: `val/loss` and `train/loss` are better in the same direction.
 _LOWER = ("loss", "perplexity", "bits_per_byte", "error", "calibration_error", "grad_norm", "spikes", "seconds")
-_HIGHER = ("accuracy", "recall", "exact_match", "f1", "score", "tokens_per_second", "mfu")
+_HIGHER = ("accuracy", "recall", "exact_match", "f1", "score", "tokens_per_second", "mfu", "stable_lr")
 
 _PARTS = {"val": "validation", "train": "training"}
 
