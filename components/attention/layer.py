@@ -57,9 +57,13 @@ class Attention(nn.Module):
         """x [B, T, d_model] → [B, T, d_model]."""
         if frame.step is not None:
             return self._continue(x, frame, frame.step)
-        heads = cast(Projections, self.heads)
-        q, k, v = heads.qkv(x, frame.rotations.get((self.position, self.sizes.rotary_size)))
-        inputs = AttentionInputs(
+        attended = attend.call(self.spec, self.inputs(x, frame), kernel=frame.kernel)
+        return cast(Projections, self.heads).output(attended)
+
+    def inputs(self, x: Tensor, frame: Frame) -> AttentionInputs:
+        """What the kernel gets of a whole text, x [B, T, d_model]."""
+        q, k, v = cast(Projections, self.heads).qkv(x, frame.rotations.get((self.position, self.sizes.rotary_size)))
+        return AttentionInputs(
             q,
             k,
             self._mixed(v, frame),
@@ -67,7 +71,6 @@ class Attention(nn.Module):
             sinks=self.sinks,
             documents=frame.documents,
         )
-        return heads.output(attend.call(self.spec, inputs, kernel=frame.kernel))
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
         """Room for the keys and values that this layer needs of `capacity` tokens, in the dtype of `like`.

@@ -26,15 +26,19 @@ if TYPE_CHECKING:
     shell_complete=completion.evaluation,
 )
 @click.option("--as", "save_as", help="Name of the result below evaluations/; by default the evaluator's.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make, for pictures of all RUNs side by side.")
 @accelerator_option
 @root_option
 @json_option
-def command(arguments: tuple[str, ...], save_as: str | None, accelerator: str, root: Path, as_json: bool) -> None:
+def command(
+    arguments: tuple[str, ...], save_as: str | None, out: Path | None, accelerator: str, root: Path, as_json: bool
+) -> None:
     """Measure each RUN with EVALUATOR, and keep the result in the run's evaluations/ and among its metrics.
 
     A sweep means its finished runs. Options of the evaluator are given as context=64, another corpus as
     data/corpus=files 'data.corpus.paths=[x.txt]'; `lab list evaluators` has all. Without EVALUATOR, what the runs' own
-    configuration asks for under `evaluate` and has not been measured yet.
+    configuration asks for under `evaluate` and has not been measured yet. Some evaluators draw all RUNs in one picture
+    for --out.
     """
     from lab.cli.evaluating import measured
     from lab.errors import RequestError
@@ -43,17 +47,39 @@ def command(arguments: tuple[str, ...], save_as: str | None, accelerator: str, r
     runs, asked = _understood(root, arguments)
     if asked is None and save_as is not None:
         raise RequestError("--as names the result of one evaluator; none was named")
-    results = []
+    if out is not None:
+        _check_out(out, asked)
+    results, found = [], []
     for run in runs:
         wanted = declared(run) if asked is None else {save_as or asked.evaluator.name: asked}
         for name, each in wanted.items():
-            results.append(measured(run, name, each, accelerator))
+            made = measured(run, name, each, accelerator)
+            results.append(made.result)
+            found.append((run.name, made.findings))
             if not as_json:
-                _show(run, name, results[-1])
+                _show(run, name, made.result)
+    if out is not None and asked is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, image in asked.evaluator.together(found).items():
+            (out / f"{name}.png").write_bytes(image)
+            if not as_json:
+                click.echo(f"side by side: {out / name}.png")
     if as_json:
         click.echo(json.dumps(results[0] if len(runs) == 1 and asked is not None else results, indent=1))
     elif not results:
         click.echo("nothing to do: the runs' configurations ask for no evaluation that they haven't had")
+
+
+def _check_out(out: Path, asked: Request | None) -> None:
+    """Refuse a folder that pictures can't go to, before anything is measured."""
+    from lab.errors import RequestError
+
+    if asked is None:
+        raise RequestError("--out is for the pictures of one evaluator; none was named")
+    if not asked.evaluator.shows_together():
+        raise RequestError(f"--out: {asked.evaluator.name} has no picture that shows several runs")
+    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
+        raise RequestError(f"--out: {out} is there and holds something; name a folder that is new or empty")
 
 
 def _understood(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Request | None]:

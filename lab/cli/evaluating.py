@@ -10,15 +10,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lab.dispatch.claim import holder, writing
 from lab.errors import RequestError
-from lab.evaluation.evaluate import Request, evaluate
+from lab.evaluation.evaluate import Evaluated, Request, evaluate
 from lab.runs import RunFolder
 
 LINES_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 
 
-def measured(run: RunFolder, name: str, asked: Request, accelerator: Any) -> dict[str, Any]:
-    """Evaluate a run; returns what its evaluations/<name>.json holds.
+def measured(run: RunFolder, name: str, asked: Request, accelerator: Any) -> Evaluated:
+    """Evaluate a run, and keep what is found in its folder.
 
     Raises:
         RequestError: the run is being trained, or cannot be evaluated so.
@@ -48,5 +48,4 @@ def measured(run: RunFolder, name: str, asked: Request, accelerator: Any) -> dic
                 said = time.monotonic()
                 console.print(f"{label}: {done:,} of {total:,}", markup=False, highlight=False, soft_wrap=True)
 
-        made = evaluate(run, asked, accelerator=accelerator, save_as=name, report=report, writing=writing(run.path))
-    return made.result
+        return evaluate(run, asked, accelerator=accelerator, save_as=name, report=report, writing=writing(run.path))

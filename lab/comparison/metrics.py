@@ -11,7 +11,7 @@ _LOWER = (
     "loss", "perplexity", "bits_per_byte", "error", "calibration_error", "grad_norm", "spikes", "seconds", "memorised",
     "bytes",
 )  # fmt: skip
-_HIGHER = ("accuracy", "recall", "exact_match", "f1", "score", "tokens_per_second", "mfu")
+_HIGHER = ("accuracy", "recall", "exact_match", "f1", "score", "tokens_per_second", "mfu", "stable_lr")
 
 _PARTS = {"val": "validation", "train": "training"}
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from components.registry import OptionError, register
-from lab.data.batches import validation_batches
-from lab.errors import RequestError
-from lab.training.evaluator import Evaluator, Findings, Session, Subject, refuse_beyond_positions
-
-if TYPE_CHECKING:
-    from lab.training.experiment import Experiment
+from components.registry import register
+from lab.evaluation.heldout import HeldOut, measure
+from lab.training.evaluator import Findings, Session, Subject
 
 
 @register("perplexity")
-class Perplexity(Evaluator):
-    """Loss on held-out text in nats a token, perplexity, and bits a byte, which compare across tokenizers.
+class Perplexity(HeldOut):
+    """Loss on held-out text in nats a token, perplexity, bits a byte, which compare across tokenizers, and a curve.
 
     With no options it measures what training measured at its end, on the same windows. Windows don't overlap: the first
-    token of each is predicted from nothing before it, so a longer context gives a lower loss.
+    token of each is predicted from one token alone, so a longer context gives a lower loss. The curve shows that: the
+    loss by position in the window. Positions hold different tokens there; evaluator `context` scores the same ones.
 
     Attributes:
         tokens: how many are predicted, rounded up to whole windows; None for as many as the run's validation had.
@@ -27,38 +23,17 @@ class Perplexity(Evaluator):
         batch: windows at once; None for as many sequences as training had in a forward pass.
     """
 
-    tokens: int | None = None
-    context: int | None = None
-    batch: int | None = None
-
-    reads_text = True
-
-    def __post_init__(self) -> None:
-        for option in ("tokens", "context", "batch"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise OptionError(option, f"must be at least 1, got {value}")
-
-    def check(self, experiment: Experiment) -> None:
-        refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
-
     def evaluate(self, subject: Subject, session: Session) -> Findings:
-        # Here, as it loads Lightning, which listing and completion can do without.
-        from lab.training.validation import bits_per_byte, validation_loss
+        from lab.training.validation import bits_per_byte  # here, as it loads Lightning
 
-        loaded, train, text = subject.loaded, subject.loaded.experiment.train, subject.text
-        context = self.context or train.context
-        tokens = self.tokens or loaded.experiment.validation.tokens
-        try:
-            windows = validation_batches(text.validation, context, self.batch or train.sequences_per_forward, tokens)
-        except ValueError as error:
-            raise RequestError(str(error)) from None
-        loss = validation_loss(loaded.model, windows, loaded.device, subject.separator)
+        text, batches = subject.text, self.batches(subject)
+        found = measure(subject.loaded.model, batches, subject, session)
         return Findings(
             {
-                "loss": loss,
-                "perplexity": math.exp(loss) if loss < 700 else math.inf,
-                "bits_per_byte": bits_per_byte(loss, len(text.validation), text.validation_bytes),
-                "tokens": windows.n_tokens,
-            }
+                "loss": found.mean,
+                "perplexity": math.exp(found.mean) if found.mean < 700 else math.inf,
+                "bits_per_byte": bits_per_byte(found.mean, len(text.validation), text.validation_bytes),
+                "tokens": batches.n_tokens,
+            },
+            curves={"loss_by_position": found.by_position},
         )

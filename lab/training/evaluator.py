@@ -5,7 +5,7 @@ The evaluators themselves are in `lab.evaluation`, and are loaded when somebody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -185,3 +185,12 @@ class Evaluator(Component, kind="evaluator", home="lab.evaluation.evaluators"):
             RequestError: the subject cannot be evaluated so.
         """
         raise NotImplementedError
+
+    def together(self, found: Sequence[tuple[str, Findings]]) -> Mapping[str, bytes]:
+        """PNG images, by name, that show several runs side by side: each run's name with what was found of it."""
+        return {}
+
+    @classmethod
+    def shows_together(cls) -> bool:
+        """Whether it has such images."""
+        return cls.together is not Evaluator.together

@@ -35,7 +35,7 @@ def validation_loss(
 
     def losses(tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor]:
         documents = () if separator is None else (document_ids(tokens_BT, separator),)
-        return (_token_losses(model, (tokens_BT, *documents), targets_BT),)
+        return (target_losses(model, (tokens_BT, *documents), targets_BT),)
 
     (loss,) = _means(losses, 1, model, batches, device, group)
     return loss
@@ -88,7 +88,7 @@ def _means(
     return [float(total) / int(everybodys) for total in sums]
 
 
-def _token_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+def target_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
     """Cross-entropy [B·T] of targets [B, T], without all logits at once if the model can do without."""
     measure: Any = getattr(model, "losses", None)
     if measure is None:

@@ -140,7 +140,8 @@ def test_a_sweep_that_extends_another_is_listed_with_its_question(tmp_path: Path
 
 def test_list_shows_the_whole_description_of_a_kinds_components() -> None:
     shown = lab("list", "evaluators").stdout
-    (perplexity,) = json.loads(lab("list", "evaluators", "--json").stdout)
+    rows = json.loads(lab("list", "evaluators", "--json").stdout)
+    perplexity = next(row for row in rows if row["name"] == "perplexity")
     last = perplexity["description"].split()[-4:]
     assert len(perplexity["description"]) > len(perplexity["about"])
     assert all(word in shown for word in last)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lab.data.shards import prepare
 from lab.data.split import place
 from lab.evaluation.evaluate import evaluate, request
 from lab.evaluation.load import load_model
 from lab.runs import RunFolder
+from lab.training.evaluator import Stopped
 from tests.evaluation.conftest import Done, Trained, files, train, write_text
 
 Lab = Callable[..., Done]
@@ -49,6 +51,29 @@ def test_without_options_it_measures_what_training_measured_at_its_end(trained: 
     assert metrics["bits_per_byte"] == run.summary["metrics"]["val/bits_per_byte"]
     assert metrics["perplexity"] == math.exp(metrics["loss"])
     assert metrics["tokens"] == 512
+
+
+def test_the_curve_by_position_is_the_mean_over_windows_of_each_stretch(trained: Trained) -> None:
+    result = evaluate(trained.bytes, request("perplexity", ["context=12", "tokens=1M", "batch=7"]), save_as="p").result
+    loaded = load_model(trained.bytes, "cpu")
+    text = torch.from_numpy(prepare(loaded.experiment.data).validation.astype("int64"))
+    used = (len(text) - 1) // 12 * 12
+    logits = loaded.model.double()(text[:used].view(-1, 12))
+    losses = torch.logsumexp(logits, -1) - logits.gather(-1, text[1 : used + 1].view(-1, 12, 1))[..., 0]
+    stretches = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 6), (6, 8), (8, 12)]
+    points = result["curves"]["loss_by_position"]["points"]
+    assert [x for x, _ in points] == [1, 2, 3, 4, 5.5, 7.5, 10.5]
+    for (start, stop), (_, loss) in zip(stretches, points, strict=True):
+        assert loss == pytest.approx(float(losses[:, start:stop].mean()), rel=1e-6)
+
+
+def test_one_that_was_stopped_comes_to_the_same_numbers(trained: Trained) -> None:
+    whole = evaluate(trained.bytes, request("perplexity", ["batch=2"]), save_as="whole").result
+    asked = iter([False, False, False, True])
+    with pytest.raises(Stopped):
+        evaluate(trained.bytes, request("perplexity", ["batch=2"]), save_as="cut", stop=lambda: next(asked))
+    again = evaluate(trained.bytes, request("perplexity", ["batch=2"]), save_as="cut").result
+    assert (again["metrics"], again["curves"]) == (whole["metrics"], whole["curves"])
 
 
 def test_another_corpus_is_read_in_the_tokens_that_the_run_learnt(trained: Trained, tmp_path: Path) -> None:

@@ -16,24 +16,31 @@ class Reference(Kernel):
     name = "reference"
 
     def compute(self, spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
-        q, k, v = inputs.q, inputs.k, inputs.v
-        exact = accumulator(q.dtype)
-        group = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-
-        scores = q.to(exact) @ k.to(exact).mT * spec.scale  # [B, H, T, S]
-        if spec.softcap is not None:
-            scores = spec.softcap * torch.tanh(scores / spec.softcap)
-        if inputs.alibi_slopes is not None:
-            scores = scores - inputs.alibi_slopes.to(exact)[:, None, None] * _distance(inputs)
-        scores = scores.masked_fill(~visible(spec, inputs), float("-inf"))
-        if inputs.sinks is not None:
-            sinks = inputs.sinks.to(exact)[None, :, None, None].expand(*scores.shape[:3], 1)
-            scores = torch.cat([scores, sinks], dim=-1)
-
-        weights = softmax(scores, dim=-1)[..., : k.shape[2]]  # a sink takes its share and carries no value
+        weights = attention_weights(spec, inputs)
         weights = dropout(weights, spec.dropout, training=spec.dropout > 0)
-        return (weights @ v.to(exact)).to(q.dtype)
+        v = inputs.v.repeat_interleave(inputs.q.shape[1] // inputs.k.shape[1], dim=1)
+        return (weights @ v.to(weights.dtype)).to(inputs.q.dtype)
+
+
+def scaled_products(spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
+    """scale · q·kᵀ of every query and key, before cap, bias and mask: [B, H, T, S], at least fp32."""
+    q, exact = inputs.q, accumulator(inputs.q.dtype)
+    k = inputs.k.repeat_interleave(q.shape[1] // inputs.k.shape[1], dim=1)
+    return q.to(exact) @ k.to(exact).mT * spec.scale
+
+
+def attention_weights(spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
+    """What each query takes of each key's value, [B, H, T, S], at least fp32; a sink takes what is missing from 1."""
+    scores = scaled_products(spec, inputs)
+    if spec.softcap is not None:
+        scores = spec.softcap * torch.tanh(scores / spec.softcap)
+    if inputs.alibi_slopes is not None:
+        scores = scores - inputs.alibi_slopes.to(scores.dtype)[:, None, None] * _distance(inputs)
+    scores = scores.masked_fill(~visible(spec, inputs), float("-inf"))
+    if inputs.sinks is not None:
+        sinks = inputs.sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    return softmax(scores, dim=-1)[..., : inputs.k.shape[2]]
 
 
 def _distance(inputs: AttentionInputs) -> Tensor:
