@@ -11,7 +11,7 @@ from lab.data.batches import validation_batches
 from lab.errors import RequestError
 from lab.evaluation.attending import attending
 from lab.evaluation.windows import local_windows
-from lab.training.evaluator import Curve, Evaluator, Findings, Session, Subject, refuse_beyond_positions
+from lab.training.evaluator import Curve, Evaluator, Findings, Session, Subject
 
 if TYPE_CHECKING:
     from torch import Tensor
