@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DPI = 100
 LONGEST = 40
-"""Characters of a name in a legend."""
+"""Characters of a name in a picture; of a longer one the middle is left out."""
 
 
 def maps(weights: Mapping[tuple[int, int], Sequence[Sequence[float]]], context: int) -> bytes:
@@ -55,7 +55,7 @@ def statistics(runs: Sequence[tuple[str, Mapping[str, Any]]], titles: Mapping[st
         values = [value for table in tables if table is not None for line in table for value in line]
         for column, (table, (run, details)) in enumerate(zip(tables, runs, strict=True)):
             axis = axes[row][column]
-            axis.set_title(f"{run}\n{titles[name]}" if row == 0 else titles[name], fontsize=7)
+            axis.set_title(f"{_short(run)}\n{titles[name]}" if row == 0 else titles[name], fontsize=7)
             if table is None:
                 axis.set_axis_off()
                 continue
@@ -84,7 +84,7 @@ def side_by_side(pictures: Sequence[tuple[str, bytes]]) -> bytes:
     for (name, _), image in zip(pictures, images, strict=True):
         figure.figimage(image, xo=left, yo=height - top - image.shape[0])
         middle = left + image.shape[1] / 2
-        figure.text(middle / width, 1 - top / 2 / height, name, ha="center", va="center", fontsize=8)
+        figure.text(middle / width, 1 - top / 2 / height, _short(name), ha="center", va="center", fontsize=8)
         left += image.shape[1]
     return _png(figure)
 
@@ -116,7 +116,8 @@ def learning_rates(found: Sequence[Findings]) -> bytes:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half + 1 :]}"
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
