@@ -84,7 +84,7 @@ def _check_out(out: Path, asked: Request | None) -> None:
 
 def _understood(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Request | None]:
     """The runs, and the evaluator with what is said of it; None where none is named."""
-    from components.registry import names
+    from components.registry import names, nearest
     from lab.composition import extensions
     from lab.errors import RequestError
     from lab.evaluation.evaluate import request
@@ -100,7 +100,8 @@ def _understood(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], 
     except UnknownRun:
         if at is None and len(named) > 1:  # a misspelt evaluator reads like a run
             plain = [text for text in named if "=" not in text]
-            resolve_all(root, plain[:-1])
+            if nearest(plain[-1], known) is None:
+                resolve_all(root, plain[:-1])
             request(plain[-1], ())
         raise
     runs = [run for run, itself in chosen.items() if itself or run.state.status == "finished"]
