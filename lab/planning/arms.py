@@ -71,8 +71,9 @@ def hydra_value(value: Any) -> str:
 def _text(text: str) -> str:
     if text and text == text.strip():
         try:
-            if not OverridesParser.create().parse_override(f"key={text}").is_sweep_override():
-                return text
+            override = OverridesParser.create().parse_override(f"key={text}")
+            if not override.is_sweep_override():  # a backslash at the end would escape the comma after it in a list
+                return QuotedString(str(override.value()), Quote.single).with_quotes() if text[-1] == "\\" else text
         except HydraException:
             pass
     return QuotedString(text, Quote.single).with_quotes()

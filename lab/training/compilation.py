@@ -26,9 +26,9 @@ Result = TypeVar("Result")
 REPAID_FLOPS = {"cpu": 1e14, "cuda": 1e17}
 """Training FLOPs from which `auto` compiles, by kind of device.
 
-Compiling takes about half a minute of two cores the first time (benchmarks/train_throughput.md) and makes steps a fifth
-to a third shorter: it is repaid after some two minutes of training. These are several times that, at the speed of a few
-cores and of one large GPU.
+Compiling takes up to half a minute of two cores the first time and makes steps an eighth to a quarter shorter
+(benchmarks/train_throughput.md): it is repaid after some four minutes of training. These are several times that, at
+the speed of a few cores and of one large GPU.
 """
 
 

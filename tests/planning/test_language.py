@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab.errors import RequestError
@@ -247,6 +247,8 @@ def test_anchors_and_merge_keys_work_and_own_keys_win(write) -> None:  # type: i
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=12))
+@example("\\")
+@example("a\\\\\\")
 def test_any_text_is_one_value_for_hydra(text: str) -> None:
     try:
         meant = PARSER.parse_override(f"k={text}")
