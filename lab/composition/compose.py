@@ -14,6 +14,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from components import registry
 from lab.composition import convert, extensions, groups
@@ -21,7 +22,7 @@ from lab.composition.check import check_kernel, check_read
 from lab.composition.merge import Merged, merge
 from lab.composition.origin import Origin, chooses
 from lab.composition.overrides import Overrides, copied, one_line, parse
-from lab.composition.sources import display, find, steady
+from lab.composition.sources import display, find, steady, unreadable
 from lab.composition.swap import settle
 from lab.errors import RequestError
 from lab.training.experiment import Experiment
@@ -63,6 +64,8 @@ def _composed(name: str, overrides: tuple[str, ...], source: str) -> Composition
         raw = _with_values(merged, parsed)
     except (HydraException, OmegaConfBaseException) as error:
         raise RequestError(f"{f'{source}: ' if source else ''}{display(path)}: {one_line(error)}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise unreadable(error) from None
     try:
         settled = settle(raw, merged.choices, parsed, merged.origin)
         experiment = convert.dataclass(Experiment, settled | {"name": name}, "")

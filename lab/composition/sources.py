@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 import lab
 from components.registry import generation, suggestion
 from lab.errors import RequestError
@@ -143,3 +145,35 @@ def _display(path: Path) -> str:
         if path.is_relative_to(shipped(what).resolve()):
             return f"{what}/{path.relative_to(shipped(what).resolve())}"
     return str(path)
+
+
+def not_yaml(path: Path, error: yaml.YAMLError | UnicodeDecodeError) -> RequestError:
+    """What a user is told of a file that can't be read as YAML: the file, the line and what is wrong there."""
+    if isinstance(error, UnicodeDecodeError):
+        return RequestError(f"{display(path)}: not UTF-8 text: {error.reason} at byte {error.start}")
+    if not isinstance(error, yaml.MarkedYAMLError):
+        said = str(error).splitlines()[0]  # and then where, in the file as PyYAML names it
+        return RequestError(f"{display(path)}: not YAML: {said}")
+    mark = error.problem_mark or error.context_mark
+    line = f":{mark.line + 1}" if mark else ""
+    said = ", ".join(text for text in (error.context, error.problem) if text)
+    return RequestError(f"{display(path)}{line}: not YAML: {said}")
+
+
+def unreadable(error: yaml.YAMLError | UnicodeDecodeError) -> RequestError:
+    """The same for an error that was met while experiments were read: it knows its file, or that file is looked for."""
+    mark = error.problem_mark or error.context_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    name = mark.name if mark else getattr(error, "name", None)  # a ReaderError has one
+    return not_yaml(Path(name) if name else next(filter(_is_no_text, _files()), Path("experiments")), error)
+
+
+def _files() -> Iterator[Path]:
+    return (file for root in roots("experiments") for file in sorted(root.rglob("*.yaml")))
+
+
+def _is_no_text(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False

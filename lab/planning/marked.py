@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lab.composition.sources import display
+from lab.composition.sources import display, not_yaml
 from lab.errors import RequestError
 
 _TAG = "tag:yaml.org,2002:"
@@ -96,17 +96,10 @@ def read(path: Path) -> Entry:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         found = None if node is None else _Walk(loader, path).entry(node, "", node.start_mark.line + 1)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        said = ", ".join(text for text in (error.context, error.problem) if text)
-        raise RequestError(f"{display(path)}{line}: not YAML: {said}") from None
-    except yaml.YAMLError as error:
-        raise RequestError(f"{display(path)}: not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise not_yaml(path, error) from None
     except RecursionError:
         raise RequestError(f"{display(path)}: is nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{display(path)}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except OSError as error:
         raise RequestError(f"{display(path)}: cannot be read: {error.strerror}") from None
     if found is None:

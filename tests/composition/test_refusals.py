@@ -91,6 +91,30 @@ def test_a_mistake_in_a_file_is_refused_with_its_line(
     assert message in str(refusal.value)
 
 
+@pytest.mark.parametrize("file", ["experiments/mine.yaml", "experiments/model/mine_tiny.yaml"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"seed: 0\nmodel: {heads: {n_heads: 4}", ":3: not YAML: while parsing a flow mapping"),
+        (b"seed: 0\nseed: 1", ":2: not YAML: while constructing a mapping, found duplicate key seed"),
+        (b"seed: 0\n\tname: x", ":2: not YAML: while scanning for the next token"),
+        (b"seed: 0 # \xe9", ": not UTF-8 text: "),
+        (b"seed: \x07", ": not YAML: unacceptable character #x0007"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: bytes, message: str
+) -> None:
+    (tmp_path / "experiments" / "model").mkdir(parents=True)
+    (tmp_path / "experiments" / "mine.yaml").write_text("defaults: [gemma2_tiny, override /model: mine_tiny, _self_]\n")
+    (tmp_path / file).write_bytes(content + b"\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError) as refusal:
+        compose("mine")
+    assert str(refusal.value).startswith(file + message)
+    assert "\n" not in str(refusal.value)
+
+
 def test_an_option_that_the_files_own_component_lacks_is_a_mistake_and_not_a_leftover(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
