@@ -37,12 +37,12 @@ def command(
 
     A sweep means its finished runs. Options of the evaluator are given as context=64, another corpus as
     data/corpus=files 'data.corpus.paths=[x.txt]'; `lab list evaluators` has all. Without EVALUATOR, what the runs' own
-    configuration asks for under `evaluate` and has not been measured yet. Some evaluators draw all RUNs in one picture
-    for --out.
+    configuration asks for under `evaluate` and has not been measured yet. For --out all RUNs are drawn side by side.
     """
     from lab.cli.evaluating import measured
     from lab.errors import RequestError
     from lab.evaluation.evaluate import declared
+    from lab.evaluation.together import together
 
     runs, asked = _understood(root, arguments)
     if asked is None and save_as is not None:
@@ -60,7 +60,7 @@ def command(
                 _show(run, name, made.result)
     if out is not None and asked is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for name, image in asked.evaluator.together(found).items():
+        for name, image in together(asked.evaluator, found).items():
             (out / f"{name}.png").write_bytes(image)
             if not as_json:
                 click.echo(f"side by side: {out / name}.png")
@@ -76,8 +76,6 @@ def _check_out(out: Path, asked: Request | None) -> None:
 
     if asked is None:
         raise RequestError("--out is for the pictures of one evaluator; none was named")
-    if not asked.evaluator.shows_together():
-        raise RequestError(f"--out: {asked.evaluator.name} has no picture that shows several runs")
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise RequestError(f"--out: {out} is there and holds something; name a folder that is new or empty")
 

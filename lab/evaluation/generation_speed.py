@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
     from components.decoder import Decoder
 
+CURVES = (
+    ("prefill", "prefill_tokens_per_second", "prompt tokens/s"),
+    ("decode", "decode_tokens_per_second", "generated tokens/s"),
+    ("cache", "cache_bytes", "bytes of the cache"),
+)
+"""Name before the batch, metric, and what it is."""
+
 
 @register("generation_speed")
 class GenerationSpeed(Evaluator):
@@ -60,26 +67,27 @@ class GenerationSpeed(Evaluator):
         model = subject.loaded.model
         cells = list(product(self.batches, self.contexts))
         metrics: dict[str, float] = {}
-        decode: dict[int, list[tuple[float, float]]] = {}
         for done, (batch, context) in enumerate(cells):
             session.progress(done, len(cells), f"batch {batch}, context {context:,}")
             draws = torch.Generator().manual_seed((self.seed << 40) + (batch << 20) + context)
             prompts = torch.randint(model.architecture.vocab_size, (batch, context), generator=draws).tolist()
             found = session.cell(f"{batch} {context}", lambda: self._measure(model, prompts))  # noqa: B023
             name = f"b{batch}_c{context}"
-            speed = batch / found["step"]
             metrics |= {
                 f"{name}/prefill_tokens_per_second": batch * context / found["first"],
-                f"{name}/decode_tokens_per_second": speed,
+                f"{name}/decode_tokens_per_second": batch / found["step"],
                 f"{name}/cache_bytes": found["bytes"],
                 f"{name}/cache_formula_bytes": cache_bytes(
                     model.architecture, batch, context + self.tokens - 1, model.embedding.weight.dtype
                 ),
             }
-            decode.setdefault(batch, []).append((context, speed))
         session.progress(len(cells), len(cells))
         curves = {
-            f"decode_b{batch}": Curve("context (tokens)", "tokens/s", tuple(points)) for batch, points in decode.items()
+            f"{curve}_b{batch}": Curve(
+                "context (tokens)", unit, tuple((each, metrics[f"b{batch}_c{each}/{metric}"]) for each in self.contexts)
+            )
+            for batch in self.batches
+            for curve, metric, unit in CURVES
         }
         details = {"torch_threads": torch.get_num_threads(), "kernel": model.kernel}
         return Findings(metrics, curves, details=details)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os.path
+import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,13 @@ from lab.evaluation.spikes import largest_stable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.training.evaluator import Findings
+    from lab.training.evaluator import Curve, Findings
 
 DPI = 100
 LONGEST = 40
 """Characters of a name in a picture; of a longer one the middle is left out."""
+MARKED = 32
+"""Points of a curve up to which each has a dot."""
 
 
 def maps(weights: Mapping[tuple[int, int], Sequence[Sequence[float]]], context: int) -> bytes:
@@ -113,6 +117,64 @@ def learning_rates(found: Sequence[Findings]) -> bytes:
     if arms:
         axis.legend(fontsize=7)
     return _png(figure)
+
+
+def curves(runs: Sequence[tuple[str, Curve]]) -> bytes:
+    """One curve of several runs: a line each, in one colour where they are an arm's seeds."""
+    figure, ((axis,),) = _grid(1, 1, 6.0, 4.0)
+    first = runs[0][1]
+    for (_, curve), colour, label in zip(runs, *_arms([name for name, _ in runs]), strict=True):
+        x, y = zip(*curve.points, strict=True) if curve.points else ((), ())
+        few = "o" if len(x) <= MARKED else ""
+        axis.plot(x, y, few, linestyle="-", color=colour, label=label, linewidth=1.2, markersize=3.5)
+    places = [x for _, curve in runs for x, _ in curve.points]
+    if places and min(places) > 0 and max(places) >= 16 * min(places):
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel(first.x)
+    axis.set_ylabel(first.y)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7)
+    return _png(figure)
+
+
+def metrics(runs: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
+    """Metrics of several runs: a panel for those whose names end alike (code/loss, prose/loss), and a dot a run."""
+    panels: dict[str, list[str]] = {}
+    for _, found in runs:
+        for name in found:
+            group = panels.setdefault(name.rpartition("/")[2], [])
+            group.extend([name] if name not in group else [])
+    wide = min(3, len(panels))
+    figure, axes = _grid(math.ceil(len(panels) / wide), wide, 3.4, 2.6)
+    colours, labels = _arms([name for name, _ in runs])
+    flat = [axis for row in axes for axis in row]
+    for axis, (ending, names) in zip(flat, panels.items(), strict=False):
+        for number, (_, found) in enumerate(runs):
+            aside = 0.5 * (number / max(1, len(runs) - 1) - 0.5)  # so that dots at one height don't hide each other
+            known = [(place + aside, found[name]) for place, name in enumerate(names) if name in found]
+            axis.plot(*zip(*known, strict=True), "o", color=colours[number], label=labels[number], markersize=4)
+        axis.set_xticks(range(len(names)), [_short(name.rpartition("/")[0]) for name in names], fontsize=7)
+        axis.set_xlim(-0.6, len(names) - 0.4)
+        axis.set_title(ending.replace("_", " "), fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.25)
+    for axis in flat[len(panels) :]:
+        axis.set_axis_off()
+    figure.legend(*flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    return _png(figure)
+
+
+def _arms(names: Sequence[str]) -> tuple[list[str], list[str | None]]:
+    """Colour and label of each run; those of one arm share a colour, and only the first has the label."""
+    common = os.path.commonpath(names) if len(names) > 1 else ""
+    parts = [os.path.relpath(name, common or ".") for name in names]
+    arms = [re.sub(r"/?seed-\d+$", "", part) for part in parts]
+    if len(set(arms)) == 1:  # then its seeds are told apart
+        arms = parts
+    order = list(dict.fromkeys(arms))
+    labels = [_short(arm) if arms.index(arm) == number else None for number, arm in enumerate(arms)]
+    return [f"C{order.index(arm)}" for arm in arms], labels
 
 
 def _short(name: str) -> str:

@@ -125,9 +125,6 @@ def test_pictures_stand_beside_each_other(trained: Trained, lab: Lab, tmp_path: 
     assert both.crop((left.width, bottom - right.height, both.width, bottom)).tobytes() == right.tobytes()
     refused = lab(*ask, "--out", out)
     assert (refused.code, "is there and holds something" in refused.err) == (2, True)
-    refused = lab("eval", *runs, "perplexity", "--root", root, "--out", tmp_path / "no")
-    assert (refused.code, "--out: perplexity has no picture" in refused.err) == (2, True)
-    assert not (tmp_path / "no").exists()
     result = json.loads((runs[0] / "evaluations/attention_maps.json").read_text())
     assert result["images"] == ["evaluations/attention_maps/maps.png", "evaluations/attention_maps/statistics.png"]
     content = (runs[0] / "evaluations/attention_maps/maps.png").read_bytes()
