@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class Trained:
     bytes: RunFolder
     bpe: RunFolder
 
+    def copies(self, root: Path) -> tuple[RunFolder, RunFolder]:
+        """Both runs below another root, as they were trained: nothing that has been evaluated of them since."""
+        shutil.copytree(self.root.parent / "untouched", root)
+        bytes_, bpe = (RunFolder(root / run.path.relative_to(self.root)) for run in (self.bytes, self.bpe))
+        return bytes_, bpe
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
@@ -54,6 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         patch.setenv("LAB_CACHE", str(base / "cache"))
         bpe = ("data/tokenizer=bpe", "data.tokenizer.size=280")
         runs = [train(base / "runs", *files(text)), train(base / "runs", *files(text), *bpe)]
+    shutil.copytree(base / "runs", base / "untouched")
     return Trained(base / "runs", text, *runs)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,9 +107,7 @@ def test_a_map_of_a_long_text_keeps_its_peaks() -> None:
 
 def test_pictures_stand_beside_each_other(trained: Trained, lab: Lab, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    runs = [root / Path(*run.path.parts[-3:]) for run in (trained.bytes, trained.bpe)]
-    for run, source in zip(runs, (trained.bytes, trained.bpe), strict=True):
-        shutil.copytree(source.path, run)
+    runs = [run.path for run in trained.copies(root)]
     out = tmp_path / "pictures"
     ask = ("eval", *runs, "attention_maps", "text=The square of 12 is 144.", "--root", root)
     done = lab(*ask, "--out", out)

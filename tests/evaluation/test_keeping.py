@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -75,9 +74,7 @@ def in_parts() -> object:
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> RunFolder:
     """A copy, to be written into."""
-    target = tmp_path / "runs" / Path(*trained.bytes.path.parts[-3:])
-    shutil.copytree(trained.bytes.path, target)
-    return RunFolder(target)
+    return trained.copies(tmp_path / "runs")[0]
 
 
 def asked(**options: float) -> Request:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,9 +81,7 @@ def test_every_evaluator_draws_something(
     trained: Trained, lab: Callable[..., Done], tmp_path: Path, evaluator: str, files: list[str]
 ) -> None:
     root, out = tmp_path / "runs", tmp_path / "pictures"
-    runs = [root / Path(*run.path.parts[-3:]) for run in (trained.bytes, trained.bpe)]
-    for run, source in zip(runs, (trained.bytes, trained.bpe), strict=True):
-        shutil.copytree(source.path, run)
+    runs = [run.path for run in trained.copies(root)]
     corpora = (f"corpora={{squares: {{name: files, paths: ['{trained.text}']}}}}",) if evaluator == "transfer" else ()
     done = lab("eval", *runs, evaluator, "tokens=64", *corpora, "--root", root, "--out", out)
     assert done.code == 0, done

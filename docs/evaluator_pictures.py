@@ -1,0 +1,132 @@
+"""Make the pictures of docs/evaluators.md from real runs: `python docs/evaluator_pictures.py`, 40 minutes on two cores.
+
+Everything is done by the commands that a user would type, in runs/ of this checkout; what has been trained there is not
+trained again. The tasks of lm-eval need the extra `tasks`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.docs.blocks import blocks  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images" / "evaluators"
+LAB = [sys.executable, "-m", "lab.cli.main"]
+
+STABLE = """
+extends: stability
+seeds: 1
+baseline: plain,lr=0.003
+arms: {plain: {}, qk_norm: {model/qk_norm: rmsnorm}}
+"""
+
+BY_HEART = ["bisect", "keyword", "stat", "colorsys", "sched"]
+"""Modules of the standard library, a few KB each, that a model is to know by heart."""
+
+
+def lab(*arguments: str) -> None:
+    print("$ lab", *arguments, flush=True)
+    subprocess.run([*LAB, *arguments], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def picture(file: str, *arguments: str) -> None:
+    """docs/images/evaluators/<evaluator>.png: `file` of those that `lab eval … --out` makes."""
+    evaluator = next(text for text in arguments if text in EVALUATORS)
+    with tempfile.TemporaryDirectory() as folder:
+        lab("eval", *arguments, "--out", folder)
+        shutil.copy(Path(folder) / f"{file}.png", IMAGES / f"{evaluator}.png")
+
+
+EVALUATORS = (
+    "perplexity", "context", "inference_window", "transfer", "memorisation", "recall", "attention_maps", "stability",
+    "generation_speed", "tasks",
+)  # fmt: skip
+
+
+def sweeps() -> None:
+    """sweeps/spans.yaml, as the page has it, and one of fewer runs for stability."""
+    (block,) = (block for block in blocks(ROOT / "docs" / "evaluators.md") if block.file == "sweeps/spans.yaml")
+    Path("sweeps").mkdir()
+    Path("sweeps/spans.yaml").write_text(block.text)
+    Path("sweeps/stable.yaml").write_text(STABLE.lstrip())
+    for sweep in ("mqar", "spans", "inference_window", "stable"):
+        lab("submit", sweep, "--on", "local")
+
+
+def by_heart() -> None:
+    """A run that reads a few files a hundred times."""
+    modules = [Path(str(sys.modules.get(name, __import__(name)).__file__)) for name in BY_HEART]
+    lines = [json.dumps({"text": part}) for module in modules for part in module.read_text().split("\n\n\n")]
+    Path("by_heart.jsonl").write_text("\n".join(lines))
+    Path("experiments").mkdir()
+    Path("experiments/by_heart.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "defaults": ["gemma2_tiny", {"override /data/corpus": "files"}, "_self_"],
+                "data": {"corpus": {"paths": ["by_heart.jsonl"]}, "validation_fraction": 0.2},
+                "train": {"tokens": "2M"},
+                "validation": {"tokens": "4k"},
+            }
+        )
+    )
+    lab("train", "by_heart")
+
+
+def tasks() -> None:
+    """A task over words of the corpus that the runs have read: which of three goes on after the keyword?"""
+    pairs = [("import", [" os\n", " :\n", " ((\n"]), ("for x in", [" range(", " def ", " = ="]),
+             ("def __init__(", ["self", "import", "]"]), ("raise ", ["ValueError(", ")", "else:"]),
+             ("if x is not ", ["None:", "def", "=="]), ("except ", ["KeyError:", "}", "+"]),
+             ("return ", ["self", "class", ":="]), ("class Foo(", ["object", "==", "else"])]  # fmt: skip
+    Path("python.jsonl").write_text("\n".join(json.dumps({"q": q, "choices": c}) for q, c in pairs))
+    definition = {
+        "task": "python",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": str(Path("python.jsonl").resolve())}},
+        "validation_split": "validation",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": 0,
+        "doc_to_choice": "choices",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    Path("python.yaml").write_text(yaml.safe_dump(definition))
+
+
+def main() -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    work = ROOT / "runs" / ".pictures"
+    work.mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
+    for name in ("sweeps", "experiments"):
+        shutil.rmtree(name, ignore_errors=True)
+    sweeps()
+    by_heart()
+    tasks()
+    seeds = ["spans/global/seed-0", "spans/local/seed-0"]
+    picture("loss_by_position", "spans", "perplexity")
+    picture("loss_by_context", "spans", "context", "window=32", "reach=125")
+    picture("loss_by_window", "inference_window", "inference_window", "windows=[4,8,16,32,64,128]")
+    picture("metrics", *seeds, "transfer")
+    picture("metrics", "by_heart/base/seed-0", *seeds, "memorisation", "samples=200")
+    picture("accuracy_by_distance", "mqar", "recall", "far=16")
+    picture("statistics", *seeds, "attention_maps")
+    picture("learning_rates", "stable", "stability")
+    picture("cache_b16", *seeds, "generation_speed", "batches=[1,16]", "contexts=[64,128,256,512]")
+    picture("metrics", *seeds, "tasks", "tasks=[python.yaml]")
+
+
+if __name__ == "__main__":
+    main()

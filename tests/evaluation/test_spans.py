@@ -1,0 +1,61 @@
+"""What spans differ in, of trained models: nothing while the text fits the window, and what can be recalled beyond."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lab.dispatch.execution import Stop, execute
+from lab.dispatch.submit import prepare
+from lab.dispatch.worker import train_frozen
+from lab.evaluation.load import load_model
+from lab.planning.plan import plan_train
+from lab.runs import RunFolder
+from tests.evaluation.conftest import Trained, files, train
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    return dict(load_model(run, "cpu").model.state_dict())
+
+
+def test_while_the_context_fits_the_window_all_spans_train_to_one_model(trained: Trained, tmp_path: Path) -> None:
+    """T = 32 ≤ W: the same weights and losses, bit for bit. One token less is seen, and it is another model."""
+    spans = {
+        "global": ("model/span=global",),
+        "local": ("model/span=local", "model.span.window=32"),
+        "interleaved": ("model/span=interleaved", "model.span.window=33"),
+        "shorter": ("model/span=local", "model.span.window=31"),
+    }
+    runs = {name: train(tmp_path / name, *files(trained.text), *span) for name, span in spans.items()}
+    losses = {name: [p["train/loss"] for p in run.metrics() if "train/loss" in p] for name, run in runs.items()}
+    first = weights(runs["global"])
+    for name in ("local", "interleaved"):
+        assert losses[name] == losses["global"]
+        assert runs[name].summary["metrics"] == runs["global"].summary["metrics"]  # type: ignore[index]
+        found = weights(runs[name])
+        assert found.keys() == first.keys()
+        assert all(torch.equal(found[key], first[key]) for key in first)
+    shorter = weights(runs["shorter"])
+    assert not all(torch.equal(shorter[key], first[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_global_layers_learn_to_recall_what_is_beyond_the_reach_of_local_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zoology's MQAR (64, 4): the shipped experiment solves it; two windows of 8 see 15 tokens, and nothing beyond."""
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    found = {}
+    for span in (("model/span=global",), ("model/span=local", "model.span.window=8")):
+        (run,) = prepare(plan_train("mqar_tiny", (*span, "evaluate.recall.far=16")).runs, tmp_path / span[0][-6:]).order
+        assert execute(run, train_frozen, stop=Stop(), capture=False) == 0, (run.path / "log.txt").read_text()
+        assert run.summary is not None
+        found[span[0]] = run.summary["metrics"]
+    whole, local = found["model/span=global"], found["model/span=local"]
+    assert whole["recall/chance"] == local["recall/chance"] == 1 / 32
+    assert min(whole["recall/accuracy"], whole["recall/far_accuracy"]) > 0.98
+    # What is out of sight is guessed: among all values or, were the filler's frequencies to tell, a few of them.
+    assert local["recall/far_accuracy"] < 3 / 32
+    assert local["recall/near_accuracy"] > 0.5, "it has learnt what it can see"
