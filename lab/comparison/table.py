@@ -85,21 +85,29 @@ def _width(shown: RenderableType, console: Console) -> int:
 
 def _table(comparison: Comparison, rows: Sequence[Row], metrics: Sequence[str], *, costs: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm", overflow="fold")
-    table.add_column("n", overflow="fold")
-    for metric in metrics:
-        table.add_column(title(metric), justify="right", overflow="fold")
-        table.add_column(f"difference [{percent(comparison.level)}]", overflow="fold")
-    for name in [name for _, name in _COSTS] + ["tokens/s"] if costs else []:
-        table.add_column(name, justify="right", overflow="fold")
+    for name, right in columns(comparison, metrics, costs=costs):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
-        cells = [_name(row, comparison), _states(row)]
-        for metric in metrics:
-            cells += [Text(measure(row.cells[metric].sample.mean)), _difference(row.cells[metric], row)]
-        if costs:
-            cells += [_cost(row, key, comparison) for key, _ in _COSTS] + [Text(count(row.tokens_per_second))]
-        table.add_row(*cells)
+        table.add_row(*cells(comparison, row, metrics, costs=costs))
     return table
+
+
+def columns(comparison: Comparison, metrics: Sequence[str], *, costs: bool = True) -> list[tuple[str, bool]]:
+    """The table's columns: each with whether its numbers stand to the right."""
+    found = [("arm", False), ("n", False)]
+    for metric in metrics:
+        found += [(title(metric), True), (f"difference [{percent(comparison.level)}]", False)]
+    return found + [(name, True) for name in [*(name for _, name in _COSTS), "tokens/s"] if costs]
+
+
+def cells(comparison: Comparison, row: Row, metrics: Sequence[str], *, costs: bool = True) -> list[Text]:
+    """One arm's cells, a column each."""
+    found = [_name(row, comparison), _states(row)]
+    for metric in metrics:
+        found += [Text(measure(row.cells[metric].sample.mean)), _difference(row.cells[metric], row)]
+    if costs:
+        found += [_cost(row, key, comparison) for key, _ in _COSTS] + [Text(count(row.tokens_per_second))]
+    return found
 
 
 def _name(row: Row, comparison: Comparison) -> Text:
