@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "lab.planning": BASE | {"components", "lab.runs", "lab.training", "lab.accounting", "lab.composition"},
     "lab.dispatch": BASE
     | {"components", "lab.runs", "lab.training", "lab.composition", "lab.planning", "lab.bench", "lab.evaluation"},
-    "lab.comparison": BASE | {"lab.runs", "lab.planning"},
+    "lab.comparison": BASE | {"components", "lab.runs", "lab.planning"},
     "lab.interop": BASE | {"components", "lab.composition"},
     "lab.evaluation": BASE
     | {"components", "lab.runs", "lab.data", "lab.training", "lab.accounting", "lab.composition", "lab.interop"},
