@@ -120,7 +120,7 @@ def main() -> None:
     picture("loss_by_context", "spans", "context", "window=32", "reach=125")
     picture("loss_by_window", "inference_window", "inference_window", "windows=[4,8,16,32,64,128]")
     picture("metrics", *seeds, "transfer")
-    picture("metrics", "by_heart/base/seed-0", *seeds, "memorisation", "samples=200")
+    picture("share_by_distance", "by_heart/base/seed-0", *seeds, "memorisation", "samples=200")
     picture("accuracy_by_distance", "mqar", "recall", "far=16")
     picture("statistics", *seeds, "attention_maps")
     picture("learning_rates", "stable", "stability")
