@@ -125,7 +125,7 @@ def main() -> None:
     picture("metrics", *seeds, "transfer")
     picture("share_by_distance", "by_heart/base/seed-0", *seeds, "memorisation", "samples=200")
     picture("accuracy_by_distance", "mqar", "recall", "far=16")
-    picture("statistics", *seeds, "attention_maps")
+    picture("statistics", *seeds, "attention_maps", "window=32")
     picture("learning_rates", "stable", "stability")
     picture("cache_b16", *seeds, "generation_speed", "batches=[1,16]", "contexts=[64,128,256,512]")
     picture("metrics", *seeds, "tasks", "tasks=[python.yaml]")
