@@ -10,7 +10,7 @@ import numpy.typing as npt
 from components.registry import OptionError, register
 from lab.data.batches import Batches
 from lab.errors import RequestError
-from lab.training.evaluator import Evaluator, Findings, Session, Subject
+from lab.training.evaluator import Curve, Evaluator, Findings, Session, Subject
 
 Tokens = npt.NDArray[np.int64]
 _TRIES = 1000
@@ -89,7 +89,14 @@ class Memorisation(Evaluator):
             low, high = binomial_interval(count, self.samples, self.confidence)
             metrics |= {f"{name}_memorised": count / self.samples, f"{name}_low": low, f"{name}_high": high}
         counts = np.bincount(found, minlength=self.continuation + 1)
-        return Findings(metrics | {"samples": self.samples}, details={"prompts_by_distance": counts.tolist()})
+        within = tuple(
+            (distance / self.continuation, int(count) / self.samples) for distance, count in enumerate(counts.cumsum())
+        )
+        return Findings(
+            metrics | {"samples": self.samples},
+            {"share_by_distance": Curve("edit distance (share of the continuation)", "share of prompts", within)},
+            details={"prompts_by_distance": counts.tolist()},
+        )
 
     def _spans(self, subject: Subject) -> Tokens:
         """The text's own prompts and continuations, [samples, prompt + continuation].

@@ -139,10 +139,15 @@ def curves(runs: Sequence[tuple[str, Curve]]) -> bytes:
 
 
 def metrics(runs: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
-    """Metrics of several runs: a panel for those whose names end alike (code/loss, prose/loss), and a dot a run."""
+    """Metrics of several runs: a panel for those whose names end alike (code/loss, prose/loss), and a dot a run.
+
+    One called <metric>_stderr is that metric's standard error, drawn as a bar on both sides of it.
+    """
     panels: dict[str, list[str]] = {}
     for _, found in runs:
         for name in found:
+            if name.endswith("_stderr") and name.removesuffix("_stderr") in found:
+                continue
             group = panels.setdefault(name.rpartition("/")[2], [])
             group.extend([name] if name not in group else [])
     wide = min(3, len(panels))
@@ -152,8 +157,14 @@ def metrics(runs: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
     for axis, (ending, names) in zip(flat, panels.items(), strict=False):
         for number, (_, found) in enumerate(runs):
             aside = 0.5 * (number / max(1, len(runs) - 1) - 0.5)  # so that dots at one height don't hide each other
-            known = [(place + aside, found[name]) for place, name in enumerate(names) if name in found]
-            axis.plot(*zip(*known, strict=True), "o", color=colours[number], label=labels[number], markersize=4)
+            known = [
+                (place + aside, found[name], found.get(f"{name}_stderr", 0.0))
+                for place, name in enumerate(names)
+                if name in found
+            ]
+            if known:
+                x, y, error = zip(*known, strict=True)
+                axis.errorbar(x, y, error, fmt="o", color=colours[number], label=labels[number], markersize=4)
         axis.set_xticks(range(len(names)), [_short(name.rpartition("/")[0]) for name in names], fontsize=7)
         axis.set_xlim(-0.6, len(names) - 0.4)
         axis.set_title(ending.replace("_", " "), fontsize=8)

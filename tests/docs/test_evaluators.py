@@ -12,6 +12,7 @@ import pytest
 from components.registry import names
 from lab.composition import extensions
 from lab.runs import find_runs
+from lab.training.evaluator import Evaluator
 from tests.docs.blocks import Command, blocks, commands
 from tests.docs.typed import Typed, write
 
@@ -59,7 +60,7 @@ def test_the_page_has_every_evaluator_and_a_picture_of_it() -> None:
     extensions.load()
     text = DOC.read_text(encoding="utf-8")
     shown = re.findall(r"!\[[^\]]+\]\((images/evaluators/(\w+)\.png)\)", text)
-    shipped = {name for name in names("evaluator") if name != "parameter_norm"}
+    shipped = {name for name in names(Evaluator.kind) if name != "parameter_norm"}
     assert {name for _, name in shown} == shipped
     for file, name in shown:
         assert (DOC.parent / file).stat().st_size < 300_000, "a page is to load fast"

@@ -40,6 +40,7 @@ def test_what_was_learnt_by_heart_is_recited(learnt_by_heart: RunFolder) -> None
     assert found["metrics"]["exactly_memorised"] == 1.0
     assert found["metrics"]["approximately_memorised"] == 1.0
     assert found["details"]["prompts_by_distance"] == [40, *[0] * 15]
+    assert found["curves"]["share_by_distance"]["points"] == tuple((n / 15, 1.0) for n in range(16))
     assert found["metrics"]["exactly_low"] == pytest.approx(0.025 ** (1 / 40)), "Clopper and Pearson, all of n seen"
 
 

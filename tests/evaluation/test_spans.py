@@ -56,6 +56,5 @@ def test_global_layers_learn_to_recall_what_is_beyond_the_reach_of_local_ones(
     whole, local = found["model/span=global"], found["model/span=local"]
     assert whole["recall/chance"] == local["recall/chance"] == 1 / 32
     assert min(whole["recall/accuracy"], whole["recall/far_accuracy"]) > 0.98
-    # What is out of sight is guessed: among all values or, were the filler's frequencies to tell, a few of them.
-    assert local["recall/far_accuracy"] < 3 / 32
-    assert local["recall/near_accuracy"] > 0.5, "it has learnt what it can see"
+    assert local["recall/far_accuracy"] < 2 / 32, "what is out of sight is guessed"
+    assert local["recall/near_accuracy"] > 6 / 32, "it has learnt what it can see"

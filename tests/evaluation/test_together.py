@@ -63,13 +63,15 @@ def test_runs_are_told_apart(names: list[str], labels: list[str]) -> None:
 @pytest.mark.usefixtures("figures")
 def test_metrics_that_end_alike_share_a_panel() -> None:
     runs = [
-        ("s/a/seed-0", {"own/loss": 1.0, "code/loss": 2.0, "own/bits": 3.0}),
+        ("s/a/seed-0", {"own/loss": 1.0, "code/loss": 2.0, "own/bits": 3.0, "own/loss_stderr": 0.25}),
         ("s/b/seed-0", {"own/loss": 1.5, "own/bits": 3.5}),
     ]
     figure: Any = pictures.metrics(runs)
     loss, bits = (axis for axis in figure.axes if axis.get_title())
     assert [text.get_text() for text in loss.get_xticklabels()] == ["own", "code"]
     assert [list(line.get_ydata()) for line in loss.get_lines()] == [[1.0, 2.0], [1.5]]
+    bars = loss.containers[0][2][0].get_segments()
+    assert [list(bar[:, 1]) for bar in bars] == [[0.75, 1.25], [2.0, 2.0]], "a standard error on both sides"
     assert [list(line.get_ydata()) for line in bits.get_lines()] == [[3.0], [3.5]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
