@@ -1,14 +1,16 @@
 """The smallest effect that a number of seeds can detect, given the noise seen so far.
 
 An arm is compared with the baseline by a paired t test over seeds, two-sided. Holm's procedure over all arms asks the
-first of them for α / (arms - 1): that is what is planned for. Power is exact, from the noncentral t distribution.
+first of them for α / (arms - 1): that is what is planned for. Power is exact, from the noncentral t distribution; that
+of showing an arm equivalent (two one-sided tests, Schuirmann 1987) by integrating over the spread that is observed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
 from lab.planning.history import Past
@@ -48,6 +50,9 @@ class Detectable:
         comparisons: arms less the baseline.
         effect: smallest difference found with the power asked for; None where the noise is unknown or seeds are one.
         seeds_for_target: seeds that finding the target would take; None where the noise is unknown.
+        equivalence: the sweep's margin; None where it has none.
+        seeds_for_equivalence: seeds that show an arm without any true difference to be within the margin; None where
+            there is no margin or the noise is unknown.
     """
 
     metric: str
@@ -59,6 +64,8 @@ class Detectable:
     target: float = TARGET
     alpha: float = ALPHA
     power: float = POWER
+    equivalence: float | None = None
+    seeds_for_equivalence: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,14 +76,16 @@ def detectable(plan: Plan, past: Iterable[Past]) -> Detectable:
     seen = noise(plan, past)
     seeds = len({run.seed for run in plan.runs if run.role == "report"})
     comparisons = len(plan.arms) - 1
-    known = seen.sd is not None and comparisons > 0
+    sd, margin = seen.sd if comparisons > 0 else None, plan.equivalence
     return Detectable(
         metric=plan.metrics[0],
         noise=seen,
         seeds=seeds,
         comparisons=comparisons,
-        effect=smallest_effect(seen.sd, seeds, comparisons) if known and seen.sd is not None else None,
-        seeds_for_target=seeds_needed(TARGET, seen.sd, comparisons) if known and seen.sd is not None else None,
+        effect=None if sd is None else smallest_effect(sd, seeds, comparisons),
+        seeds_for_target=None if sd is None else seeds_needed(TARGET, sd, comparisons),
+        equivalence=margin,
+        seeds_for_equivalence=None if sd is None or margin is None else seeds_to_equate(margin, sd, comparisons),
     )
 
 
@@ -143,14 +152,68 @@ def smallest_effect(sd: float, seeds: int, comparisons: int = 1) -> float | None
     return high * sd
 
 
-def seeds_needed(effect: float, sd: float, comparisons: int = 1) -> int:
+def seeds_needed(effect: float, sd: float, comparisons: int = 1, alpha: float = ALPHA) -> int:
     """The fewest seeds, two at least, that find a true difference with probability POWER; at most MOST_SEEDS."""
     if sd == 0:
         return 2
+    return _fewest(lambda seeds: power(effect, sd, seeds, comparisons, alpha) >= POWER)
 
-    def enough(seeds: int) -> bool:
-        return power(effect, sd, seeds, comparisons) >= POWER
 
+def equivalence_power(
+    margin: float, sd: float, seeds: int, comparisons: int = 1, alpha: float = ALPHA, effect: float = 0.0
+) -> float:
+    """Probability that a true mean difference of `effect` is shown to be within ±margin at α / comparisons.
+
+    P(mean - t · s/√n > -margin and mean + t · s/√n < margin): over the observed spread s, which is sd · √(χ²/degrees),
+    the mean of the normal probability between the two bounds, where they leave anything between them.
+    """
+    import numpy as np
+    from scipy.special import gammaln, ndtr, stdtrit
+
+    degrees = seeds - 1
+    critical = -float(stdtrit(degrees, alpha / comparisons))
+    scale = math.sqrt(seeds) / sd
+    # Spreads in units of sd: beyond the widest nothing is left between the bounds; beyond 8 deviations no spread is.
+    widest, reach = margin * scale / critical, 8 / math.sqrt(2 * degrees)
+    low, high = max(0.0, 1 - reach), min(widest, 1 + reach)
+    if high <= low:
+        return 0.0
+    nodes, weights = _nodes()
+    spread = low + (high - low) * (nodes + 1) / 2
+    density = np.exp(
+        math.log(2)
+        + degrees / 2 * math.log(degrees / 2)
+        - float(gammaln(degrees / 2))
+        + (degrees - 1) * np.log(spread)
+        - degrees * spread**2 / 2
+    )
+    upper = (margin - effect) * scale - critical * spread
+    lower = (-margin - effect) * scale + critical * spread
+    return float((high - low) / 2 * np.sum(weights * density * np.maximum(0.0, ndtr(upper) - ndtr(lower))))
+
+
+@cache
+def _nodes() -> tuple[Any, Any]:
+    """Of the Gauss-Legendre rule on [-1, 1], with their weights."""
+    import numpy as np
+
+    return np.polynomial.legendre.leggauss(80)
+
+
+def seeds_to_equate(
+    margin: float, sd: float, comparisons: int = 1, alpha: float = ALPHA, effect: float = 0.0
+) -> int | None:
+    """The fewest seeds, two at least, that show a true difference of `effect` to be within ±margin with probability
+    POWER; at most MOST_SEEDS. None where it isn't within."""
+    if abs(effect) >= margin:
+        return None
+    if sd == 0:
+        return 2
+    return _fewest(lambda seeds: equivalence_power(margin, sd, seeds, comparisons, alpha, effect) >= POWER)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int:
+    """The fewest seeds that are enough, where more always are: 2 to MOST_SEEDS."""
     high = 2
     while not enough(high):
         high *= 2
