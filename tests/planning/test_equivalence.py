@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from lab.planning.plan import plan_sweep
-from lab.planning.power import MOST_SEEDS, POWER, detectable, equivalence_power, seeds_to_equate
+from lab.planning.power import detectable
+from lab.planning.seeds import MOST_SEEDS, POWER, equivalence_power, seeds_to_equate
 from lab.planning.store import load_plan, save_plan, write_plan
 from lab.planning.sweep import Sweep, load
 from tests.planning.test_power import OWN, plan
