@@ -1,9 +1,9 @@
 """How the loss falls with parameters and tokens: L(N, D) = E + A / N^α + B / D^β, fitted to a sweep that spans both.
 
 Approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556, appendix D.3): the Huber loss of log L, minimised by L-BFGS from a
-grid of starts. Approach 2 is biased even without noise. As Besiroglu et al. 2024 (arXiv 2404.10102) found, the loss must
-be summed, and not stop early: it is scaled here so that the optimiser's tolerances mean something. Intervals are from a
-bootstrap over the configurations, all seeds of one together.
+grid of starts. Approach 2 is biased even without noise. As Besiroglu et al. 2024 (arXiv 2404.10102) found, the loss
+must be summed and the optimiser not stop early: it is scaled here so that tolerances mean something. Intervals are from
+a bootstrap over the runs: one over the configurations covers 65 to 78% for 95% where there are nine of them.
 """
 
 from __future__ import annotations
@@ -102,9 +102,7 @@ def scaling(sweep: Sweep, metric: str = "val/loss", *, level: float = 0.95) -> t
     """
     groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for arm in sweep.arms.values():
-        kind = {
-            axis: value for axis, value in arm.axes.items() if axis.replace("/", ".").split(".")[-1] not in _SIZE_AXES
-        }
+        kind = {axis: value for axis, value in arm.axes.items() if axis.rsplit(".", 1)[-1] not in _SIZE_AXES}
         groups.setdefault(repr(sorted(kind.items())), (kind, []))[1].append(arm.name)
     found = []
     for kind, arms in groups.values():
@@ -124,9 +122,8 @@ def refusal(points: Sequence[Point]) -> str | None:
         if len(values) < fewest:
             return f"{len(values)} different {what} with a result; a fit takes {fewest}"
         if max(values) < SPAN * min(values):
-            return (
-                f"the largest of the {what} is {max(values) / min(values):.2g} times the smallest; a fit takes {SPAN:g}"
-            )
+            times = f"{max(values) / min(values):.2g}"
+            return f"the largest of the {what} is {times} times the smallest; a fit takes {SPAN:g}"
     if len(pairs) < COMBINATIONS:
         return f"{len(pairs)} different pairs of size and tokens with a result; a fit takes {COMBINATIONS}"
     if _in_step(pairs):
@@ -143,13 +140,11 @@ def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMP
     ones = np.ones(len(points))
     best = problem.solve(_starts(problem, ones), ones)
     law = problem.law(best)
-    configurations = sorted({(point.parameters, point.tokens) for point in points})
-    of_point = np.array([configurations.index((point.parameters, point.tokens)) for point in points])
     generator = np.random.default_rng(_SEED)
     laws = []
     for _ in range(resamples):
         # Weights rather than a draw with replacement (Rubin 1981): no resample is left with too few sizes for a fit.
-        weights = generator.exponential(size=len(configurations))[of_point]
+        weights = generator.exponential(size=len(points))
         laws.append(problem.law(problem.solve([best], weights / weights.mean())))
     residuals = y - np.log([law.loss(point.parameters, point.tokens) for point in points])
     names = ("e", "a", "b", "alpha", "beta", "optimal_exponent")

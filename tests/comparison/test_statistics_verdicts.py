@@ -107,10 +107,8 @@ def test_with_a_margin_they_are_those_that_show_equivalence_where_that_takes_few
 @pytest.mark.parametrize("seed", range(60))
 def test_more_seeds_are_needed_than_there_are(seed: int) -> None:
     n = 2 + seed % 6
-    values = {
-        str(arm): difference([float(x) for x in np.random.default_rng([seed, arm]).normal(0.5, 1, n)])
-        for arm in range(3)
-    }
+    drawn = np.random.default_rng(seed).normal(0.5, 1, (3, n))
+    values = {str(arm): difference([float(value) for value in drawn[arm]]) for arm in range(3)}
     for margin in (None, 0.7):
         for found in judge(values, "lower", margin=margin).values():
             assert (found.seeds_needed is None) == (found.verdict != "can't tell")
@@ -210,9 +208,9 @@ def test_the_legend_says_what_is_corrected_and_where_an_interval_misleads(tmp_pa
     p = comparison.rows[1].cells["val/loss"].p_holm
     assert p is not None
     assert (
-        f"close: the interval of its validation loss excludes 0, but of so many arms one may do so by chance: corrected p = {p:.2g}."
-        in text
-    )  # noqa: E501
+        "close: the interval of its validation loss excludes 0, but of so many arms one may do so by chance: "
+        f"corrected p = {p:.2g}." in text
+    )
     fake_sweep(tmp_path, {"both": BOTH, "other": shifted(0.05)}, sweep="two")
     assert "corrected" not in printed(compare(collect(tmp_path, "two")))
 
