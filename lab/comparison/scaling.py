@@ -51,7 +51,7 @@ class Law:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Nats per token."""
-        return float(self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta)
+        return self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta
 
     @property
     def optimal_exponent(self) -> float:
@@ -189,14 +189,12 @@ class _Problem:
         return min(found, key=lambda each: float(each.fun)).x
 
     def law(self, theta: Any) -> Law:
+        import numpy as np
+
         a, b, e, alpha, beta = map(float, theta)
-        return Law(
-            e=math.exp(e),
-            a=math.exp(a + alpha * self.n_mean),
-            b=math.exp(b + beta * self.d_mean),
-            alpha=alpha,
-            beta=beta,
-        )
+        with np.errstate(over="ignore"):  # far out in a bootstrap: infinite
+            scales = map(float, np.exp([e, a + alpha * self.n_mean, b + beta * self.d_mean]))
+        return Law(*scales, alpha=alpha, beta=beta)
 
 
 def _starts(problem: _Problem, weights: Any) -> list[Any]:
