@@ -51,7 +51,7 @@ class Law:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Nats per token."""
-        return self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta
+        return float(self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta)
 
     @property
     def optimal_exponent(self) -> float:

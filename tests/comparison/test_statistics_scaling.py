@@ -65,7 +65,7 @@ def test_intervals_from_the_bootstrap_cover_the_planted_law() -> None:
     hits = dict.fromkeys(("e", "alpha", "beta", "optimal_exponent"), 0)
     sims = 30
     for seed in range(sims):
-        found = fit(points(CHINCHILLA, 0.003, 2, seed, SIZES[:3], TOKENS[:3]), resamples=40)
+        found = fit(points(CHINCHILLA, 0.003, 2, seed, SIZES[:3], TOKENS[:3]), resamples=30)
         for name in hits:
             interval = found.intervals[name]
             hits[name] += interval.low <= getattr(CHINCHILLA, name) <= interval.high
