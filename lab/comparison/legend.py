@@ -75,7 +75,8 @@ def _verdicts(comparison: Comparison) -> Iterator[str]:
 
 def _diverged(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
-        if found := next((cell.diverged for cell in row.cells.values()), None):
+        found = next((cell.diverged for cell in row.cells.values()), None)
+        if found and row.arm.statuses.get("finished"):
             yield f"{row.arm.name} diverged in {found}: its numbers are of seeds that didn't, and may flatter it."
 
 
@@ -115,7 +116,7 @@ def _effects(comparison: Comparison) -> Iterator[str]:
     if found is None or len(found.factors) < 2:
         return
     if found.reason is not None:
-        if len(found.factors) > 1 and 2 * len(comparison.rows) > math.prod(len(f.levels) for f in found.factors):
+        if 2 * len(comparison.rows) > math.prod(len(f.levels) for f in found.factors):
             yield f"No effects of the axes: {found.reason}."
         return
     number = len(found.effects)
