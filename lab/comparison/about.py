@@ -27,9 +27,9 @@ _NAMES = {
 
 
 def texts_of(sweep: Sweep) -> dict[str, str]:
-    """Tag → text: the question, the plan and the table."""
+    """Tag → text: the question, the plan and the table. TensorBoard sorts them by tag."""
     question = plain(sweep.question) if sweep.question else f"The sweep {plain(sweep.name)} states no question."
-    return {"question": question, "plan": _plan(sweep), "table": _table(compare(sweep))}
+    return {"question": question, "the plan": _plan(sweep), "the table": _table(compare(sweep))}
 
 
 def plain(text: str) -> str:

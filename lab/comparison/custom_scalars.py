@@ -1,5 +1,5 @@
-"""The page of TensorBoard's Custom Scalars tab: for each metric a chart of the arms' means with their bands over
-seeds, and one of the differences from the baseline, over tokens and over FLOPs.
+"""The page of TensorBoard's Custom Scalars tab: for each metric the arms' means with their bands over seeds, and their
+differences from the baseline, over tokens and over FLOPs.
 
 A chart has one series: TensorBoard takes a run that has some of a chart's series, and not all, for broken.
 """
@@ -34,14 +34,21 @@ def page(metrics: Sequence[str], axes: Sequence[str], baseline: str) -> summary_
     """The record that lays the page out; `baseline` names what the differences are from."""
     categories = []
     for metric in metrics:
-        charts = [_chart(f"{title(metric)} over {axis}", margin("mean", axis, metric)) for axis in axes]
-        less = f"{title(metric)}, difference from {baseline}"
-        charts += [_chart(f"{less}, over {axis}", margin("difference", axis, metric)) for axis in axes]
-        categories.append(layout_pb2.Category(title=f"{title(metric)} (mean over seeds, 95% t interval)", chart=charts))
+        for kind, said in (
+            ("mean", f"{title(metric)}: mean over seeds"),
+            ("difference", f"{title(metric)}: difference from {baseline}, paired by seed"),
+        ):
+            charts = [_chart(_over(axis), margin(kind, axis, metric)) for axis in axes]
+            categories.append(layout_pb2.Category(title=f"{said}, with 95% t intervals", chart=charts))
     layout = layout_pb2.Layout(category=categories).SerializeToString()
     about = metadata.create_summary_metadata()
     about.data_class = summary_pb2.DATA_CLASS_TENSOR
     return summary_pb2.Summary(value=[string(metadata.CONFIG_SUMMARY_TAG, layout, about)])
+
+
+def _over(axis: str) -> str:
+    """A chart's name. TensorBoard sorts a group's charts by it, and tokens are to come first."""
+    return "over tokens" if axis == "tokens" else f"over training {axis}"
 
 
 def _chart(name: str, tags: Margin) -> layout_pb2.Chart:

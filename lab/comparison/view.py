@@ -59,9 +59,7 @@ def lay_out(sweeps: Sequence[Sweep], standing: Path) -> Layout:
     # One experiment record, whatever the number of sweeps: a second would hide columns.
     metrics = list(dict.fromkeys(metric for sweep in sweeps for metric in sweep.metrics))
     baseline = "the baseline" if several else sweeps[0].baseline
-    said = {
-        f"{sweep.name}/{tag}" if several else tag: text for sweep in sweeps for tag, text in texts_of(sweep).items()
-    }
+    said = {f"{sweep.name}/{tag}": text for sweep in sweeps for tag, text in texts_of(sweep).items()}
     records = [hparams.experiment(axes, metrics), page(metrics, flops.axes, baseline), texts(said)]
     content = event_file(0.0, [Record(0, record) for record in records])
     # Its digest in the name, as a run's status in that of its end: a TensorBoard that has read one file needs another
@@ -94,7 +92,8 @@ def _of_arm(group: str, arm: Arm, bands: Bands, standing: Path) -> Layout:
     try:
         content: bytes | None = (standing / name).read_bytes()
     except OSError:
-        content = bands.file(arm, changed)
+        begun = min(_created(run.folder) for run in arm.runs.values() if run.folder is not None)
+        content = bands.file(arm, begun)  # TensorBoard lists runs by their first record's time
     return {} if content is None else {name: content}
 
 

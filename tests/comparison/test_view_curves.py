@@ -149,23 +149,23 @@ def test_a_metric_has_a_chart_of_means_and_one_of_differences_over_tokens_and_fl
     fake_run(tmp_path, metrics=["val/loss", "far/accuracy"], curves=True)
     ((_, record),) = summaries(build_view(tmp_path, "softcap") / "about", "custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(record.tensor.string_val[0])
+    said = {"mean": "mean over seeds", "difference": "difference from both, paired by seed"}
     assert [category.title for category in layout.category] == [
-        *("validation loss (mean over seeds, 95% t interval)", "far accuracy (mean over seeds, 95% t interval)")
+        f"{metric}: {kind}, with 95% t intervals"
+        for metric in ("validation loss", "far accuracy")
+        for kind in said.values()
     ]
-    charts = layout.category[0].chart
-    assert [chart.title for chart in charts] == [
-        *("validation loss over tokens", "validation loss over MFLOPs"),
-        *(f"validation loss, difference from both, over {axis}" for axis in ("tokens", "MFLOPs")),
-    ]
-    drawn = [(series.value, series.lower, series.upper) for chart in charts for series in chart.margin.series]
-    assert drawn == [margin(kind, axis, "val/loss") for kind in ("mean", "difference") for axis in ("tokens", "MFLOPs")]
+    for kind, category in zip(said, layout.category[:2], strict=True):
+        assert [chart.title for chart in category.chart] == ["over tokens", "over training MFLOPs"]
+        drawn = [(series.value, series.lower, series.upper) for c in category.chart for series in c.margin.series]
+        assert drawn == [margin(kind, axis, "val/loss") for axis in ("tokens", "MFLOPs")]
 
 
 def test_the_question_the_plan_and_the_table_are_texts(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": [3.0, 3.1], "neither": [3.4, None]}, curves=True)
     view = build_view(tmp_path, "softcap")
-    assert text(view, "question") == "Does soft\\-capping still help once queries and keys are normed?"
-    plan, table = text(view, "plan"), text(view, "table")
+    assert text(view, "softcap/question") == "Does soft\\-capping still help once queries and keys are normed?"
+    plan, table = text(view, "softcap/the plan"), text(view, "softcap/the table")
     assert "held equal: params; seeds 0, 1; metrics: validation loss." in plan
     assert "| neither | none | 1.23M | 7.50M | 2.05k | 1 finished, 1 diverged |" in plan
     assert "| **both** (baseline) | 2 finished | 3.0500 | baseline |  |" in table
@@ -198,5 +198,5 @@ def test_the_texts_of_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
     fake_run(tmp_path, "wide", sweep="width", baseline="wide", question="Wider?", curves=True)
     view = build_view(tmp_path, ["softcap", "width"])
     assert text(view, "width/question") == "Wider?"
-    assert "softcap" not in text(view, "width/table")
+    assert "softcap" not in text(view, "width/the table")
     assert curve(view / "width" / "wide", margin("mean", "tokens", "val/loss").value)
