@@ -38,17 +38,13 @@ def page(metrics: Sequence[str], axes: Sequence[str], baseline: str) -> summary_
             ("mean", f"{title(metric)}: mean over seeds"),
             ("difference", f"{title(metric)}: difference from {baseline}, paired by seed"),
         ):
-            charts = [_chart(_over(axis), margin(kind, axis, metric)) for axis in axes]
+            # TensorBoard shows a group's charts from the last to the first.
+            charts = [_chart(f"over {axis}", margin(kind, axis, metric)) for axis in reversed(axes)]
             categories.append(layout_pb2.Category(title=f"{said}, with 95% t intervals", chart=charts))
     layout = layout_pb2.Layout(category=categories).SerializeToString()
     about = metadata.create_summary_metadata()
     about.data_class = summary_pb2.DATA_CLASS_TENSOR
     return summary_pb2.Summary(value=[string(metadata.CONFIG_SUMMARY_TAG, layout, about)])
-
-
-def _over(axis: str) -> str:
-    """A chart's name. TensorBoard sorts a group's charts by it, and tokens are to come first."""
-    return "over tokens" if axis == "tokens" else f"over training {axis}"
 
 
 def _chart(name: str, tags: Margin) -> layout_pb2.Chart:

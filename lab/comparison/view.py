@@ -19,7 +19,7 @@ from pathlib import Path
 from lab.comparison import hparams
 from lab.comparison.about import texts_of
 from lab.comparison.bands import Bands, newest, unit
-from lab.comparison.custom_scalars import page
+from lab.comparison.custom_scalars import margin, page
 from lab.comparison.results import Arm, Run, Sweep
 from lab.comparison.written import Record, event_file, texts
 from lab.runs import BrokenRun, RunFolder
@@ -60,7 +60,8 @@ def lay_out(sweeps: Sequence[Sweep], standing: Path) -> Layout:
     metrics = list(dict.fromkeys(metric for sweep in sweeps for metric in sweep.metrics))
     baseline = "the baseline" if several else sweeps[0].baseline
     said = {f"{sweep.name}/{tag}": text for sweep in sweeps for tag, text in texts_of(sweep).items()}
-    records = [hparams.experiment(axes, metrics), page(metrics, flops.axes, baseline), texts(said)]
+    drawn = [metric for metric in metrics if _has_curve(layout, margin("mean", "tokens", metric).value)]
+    records = [hparams.experiment(axes, metrics), page(drawn, flops.axes, baseline), texts(said)]
     content = event_file(0.0, [Record(0, record) for record in records])
     # Its digest in the name, as a run's status in that of its end: a TensorBoard that has read one file needs another
     # to learn of a change.
@@ -95,6 +96,11 @@ def _of_arm(group: str, arm: Arm, bands: Bands, standing: Path) -> Layout:
         begun = min(_created(run.folder) for run in arm.runs.values() if run.folder is not None)
         content = bands.file(arm, begun)  # TensorBoard lists runs by their first record's time
     return {} if content is None else {name: content}
+
+
+def _has_curve(layout: Layout, tag: str) -> bool:
+    """Whether an arm has a curve of this tag: some metrics are measured at the end alone."""
+    return any(isinstance(content, bytes) and tag.encode() in content for content in layout.values())
 
 
 def _end(run: Run, folder: RunFolder, metrics: Sequence[str]) -> bytes:

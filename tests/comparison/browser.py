@@ -98,7 +98,7 @@ def texts(driver: Chrome, selector: str, inside: str = "body") -> list[str]:
     """The visible text of every element that matches `selector` inside one that matches `inside`, in document order."""
     script = """
     return all.filter(e => e.matches(arguments[0]) && within(e, arguments[1]))
-      .map(e => (e.innerText || '').trim()).filter(text => text);
+      .map(e => (e instanceof SVGElement ? e.textContent : e.innerText || '').trim()).filter(text => text);
     """
     found: list[str] = run_script(driver, script, selector, inside)
     return found

@@ -145,20 +145,22 @@ def test_curves_whose_runs_have_not_changed_are_not_read_again(tmp_path: Path, m
     assert after == {name: content for name, content in before.items() if ".mean." in name}
 
 
-def test_a_metric_has_a_chart_of_means_and_one_of_differences_over_tokens_and_flops(tmp_path: Path) -> None:
-    fake_run(tmp_path, metrics=["val/loss", "far/accuracy"], curves=True)
+def test_a_metric_with_a_curve_has_a_chart_of_means_and_one_of_differences_over_tokens_and_flops(
+    tmp_path: Path,
+) -> None:
+    fake_run(tmp_path, metrics=["val/loss", "far/accuracy", "train/loss"], results={"far/accuracy": 0.5}, curves=True)
     ((_, record),) = summaries(build_view(tmp_path, "softcap") / "about", "custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(record.tensor.string_val[0])
     said = {"mean": "mean over seeds", "difference": "difference from both, paired by seed"}
     assert [category.title for category in layout.category] == [
         f"{metric}: {kind}, with 95% t intervals"
-        for metric in ("validation loss", "far accuracy")
+        for metric in ("validation loss", "training loss")  # the accuracy was measured once, at the end
         for kind in said.values()
     ]
     for kind, category in zip(said, layout.category[:2], strict=True):
-        assert [chart.title for chart in category.chart] == ["over tokens", "over training MFLOPs"]
+        assert [chart.title for chart in category.chart] == ["over MFLOPs", "over tokens"]
         drawn = [(series.value, series.lower, series.upper) for c in category.chart for series in c.margin.series]
-        assert drawn == [margin(kind, axis, "val/loss") for axis in ("tokens", "MFLOPs")]
+        assert drawn == [margin(kind, axis, "val/loss") for axis in ("MFLOPs", "tokens")]
 
 
 def test_the_question_the_plan_and_the_table_are_texts(tmp_path: Path) -> None:
