@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from selenium.webdriver import Chrome
 
+from lab.comparison.custom_scalars import margin
 from lab.comparison.tensorboard import build_view
 from lab.runs import State, write_json
 from lab.training.events import EventFile
@@ -144,6 +146,14 @@ def test_a_view_rebuilt_under_tensorboard_shows_a_run_that_went_on_and_one_that_
         )
         assert metrics(found["both"])["val/loss"] == pytest.approx(2.5)
         assert metrics(found["neither"])["val/loss"] == pytest.approx(3.5)
+        tag = margin("mean", "tokens", "val/loss").value
+        path = f"data/plugin/custom_scalars/scalars?{urllib.parse.urlencode({'run': 'both', 'tag': tag})}"
+        points = browser.wait_for(
+            lambda: get(address, path)["tag_to_events"].get(tag, []),
+            lambda points: bool(points and points[-1][2] == 2.5),
+        )
+        # The mean as it is now: nothing is left of what the interrupted run's file said.
+        assert [step for _, step, _ in points] == [step * 512 for step in (10, 20, 30, 40)]
 
 
 @pytest.mark.browser
