@@ -39,10 +39,9 @@ class Points:
 
     def tokens_per_step(self) -> float | None:
         """As the points that hold their tokens say; None where none does: evaluations' points have a step alone."""
-        for line in _lines_with(("tokens",), self._text):
-            with_tokens = _until_broken([line])
-            if with_tokens and is_number(with_tokens[0].get("tokens")) and with_tokens[0].get("step"):
-                return with_tokens[0]["tokens"] / with_tokens[0]["step"]  # type: ignore[no-any-return]
+        for point in (*self._points[:1], *(self._first("tokens"))):
+            if is_number(point.get("tokens")) and point.get("step"):
+                return point["tokens"] / point["step"]  # type: ignore[no-any-return]
         return None
 
     def seconds(self) -> dict[int, float]:
@@ -53,28 +52,33 @@ class Points:
         return {point["step"]: point["time"] for point in points if is_number(point.get("time")) and "step" in point}
 
     def _parsed(self, metrics: Sequence[str]) -> list[dict[str, Any]]:
-        lines = list(_lines_with(metrics, self._text))
+        keys = [f"{json.dumps(metric)}:" for metric in metrics]
+        if len(keys) == 1 and self._text.count(keys[0]) == self._text.count("\n"):
+            lines = self._text[:-1]  # every line has it, as of a training loss
+        else:
+            lines = "\n".join(_lines_with(keys, self._text))
         try:
-            found = json.loads(f"[{','.join(lines)}]")
+            found = json.loads(f"[{lines.replace(chr(10), ',')}]")
         except ValueError:
-            found = _until_broken(lines)
-        return [point for point in found if isinstance(point, dict)]
+            found = _until_broken(lines.split("\n"))
+        return [point for point in found if type(point) is dict]
+
+    def _first(self, metric: str) -> list[dict[str, Any]]:
+        """The first point that holds a metric, in a list; an empty list where none does or it can't be read."""
+        line = next(_lines_with([f"{json.dumps(metric)}:"], self._text), None)
+        return [point for point in _until_broken([line] if line else []) if type(point) is dict]
 
 
 def is_number(value: Any) -> bool:
     return (type(value) is int or type(value) is float) and math.isfinite(value)
 
 
-def _lines_with(metrics: Sequence[str], text: str) -> Iterator[str]:
-    """The lines of a text, whole ones, that hold one of the metrics."""
-    keys = [f"{json.dumps(metric)}:" for metric in metrics]
+def _lines_with(keys: Sequence[str], text: str) -> Iterator[str]:
+    """The lines of a text, whole ones, that hold one of the keys."""
     if len(keys) != 1:
         yield from (line for line in text.split("\n") if any(key in line for key in keys))
         return
     (key,) = keys
-    if text.count(key) == text.count("\n"):
-        yield from text.split("\n")[:-1]
-        return
     at = text.find(key)
     while at >= 0:
         end = text.index("\n", at)
