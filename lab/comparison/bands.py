@@ -73,7 +73,7 @@ class Bands:
             self._metrics,
             self._unit,
             self._baseline is arm,
-            arm.statuses,
+            [(seed, run.status) for seed, run in arm.runs.items()],
             [_state_of(run) for run in runs],
         ]
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]

@@ -1,8 +1,11 @@
 """The view's own curves and texts as TensorBoard reads them: means with bands, differences, charts, and Markdown."""
 
+import html
 import os
+import re
 from pathlib import Path
 
+import markdown
 import pytest
 from tensorboard.plugins.custom_scalar import layout_pb2
 
@@ -99,7 +102,6 @@ def test_an_arm_without_a_point_has_no_run_of_its_own(tmp_path: Path) -> None:
     fake_run(tmp_path, curves=True)
     fake_run(tmp_path, "neither", status="running", order=1)
     view = build_view(tmp_path, "softcap")
-    assert not list((view / "neither").glob("*tfevents*")) if (view / "neither").exists() else True
     runs = {path.parent.relative_to(view).as_posix() for path in view.rglob("*tfevents*")}
     assert runs == {"about", "both", "both/seed-0"}
 
@@ -184,15 +186,10 @@ def test_a_sweep_without_a_question_says_so(tmp_path: Path) -> None:
     "hostile", ["<script>alert(1)</script>", "a|b", "**bold**", "[x](http://y)", "`a`\n# b", "é ∂ 長"]
 )
 def test_a_hostile_name_is_shown_as_it_is(hostile: str) -> None:
-    import markdown
-
     shown = markdown.markdown(f"| a |\n|---|\n| {plain(hostile)} |", extensions=["markdown.extensions.tables"])
-    import html
-    import re
-
-    assert html.unescape(re.sub(r"</?(table|thead|tbody|tr|th|td)>\s*", "", shown)).strip().removeprefix(
-        "a"
-    ).strip() == (" ".join(hostile.split()))
+    (cell,) = re.findall("<td>(.*)</td>", shown)
+    assert "<" not in cell
+    assert html.unescape(cell) == " ".join(hostile.split())
 
 
 def test_the_texts_of_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
