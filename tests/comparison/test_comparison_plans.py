@@ -237,7 +237,7 @@ def test_the_view_shows_what_was_picked_and_no_tuning_run(tmp_path: Path) -> Non
         f"{arm}/seed-{seed}" for arm in ("gqa", "local") for seed in (0, 1)
     ]
     assert dict(session(view / "local" / "seed-0")[0].hparams)["optimizer.lr"].number_value == 0.004
-    (_, record) = summaries(view, metadata.EXPERIMENT_TAG)[0]
+    (_, record) = summaries(view / "about", metadata.EXPERIMENT_TAG)[0]
     experiment = metadata.parse_experiment_plugin_data(record.metadata.plugin_data.content)
     assert [info.name for info in experiment.hparam_infos] == ["model/heads", "optimizer.lr"]
 
