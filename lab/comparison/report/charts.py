@@ -64,12 +64,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class Label:
-    """A name beside a point."""
+    """A name beside a point, at one of its four corners: `above right`."""
 
     x: float
     y: float
     text: str
     slot: int | None
+    side: str = "above right"
 
 
 def chart(
@@ -125,22 +126,22 @@ def chart(
     texts = [Markup('<span class="yt" style="top:{}">{}</span>').format(_from_top(at), text) for at, text in y.ticks]
     texts += [Markup('<span class="xt" style="left:{}">{}</span>').format(_percent(at), text) for at, text in x.ticks]
     texts += [
-        Markup('<span class="pl t{}{}" style="left:{};top:{}">{}</span>').format(
+        Markup('<span class="pl t{} {}" style="left:{};top:{}">{}</span>').format(
             "n" if label.slot is None else label.slot,
-            " left" if x.at(label.x) > 0.7 else "",
+            label.side,
             _percent(x.at(label.x)),
             _from_top(y.at(label.y)),
             label.text,
         )
         for label in labels
     ]
-    wide = max((len(text) for _, text in y.ticks), default=1)
+    wide = max(4, *(len(text) for _, text in y.ticks), 0)
     return Markup(
         '<div class="chart" role="img" aria-label="{y_title} against {x_title}" style="--h:{height}px;--yw:{wide}ch">'
         '<div class="ytitle">{y_title}</div>'
         '<div class="plot" data-x="{x_axis}" data-y="{y_axis}" data-xt="{x_title}">'
-        '<svg width="100%" height="100%">{grid}{marks}{inner}{beads}<line class="cross" y1="0" y2="100%"/>{clouds}</svg>'
-        '{texts}</div><div class="xtitle">{x_title}</div></div>'
+        '<svg width="100%" height="100%">{grid}{marks}{inner}{beads}<line class="cross" y1="0" y2="100%"/>{clouds}'
+        '</svg>{texts}</div><div class="xtitle">{x_title}</div></div>'
     ).format(
         y_title=y_title,
         x_title=x_title,

@@ -173,7 +173,7 @@ def _drawn(comparison: Comparison) -> dict[str, int]:
     chosen = {row.arm.name for row in ranked[:MOST_DRAWN]}
     of_baseline = [row.arm.name for row in comparison.rows if row.is_baseline]
     others = [row.arm.name for row in comparison.rows if row.arm.name in chosen and not row.is_baseline]
-    return {name: 0 for name in of_baseline} | {name: slot for slot, name in enumerate(others, start=1)}
+    return dict.fromkeys(of_baseline, 0) | {name: slot for slot, name in enumerate(others, start=1)}
 
 
 def _rank(row: Row, metric: str) -> tuple[bool, float]:

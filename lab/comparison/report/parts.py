@@ -77,7 +77,7 @@ def tabs(parts: Sequence[tuple[Text, Markup]]) -> Markup:
 
 def arm_link(arm: ArmFacts) -> Markup:
     """An arm's name with its colour, leading to its runs."""
-    return Markup('{}<a class="arm" href="#{}" title="{}">{}</a>').format(
+    return Markup('<span class="al">{}<a class="arm" href="#{}" title="{}">{}</a></span>').format(
         swatch(arm.slot), arm.anchor, arm.name, arm.name
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -77,12 +79,15 @@ def scale(
     return Scale(low, high, log, tuple(ticks))
 
 
-def tokens(value: float) -> str:
-    return count(value)
+def counted(value: float) -> str:
+    """A tick's count: 2M, where a table has 2.00M."""
+    number, unit = re.fullmatch(r"(.*?)([kMGTPE]?)", count(value)).groups()  # type: ignore[union-attr]
+    return (number.rstrip("0").rstrip(".") if "." in number else number).replace("-", MINUS) + unit
 
 
 def seconds(value: float) -> str:
-    return duration(value)
+    """A tick's time: 2 min."""
+    return "0" if value == 0 else duration(value).replace(".0 ", " ")
 
 
 def _round(low: float, high: float) -> list[float]:
@@ -109,10 +114,10 @@ def _numbers(values: list[float], log: bool) -> Callable[[float], str]:
     """Labels with the decimals that tell the values apart; counts where they are large."""
     sizes = [abs(value) for value in values if value]
     if not sizes or max(sizes) >= 10_000:
-        return lambda value: count(value).replace("-", MINUS)
+        return counted
     if log or len(values) < 2:
         return lambda value: f"{value:.4g}".replace("-", MINUS)
-    step = min(b - a for a, b in zip(values, values[1:], strict=False))
+    step = min(b - a for a, b in itertools.pairwise(values))
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step < 1 else 0
     decimals += round(step * 10**decimals, 6) != round(step * 10**decimals)
     return lambda value: f"{value:.{decimals}f}".replace("-", MINUS) if abs(value) > 1e-12 else "0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -46,4 +47,4 @@ def envelope(
 
 def _slices(length: int, number: int) -> list[tuple[int, int]]:
     edges = [length * i // number for i in range(number + 1)]
-    return [(start, end) for start, end in zip(edges, edges[1:], strict=False) if start < end]
+    return [(start, end) for start, end in itertools.pairwise(edges) if start < end]

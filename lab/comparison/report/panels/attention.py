@@ -63,5 +63,6 @@ def _picture(facts: Facts, run: RunFacts, content: bytes, name: str) -> Markup:
     arm = next(arm for arm in facts.arms if run in arm.runs)
     data = base64.b64encode(content).decode()
     return Markup(
-        '<figure class="map"><figcaption>{}, {}</figcaption><img alt="{} of {}" src="data:image/png;base64,{}"></figure>'
+        '<figure class="map"><figcaption>{}, {}</figcaption>'
+        '<img alt="{} of {}" src="data:image/png;base64,{}"></figure>'
     ).format(arm_link(arm), run_link(run, f"seed {run.run.seed}"), name, arm.name, data)

@@ -1,4 +1,4 @@
-"""What evaluators measured along something: loss by position and by context, recall by distance, and any other curve."""
+"""What evaluators measured along something: loss by position and context, recall by distance, and any other curve."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def _chart(facts: Facts, by_arm: Mapping[str, Mapping[int, Mapping[str, Any]]]) 
             lines += [line] if line.x else []
     places = sorted({x for line in lines for x in line.x})
     log = bool(places) and places[0] > 0 and places[-1] >= 16 * places[0]
-    x = scale(places, log=log, pad=0.02, named=places if len(places) <= 9 else ())
+    few = len(places) <= 9 and all(place == int(place) for place in places)
+    x = scale(places, log=log, pad=0.02, named=places if few else ())
     values = [value for line in lines for value in line.y]
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.3 * (high - low)

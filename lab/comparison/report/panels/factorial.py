@@ -26,8 +26,8 @@ def panel(facts: Facts, given: Given) -> Panel:
             _TITLE,
             _LEAD,
             missing=(
-                f"{given.why_no_factors} A sweep with `grid:` instead of `arms:` fills this:",
-                f"lab plan {facts.sweep} --json",
+                f"{given.why_no_factors} A sweep with two axes or more under grid: fills this.",
+                "lab submit SWEEP  # with grid: {model/softcap: [none, gemma2], model/qk_norm: [none, rmsnorm]}",
             ),
         )
     return Panel(

@@ -34,8 +34,8 @@ def panel(facts: Facts) -> Panel:
     return Panel(
         "forest",
         _TITLE,
-        f"Each arm less the baseline: the mean (diamond) with its {percent(facts.comparison.level)} interval, and below "
-        "it one dot for each seed, which leads to the run.",
+        f"Each arm less the baseline: the mean (diamond) with its {percent(facts.comparison.level)} interval, and "
+        "below it one dot for each seed, which leads to the run.",
         tabs(found),
         notes=("An interval that ends in an arrow goes on beyond the axis, which is drawn to the seeds.",),
     )

@@ -14,6 +14,7 @@ from lab.comparison.report.wording import MINUS, NONE, listed, plain, some
 from lab.units import count
 
 MOST_KEYS = 60
+_BESIDE = Markup(' <span class="off"></span>')
 _COSTS = ("parameters", "flops_per_token", "total_flops", "tokens", "kv_bytes_per_token")
 
 
@@ -25,8 +26,8 @@ def panel(facts: Facts) -> Panel:
         lead += f" {some(len(off), 'arm')} beyond it, marked." if off else " Every arm is within it."
     else:
         lead = "The sweep holds nothing equal; what differs from the baseline in size or compute is marked."
-    if facts.knob:
-        lead += f" Solved for by {facts.knob}."
+    if any(facts.knob in arm.differs for arm in facts.arms):
+        lead += f" Made so by solving for {facts.knob}."
     uneven = [arm for arm in facts.arms if arm.uneven]
     notes: list[Text] = []
     for arm in uneven[:12]:
@@ -45,20 +46,24 @@ def _costs(facts: Facts) -> Markup:
     known = [cost for cost in _COSTS if any(cost in arm.row.arm.costs for arm in facts.arms)]
     if not known:
         return Markup('<p class="dim">No run says what it costs.</p>')
-    columns = [Column("arm", "text"), *(Column(TITLES[cost]) for cost in known)]
-    rows = [[arm_link(arm), *(_cost(facts, arm, cost) for cost in known)] for arm in facts.listed]
+    uneven = {cost for cost in known if len({arm.row.arm.costs.get(cost) for arm in facts.listed}) > 1}
+    # The heading stands over the costs, not over how far they are off.
+    columns = [Column("arm", "text")]
+    columns += [Column(TITLES[cost] + _BESIDE if cost in uneven else TITLES[cost]) for cost in known]
+    rows = [[arm_link(arm), *(_cost(facts, arm, cost, cost in uneven) for cost in known)] for arm in facts.listed]
     return table(columns, rows, marked=_base(facts.listed))
 
 
-def _cost(facts: Facts, arm: ArmFacts, cost: str) -> Text:
-    value = arm.row.arm.costs.get(cost)
+def _cost(facts: Facts, arm: ArmFacts, cost: str, beside: bool) -> Text:
+    """A cost and, where any arm's differs in it, how far it is from the baseline's."""
+    value, empty = arm.row.arm.costs.get(cost), _BESIDE if beside else Markup("")
     if value is None:
-        return NONE
+        return NONE + empty
     baseline = facts.baseline
     held = baseline.row.arm.costs.get(cost) if baseline else None
     text = runs_link(arm, count(value))
     if held is None or arm.row.is_baseline or value == held:
-        return text + Markup(' <span class="off"></span>')
+        return text + empty
     deviation = value / held - 1 if held else math.inf
     beyond = " warn" if cost in facts.comparison.audit.off(arm.name) else ""
     return text + Markup(' <span class="off{}">{}</span>').format(beyond, percent(deviation).replace("-", MINUS))

@@ -13,11 +13,12 @@ from lab.comparison.report.charts import Dot, Label, chart
 from lab.comparison.report.facts import ArmFacts, Facts, RunFacts
 from lab.comparison.report.panels.verdicts import decimals
 from lab.comparison.report.parts import Panel, figure, legend
-from lab.comparison.report.scales import scale
+from lab.comparison.report.scales import Scale, counted, scale
 from lab.comparison.report.wording import fixed, listed
 from lab.units import count
 
 _TITLE = "What it costs"
+_LETTER, _HIGH = 0.017, 0.075  # of a name, as shares of such a chart
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ def panel(facts: Facts) -> Panel:
             continue
         plots.append(_plot(facts, cost, places))
     if not plots:
-        what = "Every arm that has finished runs costs the same." if same else "Needs finished runs of two arms."
-        return Panel("pareto", _TITLE, lead, missing=(what, f"lab submit {facts.sweep} --wait"))
+        if sum(arm.row.cells[metric].sample.n > 0 for arm in facts.arms) > 1 and same:
+            return Panel("pareto", _TITLE, lead, Markup("<p>Every arm costs the same: {}.</p>").format(listed(same)))
+        missing = ("Needs finished runs of two arms.", f"lab submit {facts.sweep} --wait")
+        return Panel("pareto", _TITLE, lead, missing=missing)
     notes = [facts.left_undrawn] if facts.left_undrawn else []
     if same:
         notes.append(f"The same for every arm: {listed(same)}.")
@@ -123,10 +126,10 @@ def _plot(facts: Facts, cost: Cost, places: list[Place]) -> Markup:
     spent = [each for place in places for _, each, _ in place.seeds]
     values = [value for place in places for _, _, value in place.seeds]
     log = min(spent) > 0 and max(spent) / min(spent) >= 8
-    x, y = scale(spent, log=log, pad=0.07, label=count), scale(values, pad=0.07)
+    x, y = scale(spent, log=log, pad=0.07, label=counted), scale(values, pad=0.07)
     best = front(places, cost.more_is_better, better(facts.metric))
     n = decimals(facts, facts.metric)
-    dots, labels = [], []
+    dots = []
     drawn = [place for place in places if place.arm.slot is not None]
     for place in places:
         arm = place.arm
@@ -154,13 +157,7 @@ def _plot(facts: Facts, cost: Cost, places: list[Place]) -> Markup:
                 size,
             )
         )
-    taken: list[tuple[float, float]] = []
-    for place in best:
-        at = (x.at(place.cost), y.at(place.value))
-        # A name is about a third of the chart wide and a fourteenth high.
-        if all(abs(at[0] - a) > 0.34 or abs(at[1] - b) > 0.08 for a, b in taken):
-            labels.append(Label(place.cost, place.value, place.arm.name, place.arm.slot))
-            taken.append(at)
+    labels = _labels(best, [(x.at(place.cost), y.at(place.value)) for place in drawn], x, y)
     plot = chart(
         x,
         y,
@@ -172,3 +169,30 @@ def _plot(facts: Facts, cost: Cost, places: list[Place]) -> Markup:
         height=250,
     )
     return figure(plot)
+
+
+def _labels(best: list[Place], dots: list[tuple[float, float]], x: Scale, y: Scale) -> list[Label]:
+    """Names of the arms on the front, each beside its dot where it covers no other dot and no other name."""
+    boxes = [(a - 0.02, b - 0.03, a + 0.02, b + 0.03) for a, b in dots]
+    labels: list[Label] = []
+    for place in best:
+        a, b = x.at(place.cost), y.at(place.value)
+        wide = 0.04 + _LETTER * min(len(place.arm.name), 24)
+        for side in ("above right", "above left", "below right", "below left"):
+            left = a + 0.021 if "right" in side else a - 0.021 - wide
+            low = b + 0.02 if "above" in side else b - 0.02 - _HIGH
+            box = (left, low, left + wide, low + _HIGH)
+            if (
+                left >= -0.05
+                and left + wide <= 1.05
+                and low >= -0.02
+                and not any(_overlap(box, other) for other in boxes)
+            ):
+                boxes.append(box)
+                labels.append(Label(place.cost, place.value, place.arm.name, place.arm.slot, side))
+                break
+    return labels
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -8,12 +8,15 @@ from lab.comparison.report.charts import Dot, Line, chart
 from lab.comparison.report.facts import Facts
 from lab.comparison.report.given import Given, ScalingFit
 from lab.comparison.report.parts import Column, Panel, figure, table, tabs
-from lab.comparison.report.scales import scale, tokens
+from lab.comparison.report.scales import counted, scale
 from lab.comparison.report.wording import NONE
 from lab.units import count
 
 _TITLE = "Scaling"
-_LEAD = "Loss over sizes, with the law E + A/N^α + B/D^β (Hoffmann et al. 2022, approach 3) fitted to the runs."
+_LEAD = Markup(
+    "Loss over sizes, with the law <i>E</i> + <i>A</i>/<i>N</i><sup>α</sup> + <i>B</i>/<i>D</i><sup>β</sup> "
+    "(Hoffmann et al. 2022, approach 3) fitted to the runs."
+)
 _STEPS = 60
 MOST_BUDGETS = 6
 
@@ -25,9 +28,8 @@ def panel(facts: Facts, given: Given) -> Panel:
             _TITLE,
             _LEAD,
             missing=(
-                f"{given.why_no_scaling} A sweep over sizes and tokens fills this, such as a `grid:` over "
-                "model.d_model and train.tokens:",
-                f"lab plan {facts.sweep}",
+                f"{given.why_no_scaling} A sweep over sizes and budgets of tokens fills this.",
+                "lab submit SWEEP  # with grid: {model.d_model: [64, 96, 128], train.tokens: [1M, 2M, 4M]}",
             ),
         )
     return Panel("scaling", _TITLE, _LEAD, tabs([(fit.name or "all arms", _fit(facts, fit)) for fit in given.scaling]))
@@ -38,7 +40,7 @@ def _fit(facts: Facts, fit: ScalingFit) -> Markup:
     budgets = sorted({point.tokens for point in fit.points})
     drawn = budgets if len(budgets) <= MOST_BUDGETS else budgets[:: -(-len(budgets) // MOST_BUDGETS)]
     slots = {budget: 1 + place % 7 for place, budget in enumerate(drawn)}
-    x = scale([point.parameters for point in fit.points], log=True, label=tokens)
+    x = scale([point.parameters for point in fit.points], log=True, label=counted)
     sizes = [x.low * (x.high / x.low) ** (step / _STEPS) for step in range(_STEPS + 1)]
     lines = [
         Line(f"{count(budget)} tokens", slot, sizes, [fit.loss(size, budget) for size in sizes])

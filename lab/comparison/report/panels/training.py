@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from lab.comparison.curves import Band, Curve, X, band, difference, run_curve
+from lab.comparison.curves import Band, Curve, X, band, counted, difference, run_curves
 from lab.comparison.legend import percent
 from lab.comparison.metrics import title
 from lab.comparison.report import scales
@@ -18,7 +18,8 @@ from lab.comparison.report.parts import Panel, figure, legend, seeds, tabs
 from lab.comparison.report.thinning import MOST_POINTS
 from lab.comparison.report.wording import listed
 
-MOST_METRICS = 3
+MOST_DOTTED = 24
+"""Points of a line up to which each has a dot."""
 _TITLE = "Training curves"
 _ALWAYS = ("val/loss", "train/loss")
 _START = 0.05  # share of a training whose steep fall the vertical axis need not hold
@@ -40,6 +41,10 @@ _ALONG = (
 )
 
 
+_Read = Mapping[int, Mapping[tuple[str, X], Curve]]
+"""An arm's curves: seed → metric and axis → curve."""
+
+
 @dataclass(frozen=True)
 class _Arm:
     """One arm's curves by seed: those that its band is of, and others that stand for themselves."""
@@ -52,11 +57,13 @@ class _Arm:
 def panel(facts: Facts) -> Panel:
     level = facts.comparison.level
     lead = (
-        f"The mean over an arm's seeds with its {percent(level)} t band, at the points that the seeds share, and below it "
-        "the difference from the baseline, paired by seed."
+        f"The mean over an arm's seeds with its {percent(level)} t band, at the points that the seeds share, and below "
+        "it the difference from the baseline, paired by seed."
     )
     names = _metrics(facts)
-    views = [(title(name), view) for name in names if (view := _of_metric(facts, name)) is not None]
+    axes = [along.x for along in _ALONG]
+    read = {arm.name: {run.run.seed: run_curves(run.run, names, axes) for run in arm.runs} for arm in facts.drawn}
+    views = [(title(name), view) for name in names if (view := _of_metric(facts, name, read)) is not None]
     if not views:
         return Panel(
             "curves",
@@ -65,14 +72,15 @@ def panel(facts: Facts) -> Panel:
             missing=("No run has written a curve yet.", f"lab submit {facts.sweep} --wait"),
         )
     notes = [facts.left_undrawn] if facts.left_undrawn else []
-    lonely = [arm.name for arm in facts.drawn if 0 < len(_finished(arm)) < 2]
+    lonely = [arm.name for arm in facts.drawn if len(counted(arm.row.arm)) == 1]
     if lonely:
-        notes.append(f"One finished seed, so no band: {listed(lonely)}.")
+        notes.append(f"One seed, so no band: {listed(lonely)}.")
     notes.append(
         f"Lines of more than {MOST_POINTS} points are drawn by the lowest and the highest value in each of "
         f"{MOST_POINTS // 2} equal slices, bands at their widest there: nothing is smoothed. "
-        "The first twentieth of a training may lie outside of the vertical axis. Dashed: single runs that haven't "
-        "finished or have diverged; they are in no band."
+        "The first twentieth of a training may lie outside of the vertical axis. A band is over the finished runs, "
+        "before there are two over those under way as well; other runs, such as diverged ones, are dashed lines of "
+        "their own, in no mean. Over FLOPs and time, seeds are joined on straight lines between neighbouring points."
     )
     return Panel("curves", _TITLE, lead, legend(facts.drawn) + tabs(views), notes=tuple(notes))
 
@@ -82,27 +90,22 @@ def _metrics(facts: Facts) -> list[str]:
     return list(dict.fromkeys([*facts.comparison.sweep.metrics, *_ALWAYS]))
 
 
-def _finished(arm: ArmFacts) -> list[int]:
-    return [run.run.seed for run in arm.runs if run.run.finished]
-
-
-def _of_metric(facts: Facts, metric: str) -> Markup | None:
+def _of_metric(facts: Facts, metric: str, read: Mapping[str, _Read]) -> Markup | None:
     views = []
     for along in _ALONG:
-        drawn = _charts(facts, metric, along, list(_arms(facts, metric, along.x)))
+        arms = [
+            _arm(arm, {seed: curves[metric, along.x] for seed, curves in read[arm.name].items()}) for arm in facts.drawn
+        ]
+        drawn = _charts(facts, metric, along, arms)
         if drawn is not None:
             views.append((along.tab, drawn))
     return tabs(views) if views else None
 
 
-def _arms(facts: Facts, metric: str, x: X) -> Iterator[_Arm]:
-    for arm in facts.drawn:
-        found = {
-            run.run.seed: (run.run, run_curve(run.run, metric, x)) for run in arm.runs if run.run.folder is not None
-        }
-        there = {seed: (run, curve) for seed, (run, curve) in found.items() if curve.x}
-        finished = {seed: curve for seed, (run, curve) in there.items() if run.finished}
-        yield _Arm(arm, finished, {seed: curve for seed, (_, curve) in there.items() if seed not in finished})
+def _arm(arm: ArmFacts, curves: Mapping[int, Curve]) -> _Arm:
+    there = {seed: curve for seed, curve in curves.items() if len(curve)}
+    mean = {seed: curve for seed, curve in there.items() if seed in counted(arm.row.arm)}
+    return _Arm(arm, mean, {seed: curve for seed, curve in there.items() if seed not in mean})
 
 
 def _charts(facts: Facts, metric: str, along: _Along, arms: Sequence[_Arm]) -> Markup | None:
@@ -124,7 +127,7 @@ def _charts(facts: Facts, metric: str, along: _Along, arms: Sequence[_Arm]) -> M
             apart.append(_line(arm.arm, found))
     if not apart:
         return drawn
-    name = f"{title(metric)}, less {held.arm.name}"
+    name = f"{title(metric)}, difference from {held.arm.name}"
     return drawn + figure(_chart(apart, along, name, zero=True, height=210))
 
 
@@ -139,12 +142,21 @@ def _lines(arm: _Arm, found: Band | None) -> Iterator[Line]:
 
 
 def _line(arm: ArmFacts, found: Band) -> Line:
-    return Line(arm.name, arm.slot or 0, found.x, found.mean, found.low, found.high, told=seeds(found.seeds))
+    return Line(
+        arm.name,
+        arm.slot or 0,
+        found.x,
+        found.mean,
+        found.low,
+        found.high,
+        seeds(found.seeds),
+        dotted=len(found.x) <= MOST_DOTTED,
+    )
 
 
 def _chart(lines: Sequence[Line], along: _Along, name: str, *, zero: bool = False, height: int = 300) -> Markup:
     ends = [value for line in lines for value in line.x]
-    label = scales.seconds if along.x == "seconds" else scales.tokens
+    label = scales.seconds if along.x == "seconds" else scales.counted
     x = scales.scale([*ends, 0.0], pad=0.0, label=label)
     return chart(
         x,

@@ -26,7 +26,9 @@ _SAID = {
 
 
 def verdict(cell: Cell) -> str | None:
-    """The verdict in its words; None for the baseline, and where it has no value."""
+    """The verdict in its words; None for the baseline, and where there is no pair."""
+    if cell.difference is None or cell.difference.mean is None:
+        return None
     return "can't tell" if cell.verdict == "unclear" else cell.verdict
 
 
@@ -68,7 +70,9 @@ def decimals(facts: Facts, metric: str) -> int:
 
 def _table(facts: Facts, metric: str) -> Markup:
     direction, n = better(metric), decimals(facts, metric)
-    said = f"{title(metric)} ({direction} is better)" if direction else title(metric)
+    said: Text = title(metric)
+    if direction:
+        said = Markup("{}<br><small>{} is better</small>").format(said, direction)
     columns = [Column("arm", "text"), Column("seeds"), Column(said), Column("s.d."), Column("difference")]
     columns += [Column(f"{percent(facts.comparison.level)} interval"), Column("verdict", "text")]
     rows = [_row(arm, metric, n) for arm in facts.listed]
@@ -107,7 +111,7 @@ def _finding(facts: Facts) -> Markup:
     for arm in facts.arms:
         cell = arm.row.cells[metric]
         word = verdict(cell)
-        if word is not None and cell.difference is not None and cell.difference.mean is not None:
+        if word is not None:
             groups.setdefault(word, []).append(arm)
     if not groups:
         return Markup("No verdict yet: no seed has finished both in an arm and in the baseline, {}.").format(
