@@ -25,7 +25,7 @@ SWEEP = "rich"
 SEEDS = 3
 
 
-def png(width: int = 8, height: int = 8) -> bytes:
+def png(width: int = 80, height: int = 60) -> bytes:
     """A grey picture."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
