@@ -57,6 +57,7 @@ def collect(root: Path | str, sweep: str) -> Sweep:
         match=labels.get("match"),
         arms=arms,
         tolerance=float((labels.get("matching") or {}).get("tolerance") or Sweep.tolerance),
+        equivalence=_positive(labels.get("equivalence")),
         left_out=(*others, *unpicked),
         broken=tuple(sorted(shelf.broken)),
     )
@@ -181,6 +182,10 @@ def _plan(path: Path) -> dict[str, Any] | None:
     if not isinstance(runs, list) or not all(isinstance(run, dict) and "identity" in run for run in runs):
         raise RequestError(f"{path}: `runs` must be a list in which each run has an `identity`; plan the sweep again")
     return plan  # type: ignore[no-any-return]
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and value > 0 else None
 
 
 def _age(found: Found) -> tuple[datetime, str]:

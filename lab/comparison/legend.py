@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 from lab.comparison.metrics import better, title
 from lab.comparison.rows import LOSS, Comparison
@@ -18,9 +19,7 @@ def legend(comparison: Comparison) -> Iterator[str]:
         f"Difference: arm less baseline ({sweep.baseline}), mean over the seeds that finished in the two, "
         f"with its {percent(comparison.level)} paired t interval."
     )
-    compared = sum(not row.is_baseline for row in comparison.rows)
-    number = f" The intervals are not corrected for their number, {compared} a metric." if compared > 1 else ""
-    yield f"Green and better, red and worse: the interval excludes 0.{number}"
+    yield from _verdicts(comparison)
     directions = []
     for metric in sweep.metrics:
         direction = better(metric)
@@ -33,6 +32,10 @@ def legend(comparison: Comparison) -> Iterator[str]:
     yield said[:1].upper() + said[1:] + "."
     if sweep.baseline not in sweep.arms:
         yield f"The baseline {sweep.baseline} has no runs: there is nothing to compare with."
+    yield from _some(_diverged(comparison), "arms", "diverged in some seed")
+    yield from _some(_second_opinions(comparison), "arms", "need a second look")
+    yield from _noise(comparison)
+    yield from _some(_effects(comparison), "effects", "were worked out")
     yield from _some(_picks(comparison), "arms", "picked theirs")
     yield from _some(_troubles(comparison), "arms", "have runs without a result for a reason")
     for metric in sweep.metrics:
@@ -46,6 +49,100 @@ def legend(comparison: Comparison) -> Iterator[str]:
     yield from _some(
         (f"Can't be read: {path} ({problem})." for path, problem in sweep.broken), "folders", "can't be read"
     )
+
+
+def _verdicts(comparison: Comparison) -> Iterator[str]:
+    """What it takes to be called better, worse, equivalent."""
+    alpha, compared, sweep = 1 - comparison.level, comparison.comparisons, comparison.sweep
+    said = f"Green and better, red and worse: the paired t test has p < {alpha:.3g}"
+    if compared > 1:
+        said += (
+            f", corrected by Holm's procedure for the {compared} arms of a metric; "
+            "the intervals are not corrected for their number"
+        )
+    yield said + "."
+    if sweep.equivalence is not None:
+        yield (
+            f"Equivalent: {title(sweep.metrics[0])} shown to be within ±{sweep.equivalence:g} of the baseline's, by "
+            f"two one-sided tests with p < {alpha:.3g}{', corrected likewise' if compared > 1 else ''}."
+        )
+    if any(cell.seeds_needed is not None for row in comparison.rows for cell in row.cells.values()):
+        yield (
+            "Can't tell (seeds): so many would tell with 80% power, were the true difference and its spread "
+            "what was seen."
+        )
+
+
+def _diverged(comparison: Comparison) -> Iterator[str]:
+    for row in comparison.rows:
+        if found := next((cell.diverged for cell in row.cells.values()), None):
+            yield f"{row.arm.name} diverged in {found}: its numbers are of seeds that didn't, and may flatter it."
+
+
+def _second_opinions(comparison: Comparison) -> Iterator[str]:
+    """Verdicts that an interval seems to contradict, or that the exact sign-flip test doesn't give by itself."""
+    alpha = 1 - comparison.level
+    for row in comparison.rows:
+        for cell in row.cells.values():
+            p = cell.sign_flip_p
+            if cell.verdict == "can't tell" and cell.difference and cell.difference.verdict != "unclear":
+                yield (
+                    f"{row.arm.name}: the interval of its {title(cell.metric)} excludes 0, but of so many arms one may "
+                    f"do so by chance: corrected p = {cell.p_holm:.2g}."
+                )
+            if cell.verdict in ("better", "worse", "different") and p is not None and p >= alpha:
+                yield (
+                    f"{row.arm.name}: {title(cell.metric)} is told by the t test; the exact sign-flip test, which "
+                    f"assumes less, has p = {p:.2g}."
+                )
+
+
+def _noise(comparison: Comparison) -> Iterator[str]:
+    """How much the baseline moves by itself."""
+    for metric, floor in comparison.noise.items():
+        said = []
+        if floor.seeds_sd is not None:
+            said.append(f"{measure(floor.seeds_sd)} over {floor.seeds} seeds")
+        if floor.points_sd is not None:
+            said.append(f"{measure(floor.points_sd)} from one validation to the next at the end of a run")
+        if said:
+            yield f"Noise of the baseline, {title(metric)}: standard deviation {', '.join(said)}."
+
+
+def _effects(comparison: Comparison) -> Iterator[str]:
+    """Main effects and interactions on the first metric; or why a grid that is nearly whole has none."""
+    found = comparison.effects.get(comparison.sweep.metrics[0])
+    if found is None or len(found.factors) < 2:
+        return
+    if found.reason is not None:
+        if len(found.factors) > 1 and 2 * len(comparison.rows) > math.prod(len(f.levels) for f in found.factors):
+            yield f"No effects of the axes: {found.reason}."
+        return
+    number = len(found.effects)
+    yield (
+        f"Effects of the axes on {title(found.metric)}: means over the other axes, in {_seeds(found.seeds)}; "
+        f"p corrected for {number} effect{'s' if number > 1 else ''}."
+    )
+    for seed, arms in found.lacking:
+        others = f" and {len(arms) - 3} more" if arms[3:] else ""
+        yield f"Seed {seed} is in no effect: without a result of {', '.join(arms[:3])}{others}."
+    for effect in found.effects:
+        interval = effect.interval
+        ends = (
+            ""
+            if interval is None
+            else f" [{measure(interval.low, signed=True)}, {measure(interval.high, signed=True)}]"
+        )
+        p = "" if effect.p_holm is None else f", p = {effect.p_holm:.2g}"
+        yield f"{effect.name}: {_signed(effect.mean)}{ends}{p}."
+
+
+def _signed(value: float) -> str:
+    return measure(value, signed=True)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
 def _picks(comparison: Comparison) -> Iterator[str]:

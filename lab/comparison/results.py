@@ -93,6 +93,7 @@ class Sweep:
         baseline: name of the arm that the others are compared with.
         match: what was held equal over the arms.
         tolerance: largest difference from the baseline that counts as equal, as a fraction of it.
+        equivalence: largest difference in the first metric that is of no consequence, in its unit; None if none is.
         left_out: runs that stand there but aren't counted: of another plan, an older one of the same arm and seed, or
             of tuned values that the arm didn't pick.
         broken: folders that can't be read, each with what is wrong.
@@ -105,6 +106,7 @@ class Sweep:
     match: str | None
     arms: dict[str, Arm]
     tolerance: float = 0.005
+    equivalence: float | None = None
     left_out: tuple[Run, ...] = ()
     broken: tuple[tuple[Path, str], ...] = ()
 

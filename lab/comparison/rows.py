@@ -1,28 +1,24 @@
-"""The comparison of a sweep's arms as data: one row an arm, for the table, for --json and for --csv.
-
-Field names of the JSON and of the CSV don't change without VERSION.
-"""
+"""The comparison of a sweep's arms as data: one row an arm, for the table, the report, --json and --csv."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
+from lab.comparison import export
 from lab.comparison.audit import Audit, audit
-from lab.comparison.metrics import better, title
-from lab.comparison.results import BUDGET, COSTS, Arm, Sweep
-from lab.comparison.statistics import PairedDifference, Sample, paired_difference, sample
+from lab.comparison.equivalence import Equivalence
+from lab.comparison.factorial import Factorial, factorial
+from lab.comparison.metrics import better
+from lab.comparison.noise import NoiseFloor, noise_floor
+from lab.comparison.results import Arm, Sweep
+from lab.comparison.statistics import Interval, PairedDifference, Sample, paired_difference, sample
+from lab.comparison.verdicts import Judgement, Verdict, judge
 
-VERSION = 1
 UNIGRAM = "unigram/loss"
 LOSS = "val/loss"  # the metric in nats per token that the unigram loss is a yardstick for
-
-Verdict = Literal["better", "worse", "different", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -31,23 +27,49 @@ class Cell:
 
     Attributes:
         difference: from the baseline; None in the baseline's own row and where the baseline has no value.
+        judgement: what is said of the difference beside the other arms' in this metric; None where that is.
+        diverged: how many of the arm's seeds diverged, "1 of 5 seeds", which are in none of the numbers; None if none.
     """
 
     metric: str
     sample: Sample
     difference: PairedDifference | None
+    judgement: Judgement | None = None
+    diverged: str | None = None
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether the interval says better or worse; `different` for a metric whose direction isn't known."""
-        if self.difference is None:
-            return None
-        sign, direction = self.difference.verdict, better(self.metric)
-        if sign == "unclear":
-            return "unclear"
-        if direction is None:
-            return "different"
-        return "better" if sign == direction else "worse"
+        return self.judgement.verdict if self.judgement else None
+
+    @property
+    def p(self) -> float | None:
+        return self.judgement.p if self.judgement else None
+
+    @property
+    def p_holm(self) -> float | None:
+        return self.judgement.p_holm if self.judgement else None
+
+    @property
+    def sign_flip_p(self) -> float | None:
+        return self.judgement.sign_flip_p if self.judgement else None
+
+    @property
+    def bootstrap(self) -> Interval | None:
+        return self.judgement.bootstrap if self.judgement else None
+
+    @property
+    def equivalence(self) -> Equivalence | None:
+        return self.judgement.equivalence if self.judgement else None
+
+    @property
+    def seeds_needed(self) -> int | None:
+        return self.judgement.seeds_needed if self.judgement else None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What must be said beside the number, whatever the verdict: first that seeds diverged."""
+        diverged = (f"diverged in {self.diverged}",) if self.diverged else ()
+        return diverged + (self.difference.remarks if self.difference else ())
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,8 @@ class Comparison:
         unigram_loss: (lowest, highest) over the runs, in nats per token: the loss on the validation text of a model
             that only counts tokens. None where no run recorded it.
         audit: how far the arms are from the baseline in what is held equal.
+        noise: metric → the baseline's noise; empty where it has no runs.
+        effects: metric → main effects and interactions of the axes, or why there are none.
     """
 
     sweep: Sweep
@@ -82,64 +106,25 @@ class Comparison:
     rows: tuple[Row, ...]
     unigram_loss: tuple[float, float] | None
     audit: Audit
+    noise: Mapping[str, NoiseFloor] = field(default_factory=dict)
+    effects: Mapping[str, Factorial] = field(default_factory=dict)
+
+    @property
+    def comparisons(self) -> int:
+        """Arms that are compared with the baseline: what p-values are corrected for."""
+        return len(self.rows) - 1 if self.sweep.baseline in self.sweep.arms else 0
 
     def as_json(self) -> str:
         """The comparison as strict JSON: what isn't finite or isn't known is null."""
-        return json.dumps(_strict(self.as_data()), indent=1, ensure_ascii=False, allow_nan=False)
+        return export.as_json(self)
 
     def as_data(self) -> dict[str, Any]:
         """The comparison as plain lists and dicts, the fields of the JSON."""
-        sweep = self.sweep
-        return {
-            "version": VERSION,
-            "sweep": sweep.name,
-            "question": sweep.question,
-            "baseline": sweep.baseline,
-            "match": sweep.match,
-            "tolerance": sweep.tolerance,
-            "level": self.level,
-            "metrics": [{"metric": name, "title": title(name), "better": better(name)} for name in sweep.metrics],
-            "unigram_loss": list(self.unigram_loss) if self.unigram_loss else None,
-            "left_out": [{"arm": run.arm, "seed": run.seed, "identity": run.identity} for run in sweep.left_out],
-            "broken": [{"path": str(path), "problem": problem} for path, problem in sweep.broken],
-            "arms": [_row_data(row, self.audit) for row in self.rows],
-        }
+        return export.as_data(self)
 
     def as_csv(self) -> str:
         """One line an arm and metric; swept axes as `axis:<name>`, an arm's picks of tuned axes as `tuned:<name>`."""
-        axes, tuned = self.sweep.axes, self.sweep.tuned
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(
-            [*_CSV, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
-            + [f"tuned:{axis}" for axis in tuned]
-            + ["mfu"]
-        )
-        for row in self.rows:
-            costs = [*(row.arm.costs.get(name) for name in COSTS), row.tokens_per_second]
-            states = " ".join(f"{status}:{n}" for status, n in row.arm.statuses.items())
-            for cell in row.cells.values():
-                data = _cell_data(cell) | {
-                    "sweep": self.sweep.name,
-                    "arm": row.arm.name,
-                    "is_baseline": str(row.is_baseline).lower(),
-                    "metric": cell.metric,
-                    "states": states,
-                    "level": self.level,
-                }
-                values = [data[name] for name in _CSV]
-                swept = [_axis_text(row.arm.axes, axis) for axis in axes]
-                budget = [*(row.arm.costs.get(name) for name in BUDGET), self.audit.describe(row.arm.name)]
-                lines.writerow(
-                    [*values, *costs, *swept, *budget, *(_axis_text(row.arm.picked, axis) for axis in tuned), row.mfu]
-                )
-        return text.getvalue()
-
-
-_CSV = (
-    *("sweep", "arm", "is_baseline", "metric", "states", "n", "mean", "sd"),
-    *("pairs", "difference", "low", "high", "level", "difference_sd", "correlation", "verdict"),
-)
+        return export.as_csv(self)
 
 
 def compare(sweep: Sweep, *, level: float = 0.95) -> Comparison:
@@ -149,77 +134,35 @@ def compare(sweep: Sweep, *, level: float = 0.95) -> Comparison:
         ValueError: the level isn't between 0 and 1.
     """
     baseline = sweep.arms.get(sweep.baseline)
-    rows = []
-    for arm in sweep.arms.values():
-        cells = {}
-        for metric in sweep.metrics:
-            values = arm.values(metric)
-            compared = baseline is not None and arm is not baseline
-            difference = paired_difference(values, baseline.values(metric), level=level) if compared else None  # type: ignore[union-attr]
-            cells[metric] = Cell(metric, sample(values), difference)
-        rows.append(Row(arm, arm is baseline, cells, arm.mean_cost("tokens_per_second"), arm.mean_cost("mfu")))
+    cells: dict[str, dict[str, Cell]] = {name: {} for name in sweep.arms}
+    for metric in sweep.metrics:
+        values = {name: arm.values(metric) for name, arm in sweep.arms.items()}
+        differences = {
+            name: paired_difference(found, values[sweep.baseline], level=level)
+            for name, found in values.items()
+            if baseline is not None and name != sweep.baseline
+        }
+        margin = sweep.equivalence if metric == sweep.metrics[0] else None
+        judged = judge(differences, better(metric), level=level, margin=margin)
+        for name, found in values.items():
+            of_arm = (differences.get(name), judged.get(name), _diverged(sweep.arms[name]))
+            cells[name][metric] = Cell(metric, sample(found), *of_arm)
+    rows = tuple(
+        Row(arm, arm is baseline, cells[arm.name], arm.mean_cost("tokens_per_second"), arm.mean_cost("mfu"))
+        for arm in sweep.arms.values()
+    )
     unigram = [run.metrics[UNIGRAM] for run in sweep.runs() if math.isfinite(run.metrics.get(UNIGRAM, math.nan))]
-    return Comparison(sweep, level, tuple(rows), (min(unigram), max(unigram)) if unigram else None, audit(sweep))
+    return Comparison(
+        sweep,
+        level,
+        rows,
+        (min(unigram), max(unigram)) if unigram else None,
+        audit(sweep),
+        {metric: noise_floor(baseline, metric) for metric in sweep.metrics} if baseline else {},
+        {metric: factorial(sweep, metric, level=level) for metric in sweep.metrics},
+    )
 
 
-def _row_data(row: Row, audit: Audit) -> dict[str, Any]:
-    return {
-        "arm": row.arm.name,
-        "is_baseline": row.is_baseline,
-        "axes": row.arm.axes,
-        "states": row.arm.statuses,
-        "metrics": {name: _cell_data(cell) for name, cell in row.cells.items()},
-        **{name: row.arm.costs.get(name) for name in (*COSTS, *BUDGET)},
-        "deviations": dict(audit.deviations.get(row.arm.name, {})),
-        "off_match": sorted(audit.off(row.arm.name)),
-        "tuned": row.arm.selection.as_dict() if row.arm.selection else None,
-        "tokens_per_second": row.tokens_per_second,
-        "mfu": row.mfu,
-        "seeds": [
-            {
-                "seed": seed,
-                "identity": run.identity or None,
-                "run": run.folder.name if run.folder else None,
-                "status": run.status,
-                "reason": run.reason,
-                "metrics": run.metrics,
-                "costs": run.costs,
-            }
-            for seed, run in row.arm.runs.items()
-        ],
-    }
-
-
-def _cell_data(cell: Cell) -> dict[str, Any]:
-    difference = cell.difference
-    interval = difference.interval if difference else None
-    return {
-        "n": cell.sample.n,
-        "mean": cell.sample.mean,
-        "sd": cell.sample.sd,
-        "not_finite": list(cell.sample.not_finite),
-        "pairs": difference.n if difference else None,
-        "difference": difference.mean if difference else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "difference_sd": difference.sd if difference else None,
-        "correlation": difference.correlation if difference else None,
-        "verdict": cell.verdict,
-        "remarks": list(difference.remarks) if difference else [],
-    }
-
-
-def _axis_text(axes: Mapping[str, Any], axis: str) -> str:
-    """An axis's value as a sweep's file writes it: null and true, not None and True. Empty where the arm lacks it."""
-    if axis not in axes:
-        return ""
-    value = axes[axis]
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _strict(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _strict(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_strict(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+def _diverged(arm: Arm) -> str | None:
+    diverged = arm.statuses.get("diverged", 0)
+    return f"{diverged} of {len(arm.runs)} seed{'s' if len(arm.runs) > 1 else ''}" if diverged else None

@@ -15,12 +15,16 @@ from lab.comparison.audit import percent as signed_percent
 from lab.comparison.legend import legend, percent
 from lab.comparison.metrics import better, title
 from lab.comparison.rows import Cell, Comparison, Row
+from lab.comparison.statistics import PairedDifference
 from lab.units import count, measure
 
 MOST_ROWS = 200
 """A longer table is read by nobody, and takes seconds to lay out; the other rows are counted, and --json has them."""
 
-_STYLES = {"better": "green", "worse": "red", "different": "bold", "unclear": "", None: ""}
+MOST_SEEDS = 1000
+"""Beyond so many seeds that would be needed their number says nothing more."""
+
+_STYLES = {"better": "green", "worse": "red", "different": "bold", "equivalent": "cyan"}
 _COSTS = (("parameters", "parameters"), ("flops_per_token", "FLOPs/token"), ("kv_bytes_per_token", "KV bytes/token"))
 
 
@@ -131,21 +135,40 @@ def _states(row: Row) -> Text:
 
 
 def _difference(cell: Cell, row: Row) -> Text:
-    if row.is_baseline:
-        return Text("baseline", style="dim")
     difference = cell.difference
-    if difference is None:
-        return Text("–")
-    text = Text()
-    if difference.mean is not None:
-        text.append(measure(difference.mean, signed=True))
-    if difference.interval is not None:
-        low, high = (measure(end, signed=True) for end in (difference.interval.low, difference.interval.high))
-        text.append(f" [{low}, {high}]")
-    if cell.verdict != "unclear":
-        # In words too: colours are lost in a pipe, and on many readers.
-        text.append(f" {cell.verdict}")
-    text.stylize(_STYLES[cell.verdict])
-    if difference.remarks:
+    if row.is_baseline or difference is None:
+        text = Text("baseline" if row.is_baseline else "–", style="dim" if row.is_baseline else "")
+    else:
+        text = Text(_numbers(difference))
+        if said := _verdict(cell):
+            # In words too: colours are lost in a pipe, and on many readers.
+            text.append(f"{' ' if text else ''}{said}")
+        text.stylize(_STYLES.get(cell.verdict or "", ""))
+    if cell.diverged:
+        text.append(f"{' ' if text else ''}(diverged in {cell.diverged})", style="yellow")
+    if difference is not None and difference.remarks:
         text.append(f"{' ' if text else ''}({'; '.join(difference.remarks)})", style="yellow")
     return text
+
+
+def _numbers(difference: PairedDifference) -> str:
+    """`+0.1033 [+0.0800, +0.1266]`."""
+    if difference.mean is None:
+        return ""
+    mean, interval = measure(difference.mean, signed=True), difference.interval
+    if interval is None:
+        return mean
+    return f"{mean} [{measure(interval.low, signed=True)}, {measure(interval.high, signed=True)}]"
+
+
+def _verdict(cell: Cell) -> str:
+    """The verdict, with what would be needed: "can't tell (12 seeds)". None where a remark says why: one pair, none, or
+    no difference at all."""
+    if cell.p is None or cell.verdict is None or cell.difference is None:
+        return ""
+    if cell.verdict == "can't tell" and cell.difference.identical:
+        return ""
+    if cell.seeds_needed is None:
+        return cell.verdict
+    needed = f"{cell.seeds_needed}" if cell.seeds_needed <= MOST_SEEDS else f"over {MOST_SEEDS:,}"
+    return f"{cell.verdict} ({needed} seeds)"

@@ -138,7 +138,17 @@ def _planned(name: str, overrides: tuple[str, ...], root: Path | None) -> Plan:
     tuning.check(in_file_order, baseline, matched, file)
     refuse_twins(((run.identity, run.arm) for run in in_file_order), arms, file)
     metric = tuning.tuning_metric(sweep, file)
-    return Plan(name, sweep.question, baseline, matched, sweep.metrics, in_file_order, metric, sweep.equal_flops)
+    return Plan(
+        sweep=name,
+        question=sweep.question,
+        baseline=baseline,
+        matching=matched,
+        metrics=sweep.metrics,
+        runs=in_file_order,
+        tune_metric=metric,
+        equal_flops=sweep.equal_flops,
+        equivalence=sweep.equivalence,
+    )
 
 
 def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:

@@ -123,6 +123,7 @@ class Plan:
     Attributes:
         tune_metric: what the tuned cells are picked by, lower is better; None where nothing is tuned.
         equal_flops: arm → the arm whose FLOPs in all it was given the tokens for.
+        equivalence: largest difference in the first metric that is of no consequence, in its unit; None if none is.
         code: what it was planned with.
     """
 
@@ -134,6 +135,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     tune_metric: str | None = None
     equal_flops: Mapping[str, str] = field(default_factory=dict)
+    equivalence: float | None = None
     code: Code = field(default_factory=current)
 
     @property
@@ -161,6 +163,7 @@ class Plan:
             "metrics": list(self.metrics),
             "tune_metric": self.tune_metric,
             "equal_flops": dict(self.equal_flops),
+            "equivalence": self.equivalence,
             "code": self.code.as_dict(),
             "runs": [_row(run, (states or {}).get(run.identity, "new")) for run in self.runs],
         }

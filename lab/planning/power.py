@@ -1,8 +1,4 @@
-"""The smallest effect that a number of seeds can detect, given the noise seen so far.
-
-An arm is compared with the baseline by a paired t test over seeds, two-sided. Holm's procedure over all arms asks the
-first of them for α / (arms - 1): that is what is planned for. Power is exact, from the noncentral t distribution.
-"""
+"""The smallest effect that a plan's seeds can detect, given the noise seen so far. How is in seeds.py."""
 
 from __future__ import annotations
 
@@ -13,13 +9,13 @@ from typing import Any, Literal
 
 from lab.planning.history import Past
 from lab.planning.plan import Plan
+from lab.planning.seeds import ALPHA, MOST_SEEDS, POWER, power, seeds_needed, seeds_to_equate, smallest_effect
 
-ALPHA = 0.05
-POWER = 0.8
+__all__ = ["ALPHA", "MOST_SEEDS", "POWER", "Detectable", "Noise", "detectable", "noise", "pooled", "power"]
+__all__ += ["seeds_needed", "smallest_effect"]
+
 TARGET = 0.01
 """The effect whose price in seeds is always told, in the metric's unit (nats for a loss)."""
-MOST_SEEDS = 100_000
-
 Source = Literal["this sweep", "other runs", "unknown"]
 
 
@@ -48,6 +44,9 @@ class Detectable:
         comparisons: arms less the baseline.
         effect: smallest difference found with the power asked for; None where the noise is unknown or seeds are one.
         seeds_for_target: seeds that finding the target would take; None where the noise is unknown.
+        equivalence: the sweep's margin; None where it has none.
+        seeds_for_equivalence: seeds that show an arm without any true difference to be within the margin; None where
+            there is no margin or the noise is unknown.
     """
 
     metric: str
@@ -59,6 +58,8 @@ class Detectable:
     target: float = TARGET
     alpha: float = ALPHA
     power: float = POWER
+    equivalence: float | None = None
+    seeds_for_equivalence: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,14 +70,16 @@ def detectable(plan: Plan, past: Iterable[Past]) -> Detectable:
     seen = noise(plan, past)
     seeds = len({run.seed for run in plan.runs if run.role == "report"})
     comparisons = len(plan.arms) - 1
-    known = seen.sd is not None and comparisons > 0
+    sd, margin = seen.sd if comparisons > 0 else None, plan.equivalence
     return Detectable(
         metric=plan.metrics[0],
         noise=seen,
         seeds=seeds,
         comparisons=comparisons,
-        effect=smallest_effect(seen.sd, seeds, comparisons) if known and seen.sd is not None else None,
-        seeds_for_target=seeds_needed(TARGET, seen.sd, comparisons) if known and seen.sd is not None else None,
+        effect=None if sd is None else smallest_effect(sd, seeds, comparisons),
+        seeds_for_target=None if sd is None else seeds_needed(TARGET, sd, comparisons),
+        equivalence=margin,
+        seeds_for_equivalence=None if sd is None or margin is None else seeds_to_equate(margin, sd, comparisons),
     )
 
 
@@ -108,59 +111,6 @@ def pooled(samples: Iterable[Sequence[float]]) -> tuple[float | None, int]:
         squares += math.fsum((value - mean) ** 2 for value in values)
         degrees += max(0, len(values) - 1)
     return (math.sqrt(squares / degrees), degrees) if degrees else (None, 0)
-
-
-def power(effect: float, sd: float, seeds: int, comparisons: int = 1, alpha: float = ALPHA) -> float:
-    """Probability that a true mean difference is found by the two-sided paired t test at α / comparisons.
-
-    P(|T| > t) for T noncentral t with seeds - 1 degrees of freedom and noncentrality effect / sd · √seeds.
-    """
-    from scipy.special import chdtr, nctdtr, stdtrit
-
-    degrees = seeds - 1
-    critical = -float(stdtrit(degrees, alpha / comparisons / 2))
-    shift = abs(effect) / sd * math.sqrt(seeds)
-    below = float(nctdtr(degrees, shift, critical))
-    if not math.isfinite(below):
-        # The series fails at a noncentrality of 10⁵ and more, where the normal part of T is nothing beside it.
-        return float(chdtr(degrees, degrees * (shift / critical) ** 2))
-    beyond = float(nctdtr(degrees, shift, -critical))  # significant with the wrong sign
-    return 1.0 - below + (beyond if math.isfinite(beyond) else 0.0)
-
-
-def smallest_effect(sd: float, seeds: int, comparisons: int = 1) -> float | None:
-    """The smallest true difference that is found with probability POWER, in the unit of `sd`; None for one seed."""
-    if seeds < 2:
-        return None
-    if sd == 0:
-        return 0.0
-    low, high = 0.0, 1.0
-    while power(high, 1.0, seeds, comparisons) < POWER:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, 1.0, seeds, comparisons) < POWER else (low, middle)
-    return high * sd
-
-
-def seeds_needed(effect: float, sd: float, comparisons: int = 1) -> int:
-    """The fewest seeds, two at least, that find a true difference with probability POWER; at most MOST_SEEDS."""
-    if sd == 0:
-        return 2
-
-    def enough(seeds: int) -> bool:
-        return power(effect, sd, seeds, comparisons) >= POWER
-
-    high = 2
-    while not enough(high):
-        high *= 2
-        if high >= MOST_SEEDS:
-            return MOST_SEEDS
-    low = max(1, high // 2)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
 
 
 def _differences(runs: Iterable[Past], metric: str, baseline: str) -> list[list[float]]:

@@ -252,6 +252,8 @@ def _power(power: Detectable) -> Iterator[str]:
         return
     arms = f"{power.comparisons} comparison{'s' if power.comparisons > 1 else ''}"
     if power.noise.sd is None:
+        if power.equivalence is not None:
+            yield f"equivalent is within ±{power.equivalence:g}{_unit(power) or f' of {power.metric}'}"
         yield (
             f"smallest detectable effect: unknown until two seeds of an arm and the baseline have finished ({arms}, "
             f"paired t, α = {power.alpha:g} in all)"
@@ -272,6 +274,12 @@ def _power(power: Detectable) -> Iterator[str]:
     if power.seeds_for_target is not None:
         over = "more than " if power.seeds_for_target >= MOST_SEEDS else ""
         yield f"{power.target:g}{unit or f' of {power.metric}'} would take {over}{power.seeds_for_target:,} seeds"
+    if power.equivalence is not None and power.seeds_for_equivalence is not None:
+        over = "more than " if power.seeds_for_equivalence >= MOST_SEEDS else ""
+        yield (
+            f"equivalent is within ±{power.equivalence:g}{unit or f' of {power.metric}'}: showing that of an arm that "
+            f"makes no difference would take {over}{power.seeds_for_equivalence:,} seeds"
+        )
 
 
 def _print_fit(fit: Fit, power: Detectable, console: Console) -> None:

@@ -95,6 +95,9 @@ class Sweep:
         equal_flops: arm → the arm whose FLOPs in all it is to have, a teacher's forward passes included: its tokens
             are as many as that takes.
         metrics: what is compared, the deciding one first.
+        equivalence: the largest difference in the first metric, in its own unit, that is of no consequence: an arm
+            whose difference from the baseline is shown to be within ±this counts as equivalent. None to show nothing
+            equivalent. It is a part of no run.
         extends: the sweep that this one starts from; what is here stands on top of it.
     """
 
@@ -115,6 +118,7 @@ class Sweep:
     needs: Mapping[str, Mapping[str, NeededRun]] = field(default_factory=dict)
     equal_flops: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("val/loss",)
+    equivalence: float | None = None
     extends: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +128,10 @@ class Sweep:
             raise OptionError("seeds", f"expected different seeds, got {list(self.seeds)}")
         if not self.metrics:
             raise OptionError("metrics", "must name at least one metric, such as val/loss")
+        if self.equivalence is not None and self.equivalence <= 0:
+            raise OptionError(
+                "equivalence", f"must be more than 0, in the unit of {self.metrics[0]}, got {self.equivalence:g}"
+            )
 
     @property
     def seed_list(self) -> tuple[int, ...]:

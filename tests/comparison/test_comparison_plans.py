@@ -188,7 +188,7 @@ def test_what_was_picked_is_in_the_json_and_the_csv(tmp_path: Path) -> None:
     tuned(tmp_path, GOOD, report=PICKED)
     comparison = compared(tmp_path)
     data = json.loads(comparison.as_json())
-    assert data["version"] == 1
+    assert data["version"] == 2
     assert data["arms"][1]["tuned"] == {
         "cell": "lr=0.004", "values": {"optimizer.lr": 0.004}, "metric": "val/loss", "seeds": [5], "tried": 3,
         "means": {"lr=0.001": 2.0, "lr=0.002": 1.5, "lr=0.004": 1.0}, "diverged": [], "waiting": 0,

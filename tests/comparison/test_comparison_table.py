@@ -197,7 +197,7 @@ def test_json_is_strict_versioned_and_holds_every_seed(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
     data = json.loads(compared(tmp_path).as_json(), parse_constant=refuse)
-    assert data["version"] == 1
+    assert data["version"] == 2
     assert (data["sweep"], data["baseline"], data["level"]) == ("softcap", "both", 0.95)
     assert data["metrics"] == [{"metric": "val/loss", "title": "validation loss", "better": "lower"}]
     neither = data["arms"][1]

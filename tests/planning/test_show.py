@@ -183,7 +183,8 @@ def test_json_has_stable_names() -> None:
         "basis", "runs", "tokens_per_second", "memory_bytes", "note", "seconds"
     }  # fmt: skip
     assert set(found["power"]) == {
-        "metric", "noise", "seeds", "comparisons", "effect", "seeds_for_target", "target", "alpha", "power"
+        "metric", "noise", "seeds", "comparisons", "effect", "seeds_for_target", "target", "alpha", "power",
+        "equivalence", "seeds_for_equivalence",
     }  # fmt: skip
     assert found["runs"][0]["state"] == "finished"
 

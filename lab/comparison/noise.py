@@ -1,0 +1,108 @@
+"""The noise floor: how much the baseline's own number moves from seed to seed, and from one validation to the next.
+
+A difference below either is no more than another seed, or stopping a little earlier, would have made of the baseline.
+Along a run it is the spread of the last validation points about a straight line through them, so that a loss that
+still falls isn't taken for noise (Heineman et al. 2025, arXiv 2508.13144, take the spread itself).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.comparison.results import Arm
+from lab.comparison.statistics import sample
+
+POINTS = 5
+"""Validation points at the end of a run that are looked at."""
+_FEWEST = 4  # with three, a single degree of freedom is left beside the line
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """The noise of one metric in the baseline, in the metric's unit.
+
+    Attributes:
+        seeds: finished seeds with a finite value.
+        seeds_sd: sample standard deviation over them; None below two.
+        runs: those with enough validation points.
+        points_sd: standard deviation of a run's last points about their line, pooled over the runs; None without any.
+    """
+
+    metric: str
+    seeds: int
+    seeds_sd: float | None
+    runs: int
+    points_sd: float | None
+
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        return vars(self) | {"points": POINTS}
+
+
+def noise_floor(baseline: Arm, metric: str) -> NoiseFloor:
+    """The noise of a metric in an arm's finished runs."""
+    found = sample(baseline.values(metric))
+    folders = [run.folder.path for run in baseline.runs.values() if run.finished and run.folder]
+    tails = [tail for folder in folders if len(tail := last_points(folder / "metrics.jsonl", metric)) >= _FEWEST]
+    return NoiseFloor(metric, found.n, found.sd, len(tails), spread_about_lines(tails))
+
+
+def spread_about_lines(tails: Iterable[Mapping[float, float] | Sequence[tuple[float, float]]]) -> float | None:
+    """The pooled standard deviation of points (x, y) about the least-squares line of each tail; None without any.
+
+    Each tail of n points with different x has n - 2 degrees of freedom.
+    """
+    squares, degrees = 0.0, 0
+    for tail in tails:
+        points = list(tail.items()) if isinstance(tail, Mapping) else list(tail)
+        n = len(points)
+        if n < 3:
+            continue
+        x, y = math.fsum(x for x, _ in points) / n, math.fsum(y for _, y in points) / n
+        xx = math.fsum((a - x) ** 2 for a, _ in points)
+        slope = math.fsum((a - x) * (b - y) for a, b in points) / xx
+        squares += math.fsum((b - y - slope * (a - x)) ** 2 for a, b in points)
+        degrees += n - 2
+    return math.sqrt(squares / degrees) if degrees else None
+
+
+def last_points(path: Path, metric: str, points: int = POINTS) -> list[tuple[float, float]]:
+    """The last finite values of a metric in a metrics.jsonl with their steps, ascending; empty where there is no file.
+
+    Only as much of the file is read as they take, from its end.
+    """
+    try:
+        with path.open("rb") as file:
+            size, length = file.seek(0, os.SEEK_END), _CHUNK
+            while True:
+                start = max(0, size - length)
+                file.seek(start)
+                lines = file.read(size - start).splitlines()
+                found = _points(lines if start == 0 else lines[1:], metric)
+                if len(found) >= points or start == 0:
+                    return sorted(found.items())[-points:]
+                length *= 4
+    except FileNotFoundError:
+        return []
+
+
+def _points(lines: Iterable[bytes], metric: str) -> dict[float, float]:
+    """Step → value; a line that a crash left half written is none."""
+    name = json.dumps(metric).encode()
+    found: dict[float, float] = {}
+    for line in lines:
+        if name not in line:
+            continue
+        try:
+            point = json.loads(line)
+        except ValueError:
+            continue
+        step, value = point.get("step"), point.get(metric)
+        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value):
+            found[step] = value
+    return found
