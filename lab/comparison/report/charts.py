@@ -159,13 +159,30 @@ def chart(
 
 
 def strip(
-    x: Scale, mean: float | None, interval: tuple[float, float] | None, dots: Sequence[Dot], slot: int | None
+    x: Scale,
+    mean: float | None,
+    interval: tuple[float, float] | None,
+    dots: Sequence[Dot],
+    slot: int | None,
+    margin: float | None = None,
 ) -> Markup:
-    """One row of a forest plot: the line of no difference, the interval, its mean, and a dot a seed below."""
+    """One row of a forest plot: the line of no difference, the interval, its mean, and a dot a seed below.
+
+    Args:
+        margin: shade what is within it of no difference.
+    """
     colour = "n" if slot is None else str(slot)
     parts = [
         Markup('<line class="grid" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(_percent(at)) for at, _ in x.ticks
     ]
+    if margin is not None:
+        low, high = max(0.0, x.at(-margin)), min(1.0, x.at(margin))
+        parts.insert(
+            0,
+            Markup('<rect class="margin" x="{}" width="{}" y="0" height="100%"/>').format(
+                _percent(low), _percent(high - low)
+            ),
+        )
     parts.append(Markup('<line class="zero" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(_percent(x.at(0))))
     if interval is not None:
         low, high = (x.at(end) for end in interval)

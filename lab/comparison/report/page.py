@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from lab.comparison.collect import collect
 from lab.comparison.report.facts import Facts, gather
-from lab.comparison.report.given import Given
 from lab.comparison.report.panels import (
     attention,
     evaluated,
@@ -36,28 +35,28 @@ def report(root: Path, sweep: str) -> str:
     Raises:
         RequestError: no run of that sweep is there, or its plan can't be read.
     """
-    return page(gather(root, compare(collect(root, sweep))), Given())
+    return page(gather(root, compare(collect(root, sweep))))
 
 
-def panels(facts: Facts, given: Given) -> list[Panel]:
+def panels(facts: Facts) -> list[Panel]:
     """The parts of the page, in their order."""
     return [
         verdicts.panel(facts),
         forest.panel(facts),
         matching.panel(facts),
-        factorial.panel(facts, given),
+        factorial.panel(facts),
         pareto.panel(facts),
         training.panel(facts),
         *evaluated.panels(facts),
         attention.panel(facts),
         stability.panel(facts),
-        scaling.panel(facts, given),
+        scaling.panel(facts),
         reproducibility.panel(facts),
         runs.panel(facts),
     ]
 
 
-def page(facts: Facts, given: Given) -> str:
+def page(facts: Facts) -> str:
     """The whole page. Its policy lets nothing be loaded and no script run but its own."""
     from jinja2 import Environment, StrictUndefined
 
@@ -70,7 +69,7 @@ def page(facts: Facts, given: Given) -> str:
         sentence=verdicts.sentence(facts),
         states=_states(facts),
         made=f"{facts.made:%d %B %Y, %H:%M} UTC".lstrip("0"),
-        panels=panels(facts, given),
+        panels=panels(facts),
         style=Markup(_file("style.css")),
         script=Markup(script),
         digest=digest,

@@ -39,6 +39,18 @@ def fixed(value: float | None, decimals: int, *, signed: bool = False) -> str:
     return (text.lstrip("-") if not signed and float(text) == 0 else text).replace("-", MINUS)
 
 
+def p_value(p: float | None) -> str:
+    """`p = 0.013`, `p < 0.001`; empty where there is none."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def short(name: str, most: int = 44) -> str:
+    """A name for a sentence: of a longer one the middle is left out."""
+    return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
+
+
 def plain(value: Any) -> str:
     """A configuration's value, as its file has it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -31,13 +31,18 @@ def panel(facts: Facts) -> Panel:
                 f"lab submit {sweep.name} --wait",
             ),
         )
+    notes = ["An interval that ends in an arrow goes on beyond the axis, which is drawn to the seeds."]
+    if sweep.equivalence is not None:
+        notes.append(
+            f"Shaded: within ±{sweep.equivalence:g} of {title(facts.metric)}, which the sweep calls equivalent."
+        )
     return Panel(
         "forest",
         _TITLE,
         f"Each arm less the baseline: the mean (diamond) with its {percent(facts.comparison.level)} interval, and "
         "below it one dot for each seed, which leads to the run.",
         tabs(found),
-        notes=("An interval that ends in an arrow goes on beyond the axis, which is drawn to the seeds.",),
+        notes=tuple(notes),
     )
 
 
@@ -67,12 +72,14 @@ def _row(facts: Facts, arm: ArmFacts, metric: str, axis: Scale, n: int) -> Marku
         for run, value in ((run, _differences(facts, arm, metric).get(run.run.seed)) for run in arm.runs)
         if value is not None
     ]
+    margin = cell.equivalence.margin if cell.equivalence else None
     drawn = strip(
         axis,
         difference.mean if difference else None,
         (interval.low, interval.high) if interval else None,
         dots,
         arm.slot,
+        margin,
     )
     mean = fixed(difference.mean, n, signed=True) if difference else NONE
     return Markup('<div class="row"><span class="who">{}</span>{}<span class="val">{} {}</span></div>').format(
