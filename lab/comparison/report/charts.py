@@ -211,7 +211,7 @@ def strip(
                 dot.href, colour, _percent(x.at(dot.x)), dot.told
             )
         )
-    return Markup('<svg class="strip" width="100%" height="32">{}</svg>').format(Markup("").join(parts))
+    return Markup('<svg class="strip" width="100%">{}</svg>').format(Markup("").join(parts))
 
 
 def strip_axis(x: Scale) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -78,8 +79,14 @@ def tabs(parts: Sequence[tuple[Text, Markup]]) -> Markup:
 def arm_link(arm: ArmFacts) -> Markup:
     """An arm's name with its colour, leading to its runs."""
     return Markup('<span class="al">{}<a class="arm" href="#{}" title="{}">{}</a></span>').format(
-        swatch(arm.slot), arm.anchor, arm.name, arm.name
+        swatch(arm.slot), arm.anchor, arm.name, breakable(arm.name)
     )
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow column breaks where its parts end: after a comma, an equals sign, a slash, an underscore."""
+    parts = re.split(r"(?<=[,=/_])", name)
+    return Markup("<wbr>").join(parts)
 
 
 def runs_link(arm: ArmFacts, text: Text) -> Markup:
