@@ -57,7 +57,7 @@ def scale(
     known = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
     if zero and not log:
         known.append(0.0)
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    low, high = (min(known), max(known)) if known else (1.0 if log else 0.0, 10.0 if log else 1.0)
     if log:
         low, high = (low / 1.5, high * 1.5) if low == high else (low, high)
         stretch = (high / low) ** pad
