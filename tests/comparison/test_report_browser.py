@@ -171,6 +171,14 @@ def test_a_run_that_diverged_is_a_line_of_its_own_in_no_mean(driver: Chrome) -> 
     assert [f"{IMAGE}, seed 2", "diverged"] in lines
 
 
+def test_a_forest_has_a_compact_row_an_arm(driver: Chrome) -> None:
+    heights = [
+        row.size["height"] for row in driver.find_elements(By.CSS_SELECTOR, "#forest .row") if row.is_displayed()
+    ]
+    assert len(heights) == 4
+    assert all(20 <= height <= 80 for height in heights)
+
+
 def test_tabs_change_what_is_shown(driver: Chrome) -> None:
     tabs = driver.find_elements(By.CSS_SELECTOR, "#verdicts [role=tab]")
     panes = driver.find_elements(By.CSS_SELECTOR, "#verdicts [role=tabpanel]")

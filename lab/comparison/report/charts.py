@@ -211,7 +211,8 @@ def strip(
                 dot.href, colour, _percent(x.at(dot.x)), dot.told
             )
         )
-    return Markup('<svg class="strip" width="100%">{}</svg>').format(Markup("").join(parts))
+    inner = Markup("").join(parts)
+    return Markup('<div class="strip"><svg width="100%" height="100%">{}</svg></div>').format(inner)
 
 
 def strip_axis(x: Scale) -> Markup:

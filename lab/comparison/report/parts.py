@@ -84,8 +84,8 @@ def arm_link(arm: ArmFacts) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """A name that a narrow column breaks where its parts end: after a comma, an equals sign, a slash, an underscore."""
-    parts = re.split(r"(?<=[,=/_])", name)
+    """A name that a narrow column breaks where its parts end: after a comma, =, /, _ or a dot before a letter."""
+    parts = re.split(r"(?<=[,=/_])|(?<=\.)(?=[a-z])", name)
     return Markup("<wbr>").join(parts)
 
 

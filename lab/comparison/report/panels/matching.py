@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from lab.comparison.audit import TITLES, percent
 from lab.comparison.report.facts import ArmFacts, Facts
-from lab.comparison.report.parts import Column, Panel, Text, arm_link, runs_link, table
+from lab.comparison.report.parts import Column, Panel, Text, arm_link, breakable, runs_link, table
 from lab.comparison.report.wording import MINUS, NONE, listed, plain, some
 from lab.units import count
 
@@ -66,7 +66,12 @@ def _cost(facts: Facts, arm: ArmFacts, cost: str, beside: bool) -> Text:
         return text + empty
     deviation = value / held - 1 if held else math.inf
     beyond = " warn" if cost in facts.comparison.audit.off(arm.name) else ""
-    return text + Markup(' <span class="off{}">{}</span>').format(beyond, percent(deviation).replace("-", MINUS))
+    return text + Markup(' <span class="off{}">{}</span>').format(beyond, _percent(deviation))
+
+
+def _percent(deviation: float) -> str:
+    said = f"{100 * deviation:+.2g}%" if 0 < abs(deviation) < 0.0005 else percent(deviation)
+    return said.replace("-", MINUS)
 
 
 def _differences(facts: Facts) -> Markup:
@@ -80,7 +85,7 @@ def _differences(facts: Facts) -> Markup:
     for key in keys[:MOST_KEYS]:
         held = next(arm.differs[key][0] for arm in arms if key in arm.differs)
         solved = Markup(' <span class="off">solved</span>') if key == facts.knob else Markup("")
-        cells: list[Text] = [Markup("<code>{}</code>{}").format(key, solved), _value(held)]
+        cells: list[Text] = [Markup("<code>{}</code>{}").format(breakable(key), solved), _value(held)]
         cells += [
             _value(arm.differs[key][1]) if key in arm.differs else Markup('<span class="dim">=</span>') for arm in arms
         ]
