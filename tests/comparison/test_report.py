@@ -119,6 +119,8 @@ def test_what_is_broken_is_passed_over_and_told(tmp_path: Path) -> None:
     (run / "evaluations" / "recall.json").write_text(
         '{"evaluator": "recall", "curves": {"x": {"points": [["a", null]]}}}'
     )
+    odd = '{"evaluator": "stability", "metrics": [1], "curves": [], "details": "none"}'
+    (run / "evaluations" / "stability.json").write_text(odd)
     (tmp_path / SWEEP / "global" / "seed-1" / "run.json").write_text("{")
     (tmp_path / SWEEP / "global" / "seed-2" / "config.yaml").write_text("{a: [")
     page = report(tmp_path, SWEEP)

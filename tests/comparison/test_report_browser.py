@@ -179,6 +179,13 @@ def test_a_forest_has_a_compact_row_an_arm(driver: Chrome) -> None:
     assert all(20 <= height <= 80 for height in heights)
 
 
+def test_a_picture_grows_when_clicked(driver: Chrome) -> None:
+    picture = driver.find_element(By.CSS_SELECTOR, ".map img")
+    small = picture.size["width"]
+    driver.execute_script("arguments[0].click()", picture)
+    assert picture.size["width"] > 2 * small
+
+
 def test_tabs_change_what_is_shown(driver: Chrome) -> None:
     tabs = driver.find_elements(By.CSS_SELECTOR, "#verdicts [role=tab]")
     panes = driver.find_elements(By.CSS_SELECTOR, "#verdicts [role=tabpanel]")

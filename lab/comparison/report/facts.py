@@ -27,6 +27,7 @@ MOST_DRAWN = 8
 MOST_LISTED = 200
 """Arms in a table, as many as `lab compare` prints."""
 
+_PARTS = ("metrics", "curves", "details")  # of an evaluation, mappings all
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SEED = re.compile(r"^seed: .*\n", re.MULTILINE)
 
@@ -203,7 +204,8 @@ def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:
         with suppress(OSError, ValueError):
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict):
-                found[path.stem] = content
+                parts = {key: value for key in _PARTS if isinstance(value := content.get(key), dict)}
+                found[path.stem] = {**content, **{key: {} for key in _PARTS}, **parts}
     return found
 
 
@@ -231,17 +233,16 @@ def _jobs(root: Path, sweep: str) -> dict[str, list[str]]:
     """Run → the SLURM jobs that were sent for it, from the records that the launcher keeps beside the runs."""
     records = []
     for path in (root / sweep / ".slurm").glob("*.json"):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(path.read_bytes())
-            if isinstance(record, dict) and record.get("job") and not record.get("void"):
-                records.append(record)
+            if record["job"] and not record["void"]:
+                tasks = [tuple(map(str, task["runs"])) for task in record["tasks"]]
+                records.append((float(record["created"]), str(record["job"]), tasks))
     found: dict[str, list[str]] = {}
-    for record in sorted(records, key=lambda record: float(record.get("created") or 0)):
-        tasks = record.get("tasks") or []
-        for index, task in enumerate(tasks):
-            job = str(record["job"]) if len(tasks) == 1 else f"{record['job']}_{index}"
-            for run in task.get("runs", ()):
-                found.setdefault(run, []).append(job)
+    for _, job, tasks in sorted(records):
+        for index, runs in enumerate(tasks):
+            for run in runs:
+                found.setdefault(run, []).append(job if len(tasks) == 1 else f"{job}_{index}")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -52,8 +52,7 @@ def panels(facts: Facts) -> list[Panel]:
             recall,
             "recall",
             "Recall by distance",
-            "How far back the arms can look something up. A dashed line marks how far all layers together reach, "
-            "where that is within the text.",
+            "How far back the arms can look something up.",
             ("No run has been asked to recall.", f"lab eval {facts.sweep} recall"),
         ),
     ]
@@ -69,11 +68,10 @@ def _curves(facts: Facts) -> dict[Key, dict[str, dict[int, Mapping[str, Any]]]]:
     for arm in facts.drawn:
         for run in arm.runs:
             for name, evaluation in run.evaluations.items():
-                curves = evaluation.get("curves")
-                for key, curve in curves.items() if isinstance(curves, dict) else ():
+                for key, curve in evaluation["curves"].items():
                     if isinstance(curve, dict) and _points(curve):
                         of_arm = found.setdefault((name, key), {}).setdefault(arm.name, {})
-                        of_arm[run.run.seed] = {**curve, "details": evaluation.get("details") or {}}
+                        of_arm[run.run.seed] = {**curve, "details": evaluation["details"]}
     return found
 
 
@@ -88,9 +86,13 @@ def _panel(
     if not found:
         return Panel(anchor, name, lead, missing=missing)
     shown = list(found.items())[:MOST_CURVES]
-    views = [(_title(key, found), _chart(facts, by_arm)) for key, by_arm in shown]
+    lines = {key: _lines(facts, by_arm) for key, by_arm in shown}
+    views = [(_title(key, found), _chart(by_arm, lines[key])) for key, by_arm in shown]
     said = f"Means over an arm's seeds with their {percent(facts.comparison.level)} t bands."
-    notes = [facts.left_undrawn] if facts.left_undrawn else []
+    notes = ["Bands may go on beyond the axis, which is drawn to the means."]
+    if any(line.mark is not None for each in lines.values() for line in each):
+        notes.append("A dotted line in an arm's colour marks how far all its layers together can look back.")
+    notes += [facts.left_undrawn] if facts.left_undrawn else []
     measured = {arm for by_arm in found.values() for arm in by_arm}
     lacking = [arm.name for arm in facts.drawn if arm.name not in measured]
     if lacking:
@@ -109,12 +111,13 @@ def _title(key: Key, found: Mapping[Key, Any]) -> str:
     return name if alone and curve in _TITLES else f"{evaluation}: {name}"
 
 
-def _chart(facts: Facts, by_arm: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Markup:
-    lines, first = [], next(iter(next(iter(by_arm.values())).values()))
-    for arm in facts.drawn:
-        if arm.name in by_arm:
-            line = _line(facts, arm, by_arm[arm.name])
-            lines += [line] if line.x else []
+def _lines(facts: Facts, by_arm: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Line]:
+    found = [_line(facts, arm, by_arm[arm.name]) for arm in facts.drawn if arm.name in by_arm]
+    return [line for line in found if line.x]
+
+
+def _chart(by_arm: Mapping[str, Mapping[int, Mapping[str, Any]]], lines: Sequence[Line]) -> Markup:
+    first = next(iter(next(iter(by_arm.values())).values()))
     places = sorted({x for line in lines for x in line.x})
     log = bool(places) and places[0] > 0 and places[-1] >= 16 * places[0]
     few = len(places) <= 9 and all(place == int(place) for place in places)

@@ -14,6 +14,7 @@ from lab.comparison.report.wording import MINUS, NONE, listed, plain, some
 from lab.units import count
 
 MOST_KEYS = 60
+MOST_PICKS = 24
 _BESIDE = Markup(' <span class="off"></span>')
 _COSTS = ("parameters", "flops_per_token", "total_flops", "tokens", "kv_bytes_per_token")
 
@@ -29,6 +30,7 @@ def panel(facts: Facts) -> Panel:
     if any(facts.knob in arm.differs for arm in facts.arms):
         lead += f" Made so by solving for {facts.knob}."
     uneven = [arm for arm in facts.arms if arm.uneven]
+    picks = [arm for arm in facts.listed if arm.row.arm.selection is not None]
     notes: list[Text] = []
     for arm in uneven[:12]:
         notes.append(
@@ -36,6 +38,10 @@ def panel(facts: Facts) -> Panel:
         )
     if not uneven:
         notes.append("Within every arm the runs' configurations are the same but for the seed.")
+    for arm in picks[:MOST_PICKS]:
+        notes.append(f"{arm.name}: {arm.row.arm.selection.describe()}." if arm.row.arm.selection else "")
+    if len(picks) > MOST_PICKS:
+        notes.append(f"{some(len(picks) - MOST_PICKS, 'arm')} more picked a tuned value; `lab compare --json` has all.")
     body = _costs(facts) + Markup("<h3>In what the configurations differ</h3>") + _differences(facts)
     if facts.left_undrawn:
         notes.append("Configurations of the arms that charts show; those of every arm are with its runs.")

@@ -43,8 +43,8 @@ def _measured(name: str) -> Callable[[ArmFacts, RunFacts], float | None]:
     return lambda arm, run: run.run.costs.get(name)
 
 
-COSTS = (
-    Cost("training FLOPs a token", _known("flops_per_token")),
+_FLOPS = (Cost("training FLOPs", _known("total_flops")), Cost("training FLOPs a token", _known("flops_per_token")))
+_COSTS = (
     Cost("KV cache, bytes a token", _known("kv_bytes_per_token")),
     Cost("training speed, tokens/s", _measured("tokens_per_second"), more_is_better=True),
     Cost("peak memory of training, bytes", _measured("peak_memory_bytes")),
@@ -68,7 +68,9 @@ def panel(facts: Facts) -> Panel:
         "their seeds, and the line joins those that no other arm beats on both."
     )
     plots, same = [], []
-    for cost in COSTS:
+    # Those of the whole training, where the arms' plan says them: tokens may differ, or a teacher take part.
+    flops = _FLOPS[0] if all("total_flops" in arm.row.arm.costs for arm in facts.arms) else _FLOPS[1]
+    for cost in (flops, *_COSTS):
         places = _places(facts, cost)
         if len({place.cost for place in places}) < 2:
             same += [cost.title] if places else []

@@ -60,7 +60,7 @@ def _values(arm: ArmFacts, key: str) -> list[float]:
     found = []
     for run in arm.runs:
         for evaluation in run.evaluations.values():
-            value = (evaluation.get("metrics") or {}).get(key) if evaluation.get("evaluator") == "stability" else None
+            value = evaluation["metrics"].get(key) if evaluation.get("evaluator") == "stability" else None
             if isinstance(value, int | float) and math.isfinite(value):
                 found.append(float(value))
     return found

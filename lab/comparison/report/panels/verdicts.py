@@ -11,7 +11,7 @@ from lab.comparison.metrics import better, title
 from lab.comparison.report.facts import ArmFacts, Facts
 from lab.comparison.report.parts import Column, Panel, Text, arm_link, runs_link, table, tabs
 from lab.comparison.report.wording import NONE, fixed, listed, places, short, some
-from lab.comparison.rows import Cell
+from lab.comparison.rows import LOSS, Cell
 from lab.comparison.statistics import Interval
 
 MOST_NAMED = 4
@@ -101,7 +101,7 @@ def _table(facts: Facts, metric: str) -> Markup:
     columns += [Column("verdict", "text")]
     rows = [_row(arm, metric, n, extra) for arm in facts.listed]
     marked = [place for place, arm in enumerate(facts.listed) if arm.row.is_baseline]
-    return table(columns, rows, marked=marked) + _noise(facts, metric, n)
+    return table(columns, rows, marked=marked) + _noise(facts, metric, n) + _unigram(facts, metric, n)
 
 
 def _row(arm: ArmFacts, metric: str, n: int, extra: Mapping[str, bool]) -> Sequence[Text]:
@@ -113,12 +113,12 @@ def _row(arm: ArmFacts, metric: str, n: int, extra: Mapping[str, bool]) -> Seque
         arm_link(arm),
         runs_link(arm, str(counted) if counted == planned else f"{counted} of {planned}"),
         runs_link(arm, fixed(mean, n)) if mean is not None else NONE,
-        fixed(sd, n) if sd is not None else NONE,
+        runs_link(arm, fixed(sd, n)) if sd is not None else NONE,
         runs_link(arm, fixed(difference.mean, n, signed=True)) if difference and difference.mean is not None else NONE,
         _ends(arm, difference.interval if difference else None, n),
-        _p(cell.p_holm),
+        _p(arm, cell.p_holm),
     ]
-    row += [_p(cell.sign_flip_p)] if extra["flips"] else []
+    row += [_p(arm, cell.sign_flip_p)] if extra["flips"] else []
     row += [_ends(arm, cell.bootstrap, n)] if extra["bootstrap"] else []
     return [*row, _judged(arm, cell)]
 
@@ -143,8 +143,8 @@ def _ends(arm: ArmFacts, interval: Interval | None, n: int) -> Text:
     return runs_link(arm, f"[{low}, {high}]")
 
 
-def _p(p: float | None) -> str:
-    return NONE if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+def _p(arm: ArmFacts, p: float | None) -> Text:
+    return NONE if p is None else runs_link(arm, "<0.001" if p < 0.001 else f"{p:.3f}")
 
 
 def _noise(facts: Facts, metric: str, n: int) -> Markup:
@@ -158,6 +158,18 @@ def _noise(facts: Facts, metric: str, n: int) -> Markup:
     if not said:
         return Markup("")
     return Markup('<p class="note">Noise of the baseline (standard deviation): {}.</p>').format(listed(said))
+
+
+def _unigram(facts: Facts, metric: str, n: int) -> Markup:
+    """The loss of counting tokens: an arm that isn't below it has learnt next to nothing."""
+    if metric != LOSS or facts.comparison.unigram_loss is None:
+        return Markup("")
+    low, high = (fixed(end, n) for end in facts.comparison.unigram_loss)
+    means = ((arm, arm.row.cells[metric].sample.mean) for arm in facts.arms)
+    above = [arm for arm, mean in means if mean is not None and mean >= facts.comparison.unigram_loss[0]]
+    said = Markup('<p class="note">A model that only counts tokens has {}{}</p>')
+    warning = Markup('. <span class="warn">Not below it: {}.</span>').format(_named(above)) if above else "."
+    return said.format(low if low == high else f"{low} to {high}", warning)
 
 
 def _finding(facts: Facts) -> Markup:

@@ -121,6 +121,8 @@
   });
   document.addEventListener('pointerout', event => { if (event.target.closest && event.target.closest('[data-t]')) hide(); });
 
+  for (const picture of all('.map img')) picture.addEventListener('click', () => picture.closest('.map').classList.toggle('large'));
+
   for (const item of all('.legend li')) {
     const section = item.closest('section');
     item.addEventListener('pointerenter', () => {
