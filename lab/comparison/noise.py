@@ -83,19 +83,19 @@ def last_points(path: Path, metric: str, points: int = POINTS) -> list[tuple[flo
                 start = max(0, size - length)
                 file.seek(start)
                 lines = file.read(size - start).splitlines()
-                found = _points(lines if start == 0 else lines[1:], metric)
+                found = _last(lines if start == 0 else lines[1:], metric, points)
                 if len(found) >= points or start == 0:
-                    return sorted(found.items())[-points:]
+                    return sorted(found.items())
                 length *= 4
     except FileNotFoundError:
         return []
 
 
-def _points(lines: Iterable[bytes], metric: str) -> dict[float, float]:
-    """Step → value; a line that a crash left half written is none."""
+def _last(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float]:
+    """Step → value, of as many points from the end; a line that a crash left half written is none."""
     name = json.dumps(metric).encode()
     found: dict[float, float] = {}
-    for line in lines:
+    for line in reversed(lines):
         if name not in line:
             continue
         try:
@@ -104,5 +104,7 @@ def _points(lines: Iterable[bytes], metric: str) -> dict[float, float]:
             continue
         step, value = point.get("step"), point.get(metric)
         if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value):
-            found[step] = value
+            found.setdefault(step, value)
+        if len(found) == points:
+            break
     return found

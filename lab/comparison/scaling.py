@@ -23,7 +23,7 @@ SIZES, BUDGETS, COMBINATIONS = 3, 3, 6
 SPAN = 2.0
 """The largest N is to be so many times the smallest, and D likewise."""
 RESAMPLES = 200
-_POLISHED = 24  # of the grid's starts, the best
+_POLISHED = 12  # of the grid's starts, the best
 _SEED = 0
 # Hoffmann's starts: log A and log B, log E, α and β.
 _GRID = (range(0, 30, 5), range(0, 30, 5), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
@@ -95,7 +95,9 @@ class Scaling:
     reason: str | None
 
 
-def scaling(sweep: Sweep, metric: str = "val/loss", *, level: float = 0.95) -> tuple[Scaling, ...]:
+def scaling(
+    sweep: Sweep, metric: str = "val/loss", *, level: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[Scaling, ...]:
     """A fit for each group of arms that differ in size and tokens alone, every finished run a point.
 
     A diverged run is no point; nor is one whose arm's parameters or tokens aren't known.
@@ -108,7 +110,9 @@ def scaling(sweep: Sweep, metric: str = "val/loss", *, level: float = 0.95) -> t
     for kind, arms in groups.values():
         points = [point for name in arms for point in _points(sweep, name, metric)]
         reason = refusal(points)
-        found.append(Scaling(kind, tuple(arms), None if reason else fit(points, level=level), reason))
+        found.append(
+            Scaling(kind, tuple(arms), None if reason else fit(points, level=level, resamples=resamples), reason)
+        )
     return tuple(found)
 
 
@@ -138,7 +142,7 @@ def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMP
     n, d, y = (np.log([getattr(p, name) for p in points]) for name in ("parameters", "tokens", "loss"))
     problem = _Problem(n, d, y)
     ones = np.ones(len(points))
-    best = problem.solve(_starts(problem, ones), ones)
+    best = problem.solve(_starts(problem), ones)
     law = problem.law(best)
     generator = np.random.default_rng(_SEED)
     laws = []
@@ -189,26 +193,33 @@ class _Problem:
         return min(found, key=lambda each: float(each.fun)).x
 
     def law(self, theta: Any) -> Law:
+        import numpy as np
+
         a, b, e, alpha, beta = map(float, theta)
-        return Law(
-            e=math.exp(e),
-            a=math.exp(a + alpha * self.n_mean),
-            b=math.exp(b + beta * self.d_mean),
-            alpha=alpha,
-            beta=beta,
-        )
+        with np.errstate(over="ignore"):  # far out in a bootstrap: infinite
+            scales = [float(x) for x in np.exp([e, a + alpha * self.n_mean, b + beta * self.d_mean])]
+        return Law(scales[0], scales[1], scales[2], alpha, beta)
 
 
-def _starts(problem: _Problem, weights: Any) -> list[Any]:
+def _starts(problem: _Problem) -> list[Any]:
     """The best starts of Hoffmann's grid, by their loss before any step."""
     import numpy as np
 
-    grid = [
-        (a - alpha * problem.n_mean, b - beta * problem.d_mean, e, alpha, beta)
-        for a, b, e, alpha, beta in itertools.product(*_GRID)
-    ]
-    losses = [problem.value(np.array(start), weights)[0] for start in grid]
-    return [np.array(grid[i]) for i in np.argsort(losses, kind="stable")[:_POLISHED]]
+    tried, losses = [], []
+    for alpha, beta in itertools.product(*_GRID[3:]):
+        starts = np.array(
+            [
+                (a - alpha * problem.n_mean, b - beta * problem.d_mean, e, alpha, beta)
+                for a, b, e in itertools.product(*_GRID[:3])
+            ]
+        )
+        a, b, e = starts.T[:3, :, None]
+        law = np.logaddexp(np.logaddexp(a - alpha * problem.n, b - beta * problem.d), e)
+        size = np.abs(law - problem.y) / HUBER
+        tried.append(starts)
+        losses.append(np.where(size <= 1, size**2 / 2, size - 0.5).sum(axis=1))
+    every = np.concatenate(tried)
+    return [every[i] for i in np.argsort(np.concatenate(losses), kind="stable")[:_POLISHED]]
 
 
 def _points(sweep: Sweep, name: str, metric: str) -> list[Point]:
