@@ -86,7 +86,7 @@ def run_curves(run: Run, metrics: Sequence[str], axes: Sequence[X]) -> dict[tupl
 
 def _placed(measured: Mapping[int, float], place: float | Mapping[int, float] | None, axis: X) -> Curve:
     if isinstance(place, float | int):
-        return Curve(tuple(step * place for step in measured), tuple(measured.values()), axis)
+        return Curve(tuple([step * place for step in measured]), tuple(measured.values()), axis)
     shown = [step for step in measured if step in (place or {})]
     return Curve(tuple(place[step] for step in shown), tuple(measured[step] for step in shown), axis)  # type: ignore[index]
 

@@ -1,25 +1,31 @@
 """The records that fill TensorBoard's HParams tab, as the bytes of event files.
 
 Its rules, each of which loses columns or values when broken: one experiment record under a log folder; one type an
-axis; a session ends once. `summary_v2` and the `_pb2` modules are the ones that work without TensorFlow. Bytes rather
-than a writer: the same runs give the same file, so a view that is up to date can be told from one that isn't.
+axis; a session ends once. `summary_v2` and the `_pb2` modules are the ones that work without TensorFlow.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2  # type: ignore[import-untyped]
-from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lab.comparison.metrics import title
+from lab.comparison.written import Record, event_file, scalars
 
 Value = bool | float | str
+
+COSTS = {
+    "costs/parameters": "parameters",
+    "costs/flops_per_token": "FLOPs per token",
+    "costs/kv_bytes_per_token": "KV bytes per token",
+    "costs/tokens_per_second": "tokens/s",
+}
+"""The tags of the columns of costs, and their names."""
 
 
 class Axes:
@@ -61,43 +67,53 @@ class Axes:
         return list(dict.fromkeys(_convert(value, self._types[axis]) for value in self._values[axis]))
 
 
-def experiment(axes: Axes, metrics: Sequence[str], created: float) -> bytes:
-    """An event file that declares the columns: the swept axes, and the metrics by readable names.
+def experiment(axes: Axes, metrics: Sequence[str]) -> summary_pb2.Summary:
+    """The record that declares the columns: the swept axes, and the metrics and costs by readable names.
 
     Args:
         metrics: scalar tags.
+    """
+    columns = {metric: title(metric) for metric in metrics} | COSTS
+    infos = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, name in columns.items()]
+    declared = api_pb2.Experiment(hparam_infos=axes.infos(), metric_infos=infos)
+    return _record(metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=declared))
+
+
+def session_start(group: str, axes: Mapping[str, Value], costs: Mapping[str, float], created: float) -> bytes:
+    """An event file that makes its folder a session of the group (the arm): the group's seeds share one line.
+
+    Args:
+        costs: those that are known before the run begins, by their names in a plan.
         created: unix seconds.
     """
-    record = api_pb2.Experiment(
-        hparam_infos=axes.infos(),
-        metric_infos=[
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=metric), display_name=title(metric)) for metric in metrics
-        ],
-        time_created_secs=created,
-    )
-    return _events(created, 0, _record(metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=record)))
+    start = summary_v2.hparams_pb(dict(axes), trial_id=group, start_time_secs=created)
+    return event_file(created, [Record(0, start), *_scalars(0, _columns(costs))])
 
 
-def session_start(group: str, axes: Mapping[str, Value], created: float) -> bytes:
-    """An event file that makes its folder a session of the group (the arm): the group's seeds share one line."""
-    return _events(created, 0, summary_v2.hparams_pb(dict(axes), trial_id=group, start_time_secs=created))
-
-
-def session_end(succeeded: bool, metrics: Mapping[str, float], step: int, ended: float) -> bytes:
+def session_end(
+    succeeded: bool, metrics: Mapping[str, float], costs: Mapping[str, float], step: int, ended: float
+) -> bytes:
     """An event file that ends a session with its true status and the last value of its metrics.
 
     Args:
         metrics: scalar tag → value; NaN where the run came to none, so that no earlier value passes for its result.
+        costs: those that the run measured, by their names in its summary.
         step: the last optimizer step; a smaller one would make TensorBoard forget the points after it.
         ended: unix seconds.
     """
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)
     end = _record(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=info))
-    values = summary_pb2.Summary(
-        value=[summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
-    )
-    return _events(ended, step, end, *([values] if metrics else []))
+    return event_file(ended, [Record(step, end), *_scalars(step, {**metrics, **_columns(costs)})])
+
+
+def _columns(costs: Mapping[str, float]) -> dict[str, float]:
+    """The costs that have a column, by its tag."""
+    return {f"costs/{name}": value for name, value in costs.items() if f"costs/{name}" in COSTS}
+
+
+def _scalars(step: int, values: Mapping[str, float]) -> list[Record]:
+    return [Record(step, scalars(values))] if values else []
 
 
 def _record(tag: str, data: plugin_data_pb2.HParamsPluginData) -> summary_pb2.Summary:
@@ -105,15 +121,6 @@ def _record(tag: str, data: plugin_data_pb2.HParamsPluginData) -> summary_pb2.Su
         tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR
     )
     return summary_pb2.Summary(value=[value])
-
-
-def _events(time: float, step: int, *summaries: summary_pb2.Summary) -> bytes:
-    file = io.BytesIO()
-    records = RecordWriter(file)
-    records.write(event_pb2.Event(wall_time=time, file_version="brain.Event:2").SerializeToString())
-    for summary in summaries:
-        records.write(event_pb2.Event(wall_time=time, step=step, summary=summary).SerializeToString())
-    return file.getvalue()
 
 
 _DATA_TYPES = {bool: api_pb2.DATA_TYPE_BOOL, float: api_pb2.DATA_TYPE_FLOAT64, str: api_pb2.DATA_TYPE_STRING}

@@ -30,9 +30,11 @@ class Points:
 
     def values(self, metric: str) -> dict[int, float]:
         """Step → finite value, by step; the last one written where a step has several."""
-        found = {
-            point["step"]: point[metric] for point in self._points if is_number(point.get(metric)) and "step" in point
-        }
+        found = {}
+        for point in self._points:
+            value = point.get(metric)
+            if (type(value) is float or type(value) is int) and math.isfinite(value) and "step" in point:
+                found[point["step"]] = value
         return dict(sorted(found.items()))
 
     def tokens_per_step(self) -> float | None:
@@ -70,6 +72,9 @@ def _lines_with(metrics: Sequence[str], text: str) -> Iterator[str]:
         yield from (line for line in text.split("\n") if any(key in line for key in keys))
         return
     (key,) = keys
+    if text.count(key) == text.count("\n"):
+        yield from text.split("\n")[:-1]
+        return
     at = text.find(key)
     while at >= 0:
         end = text.index("\n", at)

@@ -1,16 +1,13 @@
-"""The TensorBoard view of sweeps: a folder of links to the runs' event files, with the records of the HParams tab.
+"""The TensorBoard view of sweeps as a folder that is built and shown; what it holds is `view`'s.
 
-    <root>/<sweep>/.tensorboard/<arm>/seed-<n>/     shown as the run `arm/seed-n`
-
-Run folders stay as they are: whatever the HParams tab needs lies in files of the view. A view can be thrown away and
-rebuilt at any time, also under a TensorBoard that is showing it and beside runs that are still writing.
+It can be thrown away and rebuilt at any time, also under a TensorBoard that is showing it and beside runs that are
+still writing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import secrets
 import shutil
@@ -22,22 +19,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 
-from lab.comparison import hparams
 from lab.comparison.collect import collect
-from lab.comparison.results import Run, Sweep
+from lab.comparison.view import Layout, lay_out
 from lab.errors import RequestError
-from lab.runs import BrokenRun, RunFolder
 
 VIEW = ".tensorboard"
 PORT = 6006
-
-# TensorBoard reads a run's event files in the order of their names, and drops points that come after a later step: the
-# record of the start comes first, that of the end last.
-_FIRST = "events.out.tfevents.0000000000"
-_LAST = "events.out.tfevents.9999999999"
 
 _STARTUP_SECONDS = 60.0
 _RETIRED_SECONDS = 60.0
@@ -61,13 +50,14 @@ def build_view(root: Path | str, sweeps: str | Sequence[str]) -> Path:
     names = [sweeps] if isinstance(sweeps, str) else list(dict.fromkeys(sweeps))
     if not names:
         raise RequestError("a TensorBoard view needs at least one sweep")
-    layout = _layout([collect(root, name) for name in names])
+    found = [collect(root, name) for name in names]
     if len(names) == 1:
         view = root / names[0] / VIEW
     else:
         digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:12]
         view = root / f"{VIEW}-views" / digest
         view.parent.mkdir(exist_ok=True)
+    layout = lay_out(found, standing=view)
     if not _stands(view, layout):
         _replace(view, layout)
     return view
@@ -131,64 +121,6 @@ def server(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-Layout = dict[str, Path | bytes]  # path inside the view → the file that it links to, or its content
-
-
-def _layout(sweeps: list[Sweep]) -> Layout:
-    """Every file of a view. One experiment record, whatever the number of sweeps: a second would hide columns."""
-    several = len(sweeps) > 1
-    arms = {}
-    for sweep in sweeps:
-        for arm in sweep.arms.values():
-            group = f"{sweep.name}/{arm.name}" if several else arm.name
-            arms[group] = (sweep, arm, ({"sweep": sweep.name} if several else {}) | arm.axes | arm.picked)
-    axes = hparams.Axes(values for _, _, values in arms.values())
-    metrics = list(dict.fromkeys(metric for sweep in sweeps for metric in sweep.metrics))
-    layout: Layout = {}
-    created = []
-    for group, (sweep, arm, values) in arms.items():
-        for seed, run in arm.runs.items():
-            if run.folder is None:
-                continue
-            created.append(_created(run.folder))
-            place = f"{group}/seed-{seed}"
-            events = sorted(path for path in run.folder.path.glob("*tfevents*") if not path.name.startswith("."))
-            ended = run.status in ("finished", "diverged", "failed")
-            if not events and not ended:
-                continue
-            layout |= {f"{place}/{path.name}": path for path in events}
-            layout[f"{place}/{_FIRST}.start"] = hparams.session_start(group, axes.typed(values), created[-1])
-            if ended:
-                # Its status in the name: a TensorBoard that has read one file needs another to learn of a change.
-                layout[f"{place}/{_LAST}.{run.status}"] = _end(run, run.folder, sweep.metrics)
-    layout[f"{_FIRST}.experiment"] = hparams.experiment(axes, metrics, min(created, default=0.0))
-    return layout
-
-
-def _end(run: Run, folder: RunFolder, metrics: Sequence[str]) -> bytes:
-    if run.finished:
-        values = {metric: run.metrics[metric] for metric in metrics if metric in run.metrics}
-    else:
-        values = dict.fromkeys(metrics, math.nan)
-    state = folder.state
-    steps = [int(run.costs.get("steps", 0)), state.progress["step"] if state.progress else 0]
-    if not run.finished:
-        with contextlib.suppress(BrokenRun):
-            steps += [int(line["step"]) for line in folder.metrics()[-1:]]
-    ended = state.heartbeat
-    if ended is None:
-        summary = folder.path / "summary.json"
-        ended = (summary if summary.exists() else folder.path).stat().st_mtime
-    return hparams.session_end(run.finished, values, max(steps), ended)
-
-
-def _created(folder: RunFolder) -> float:
-    try:
-        return datetime.fromisoformat(folder.info["created"]).timestamp()
-    except (KeyError, TypeError, ValueError):
-        return 0.0
 
 
 def _stands(view: Path, layout: Layout) -> bool:

@@ -102,3 +102,48 @@ def texts(driver: Chrome, selector: str, inside: str = "body") -> list[str]:
     """
     found: list[str] = run_script(driver, script, selector, inside)
     return found
+
+
+def open_tab(driver: Chrome, address: str, tab: str) -> None:
+    """Open one of TensorBoard's tabs afresh: hparams, custom_scalars, text, images, timeseries or scalars."""
+    driver.get(f"{address}#{tab}")
+    driver.refresh()  # a page that is open already takes another fragment without loading
+
+
+def click(driver: Chrome, selector: str, text: str, inside: str = "body") -> None:
+    """Click the element that matches `selector` inside one that matches `inside` and has this text.
+
+    Raises:
+        AssertionError: there is none within two minutes.
+    """
+    script = """
+    const found = all.find(e => e.matches(arguments[0]) && within(e, arguments[1])
+      && (e.innerText || '').trim().toLowerCase() === arguments[2].toLowerCase());
+    if (found) found.click();
+    return Boolean(found);
+    """
+    wait_for(lambda: run_script(driver, script, selector, inside, text))
+
+
+def drawn_paths(driver: Chrome, inside: str) -> list[str]:
+    """The `d` of every SVG path that is shown with an extent, inside an element that matches `inside`."""
+    script = """
+    return all.filter(e => e.matches('path') && within(e, arguments[0])).filter(e => {
+      const box = e.getBoundingClientRect();
+      return box.width > 1 && getComputedStyle(e).visibility !== 'hidden';
+    }).map(e => e.getAttribute('d') || '');
+    """
+    found: list[str] = run_script(driver, script, inside)
+    return found
+
+
+def errors(driver: Chrome) -> list[str]:
+    """What the page has logged as errors since the last call."""
+    return [line["message"] for line in driver.get_log("browser") if line["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+
+
+def screenshot(driver: Chrome, path: Path, width: int = 1600, height: int = 900) -> None:
+    """Save what the window shows as a PNG, the window being this large in pixels."""
+    driver.set_window_size(width, height)
+    time.sleep(1)  # charts lay themselves out anew
+    assert driver.save_screenshot(str(path)), path

@@ -65,14 +65,15 @@ def test_the_run_folders_stay_as_they_are(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*")} == before
 
 
-def test_there_is_one_experiment_record_at_the_root_with_the_swept_axes_alone(tmp_path: Path) -> None:
+def test_there_is_one_experiment_record_with_the_swept_axes_alone_and_no_nameless_run(tmp_path: Path) -> None:
     for order, (arm, window) in enumerate({"both": 128, "neither": None}.items()):
         axes = {"model/window": window, "optimizer/lr": 10.0**-order, "model/qk_norm": order == 0}
         fake_run(tmp_path, arm, axes=axes, order=order, metrics=["val/loss", "far/accuracy"])
     view = build_view(tmp_path, "softcap")
     records = {path.parent: summaries(path.parent, metadata.EXPERIMENT_TAG) for path in view.rglob("*tfevents*")}
-    assert [folder for folder, found in records.items() if found] == [view]
-    (_, record) = records[view][0]
+    assert [folder for folder, found in records.items() if found] == [view / "about"]
+    assert view not in records  # TensorBoard would list it as the run `.`
+    (_, record) = records[view / "about"][0]
     experiment = metadata.parse_experiment_plugin_data(record.metadata.plugin_data.content)
     infos = {info.name: info for info in experiment.hparam_infos}
     assert list(infos) == ["model/window", "optimizer/lr", "model/qk_norm"]
@@ -84,7 +85,9 @@ def test_there_is_one_experiment_record_at_the_root_with_the_swept_axes_alone(tm
     assert infos["model/qk_norm"].type == api_pb2.DATA_TYPE_BOOL
     assert list(infos["model/qk_norm"].domain_discrete) == [True, False]
     assert [(m.name.tag, m.display_name) for m in experiment.metric_infos] == [
-        *[("val/loss", "validation loss"), ("far/accuracy", "far accuracy")]
+        *[("val/loss", "validation loss"), ("far/accuracy", "far accuracy"), ("costs/parameters", "parameters")],
+        *[("costs/flops_per_token", "FLOPs per token"), ("costs/kv_bytes_per_token", "KV bytes per token")],
+        ("costs/tokens_per_second", "tokens/s"),
     ]
 
 
@@ -136,6 +139,21 @@ def test_a_finished_runs_last_value_is_its_summarys(tmp_path: Path) -> None:
     assert [(step, value.simple_value) for step, value in summaries(folder, "far/accuracy")] == [(STEPS, 0.75)]
 
 
+def test_costs_are_a_runs_columns_those_that_it_measured_once_it_has_finished(tmp_path: Path) -> None:
+    fake_run(tmp_path, curves=True)
+    fake_run(tmp_path, seed=1, status="running", curves=True)
+    fake_run(tmp_path, seed=2, status="diverged", curves=True)
+    view = build_view(tmp_path, "softcap") / "both"
+    known = {"parameters": 1_234_567, "flops_per_token": 7.5e6, "kv_bytes_per_token": 2048}
+    for seed in range(3):
+        for name, value in known.items():
+            ((step, found),) = summaries(view / f"seed-{seed}", f"costs/{name}")
+            assert (step, found.simple_value) == (0, value)
+    speeds = [summaries(view / f"seed-{seed}", "costs/tokens_per_second") for seed in range(3)]
+    assert [(step, found.simple_value) for step, found in speeds[0]] == [(STEPS, 34_500.0)]
+    assert speeds[1:] == [[], []]
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_run_that_came_to_nothing_ends_in_nan_so_that_its_last_value_passes_for_no_result(
     tmp_path: Path, status: str
@@ -152,7 +170,8 @@ def test_a_run_that_came_to_nothing_ends_in_nan_so_that_its_last_value_passes_fo
 def test_a_run_that_has_not_begun_is_not_shown(tmp_path: Path) -> None:
     fake_run(tmp_path, seed=0, curves=True)
     fake_run(tmp_path, seed=1, status="queued")
-    assert sorted(path.name for path in (build_view(tmp_path, "softcap") / "both").iterdir()) == ["seed-0"]
+    folder = build_view(tmp_path, "softcap") / "both"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["seed-0"]
 
 
 def test_a_view_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
@@ -231,7 +250,7 @@ def test_two_sweeps_share_one_view_with_the_axes_of_both_and_the_sweep_as_one_mo
     start = session(view / "width" / "wide" / "seed-0")[0]
     assert start.group_name == "width/wide"
     assert dict(start.hparams).keys() == {"sweep", "model/d_ff"}
-    (_, record) = summaries(view, metadata.EXPERIMENT_TAG)[0]
+    (_, record) = summaries(view / "about", metadata.EXPERIMENT_TAG)[0]
     experiment = metadata.parse_experiment_plugin_data(record.metadata.plugin_data.content)
     assert [info.name for info in experiment.hparam_infos] == ["sweep", "model/softcap", "model/d_ff"]
 
