@@ -24,6 +24,7 @@ COMMANDS = {
     "bench": "Measure what this machine computes with: attention kernels.",
     "why": "What makes two runs different, or a run be run anew.",
     "compare": "The table of a sweep's arms.",
+    "report": "A sweep as one HTML file, to show to others.",
     "tensorboard": "Look at a sweep's runs in TensorBoard.",
     "eval": "Measure a trained or imported model.",
     "generate": "Text from a trained or imported model.",

@@ -1,0 +1,1 @@
+"""One HTML file that says what a sweep came to, for others to read: facts → panels → page."""

@@ -1,0 +1,66 @@
+"""Numbers and verdicts as the report words them: one number of decimals a column, a true minus, verdicts in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lab.units import count
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "–"
+
+
+def places(values: Iterable[float | None], spreads: Iterable[float | None]) -> int:
+    """Decimals for a column: two digits of the typical spread (a standard deviation), at least one, at most six.
+
+    Without a spread, four digits of the largest value.
+    """
+    known = sorted(spread for spread in spreads if spread and math.isfinite(spread))
+    if known:
+        return min(6, max(1, 1 - math.floor(math.log10(known[len(known) // 2]))))
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    return min(6, max(0, 3 - math.floor(math.log10(max(sizes))))) if sizes else 1
+
+
+def fixed(value: float | None, decimals: int, *, signed: bool = False) -> str:
+    """A value with so many decimals; large ones with a prefix, as `lab.units.count` writes them."""
+    if value is None:
+        return NONE
+    if not math.isfinite(value):
+        return str(value).replace("-", MINUS)
+    if abs(value) >= 100_000:
+        text = count(value)
+        return (f"+{text}" if signed and value > 0 else text).replace("-", MINUS)
+    text = f"{value:{'+' if signed else ''}.{decimals}f}"
+    # -0.0000 says nothing that 0.0000 doesn't.
+    return (text.lstrip("-") if not signed and float(text) == 0 else text).replace("-", MINUS)
+
+
+def p_value(p: float | None) -> str:
+    """`p = 0.013`, `p < 0.001`; empty where there is none."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def short(name: str, most: int = 44) -> str:
+    """A name for a sentence: of a longer one the middle is left out."""
+    return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
+
+
+def plain(value: Any) -> str:
+    """A configuration's value, as its file has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def some(number: int, what: str) -> str:
+    """`1 run`, `3 runs`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
