@@ -46,11 +46,10 @@ class Trained:
     bytes: RunFolder
     bpe: RunFolder
 
-    def copies(self, root: Path) -> tuple[RunFolder, RunFolder]:
-        """Both runs below another root, as they were trained: nothing that has been evaluated of them since."""
-        shutil.copytree(self.root.parent / "untouched", root)
-        bytes_, bpe = (RunFolder(root / run.path.relative_to(self.root)) for run in (self.bytes, self.bpe))
-        return bytes_, bpe
+    def copy(self, run: RunFolder, root: Path) -> RunFolder:
+        """One of the runs below another root, as it was trained: without what has been evaluated of it since."""
+        place = run.path.relative_to(self.root)
+        return RunFolder(shutil.copytree(self.root.parent / "untouched" / place, root / place))
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ def test_a_map_of_a_long_text_keeps_its_peaks() -> None:
 
 def test_pictures_stand_beside_each_other(trained: Trained, lab: Lab, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    runs = [run.path for run in trained.copies(root)]
+    runs = [trained.copy(run, root).path for run in (trained.bytes, trained.bpe)]
     out = tmp_path / "pictures"
     ask = ("eval", *runs, "attention_maps", "text=The square of 12 is 144.", "--root", root)
     done = lab(*ask, "--out", out)

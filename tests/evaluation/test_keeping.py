@@ -74,7 +74,7 @@ def in_parts() -> object:
 @pytest.fixture
 def run(trained: Trained, tmp_path: Path) -> RunFolder:
     """A copy, to be written into."""
-    return trained.copies(tmp_path / "runs")[0]
+    return trained.copy(trained.bytes, tmp_path / "runs")
 
 
 def asked(**options: float) -> Request:

@@ -83,7 +83,7 @@ def test_every_evaluator_draws_something(
     trained: Trained, lab: Callable[..., Done], tmp_path: Path, evaluator: str, files: list[str]
 ) -> None:
     root, out = tmp_path / "runs", tmp_path / "pictures"
-    runs = [run.path for run in trained.copies(root)]
+    runs = [trained.copy(run, root).path for run in (trained.bytes, trained.bpe)]
     corpora = (f"corpora={{squares: {{name: files, paths: ['{trained.text}']}}}}",) if evaluator == "transfer" else ()
     done = lab("eval", *runs, evaluator, "tokens=64", *corpora, "--root", root, "--out", out)
     assert done.code == 0, done

@@ -147,7 +147,7 @@ def test_a_decoder_takes_its_loss_where_it_is_asked_in_either_form(
         (["train.mask_documents=true"], "train.mask_documents: corpus 'mqar' has no documents to stay inside of"),
         (["recipe=distillation", "recipe.teacher=x"], "recipe: distillation learns at every token of a text"),
         (["+evaluate.p={name: perplexity}"], "evaluate.p: perplexity reads text, and corpus 'mqar' has none"),
-        (["model.vocab_size=8191"], "model.vocab_size: 8,191 is too small for the tokenizer's 8,192 tokens"),
+        (["model.vocab_size=63"], "model.vocab_size: 63 is too small for the tokenizer's 64 tokens"),
     ],
 )
 def test_what_does_not_go_with_a_task_is_refused_by_name(overrides: list[str], message: str) -> None:
