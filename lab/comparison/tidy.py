@@ -21,7 +21,7 @@ Row = dict[str, Any]
 def table(rows: list[Row]) -> Any:
     """Rows as a pandas DataFrame; where pandas isn't installed, as they are."""
     try:
-        import pandas
+        import pandas  # type: ignore[import-untyped]
     except ImportError:
         return rows
     return pandas.DataFrame(rows)
