@@ -10,6 +10,7 @@ as a worker leaves them. The results are kept in benchmarks/scale.md.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -201,7 +202,8 @@ def limits_table(found: Sequence[Measured], counts: bool) -> str:
     for each in found:
         seconds = f"{each.limit.seconds:g}" if each.limit else ""
         megabytes = f"{each.limit.megabytes:g}" if each.limit and each.limit.megabytes else ""
-        measured = [f"{each.seconds:.1f}", seconds, f"{each.megabytes:.0f}", megabytes]
+        taken = "" if math.isnan(each.megabytes) else f"{each.megabytes:.0f}"
+        measured = [f"{each.seconds:.1f}", seconds, taken, megabytes]
         rows.append([each.sweep, f"`{each.command}`", *measured, page.verdict(each.kept if counts else None)])
     return page.table(["sweep", "command", "seconds", "limit", "MB", "limit", ""], rows)
 
