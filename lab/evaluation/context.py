@@ -87,10 +87,7 @@ class Context(Evaluator):
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        for option in ("targets", "context", "window", "reach", "batch"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise OptionError(option, f"must be at least 1, got {value}")
+        self.need_at_least(1, "targets", "context", "window", "reach", "batch")
         if self.contexts is not None and (
             min(self.contexts, default=0) < 1 or len(set(self.contexts)) < len(self.contexts)
         ):

@@ -52,9 +52,8 @@ class GenerationSpeed(Evaluator):
             given = getattr(self, option)
             if not given or min(given) < 1:
                 raise OptionError(option, f"must name numbers of at least 1, got {list(given)}")
-        for option, least in (("tokens", 2), ("repeats", 1)):
-            if getattr(self, option) < least:
-                raise OptionError(option, f"must be at least {least}, got {getattr(self, option)}")
+        self.need_at_least(2, "tokens")
+        self.need_at_least(1, "repeats")
 
     def check(self, experiment: Any) -> None:
         refuse_beyond_positions(experiment, "contexts", max(self.contexts) + self.tokens)

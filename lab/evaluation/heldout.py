@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.registry import OptionError
 from lab.data.batches import ValidationBatches, validation_batches
 from lab.errors import RequestError
 from lab.training.evaluator import Curve, Evaluator, Session, Subject, refuse_beyond_positions
@@ -35,10 +34,7 @@ class HeldOut(Evaluator):
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        for option in ("tokens", "context", "batch"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise OptionError(option, f"must be at least 1, got {value}")
+        self.need_at_least(1, "tokens", "context", "batch")
 
     def check(self, experiment: Experiment) -> None:
         refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)

@@ -49,9 +49,7 @@ class Memorisation(Evaluator):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for option in ("samples", "prompt", "continuation", "batch"):
-            if getattr(self, option) < 1:
-                raise OptionError(option, f"must be at least 1, got {getattr(self, option)}")
+        self.need_at_least(1, "samples", "prompt", "continuation", "batch")
         if not 0 <= self.distance < 1:
             raise OptionError("distance", f"must lie in [0, 1), got {self.distance:g}")
         if not 0 < self.confidence < 1:

@@ -55,10 +55,7 @@ class Recall(Evaluator):
     def __post_init__(self) -> None:
         if self.task is not None:
             _class(self.task)
-        for option in ("examples", "vocabulary", "far", "batch"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise OptionError(option, f"must be at least 1, got {value}")
+        self.need_at_least(1, "examples", "vocabulary", "far", "batch")
         if self.points is not None:
             if not self.points:
                 raise OptionError("points", "must hold at least one (tokens, size), such as [[64, 4]]")

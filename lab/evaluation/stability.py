@@ -44,8 +44,7 @@ class Stability(HeldOut):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.history < LEAST:
-            raise OptionError("history", f"must be at least {LEAST}, got {self.history}")
+        self.need_at_least(LEAST, "history")
         for option in ("deviations", "margin"):
             if getattr(self, option) < 0:
                 raise OptionError(option, f"must be 0 or above, got {getattr(self, option):g}")

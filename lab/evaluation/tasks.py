@@ -48,9 +48,7 @@ class Tasks(Evaluator):
         if not self.tasks:
             raise OptionError("tasks", "must name at least one task, such as piqa or my_task.yaml")
         for option, least in (("few_shot", 0), ("limit", 1), ("context", 2), ("batch", 1)):
-            value = getattr(self, option)
-            if value is not None and value < least:
-                raise OptionError(option, f"must be at least {least}, got {value}")
+            self.need_at_least(least, option)
 
     def check(self, experiment: Any) -> None:
         refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)

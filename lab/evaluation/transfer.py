@@ -58,10 +58,7 @@ class Transfer(Evaluator):
                 raise OptionError("corpora", str(error)) from None
             if name == "own":
                 raise OptionError("corpora", "'own' is the run's own text; choose another name")
-        for option in ("tokens", "context", "batch"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise OptionError(option, f"must be at least 1, got {value}")
+        self.need_at_least(1, "tokens", "context", "batch")
         if self.fraction is not None and not 0 < self.fraction <= 0.5:
             raise OptionError("fraction", f"must lie in (0, 0.5], got {self.fraction:g}")
 

@@ -171,6 +171,17 @@ class Evaluator(Component, kind="evaluator", home="lab.evaluation.evaluators"):
     reads_text: ClassVar[bool] = False
     """Whether it needs the text that a run was trained on or another, which a run on a synthetic task has not."""
 
+    def need_at_least(self, least: int, *options: str) -> None:
+        """Refuse an option that is a number below `least`; None stands for a default.
+
+        Raises:
+            OptionError: naming it.
+        """
+        for option in options:
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise OptionError(option, f"must be at least {least}, got {value}")
+
     def check(self, experiment: Experiment) -> None:
         """Refuse a run that can't be measured so, as far as its configuration tells.
 
