@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from tests.docs.blocks import blocks  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images" / "evaluators"
+WORK = ROOT / "runs" / ".pictures"
 LAB = [sys.executable, "-m", "lab.cli.main"]
 
 STABLE = """
@@ -109,9 +110,8 @@ def tasks() -> None:
 
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    work = ROOT / "runs" / ".pictures"
-    work.mkdir(parents=True, exist_ok=True)
-    os.chdir(work)
+    WORK.mkdir(parents=True, exist_ok=True)
+    os.chdir(WORK)
     for name in ("sweeps", "experiments"):
         shutil.rmtree(name, ignore_errors=True)
     sweeps()

@@ -23,12 +23,12 @@ from tests.comparison import browser  # noqa: E402
 IMAGES = ROOT / "docs" / "images"
 
 
-def table(runs: Path) -> None:
-    """docs/images/compare.svg"""
+def table(runs: Path, sweep: str, image: Path) -> None:
+    """What `lab compare` prints of a sweep, as an SVG."""
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=122, file=nowhere, force_terminal=True)
-        show(compare(collect(runs, "quickstart")), console)
-    console.save_svg(str(IMAGES / "compare.svg"), title="lab compare quickstart")
+        show(compare(collect(runs, sweep)), console)
+    console.save_svg(str(image), title=f"lab compare {sweep}")
 
 
 def tensorboard(runs: Path) -> None:
@@ -43,5 +43,5 @@ def tensorboard(runs: Path) -> None:
 
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
-    table(ROOT / "runs")
+    table(ROOT / "runs", "quickstart", IMAGES / "compare.svg")
     tensorboard(ROOT / "runs")

@@ -99,6 +99,11 @@ def run_link(run: RunFacts, text: Text) -> Markup:
     return Markup('<a class="n" href="#{}">{}</a>').format(run.anchor, text)
 
 
+def every_run_link(text: Text) -> Markup:
+    """A number of several arms', leading to all runs."""
+    return Markup('<a class="n" href="#runs">{}</a>').format(text)
+
+
 def legend(arms: Iterable[ArmFacts]) -> Markup:
     """The arms with their colours."""
     items = Markup("").join(

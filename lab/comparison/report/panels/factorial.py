@@ -12,7 +12,7 @@ from lab.comparison.metrics import better, title
 from lab.comparison.report.charts import Dot, strip, strip_axis
 from lab.comparison.report.facts import Facts
 from lab.comparison.report.panels.verdicts import decimals
-from lab.comparison.report.parts import Panel, Text, figure, tabs
+from lab.comparison.report.parts import Panel, Text, every_run_link, figure, tabs
 from lab.comparison.report.scales import Scale, scale
 from lab.comparison.report.wording import fixed, listed, p_value, some
 
@@ -72,14 +72,13 @@ def _row(effect: Effect, found: Factorial, axis: Scale, n: int) -> Markup:
     ends: Text = ""
     if interval is not None:
         low, high = (fixed(end, n, signed=True) for end in (interval.low, interval.high))
-        ends = Markup('<small class="dim">[{}, {}]</small>').format(low, high)
+        ends = Markup('<small class="dim">{}</small>').format(every_run_link(f"[{low}, {high}]"))
     return Markup(
-        '<div class="row"><span class="who">{}</span>{}'
-        '<span class="val"><a class="n" href="#runs">{}</a> {} <small>{}</small></span></div>'
+        '<div class="row"><span class="who">{}</span>{}<span class="val">{} {} <small>{}</small></span></div>'
     ).format(
         effect.name,
         strip(axis, effect.mean, (interval.low, interval.high) if interval else None, dots, 1),
-        fixed(effect.mean, n, signed=True),
+        every_run_link(fixed(effect.mean, n, signed=True)),
         ends,
         p_value(effect.p_holm),
     )

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from lab.comparison.legend import percent
 from lab.comparison.report.charts import Dot, Line, chart
 from lab.comparison.report.facts import ArmFacts, Facts
-from lab.comparison.report.parts import Column, Panel, Text, figure, runs_link, table, tabs
+from lab.comparison.report.parts import Column, Panel, Text, every_run_link, figure, table, tabs
 from lab.comparison.report.scales import counted, scale
 from lab.comparison.report.wording import plain, some
 from lab.comparison.scaling import Fit, Scaling, scaling
@@ -70,7 +70,7 @@ def _view(facts: Facts, fit: Fit, group: Scaling) -> Markup:
     )
     plot = chart(x, y, x_title="parameters N", y_title="validation loss (nats a token)", lines=lines, dots=dots)
     told = f"{some(len(fit.points), 'run')}; the law is off by {100 * fit.rms:.2g}% on average (root mean square)"
-    return Markup('<ul class="legend">{}</ul>{}{}').format(key, figure(plot, told), _parameters(fit, arms))
+    return Markup('<ul class="legend">{}</ul>{}{}').format(key, figure(plot, told), _parameters(fit))
 
 
 def _dots(arm: ArmFacts, slots: dict[float, int]) -> list[Dot]:
@@ -86,11 +86,12 @@ def _dots(arm: ArmFacts, slots: dict[float, int]) -> list[Dot]:
     return found
 
 
-def _parameters(fit: Fit, arms: list[ArmFacts]) -> Markup:
+def _parameters(fit: Fit) -> Markup:
     rows: list[list[Text]] = []
     values = {**{name: getattr(fit.law, name) for name in _SYMBOLS}, "optimal_exponent": fit.law.optimal_exponent}
     for name, value in values.items():
         interval = fit.intervals[name]
         symbol = _SYMBOLS.get(name, "β/(α + β)")
-        rows.append([symbol, runs_link(arms[0], f"{value:.4g}"), f"[{interval.low:.4g}, {interval.high:.4g}]"])
+        ends = f"[{interval.low:.4g}, {interval.high:.4g}]"
+        rows.append([symbol, every_run_link(f"{value:.4g}"), every_run_link(ends)])
     return table([Column("parameter", "text"), Column("estimate"), Column("interval")], rows)

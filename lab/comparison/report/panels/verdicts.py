@@ -10,7 +10,7 @@ from lab.comparison.legend import percent
 from lab.comparison.metrics import better, title
 from lab.comparison.report.facts import ArmFacts, Facts
 from lab.comparison.report.parts import Column, Panel, Text, arm_link, runs_link, table, tabs
-from lab.comparison.report.wording import NONE, fixed, listed, places, short, some
+from lab.comparison.report.wording import NONE, fixed, places, short, some
 from lab.comparison.rows import LOSS, Cell
 from lab.comparison.statistics import Interval
 
@@ -80,6 +80,11 @@ def _rules(facts: Facts) -> Iterator[str]:
     cells = [cell for row in comparison.rows for cell in row.cells.values()]
     if any(cell.seeds_needed for cell in cells):
         yield "Can't tell, with so many seeds: those would tell with 80% power, were the difference what was seen."
+    if any(cell.difference and cell.difference.correlation is not None for cell in cells):
+        yield (
+            "r of the pairs: the correlation of an arm's seeds with the baseline's; the higher it is, the more of the "
+            "noise pairing takes out."
+        )
     if 2 <= max((cell.difference.n for cell in cells if cell.difference), default=0) < 6:
         yield "Below six pairs no exact sign-flip test can reach p < 0.05, so none is shown; a bootstrap takes ten."
 
@@ -91,11 +96,14 @@ def _table(facts: Facts, metric: str) -> Markup:
     if direction:
         said = Markup("{}<br><small>{} is better</small>").format(said, direction)
     columns = [Column("arm", "text"), Column("seeds"), Column(said), Column("s.d."), Column("difference")]
-    columns += [Column(f"{level} interval"), Column("p (Holm)")]
+    columns += [Column(f"{level} interval")]
     extra = {
+        "correlation": any(cell.difference and cell.difference.correlation is not None for cell in cells),
         "flips": any(cell.sign_flip_p is not None for cell in cells),
         "bootstrap": any(cell.bootstrap is not None for cell in cells),
     }
+    columns += [Column("r of the pairs")] if extra["correlation"] else []
+    columns += [Column("p (Holm)")]
     columns += [Column("p (sign flips)")] if extra["flips"] else []
     columns += [Column(f"{level} bootstrap")] if extra["bootstrap"] else []
     columns += [Column("verdict", "text")]
@@ -116,8 +124,11 @@ def _row(arm: ArmFacts, metric: str, n: int, extra: Mapping[str, bool]) -> Seque
         runs_link(arm, fixed(sd, n)) if sd is not None else NONE,
         runs_link(arm, fixed(difference.mean, n, signed=True)) if difference and difference.mean is not None else NONE,
         _ends(arm, difference.interval if difference else None, n),
-        _p(arm, cell.p_holm),
     ]
+    if extra["correlation"]:
+        r = difference.correlation if difference else None
+        row.append(NONE if r is None else runs_link(arm, fixed(r, 2)))
+    row.append(_p(arm, cell.p_holm))
     row += [_p(arm, cell.sign_flip_p)] if extra["flips"] else []
     row += [_ends(arm, cell.bootstrap, n)] if extra["bootstrap"] else []
     return [*row, _judged(arm, cell)]
@@ -149,15 +160,20 @@ def _p(arm: ArmFacts, p: float | None) -> Text:
 
 def _noise(facts: Facts, metric: str, n: int) -> Markup:
     """How much the baseline moves by itself."""
-    floor = facts.comparison.noise.get(metric)
+    floor, baseline = facts.comparison.noise.get(metric), facts.baseline
+    if floor is None or baseline is None:
+        return Markup("")
     said = []
-    if floor is not None and floor.seeds_sd is not None:
-        said.append(f"{fixed(floor.seeds_sd, n)} over its {some(floor.seeds, 'seed')}")
-    if floor is not None and floor.points_sd is not None:
-        said.append(f"{fixed(floor.points_sd, n)} from one validation to the next at the end of a run")
+    if floor.seeds_sd is not None:
+        number = runs_link(baseline, fixed(floor.seeds_sd, n))
+        said.append(Markup("{} over its {}").format(number, some(floor.seeds, "seed")))
+    if floor.points_sd is not None:
+        number = runs_link(baseline, fixed(floor.points_sd, n))
+        said.append(Markup("{} from one validation to the next at the end of a run").format(number))
     if not said:
         return Markup("")
-    return Markup('<p class="note">Noise of the baseline (standard deviation): {}.</p>').format(listed(said))
+    told = Markup(" and ").join(said)
+    return Markup('<p class="note">Noise of the baseline (standard deviation): {}.</p>').format(told)
 
 
 def _unigram(facts: Facts, metric: str, n: int) -> Markup:
