@@ -2,7 +2,9 @@
 
 A difference below either is no more than another seed, or stopping a little earlier, would have made of the baseline.
 Along a run it is the spread of the last validation points about a straight line through them, so that a loss that
-still falls isn't taken for noise (Heineman et al. 2025, arXiv 2508.13144, take the spread itself).
+still falls isn't taken for noise (Heineman et al. 2025, arXiv 2508.13144, take the spread itself). Nor is one that
+falls in a curve: only points of the last quarter of the training count, and of runs with fewer than four there nothing
+is said.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from lab.comparison.statistics import sample
 
 POINTS = 5
 """Validation points at the end of a run that are looked at."""
+END = 0.25
+"""The share of a run's steps that is its end."""
 _FEWEST = 4  # with three, a single degree of freedom is left beside the line
 _CHUNK = 65_536
 
@@ -48,8 +52,15 @@ def noise_floor(baseline: Arm, metric: str) -> NoiseFloor:
     """The noise of a metric in an arm's finished runs."""
     found = sample(baseline.values(metric))
     folders = [run.folder.path for run in baseline.runs.values() if run.finished and run.folder]
-    tails = [tail for folder in folders if len(tail := last_points(folder / "metrics.jsonl", metric)) >= _FEWEST]
+    tails = [
+        tail for folder in folders if len(tail := at_end(last_points(folder / "metrics.jsonl", metric))) >= _FEWEST
+    ]
     return NoiseFloor(metric, found.n, found.sd, len(tails), spread_about_lines(tails))
+
+
+def at_end(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of a run's last points (step, value), ascending, that lie in the last quarter of its steps."""
+    return [point for point in points if point[0] >= (1 - END) * points[-1][0]]
 
 
 def spread_about_lines(tails: Iterable[Mapping[float, float] | Sequence[tuple[float, float]]]) -> float | None:

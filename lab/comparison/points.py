@@ -53,7 +53,7 @@ class Points:
 
     def _parsed(self, metrics: Sequence[str]) -> list[dict[str, Any]]:
         keys = [f"{json.dumps(metric)}:" for metric in metrics]
-        if len(keys) == 1 and self._text.count(keys[0]) == self._text.count("\n"):
+        if any(self._text.count(key) == self._text.count("\n") for key in keys):
             lines = self._text[:-1]  # every line has it, as of a training loss
         else:
             lines = "\n".join(_lines_with(keys, self._text))

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from lab.comparison.collect import collect
-from lab.comparison.noise import POINTS, last_points, spread_about_lines
+from lab.comparison.noise import POINTS, at_end, last_points, spread_about_lines
 from lab.comparison.rows import compare
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_table import printed
 
 
-def curve(folder: Path, values: list[float], every: int = 10, filler: int = 0) -> None:
+def curve(folder: Path, values: list[float], every: int = 10, filler: int = 0, begin: int = 1) -> None:
     lines = []
-    for step, value in enumerate(values, 1):
+    for step, value in enumerate(values, begin):
         lines += [json.dumps({"step": step * every - 1, "train/loss": 9.0, "note": "x" * 80})] * filler
         lines.append(json.dumps({"step": step * every, "tokens": step, "val/loss": value}))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -63,13 +63,28 @@ def test_half_a_line_and_values_that_are_none_are_no_points(tmp_path: Path) -> N
     assert last_points(tmp_path / "nothing.jsonl", "val/loss") == []
 
 
+def test_a_curve_that_falls_over_the_whole_run_is_no_noise(tmp_path: Path) -> None:
+    fake_sweep(tmp_path, {"both": [3.20, 3.22]})
+    for seed in range(2):
+        curve(tmp_path / "softcap" / "both" / f"seed-{seed}", [5.0, 4.0, 3.5, 3.25, 3.2])
+    floor = compare(collect(tmp_path, "softcap")).noise["val/loss"]
+    assert (floor.runs, floor.points_sd) == (0, None)
+    assert floor.seeds_sd == pytest.approx(0.02 / 2**0.5)
+
+
+def test_the_end_of_a_run_is_its_last_quarter() -> None:
+    points = [(float(step), 1.0) for step in range(0, 101, 5)]
+    assert at_end(points) == points[-6:]
+    assert at_end([]) == []
+
+
 def test_the_comparison_tells_the_baselines_noise_and_no_other_arms(tmp_path: Path) -> None:
     losses = [3.20, 3.22, 3.27]
     fake_sweep(tmp_path, {"both": [*losses, None], "neither": [3.0, 3.0, 3.0, 3.0]})
     tails = {0: [4.0, 3.5, 3.4, 3.32, 3.19, 3.20], 1: [3.6, 3.5, 3.38, 3.3, 3.22], 2: [3.3, 3.28, 3.27]}
     for seed, values in tails.items():
-        curve(tmp_path / "softcap" / "both" / f"seed-{seed}", values)
-        curve(tmp_path / "softcap" / "neither" / f"seed-{seed}", [1, 9, 1, 9, 1])
+        curve(tmp_path / "softcap" / "both" / f"seed-{seed}", values, begin=20)
+        curve(tmp_path / "softcap" / "neither" / f"seed-{seed}", [1, 9, 1, 9, 1], begin=20)
     comparison = compare(collect(tmp_path, "softcap"))
     floor = comparison.noise["val/loss"]
     assert (floor.seeds, floor.seeds_sd) == (3, pytest.approx(float(np.std(losses, ddof=1))))
