@@ -13,34 +13,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evaluator_pictures import ROOT, WORK, lab
+from evaluator_pictures import ROOT, WORK, lab, write_sweeps
 from pictures import table
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 from lab.comparison.tensorboard import build_view
 from tests.comparison import browser
-from tests.docs.blocks import blocks
 
 PAGE = ROOT / "docs" / "compare.md"
 IMAGES = ROOT / "docs" / "images" / "compare"
-WIDE, PHONE = 1240, 390
+WIDE, PHONE = 1340, 390
 
 
 def sweeps() -> None:
-    """The sweeps that the page writes, and `mqar` with its attention maps."""
-    Path("sweeps").mkdir(exist_ok=True)
-    for block in blocks(PAGE):
-        if block.file:
-            Path(block.file).write_text(block.text)
-            lab("submit", Path(block.file).stem, "--on", "local")
-    lab("submit", "mqar", "--on", "local")
-    lab("eval", "mqar", "attention_maps")
+    """The page's, `mqar`, and those of docs/evaluators.md with their attention maps."""
+    for sweep in ("mqar", *write_sweeps(PAGE), *write_sweeps(ROOT / "docs" / "evaluators.md")):
+        lab("submit", sweep, "--on", "local")
+    lab("eval", "spans", "attention_maps", "window=32")
 
 
 def tensorboard(driver: Chrome, runs: Path) -> None:
-    """A picture of each tab, of `mqar`."""
-    with browser.tensorboard(build_view(runs, "mqar")) as address:
+    """A picture of each tab: of `mqar`, and the images of `spans`, whose text attention can be looked at on."""
+    with (
+        browser.tensorboard(build_view(runs, "mqar")) as address,
+        browser.tensorboard(build_view(runs, "spans")) as spans,
+    ):
 
         def shot(tab: str, height: int, there: Callable[[], object], name: str = "") -> None:
             browser.wait_for(there)
@@ -53,14 +51,14 @@ def tensorboard(driver: Chrome, runs: Path) -> None:
             return lambda: [path for path in browser.drawn_paths(driver, inside) if path.count("L") > 2]
 
         browser.open_tab(driver, address, "hparams")
-        shot("hparams", 560, lambda: browser.texts(driver, "vaadin-grid-cell-content"))
+        shot("hparams", 580, lambda: browser.texts(driver, "vaadin-grid-cell-content"))
         browser.click(driver, "paper-tab", "parallel coordinates view")
-        shot("hparams", 620, lambda: browser.drawn_paths(driver, ".foreground"), "parallel_coordinates")
+        shot("hparams", 960, lambda: browser.drawn_paths(driver, ".foreground"), "parallel_coordinates")
         browser.open_tab(driver, address, "custom_scalars")
         shot("custom_scalars", 820, drawn("tf-custom-scalar-margin-chart-card"))
         browser.open_tab(driver, address, "text")
         shot("text", 820, lambda: browser.texts(driver, "td", inside="tf-text-loader"))
-        browser.open_tab(driver, address, "images")
+        browser.open_tab(driver, spans, "images")
         images = "return all.filter(e => e.matches('img') && within(e, 'tf-image-loader') && e.naturalWidth).length"
         shot("images", 820, lambda: browser.run_script(driver, images))
 
@@ -82,7 +80,7 @@ def window(driver: Chrome, width: int, height: int, *, scheme: str = "light") ->
 
 def reports(driver: Chrome) -> None:
     """Reports as they open, and some of their panels."""
-    for sweep in ("mqar", "caps", "sizes"):
+    for sweep in ("mqar", "caps", "sizes", "spans"):
         lab("report", sweep)
 
     def opened(sweep: str) -> None:
@@ -103,11 +101,14 @@ def reports(driver: Chrome) -> None:
             ("mqar", "pareto"),
             ("mqar", "recall"),
             ("mqar", "curves"),
+            ("spans", "attention"),
             ("caps", "effects"),
             ("sizes", "scaling"),
         ):
             opened(sweep)
-            assert driver.find_element(By.ID, panel).screenshot(str(IMAGES / f"panel_{panel}.png"))
+            shown = driver.find_element(By.ID, panel)
+            driver.execute_script("arguments[0].style.padding = '0 20px 12px'", shown)
+            assert shown.screenshot(str(IMAGES / f"panel_{panel}.png"))
 
 
 def main() -> None:

@@ -58,11 +58,18 @@ EVALUATORS = (
 )  # fmt: skip
 
 
+def write_sweeps(page: Path) -> list[str]:
+    """Write the sweeps that a page has, and give their names."""
+    found = [block for block in blocks(page) if block.file.startswith("sweeps/")]
+    Path("sweeps").mkdir(exist_ok=True)
+    for block in found:
+        Path(block.file).write_text(block.text)
+    return [Path(block.file).stem for block in found]
+
+
 def sweeps() -> None:
-    """sweeps/spans.yaml, as the page has it, and a part of sweep `stability`."""
-    (block,) = (block for block in blocks(ROOT / "docs" / "evaluators.md") if block.file == "sweeps/spans.yaml")
-    Path("sweeps").mkdir()
-    Path("sweeps/spans.yaml").write_text(block.text)
+    """The page's, and a part of sweep `stability`."""
+    assert write_sweeps(ROOT / "docs" / "evaluators.md") == ["spans"]
     Path("sweeps/stable.yaml").write_text(STABLE.lstrip())
     for sweep in ("mqar", "spans", "stable"):
         lab("submit", sweep, "--on", "local")

@@ -17,7 +17,7 @@ from lab.comparison.written import Record, event_file, scalars
 MOST_POINTS = 100
 """Of one curve: more can't be told apart in a chart, and a thousand runs' would take minutes to write."""
 
-_FORM = 1  # of the files; a view that stands has none of another
+_FORM = 2  # of the files; a view that stands has none of another
 _LEVEL = 0.95
 _UNITS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
 
@@ -79,7 +79,8 @@ class Bands:
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
     def file(self, arm: Arm, time: float) -> bytes | None:
-        """The event file of an arm's mean and of its difference from the baseline; None where no seed has a point."""
+        """The event file of an arm's mean and of its difference from the baseline; None where no
+        metric has a curve of two points."""
         own = self._curves(arm)
         steps: dict[str, dict[int, dict[str, float]]] = {axis: {} for axis in self._unit.axes}
         said: dict[str, str] = {}
@@ -89,6 +90,8 @@ class Bands:
                 if self._baseline is not None and arm is not self._baseline:
                     bands["difference"] = difference(own[metric, axis], self._baselines()[metric, axis], _LEVEL)  # type: ignore[index]
                 for kind, found in bands.items():
+                    if len(found.x) < 2:  # what is measured at the end alone is a number, and no curve
+                        continue
                     tags = margin(kind, name, metric)
                     said |= dict.fromkeys(tags, _said(arm, found))
                     for step, values in _points(found, size):

@@ -24,6 +24,7 @@ SPAN = 2.0
 """The largest N is to be so many times the smallest, and D likewise."""
 RESAMPLES = 200
 _POLISHED = 12  # of the grid's starts, the best
+_NOTHING = 1e-3  # of the loss
 _SEED = 0
 # Hoffmann's starts: log A and log B, log E, α and β.
 _GRID = (range(0, 30, 5), range(0, 30, 5), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
@@ -53,6 +54,10 @@ class Law:
         """Nats per token."""
         return float(self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta)
 
+    def floors(self, loss: float) -> bool:
+        """Whether E is more than a hundredth of a loss: below that, losses fall as if there were no floor."""
+        return self.e > 0.01 * loss
+
     @property
     def optimal_exponent(self) -> float:
         """The optimal N grows as FLOPs to this power, β / (α + β); the optimal D as FLOPs to what is left of 1."""
@@ -74,6 +79,13 @@ class Fit:
     laws: tuple[Law, ...]
     points: tuple[Point, ...]
     rms: float
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether the runs tell E from 0: whether all but a few of the bootstrap's laws have one."""
+        least = min(point.loss for point in self.points)
+        level = self.intervals["e"].level
+        return sum(law.floors(least) for law in self.laws) >= level * len(self.laws)
 
     def band(self, parameters: float, tokens: float) -> Interval:
         """The bootstrap's interval of the law's loss."""
@@ -145,11 +157,17 @@ def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMP
     best = problem.solve(_starts(problem), ones)
     law = problem.law(best)
     generator = np.random.default_rng(_SEED)
-    laws = []
+    laws, beside = [], problem.beside(best)
     for _ in range(resamples):
         # Weights rather than a draw with replacement (Rubin 1981): no resample is left with too few sizes for a fit.
         weights = generator.exponential(size=len(points))
-        laws.append(problem.law(problem.solve([best], weights / weights.mean())))
+        weights /= weights.mean()
+        found = problem.solve([best], weights)
+        if beside is not None:
+            other = problem.solve([beside], weights, tolerance=1e-6)
+            if problem.value(other, weights)[0] < problem.value(found, weights)[0]:
+                found = problem.solve([other], weights)
+        laws.append(problem.law(found))
     residuals = y - np.log([law.loss(point.parameters, point.tokens) for point in points])
     names = ("e", "a", "b", "alpha", "beta", "optimal_exponent")
     intervals = {name: _interval([getattr(each, name) for each in laws], level) for name in names}
@@ -166,12 +184,31 @@ class _Problem:
         self.n_mean, self.d_mean = float(n.mean()), float(d.mean())
         self.n, self.d, self.y = n - self.n_mean, d - self.d_mean, y
 
+    def _terms(self, theta: Any) -> Any:
+        """Logarithms of the law's three terms at every point [3, points]."""
+        import numpy as np
+
+        a, b, e, alpha, beta = theta
+        return np.stack([a - alpha * self.n, b - beta * self.d, np.full_like(self.y, e)])
+
+    def beside(self, best: Any) -> Any | None:
+        """Another start for a resample where a term of the best law is nothing: no gradient leads back from there."""
+        import numpy as np
+
+        terms = self._terms(best)
+        gone = terms.max(axis=1) < np.log(_NOTHING) + self.y.min()
+        if not gone.any():
+            return None
+        other = np.array(best)
+        other[:3][gone] = self.y.min() - np.log(3)
+        other[3:][gone[:2]] = 0.5
+        return other
+
     def value(self, theta: Any, weights: Any) -> tuple[float, Any]:
         """The loss in units of HUBER², and its gradient."""
         import numpy as np
 
-        a, b, e, alpha, beta = theta
-        terms = np.stack([a - alpha * self.n, b - beta * self.d, np.full_like(self.y, e)])
+        terms = self._terms(theta)
         top = terms.max(axis=0)
         shares = np.exp(terms - top)
         total = shares.sum(axis=0)
@@ -184,11 +221,11 @@ class _Problem:
         slopes = [-(shares[0] * self.n) @ pull, -(shares[1] * self.d) @ pull]
         return float(weights @ loss), np.concatenate([gradient, slopes])
 
-    def solve(self, starts: Iterable[Any], weights: Any) -> Any:
+    def solve(self, starts: Iterable[Any], weights: Any, tolerance: float = 1e-14) -> Any:
         """The best θ that L-BFGS finds from the starts."""
         from scipy.optimize import minimize
 
-        options = {"maxiter": 5_000, "maxfun": 20_000, "ftol": 1e-14, "gtol": 1e-8, "maxcor": 20}
+        options = {"maxiter": 5_000, "maxfun": 20_000, "ftol": tolerance, "gtol": 1e-8, "maxcor": 20}
         found = [minimize(self.value, start, (weights,), "L-BFGS-B", jac=True, options=options) for start in starts]
         return min(found, key=lambda each: float(each.fun)).x
 

@@ -85,7 +85,7 @@ def _of_run(
 
 
 def _of_arm(group: str, arm: Arm, bands: Bands, standing: Path) -> Layout:
-    """The arm's curves; nothing before its first point."""
+    """The arm's curves; nothing before the second point of one."""
     changed = newest(arm)
     if not changed:
         return {}

@@ -41,6 +41,11 @@ def panel(facts: Facts) -> Panel:
     for group in groups:
         if group.reason:
             notes.append(f"{_name(group)}: no fit, {group.reason}.")
+    if any(group.fit and not group.fit.has_floor for group in fitted):
+        notes.append(
+            "E can't be told from 0 where no floor is in sight of the losses: then A and B take its place, and the "
+            "exponents are those of a law without one. Smaller losses, of larger sizes and budgets, tell."
+        )
     views = [(_name(group), _view(facts, group.fit, group)) for group in fitted[:MOST_FITS] if group.fit]
     return Panel("scaling", _TITLE, _LEAD, tabs(views), notes=tuple(notes[:12]))
 
@@ -86,12 +91,16 @@ def _dots(arm: ArmFacts, slots: dict[float, int]) -> list[Dot]:
     return found
 
 
+def _number(value: float) -> str:
+    return "0" if abs(value) < 1e-6 else f"{value:.4g}"
+
+
 def _parameters(fit: Fit) -> Markup:
     rows: list[list[Text]] = []
     values = {**{name: getattr(fit.law, name) for name in _SYMBOLS}, "optimal_exponent": fit.law.optimal_exponent}
     for name, value in values.items():
         interval = fit.intervals[name]
         symbol = _SYMBOLS.get(name, "β/(α + β)")
-        ends = f"[{interval.low:.4g}, {interval.high:.4g}]"
-        rows.append([symbol, every_run_link(f"{value:.4g}"), every_run_link(ends)])
+        ends = f"[{_number(interval.low)}, {_number(interval.high)}]"
+        rows.append([symbol, every_run_link(_number(value)), every_run_link(ends)])
     return table([Column("parameter", "text"), Column("estimate"), Column("interval")], rows)
