@@ -31,7 +31,7 @@ def as_latex(comparison: Comparison) -> str:
         r"    \toprule",
         f"    {' & '.join(_latex(name) for name, _ in heads)} \\\\",
         r"    \midrule",
-        *(f"    {' & '.join(_numbers(text) for text in row)} \\\\" for row in _rows(comparison)),
+        *(f"    {' & '.join([_first(arm), *map(_numbers, rest)])} \\\\" for arm, *rest in _rows(comparison)),
         r"    \bottomrule",
         r"  \end{tabular}",
         r"  \par\smallskip\footnotesize",
@@ -69,6 +69,12 @@ def _rows(comparison: Comparison) -> Iterator[list[str]]:
 def _latex(text: str) -> str:
     """Text as LaTeX prints it, whatever is in it; on one line."""
     return _escaped(" ".join(text.split()))
+
+
+def _first(arm: str) -> str:
+    """An arm's name at the start of a row, where a bracket would be an option of the line's end before it."""
+    said = _latex(arm)
+    return f"{{{said}}}" if said.startswith(("[", "*")) else said
 
 
 def _numbers(text: str) -> str:

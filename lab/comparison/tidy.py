@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from lab.comparison.curves import X
 
 Row = dict[str, Any]
+_LINES = 1_000  # of a run, among which every metric with a curve stands
+
+
+_LABELS = ("sweep", "arm", "is_baseline", "seed", "status", "reason", "identity", "run")
 
 
 def table(rows: list[Row]) -> Any:
@@ -28,11 +35,17 @@ def table(rows: list[Row]) -> Any:
 
 
 def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Row]:
-    """A row a run, all with the same keys; what a run hasn't is NaN among metrics and costs, and None elsewhere."""
+    """A row a run, all with the same keys; what a run hasn't is NaN among metrics and costs, and None elsewhere.
+
+    An axis or a cost whose name another column has is called `axis:…` or `cost:…`.
+    """
     runs = list(_runs(sweeps, root))
     axes = _union(arm.axes | arm.picked for _, arm, _ in runs)
     metrics = _union(run.metrics for _, _, run in runs)
     costs = _union(arm.costs | run.costs for _, arm, run in runs)
+    taken = {*_LABELS, *metrics}
+    column = {axis: f"axis:{axis}" if axis in taken or axis in costs else axis for axis in axes}
+    priced = {cost: f"cost:{cost}" if cost in taken else cost for cost in costs}
     rows = []
     for sweep, arm, run in runs:
         place = run.folder.path.relative_to(_root(root)).as_posix() if run.folder else None
@@ -43,9 +56,9 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Row]:
             "run": place,
         }
         swept, paid = arm.axes | arm.picked, arm.costs | run.costs
-        row |= {axis: swept.get(axis) for axis in axes}
+        row |= {column[axis]: swept.get(axis) for axis in axes}
         row |= {metric: run.metrics.get(metric, float("nan")) for metric in metrics}
-        rows.append(row | {cost: paid.get(cost, float("nan")) for cost in costs})
+        rows.append(row | {priced[cost]: paid.get(cost, float("nan")) for cost in costs})
     return rows
 
 
@@ -63,9 +76,27 @@ def curves(sweeps: Sequence[str], metric: str, x: X, root: Path | str | None = N
             label = _label(sweep, arm, run)
             rows += [label | {x: at, metric: value} for at, value in zip(curve.x, curve.y, strict=True)]
     if not rows:
-        known = sorted({name for _, _, run in _runs(sweeps, root) for name in run.metrics})
-        raise RequestError(f"no run of {', '.join(sweeps)} has a curve of '{metric}'{suggestion(metric, known)}")
+        raise RequestError(f"no run of {', '.join(sweeps)} has a curve of '{metric}'{_instead(sweeps, metric, root)}")
     return rows
+
+
+def _instead(sweeps: Sequence[str], metric: str, root: Path | str | None) -> str:
+    """Where a metric without a curve is to be found, or which has one of nearly its name."""
+    runs = [run for _, _, run in _runs(sweeps, root)]
+    if any(metric in run.metrics for run in runs):
+        return ": it is measured at the end alone, so it is in lab.results"
+    recorded = {name for run in runs if run.folder is not None for name in _recorded(run.folder.path)}
+    return suggestion(metric, sorted(recorded))
+
+
+def _recorded(folder: Path) -> set[str]:
+    """What the first lines of a run's metrics.jsonl measure."""
+    found: set[str] = set()
+    with suppress(OSError, ValueError), (folder / "metrics.jsonl").open(encoding="utf-8") as file:
+        for line in islice(file, _LINES):
+            point = json.loads(line)
+            found |= {name for name in point if "/" in name} if isinstance(point, dict) else set()
+    return found
 
 
 def _runs(sweeps: Sequence[str], root: Path | str | None) -> Iterator[tuple[Sweep, Arm, Run]]:

@@ -22,8 +22,8 @@ HOSTILE = r"a_b & 50% #1 {x} ~ ^ $y$ <i> | `c` [d](e) *f*"
 QUESTION = r"What does \input{/etc/passwd} do, | beside #1?"
 
 
-def compared(root: Path) -> Comparison:
-    fake_sweep(root, {"both": BOTH, HOSTILE: WORSE}, question=QUESTION)
+def compared(root: Path, name: str = HOSTILE) -> Comparison:
+    fake_sweep(root, {"both": BOTH, name: WORSE}, question=QUESTION)
     return compare(collect(root, "softcap"))
 
 
@@ -56,15 +56,22 @@ def test_latex_sets_numbers_as_mathematics(tmp_path: Path) -> None:
     assert r"\caption{What does \textbackslash{}input\{/etc/passwd\} do, \textbar{} beside \#1?}" in text
 
 
+def test_an_arms_name_stays_as_it_is(tmp_path: Path) -> None:
+    (row,) = (line.strip() for line in as_latex(compared(tmp_path, "lr=1e-3")).splitlines() if "1e-3" in line)
+    assert row.startswith("lr=1e-3 & $3$")
+    assert "    {[1,2]} & $3$" in as_latex(compared(tmp_path / "other", "[1,2]"))
+
+
 def test_small_numbers_have_powers_of_ten(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": [4.06e-4, 4.07e-4], "neither": [5.1e-4, 5.3e-4]})
     assert r"$4.07 \times 10^{-4}$" in as_latex(compare(collect(tmp_path, "softcap")))
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here to set the table with")
-def test_latex_is_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [HOSTILE, "[b] lr=1e-3", "*", "[1,2]"])
+def test_latex_is_set(tmp_path: Path, name: str) -> None:
     page = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
-    (tmp_path / "page.tex").write_text(page + as_latex(compared(tmp_path / "runs")) + "\\end{document}\n")
+    (tmp_path / "page.tex").write_text(page + as_latex(compared(tmp_path / "runs", name)) + "\\end{document}\n")
     subprocess.run(["pdflatex", "-halt-on-error", "page.tex"], cwd=tmp_path, check=True, capture_output=True)
 
 

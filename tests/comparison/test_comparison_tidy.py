@@ -85,3 +85,21 @@ def test_a_mistake_names_the_nearest(root: Path, monkeypatch: pytest.MonkeyPatch
     ]:
         with pytest.raises(RequestError, match=said):
             ask()
+
+
+def test_a_metric_without_a_curve_is_told_from_one_that_isnt_there(root: Path) -> None:
+    with pytest.raises(
+        RequestError, match=r"'unigram/loss': it is measured at the end alone, so it is in lab\.results"
+    ):
+        lab.curves("softcap", metric="unigram/loss", root=root)
+    with pytest.raises(RequestError, match="'train/los'; did you mean 'train/loss'"):
+        lab.curves("softcap", metric="train/los", root=root)
+
+
+def test_names_that_collide_stand_side_by_side(tmp_path: Path) -> None:
+    axes = {"seed": 99, "arm": "zz", "tokens": 5}
+    fake_run(tmp_path, axes=axes, results={"seconds": 1.5})
+    (row,) = lab.results("softcap", root=tmp_path).to_dict("records")
+    assert (row["seed"], row["arm"], row["status"]) == (0, "both", "finished")
+    assert (row["axis:seed"], row["axis:arm"], row["axis:tokens"]) == (99, "zz", 5)
+    assert (row["seconds"], row["cost:seconds"], row["tokens"]) == (1.5, 60.0, 40 * 512)

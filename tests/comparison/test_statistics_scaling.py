@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
+from lab.comparison.law import HUBER, Law, NoLaw, Point, _Problem, fit
 from lab.comparison.results import Arm, Run, Sweep
-from lab.comparison.scaling import HUBER, Law, Point, _Problem, fit, refusal, scaling
+from lab.comparison.scaling import refusal, scaling
 
 CHINCHILLA = Law(e=1.69, a=406.4, b=410.7, alpha=0.34, beta=0.28)
 TINY = Law(e=1.1, a=12.0, b=900.0, alpha=0.21, beta=0.49)
@@ -126,3 +127,23 @@ def test_a_sweep_has_a_fit_for_each_architecture_over_its_sizes() -> None:
     assert gqa.fit.law.alpha == pytest.approx(0.34, rel=1e-3)
     assert mha.fit.law.beta == pytest.approx(0.49, rel=1e-2)
     assert (mqa.fit, mqa.reason) == (None, "0 different sizes with a result; a fit takes 3")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_losses_that_fall_with_nothing_are_of_no_law(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    flat = [Point(n, d, 5 + 0.02 * generator.normal()) for n in (1e6, 4e6, 16e6) for d in (1e7, 4e7, 16e7)]
+    with pytest.raises(NoLaw, match=r"doesn't fall with|don't tell that the loss falls with"):
+        fit(flat)
+
+
+def test_a_law_far_out_is_infinite_and_no_error() -> None:
+    assert Law(1.0, 1.0, 1.0, -60.0, 0.3).loss(1e9, 1e9) == np.inf
+    assert Law(1.0, 0.0, 0.0, 60.0, 0.3).loss(1e9, 1e9) == 1.0
+    assert CHINCHILLA.loss(7e10, 1.4e12) == pytest.approx(1.69 + 406.4 / 7e10**0.34 + 410.7 / 1.4e12**0.28)
+
+
+def test_a_law_without_a_floor_says_so_and_one_with_a_floor_too() -> None:
+    power = Law(e=0.0, a=60.0, b=300.0, alpha=0.3, beta=0.35)
+    assert not fit(points(power, 0.003, seeds=2), resamples=40).has_floor
+    assert fit(points(TINY, 0.003, seeds=2), resamples=40).has_floor

@@ -44,6 +44,7 @@ class RunFacts:
         failure: what kind of failure ended it, where one did.
         evaluations: name → what `evaluations/<name>.json` holds.
         jobs: ids of the SLURM jobs that were sent for it, the oldest first.
+        unread: why its state can't be read; None where it can.
     """
 
     run: Run
@@ -54,12 +55,13 @@ class RunFacts:
     failure: str | None = None
     evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     jobs: tuple[str, ...] = ()
+    unread: str | None = None
 
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Where and with what it ran; empty before it did."""
         found = self.info.get("provenance")
-        return found if isinstance(found, dict) else {}
+        return _sound(found) if isinstance(found, dict) else {}
 
     @property
     def seconds(self) -> float | None:
@@ -188,13 +190,25 @@ def _run(run: Run, anchor: str, sweep: str, jobs: Mapping[str, list[str]]) -> Ru
     if run.folder is None:
         return RunFacts(run, anchor, f"{sweep}/{run.arm}/seed-{run.seed}")
     name = run.folder.name
-    found = RunFacts(run, anchor, name, jobs=tuple(jobs.get(name, ())))
+    info: Mapping[str, Any] = {}
     with suppress(BrokenRun):
-        state = run.folder.state
-        return RunFacts(
-            run, anchor, name, run.folder.info, state.attempts, state.failure, _evaluations(run.folder.path), found.jobs
-        )
-    return found
+        info = run.folder.info
+    attempts, failure, unread = 0, None, None
+    try:
+        attempts, failure = run.folder.state.attempts, run.folder.state.failure
+    except BrokenRun as error:
+        unread = str(error)
+    evaluations, sent = _evaluations(run.folder.path), tuple(jobs.get(name, ()))
+    return RunFacts(run, anchor, name, info, attempts, failure, evaluations, sent, unread)
+
+
+_TYPES: dict[str, type] = dict.fromkeys(("commit", "code_digest", "data", "device", "cpu", "host"), str)
+_TYPES |= dict.fromkeys(("processes", "nodes", "threads"), int)
+
+
+def _sound(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run recorded of how it ran, less what no worker writes, such as a count in words."""
+    return {key: value for key, value in provenance.items() if type(value) is _TYPES.get(key, type(value))}
 
 
 def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lab.comparison.curves import Curve, band
 from lab.comparison.legend import percent
 from lab.comparison.report.charts import Line, chart
-from lab.comparison.report.facts import ArmFacts, Facts
+from lab.comparison.report.facts import ArmFacts, Facts, RunFacts
 from lab.comparison.report.parts import Panel, figure, legend, seeds, tabs
 from lab.comparison.report.scales import scale
 from lab.comparison.report.wording import listed
@@ -63,11 +63,11 @@ def panels(facts: Facts) -> list[Panel]:
 
 
 def _curves(facts: Facts) -> dict[Key, dict[str, dict[int, Mapping[str, Any]]]]:
-    """Evaluation and curve → arm → seed → the curve, with its evaluation's details."""
+    """Evaluation and curve → arm → seed → the curve, with its evaluation's details; of finished runs alone."""
     found: dict[Key, dict[str, dict[int, Mapping[str, Any]]]] = {}
     for arm in facts.drawn:
         for run in arm.runs:
-            for name, evaluation in run.evaluations.items():
+            for name, evaluation in run.evaluations.items() if run.run.finished else ():
                 for key, curve in evaluation["curves"].items():
                     if isinstance(curve, dict) and _points(curve):
                         of_arm = found.setdefault((name, key), {}).setdefault(arm.name, {})
@@ -97,10 +97,27 @@ def _panel(
     lacking = [arm.name for arm in facts.drawn if arm.name not in measured]
     if lacking:
         notes.append(f"Not measured yet: {listed(lacking)}.")
+    notes += _partly(facts, found)
     if len(found) > len(shown):
         notes.append(f"{len(found) - len(shown)} curves more are in the runs' evaluations.")
     there = [arm for arm in facts.drawn if arm.name in measured]
     return Panel(anchor, name, f"{lead} {said}", legend(there) + tabs(views), notes=tuple(notes))
+
+
+def _partly(facts: Facts, found: Mapping[Key, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> list[str]:
+    """Which seeds of the arms that are shown no mean holds, and why not."""
+    notes = []
+    for arm in facts.drawn:
+        seeds = {seed for by_arm in found.values() for seed in by_arm.get(arm.name, ())}
+        if seeds:
+            other = [f"{run.run.seed} {_why(run)}" for run in arm.runs if run.run.seed not in seeds]
+            notes += [f"{arm.name} without seed {listed(other)}."] if other else []
+    return notes
+
+
+def _why(run: RunFacts) -> str:
+    """Why a run is in no mean: what became of it, or that it hasn't been measured."""
+    return "(not measured)" if run.run.finished else f"({run.run.status})"
 
 
 def _title(key: Key, found: Mapping[Key, Any]) -> str:
@@ -156,7 +173,8 @@ def _line(facts: Facts, arm: ArmFacts, by_seed: Mapping[int, Mapping[str, Any]])
 def _points(curve: Mapping[str, Any]) -> list[tuple[float, float]]:
     """The points that are two finite numbers each, in order of x."""
     found = []
-    for point in curve.get("points") or ():
+    points = curve.get("points")
+    for point in points if isinstance(points, list) else ():
         match point:
             case [int() | float() as x, int() | float() as y] if math.isfinite(x) and math.isfinite(y):
                 found.append((float(x), float(y)))

@@ -18,6 +18,7 @@ from lab.comparison.report.wording import fixed, listed
 from lab.units import count
 
 _TITLE = "What it costs"
+MOST_NAMED = 12
 _LETTER, _HIGH = 0.017, 0.075  # of a name, as shares of such a chart
 
 
@@ -53,7 +54,7 @@ _COSTS = (
 
 @dataclass(frozen=True)
 class Place:
-    """An arm's means over its seeds."""
+    """An arm: its mean over all seeds with a result, as in the verdicts, at the mean cost of those that know theirs."""
 
     arm: ArmFacts
     cost: float
@@ -67,7 +68,7 @@ def panel(facts: Facts) -> Panel:
         f"{title(metric)[:1].upper()}{title(metric)[1:]} against what an arm costs: large dots are arms, small ones "
         "their seeds, and the line joins those that no other arm beats on both."
     )
-    plots, same = [], []
+    plots, same, lacking = [], [], []
     # Those of the whole training, where the arms' plan says them: tokens may differ, or a teacher take part.
     flops = _FLOPS[0] if all("total_flops" in arm.row.arm.costs for arm in facts.arms) else _FLOPS[1]
     for cost in (flops, *_COSTS):
@@ -76,6 +77,7 @@ def panel(facts: Facts) -> Panel:
             same += [cost.title] if places else []
             continue
         plots.append(_plot(facts, cost, places))
+        lacking += _lacking(facts, cost, places)
     if not plots:
         if sum(arm.row.cells[metric].sample.n > 0 for arm in facts.arms) > 1 and same:
             return Panel("pareto", _TITLE, lead, Markup("<p>Every arm costs the same: {}.</p>").format(listed(same)))
@@ -84,8 +86,22 @@ def panel(facts: Facts) -> Panel:
     notes = [facts.left_undrawn] if facts.left_undrawn else []
     if same:
         notes.append(f"The same for every arm: {listed(same)}.")
+    notes += lacking
     body = legend(facts.drawn) + Markup('<div class="pair">{}</div>').format(Markup("").join(plots))
     return Panel("pareto", _TITLE, lead, body, notes=tuple(notes))
+
+
+def _lacking(facts: Facts, cost: Cost, places: list[Place]) -> list[str]:
+    """Which arms, or seeds of them, have a result and aren't in a chart, as their cost isn't known."""
+    shown = {place.arm.name: len(place.seeds) for place in places}
+    found = []
+    for arm in facts.arms:
+        n = arm.row.cells[facts.metric].sample.n
+        if shown.get(arm.name, 0) < n:
+            found.append(f"{arm.name} ({n - shown.get(arm.name, 0)} of {n})" if arm.name in shown else arm.name)
+    more = f" and {len(found) - MOST_NAMED} arms more" if len(found) > MOST_NAMED else ""
+    said = f"{', '.join(found[:MOST_NAMED])}{more}" if more else listed(found) if found else ""
+    return [f"Without a {cost.title.partition(',')[0]}, so not drawn there: {said}."] if found else []
 
 
 def front(places: list[Place], more_is_better: bool, direction: str | None) -> list[Place]:
@@ -119,8 +135,9 @@ def _places(facts: Facts, cost: Cost) -> list[Place]:
             and math.isfinite(spent)
         )
         if seeds:
-            mean = [math.fsum(each[i] for each in seeds) / len(seeds) for i in (1, 2)]  # type: ignore[misc]
-            found.append(Place(arm, mean[0], mean[1], seeds))
+            mean = arm.row.cells[facts.metric].sample.mean
+            assert mean is not None
+            found.append(Place(arm, math.fsum(spent for _, spent, _ in seeds) / len(seeds), mean, seeds))
     return found
 
 
@@ -155,7 +172,7 @@ def _plot(facts: Facts, cost: Cost, places: list[Place]) -> Markup:
                 place.value,
                 arm.slot,
                 f"#{arm.anchor}",
-                f"{arm.name}, mean of {len(place.seeds)}: {told}",
+                f"{arm.name}, mean of {arm.row.cells[facts.metric].sample.n}: {told}",
                 size,
             )
         )

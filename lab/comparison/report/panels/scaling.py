@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from lab.comparison.law import Fit
 from lab.comparison.legend import percent
 from lab.comparison.report.charts import Dot, Line, chart
 from lab.comparison.report.facts import ArmFacts, Facts
 from lab.comparison.report.parts import Column, Panel, Text, every_run_link, figure, table, tabs
 from lab.comparison.report.scales import counted, scale
 from lab.comparison.report.wording import plain, some
-from lab.comparison.scaling import Fit, Scaling, scaling
+from lab.comparison.scaling import Scaling, scaling
 from lab.units import count
 
 MOST_BUDGETS = 7

@@ -27,11 +27,7 @@ def panel(facts: Facts) -> Panel:
     for arm in facts.listed:
         attempts = sum(run.attempts for run in arm.runs)
         cells: list[Text] = [arm_link(arm), states(arm), runs_link(arm, str(attempts))]
-        for key, _ in measured:
-            values = _values(arm, key)
-            whole = key.endswith("spikes")
-            mean = math.fsum(values) / len(values) if values else None
-            cells.append(runs_link(arm, fixed(mean, 1 if whole else 2)) if mean is not None else NONE)
+        cells += [_mean(arm, key) for key, _ in measured]
         rows.append(cells)
     body = table(columns, rows, marked=[i for i, arm in enumerate(facts.listed) if arm.row.is_baseline])
     told = list(_reasons(facts))
@@ -42,9 +38,16 @@ def panel(facts: Facts) -> Panel:
         body += Markup('<h3>Why runs have no result</h3><ul class="reasons">{}{}</ul>').format(items, more)
     for path, problem in facts.comparison.sweep.broken[:MOST_REASONS]:
         body += Markup('<p class="warn">Can’t be read: {} ({})</p>').format(path.name, problem)
+    for run in [run for run in facts.runs if run.unread][:MOST_REASONS]:
+        body += Markup('<p class="warn">{}: its state can’t be read: {}</p>').format(
+            run_link(run, run.name), run.unread
+        )
     notes: list[Text] = []
     if measured:
-        notes.append("Spikes and magnitudes are means over the runs that the stability evaluator has measured.")
+        notes.append(
+            "Spikes and magnitudes are means over the finished runs that the stability evaluator has measured; where "
+            "those aren't all, it says of how many."
+        )
     else:
         notes.append(
             Markup("Spikes of the curves and the largest logits come from <code>lab eval {} stability</code>.").format(
@@ -55,14 +58,27 @@ def panel(facts: Facts) -> Panel:
     return Panel("stability", "Stability and failures", lead, body, notes=tuple(notes))
 
 
-def _values(arm: ArmFacts, key: str) -> list[float]:
-    """A metric of the stability evaluator, over the arm's runs."""
-    found = []
+def _mean(arm: ArmFacts, key: str) -> Text:
+    """A metric's mean over the arm's finished runs; a value that isn't finite is the finding, and is no part of it."""
+    values = _values(arm, key)
+    finite = [value for value in values.values() if math.isfinite(value)]
+    told = [fixed(math.fsum(finite) / len(finite), 1 if key.endswith("spikes") else 2)] if finite else []
+    told += [f"{value} in seed {seed}" for seed, value in values.items() if not math.isfinite(value)]
+    if not told:
+        return NONE
+    finished = sum(run.run.finished for run in arm.runs)
+    of = Markup(" <small>({} of {})</small>").format(len(values), finished) if len(values) < finished else ""
+    return runs_link(arm, "; ".join(told)) + of
+
+
+def _values(arm: ArmFacts, key: str) -> dict[int, float]:
+    """A metric of the stability evaluator by seed, of the arm's finished runs; of two evaluations the first one's."""
+    found: dict[int, float] = {}
     for run in arm.runs:
-        for evaluation in run.evaluations.values():
+        for evaluation in run.evaluations.values() if run.run.finished else ():
             value = evaluation["metrics"].get(key) if evaluation.get("evaluator") == "stability" else None
-            if isinstance(value, int | float) and math.isfinite(value):
-                found.append(float(value))
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found.setdefault(run.run.seed, float(value))
     return found
 
 
