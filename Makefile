@@ -13,6 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/lab compare quickstart
 	@echo
 	@echo "Look at the runs in TensorBoard:  $(BIN)/lab tensorboard quickstart"
+	@echo "One page to show to others:       $(BIN)/lab report quickstart"
 
 test: lint types tests
 
