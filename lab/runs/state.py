@@ -91,7 +91,7 @@ def read_state(path: Path) -> State:
         return State()
     except (PermissionError, IsADirectoryError) as error:  # others may pass, as on a network's file system
         raise ValueError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(data, dict) or data.pop("version", None) != VERSION:
         raise ValueError(f"{path}: not a run state of version {VERSION}")

@@ -131,6 +131,14 @@ def test_a_label_of_a_plan_that_is_wrong_is_named(tmp_path: Path, key: str, valu
         collect(tmp_path, "softcap")
 
 
+def test_a_cell_without_a_value_of_an_axis_that_its_arm_tunes_is_named(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path, f"gqa,{cell}", 5) for cell in "ab"]
+    cells: list[dict[str, Any]] = [{"cell": "a", "tuned": {"lr": 1}}, {"cell": "b", "tuned": None}]
+    plan(tmp_path, [row(run, "gqa", 5, role="tune", **cell) for run, cell in zip(runs, cells, strict=True)])
+    with pytest.raises(RequestError, match=r"`runs\[1\]\.tuned`: expected the axes of the arm's other cells"):
+        shown(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "{}", '"runs"', "\x00", '{"runs": {}}', '{"runs": [[]]}'])
 def test_a_plan_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     two(tmp_path)

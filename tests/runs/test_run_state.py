@@ -27,7 +27,16 @@ def test_a_missing_state_is_queued(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"version": 2}', '{"version": 1, "colour": "red"}', '{"version": 1, "failure": "odd"}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"version": 2}',
+        '{"version": 1, "colour": "red"}',
+        '{"version": 1, "failure": "odd"}',
+    ],
 )
 def test_a_file_that_is_no_state_is_refused_by_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
