@@ -67,7 +67,6 @@ _LABELS = {
     ),
     "match": _TEXT,
     "matching": _MAPPING,
-    "equivalence": _or_null("a number", is_number),
     "tune_metric": _TEXT,
 }
 _RUN = {

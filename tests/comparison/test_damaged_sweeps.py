@@ -61,7 +61,7 @@ def two(root: Path) -> tuple[RunFolder, RunFolder]:
         ("arm", "../../../../evil"), ("arm", LONG), ("arm", "€" * 100), ("arm", ""), ("arm", ".hidden"), ("arm", 5),
         ("arm", "caf\udce9"), ("seed", True), ("seed", 10**100), ("seed", "0"), ("order", None), ("order", math.nan),
         ("role", ["tune"]), ("axes", [1]), ("tuned", "lr"), ("question", 5), ("baseline", 1), ("metrics", 5),
-        ("metrics", [1]), ("metrics", "val/loss"), ("match", [1]), ("matching", "x"), ("equivalence", "0.1"),
+        ("metrics", [1]), ("metrics", "val/loss"), ("match", [1]), ("matching", "x"),
     ],
 )  # fmt: skip
 def test_a_run_with_something_wrong_in_its_run_json_is_listed_as_broken(tmp_path: Path, key: str, value: Any) -> None:
