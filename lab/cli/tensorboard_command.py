@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -21,8 +22,21 @@ def command(sweeps: tuple[str, ...], port: int | None, build_only: bool, root: P
     """Show the runs of SWEEPS in TensorBoard, on this machine only, until Ctrl-C."""
     from lab.comparison.tensorboard import build_view, serve
 
-    view = build_view(root, sweeps)
+    own = _own_views()
+    view = build_view(root, sweeps, own)
+    if not view.is_relative_to(root):
+        click.echo(f"{root} can't be written by this user: the view is {click.format_filename(view)}", err=True)
     if build_only:
-        click.echo(str(view))
+        click.echo(os.fsencode(view))
         return
-    serve(view, port, refresh=lambda: build_view(root, sweeps), echo=click.echo)
+    serve(view, port, refresh=lambda: build_view(root, sweeps, own), echo=click.echo)
+
+
+def _own_views() -> Path | None:
+    """Where views are built of a root that this user may only read; None where no folder is the user's own."""
+    from lab.data.cache import default_cache
+
+    try:
+        return default_cache() / "views"
+    except RuntimeError:  # a user without a home
+        return None

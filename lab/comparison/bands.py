@@ -17,6 +17,7 @@ from lab.comparison.written import Record, event_file, scalars
 MOST_POINTS = 100
 """Of one curve: more can't be told apart in a chart, and a thousand runs' would take minutes to write."""
 
+_MOST = 2.0**62  # steps are 64-bit integers
 _FORM = 2  # of the files; a view that stands has none of another
 _LEVEL = 0.95
 _UNITS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
@@ -130,6 +131,7 @@ def _points(found: Band, size: float) -> list[tuple[int, tuple[float, float, flo
     if n > MOST_POINTS:
         shown = sorted({round(i * (n - 1) / (MOST_POINTS - 1)) for i in range(MOST_POINTS)})
     low, high = found.low or found.mean, found.high or found.mean
+    shown = [i for i in shown if abs(found.x[i]) < _MOST * size]  # a cost that is NaN or infinite gives no place
     points = {round(found.x[i] / size): (found.mean[i], low[i], high[i]) for i in shown}
     return sorted(points.items())
 
@@ -152,7 +154,7 @@ def _state_of(run: Run) -> list[object]:
         return [run.identity, run.status]
     try:
         found = (run.folder.path / "metrics.jsonl").stat()
-    except FileNotFoundError:
+    except OSError:
         return [run.identity, run.status]
     return [run.identity, run.status, found.st_size, found.st_mtime_ns]
 

@@ -7,7 +7,10 @@ sweep that made it, as they were then. Tuning runs decide what an arm picks, and
 from __future__ import annotations
 
 import difflib
+import errno
 import json
+import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,11 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lab.comparison.folders import Found, Shelf, numbers
+from lab.comparison.labels import WrongShape, check_labels, check_rows, clean, is_number
 from lab.comparison.results import BUDGET, COSTS, MISSING, Arm, Run, Sweep
 from lab.errors import RequestError
 from lab.planning import selection
 from lab.planning.selection import Cell, Selection, Tried
-from lab.runs import find_runs
+from lab.runs import run_paths
 
 
 class _Entry(NamedTuple):
@@ -40,20 +44,25 @@ def collect(root: Path | str, sweep: str) -> Sweep:
     that other arms have is missing.
 
     Raises:
-        RequestError: no run of that sweep is there, or its plan can't be read.
+        RequestError: no run of that sweep is there or none that counts, or its plan can't be read.
     """
     root = Path(root)
+    if "/" in sweep or sweep in ("", ".", ".."):  # its name becomes part of paths
+        raise RequestError(_nothing(root, sweep, []))
     plan = _plan(root / sweep / "plan.json")
     shelf = Shelf(root, sweep)
     entries, others, labels = _planned(plan, shelf) if plan is not None else _newest(list(shelf.rest()))
     if all(entry.run.folder is None for entry in entries) and not others:
         raise RequestError(_nothing(root, sweep, shelf.broken))
     arms, unpicked = _arms(entries, plan or {}, labels.get("metrics"))
+    if not arms:
+        why = "all that are there are for tuning" if plan is None else "its plan.json lists none that is there"
+        raise RequestError(f"sweep '{sweep}' in {root} has no run to compare yet: {why}")
     return Sweep(
-        name=sweep,
+        name=clean(sweep),
         question=labels.get("question"),
-        baseline=str(labels.get("baseline", "")),
-        metrics=tuple(labels.get("metrics") or ("val/loss",)),
+        baseline=labels.get("baseline") or "",
+        metrics=tuple(dict.fromkeys(labels.get("metrics") or ("val/loss",))),
         match=labels.get("match"),
         arms=arms,
         tolerance=float((labels.get("matching") or {}).get("tolerance") or Sweep.tolerance),
@@ -168,24 +177,31 @@ def _plan(path: Path) -> dict[str, Any] | None:
     """A sweep's plan, None where there is none.
 
     Raises:
-        RequestError: it holds no list of runs with an identity each.
+        RequestError: it isn't one, or says something that isn't what its key takes.
     """
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = clean(json.loads(path.read_text(encoding="utf-8")))
         runs = plan["runs"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so nothing is there
+            return None
+        raise RequestError(f"{path}: can't be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise RequestError(
             f"{path}: can't be read as a plan, JSON with a list of `runs`; plan the sweep again"
         ) from None
-    if not isinstance(runs, list) or not all(isinstance(run, dict) and "identity" in run for run in runs):
-        raise RequestError(f"{path}: `runs` must be a list in which each run has an `identity`; plan the sweep again")
+    try:
+        check_rows(runs)
+        check_labels(plan)
+    except WrongShape as error:
+        raise RequestError(f"{path}: {error}; plan the sweep again") from None
     return plan  # type: ignore[no-any-return]
 
 
 def _positive(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) and value > 0 else None
+    return float(value) if is_number(value) and 0 < value < math.inf else None
 
 
 def _age(found: Found) -> tuple[datetime, str]:
@@ -201,7 +217,8 @@ def _age(found: Found) -> tuple[datetime, str]:
 def _nothing(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> str:
     if broken:
         return f"no run of sweep '{sweep}' in {root} can be read: {broken[0][1]}"
-    others = sorted({run.path.parts[-3] for run in find_runs(root)})
+    # A folder that may not be looked into is none of this sweep's.
+    others = sorted({path.parts[-3] for path in run_paths(root, closed=[]) if os.path.exists(path / "run.json")})
     near = difflib.get_close_matches(sweep, others, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     listed = f" (there are: {', '.join(others)})" if others else f": there are no runs in {root}"

@@ -7,8 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lab.comparison.labels import WrongShape, check_run, clean, is_number
 from lab.comparison.results import Run
 from lab.runs import BrokenRun, RunFolder, run_paths
+
+
+class Folder(RunFolder):
+    """A run's folder to tell of: what it says can be printed and written, whatever bytes its names and files hold.
+
+    Its path is the real one.
+    """
+
+    @property
+    def name(self) -> str:
+        return str(clean(super().name))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return clean(super().info)  # type: ignore[no-any-return]
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        return clean(super().summary)  # type: ignore[no-any-return]
 
 
 class Found(NamedTuple):
@@ -22,14 +42,18 @@ class Shelf:
     """The folders of one sweep.
 
     Attributes:
-        broken: folders that can't be read, each with what is wrong, as far as they have been looked at.
+        broken: folders that can't be read, each with what is wrong, as far as they have been looked at. To tell of
+            them: a name that isn't text is told as text.
     """
 
     def __init__(self, root: Path, sweep: str) -> None:
         self.broken: list[tuple[Path, str]] = []
         self._root = root
         self._below = f"{sweep}/"
-        self._unread = {"/".join(path.parts[-3:]): path for path in run_paths(root, sweep)}
+        closed: list[tuple[Path, str]] = []
+        self._unread = {"/".join(path.parts[-3:]): path for path in run_paths(root, sweep, closed)}
+        for path, problem in closed:
+            self._note(path, problem)
         self._read: dict[str, Found | None] = {}
 
     def take(self, name: str, identity: str) -> Found | None:
@@ -55,21 +79,35 @@ class Shelf:
             return self._read[name]
         path = self._unread.pop(name, None)
         if path is None:
-            if name.startswith(self._below) or not (self._root / name).is_dir():
+            if name.startswith(self._below) or not self._is_folder(self._root / name):
                 return None
             path = self._root / name
+        self._read[name] = None
         try:
-            found = self._read[name] = _read(RunFolder(path))
-        except BrokenRun as error:
-            self.broken.append((path, str(error)))
-            return None
-        return found
+            self._read[name] = _read(Folder(path))
+        except (BrokenRun, OSError, RecursionError) as error:
+            self._note(path, str(error))
+        return self._read[name]
+
+    def _is_folder(self, path: Path) -> bool:
+        try:
+            return path.is_dir()
+        except PermissionError as error:
+            self._note(path.parent, f"{path.parent}: {error.strerror}")
+            return False
+
+    def _note(self, path: Path, problem: str) -> None:
+        told = (Path(clean(str(path))), clean(problem))
+        if told not in self.broken:
+            self.broken.append(told)
 
 
-def _read(folder: RunFolder) -> Found:
+def _read(folder: Folder) -> Found:
     info, summary = folder.info, folder.summary
-    if not isinstance(info.get("arm"), str) or not isinstance(info.get("seed"), int):
-        raise BrokenRun(f"{folder.path / 'run.json'}: has no arm and seed")
+    try:
+        check_run(info)
+    except WrongShape as error:
+        raise BrokenRun(f"{folder.path / 'run.json'}: {error}") from None
     if not os.path.exists(folder.path / "config.yaml"):
         raise BrokenRun(f"{folder.path / 'config.yaml'}: missing")
     # A summary is written only when the result stands, and that run is never run again: it decides.
@@ -78,6 +116,7 @@ def _read(folder: RunFolder) -> Found:
     else:
         state = folder.state
         status, reason = state.status, state.reason
+    reason = None if reason is None else clean(str(reason))
     metrics, costs = (numbers(summary.get(key)) if summary else {} for key in ("metrics", "costs"))
     return Found(Run(info["arm"], info["seed"], info["identity"], status, folder, reason, metrics, costs), info)
 
@@ -86,4 +125,4 @@ def numbers(found: Any) -> dict[str, float]:
     """The entries of a mapping that are numbers; a null is a value that wasn't measured."""
     if not isinstance(found, dict):
         return {}
-    return {key: value for key, value in found.items() if type(value) is float or type(value) is int}
+    return {key: value for key, value in found.items() if is_number(value)}

@@ -14,6 +14,7 @@ from google.protobuf import struct_pb2  # type: ignore[import-untyped]
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
+from lab.comparison.labels import is_number
 from lab.comparison.metrics import title
 from lab.comparison.written import Record, event_file, scalars
 
@@ -129,7 +130,7 @@ _DATA_TYPES = {bool: api_pb2.DATA_TYPE_BOOL, float: api_pb2.DATA_TYPE_FLOAT64, s
 def _type(values: list[Any]) -> type:
     if all(isinstance(value, bool) for value in values):
         return bool
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if all(is_number(value) for value in values):
         return float
     return str
 

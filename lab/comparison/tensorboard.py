@@ -7,6 +7,7 @@ still writing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -28,39 +29,69 @@ from lab.errors import RequestError
 VIEW = ".tensorboard"
 PORT = 6006
 
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _STARTUP_SECONDS = 60.0
 _RETIRED_SECONDS = 60.0
 
 
-def build_view(root: Path | str, sweeps: str | Sequence[str]) -> Path:
+def build_view(root: Path | str, sweeps: str | Sequence[str], elsewhere: Path | None = None) -> Path:
     """Build, or bring up to date, the view of one or more sweeps, and say where it is.
 
     The new view takes the old one's place in one step; one that is up to date is left alone. Runs that haven't begun
     are not in it. A run that failed or diverged has NaN as the last value of the sweep's metrics: TensorBoard would
     average its last finite value with the other seeds' results.
 
+    Args:
+        elsewhere: where views are built of a root that this user may not write in.
+
     Returns:
         `<root>/<sweep>/.tensorboard`, or for more than one sweep a folder under `<root>/.tensorboard-views`, where runs
-        are called `sweep/arm/seed-n`.
+        are called `sweep/arm/seed-n`. Below `elsewhere` likewise, in a folder of the root's own.
 
     Raises:
-        RequestError: no sweep is named, or one of them has no runs.
+        RequestError: no sweep is named, one of them has no runs, or the view can't be written.
     """
     root = Path(root)
     names = [sweeps] if isinstance(sweeps, str) else list(dict.fromkeys(sweeps))
     if not names:
         raise RequestError("a TensorBoard view needs at least one sweep")
     found = [collect(root, name) for name in names]
-    if len(names) == 1:
-        view = root / names[0] / VIEW
-    else:
-        digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:12]
-        view = root / f"{VIEW}-views" / digest
-        view.parent.mkdir(exist_ok=True)
+    view = _place(root, names)
+    own = None if elsewhere is None else _place(elsewhere / _digest(os.path.realpath(root)), names)
+    if own is not None and not _may_write(view.parent):
+        # Also where somebody's view stands and is up to date: a TensorBoard on it would miss what is built here later.
+        view, own = own, None
     layout = lay_out(found, standing=view)
+    try:
+        return _built(view, layout, apart=not view.is_relative_to(root))
+    except OSError as error:
+        if own is None or error.errno not in _CLOSED:
+            raise RequestError(f"no view can be built in {view.parent}: {error.strerror or error}") from None
+    try:
+        return _built(own, layout, apart=True)
+    except OSError as error:
+        raise RequestError(f"no view can be built in {own.parent}: {error.strerror or error}") from None
+
+
+def _built(view: Path, layout: Layout, *, apart: bool) -> Path:
     if not _stands(view, layout):
-        _replace(view, layout)
+        view.parent.mkdir(parents=True, exist_ok=True)
+        _replace(view, layout, apart=apart)
     return view
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether this user may make something in a folder, or make it."""
+    return os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK)
+
+
+def _place(base: Path, names: Sequence[str]) -> Path:
+    """Where the view of these sweeps stands below a folder."""
+    return base / names[0] / VIEW if len(names) == 1 else base / f"{VIEW}-views" / _digest("\0".join(names))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
 
 
 def serve(
@@ -125,21 +156,32 @@ def server(
 
 def _stands(view: Path, layout: Layout) -> bool:
     """Whether the view is what it should be, file for file."""
-    found = {path.relative_to(view).as_posix() for path in view.rglob("*") if path.is_symlink() or path.is_file()}
-    if found != set(layout):
-        return False
-    for name, content in layout.items():
-        path = view / name
-        if isinstance(content, bytes):
-            if path.is_symlink() or path.read_bytes() != content:
-                return False
-        elif not path.is_symlink() or path.resolve() != content.resolve():
+    try:
+        found = {path.relative_to(view).as_posix() for path in view.rglob("*") if path.is_symlink() or path.is_file()}
+        if found != set(layout):
             return False
+        for name, content in layout.items():
+            path = view / name
+            if isinstance(content, bytes):
+                if path.is_symlink() or path.read_bytes() != content:
+                    return False
+            elif not path.is_symlink() or path.resolve() != content.resolve():
+                return False
+    except OSError:  # somebody else's, or one that was just replaced
+        return False
     return True
 
 
-def _replace(view: Path, layout: Layout) -> None:
-    """Build the view beside the old one, then turn the link `view` to it: at every moment one whole view stands."""
+def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
+    """Build the view beside the old one, then turn the link `view` to it: at every moment one whole view stands.
+
+    Args:
+        apart: the view stands outside of the root.
+
+    Raises:
+        RequestError: a path of the layout leads out of the view.
+        OSError: the old view still stands, and nothing is left behind.
+    """
     stem = VIEW if view.name == VIEW else view.name
     folder = view.with_name(f"{stem}-{secrets.token_hex(6)}")
     link = view.with_name(f"{folder.name}.link")
@@ -148,15 +190,18 @@ def _replace(view: Path, layout: Layout) -> None:
         home = folder.resolve()
         for name, content in layout.items():
             path = home / name
+            if ".." in path.parts or not path.is_relative_to(home) or path == home:
+                raise RequestError(f"{name}: can't be shown in a view, as it would stand outside of it")
             path.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 path.write_bytes(content)
             else:
+                target = content.resolve()
                 # Relative, so that a root that is moved or mounted elsewhere keeps its view.
-                path.symlink_to(os.path.relpath(content.resolve(), path.parent))
+                path.symlink_to(target if apart else os.path.relpath(target, path.parent))
         link.symlink_to(folder.name, target_is_directory=True)
         if view.is_symlink():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
                 os.utime(view)  # follows the link: the old view's time of retirement
         elif view.is_dir():
             shutil.rmtree(view)  # a copy of a root may hold a folder where the link was

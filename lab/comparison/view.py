@@ -20,8 +20,9 @@ from lab.comparison import hparams
 from lab.comparison.about import texts_of
 from lab.comparison.bands import Bands, newest, unit
 from lab.comparison.custom_scalars import margin, page
+from lab.comparison.labels import clean, is_number
 from lab.comparison.results import Arm, Run, Sweep
-from lab.comparison.written import Record, event_file, texts
+from lab.comparison.written import Record, event_file, has_tag, texts
 from lab.runs import BrokenRun, RunFolder
 
 Layout = dict[str, Path | bytes]  # path inside the view → the file that it links to, or its content
@@ -33,6 +34,8 @@ ABOUT = "about"
 # record of the start comes first, that of the end last.
 _FIRST = "events.out.tfevents.0000000000"
 _LAST = "events.out.tfevents.9999999999"
+
+_MOST_STEPS = 2**62  # a record's step is a 64-bit integer
 
 
 def lay_out(sweeps: Sequence[Sweep], standing: Path) -> Layout:
@@ -77,7 +80,7 @@ def _of_run(
     ended = run.status in ("finished", "diverged", "failed")
     if not events and not ended:
         return {}
-    found: Layout = {f"{place}/{path.name}": path for path in events}
+    found: Layout = {f"{place}/{clean(path.name)}": path for path in events}
     found[f"{place}/{_FIRST}.start"] = hparams.session_start(group, axes, arm.costs, _created(run.folder))
     if ended:
         found[f"{place}/{_LAST}.{run.status}"] = _end(run, run.folder, metrics)
@@ -100,7 +103,7 @@ def _of_arm(group: str, arm: Arm, bands: Bands, standing: Path) -> Layout:
 
 def _has_curve(layout: Layout, tag: str) -> bool:
     """Whether an arm has a curve of this tag: some metrics are measured at the end alone."""
-    return any(isinstance(content, bytes) and tag.encode() in content for content in layout.values())
+    return any(isinstance(content, bytes) and has_tag(content, tag) for content in layout.values())
 
 
 def _end(run: Run, folder: RunFolder, metrics: Sequence[str]) -> bytes:
@@ -108,20 +111,34 @@ def _end(run: Run, folder: RunFolder, metrics: Sequence[str]) -> bytes:
         values = {metric: run.metrics[metric] for metric in metrics if metric in run.metrics}
     else:
         values = dict.fromkeys(metrics, math.nan)
-    state = folder.state
-    steps = [int(run.costs.get("steps", 0)), state.progress["step"] if state.progress else 0]
+    steps, ended = [_step(run.costs.get("steps"))], None
+    with contextlib.suppress(BrokenRun, OSError):  # its summary tells what it came to
+        state = folder.state
+        steps.append(_step(state.progress["step"] if state.progress else None))
+        ended = state.heartbeat
     if not run.finished:
-        with contextlib.suppress(BrokenRun):
-            steps += [int(line["step"]) for line in folder.metrics()[-1:]]
-    ended = state.heartbeat
+        with contextlib.suppress(BrokenRun, OSError, ValueError, KeyError, TypeError):
+            steps += [_step(line["step"]) for line in folder.metrics()[-1:]]
     if ended is None:
-        summary = folder.path / "summary.json"
-        ended = (summary if summary.exists() else folder.path).stat().st_mtime
+        ended = _changed(folder.path / "summary.json") or _changed(folder.path)
     return hparams.session_end(run.finished, values, run.costs if run.finished else {}, max(steps), ended)
+
+
+def _step(found: object) -> int:
+    """A step as a file says it, 0 where that is none."""
+    return int(found) if is_number(found) and 0 <= found < _MOST_STEPS else 0  # type: ignore[operator,call-overload]
+
+
+def _changed(path: Path) -> float:
+    """When a file was last written, in unix seconds; 0 where it isn't there or may not be looked at."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _created(folder: RunFolder) -> float:
     try:
         return datetime.fromisoformat(folder.info["created"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OSError, OverflowError):
         return 0.0

@@ -244,21 +244,34 @@ def find_broken(root: Path | str, sweep: str | None = None) -> list[tuple[Path, 
     return sorted(found)
 
 
-def run_paths(root: Path | str, sweep: str | None = None) -> Iterator[Path]:
-    """Every folder that stands where runs stand, by name; whether it is one, its files tell."""
-    for sweep_path in _folders(Path(root)):
+def run_paths(
+    root: Path | str, sweep: str | None = None, closed: list[tuple[Path, str]] | None = None
+) -> Iterator[Path]:
+    """Every folder that stands where runs stand, by name; whether it is one, its files tell.
+
+    Args:
+        closed: takes the folders that may not be looked into, each with why; without it the first is an error.
+    """
+    for sweep_path in _folders(Path(root), closed=closed):
         if sweep is None or sweep_path.name == sweep:
-            for arm_path in _folders(sweep_path):
+            for arm_path in _folders(sweep_path, closed=closed):
                 # A link would show the same run twice: views for TensorBoard are folders of links.
-                yield from _folders(arm_path, "seed-", links=False)
+                yield from _folders(arm_path, "seed-", links=False, closed=closed)
 
 
-def _folders(path: Path, prefix: str = "", *, links: bool = True) -> list[Path]:
+def _folders(
+    path: Path, prefix: str = "", *, links: bool = True, closed: list[tuple[Path, str]] | None = None
+) -> list[Path]:
     try:
         with os.scandir(path) as entries:
             found = [e.name for e in entries if e.is_dir(follow_symlinks=links) and e.name.startswith(prefix)]
         return [path / name for name in sorted(found) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        if closed is None:
+            raise
+        closed.append((path, f"{path}: {error.strerror}"))
         return []
 
 

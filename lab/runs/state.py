@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -82,20 +83,62 @@ def read_state(path: Path) -> State:
     """The state in a `state.json`; a run whose file is missing has never been touched: queued.
 
     Raises:
-        ValueError: the file is not a state of this version; the message names the file.
+        ValueError: the file can't be read, or is not a state of this version; the message names the file.
     """
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         return State()
-    except ValueError as error:
+    except (PermissionError, IsADirectoryError) as error:  # others may pass, as on a network's file system
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(data, dict) or data.pop("version", None) != VERSION:
         raise ValueError(f"{path}: not a run state of version {VERSION}")
     try:
+        _check_types(data)
         return State(**data)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _check_types(data: dict[str, Any]) -> None:
+    """Refuse a value that no worker writes: whoever reads a state counts and subtracts with it.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for key, value in data.items():
+        if key == "progress" and isinstance(value, dict):
+            if not all(_is_finite(value.get(name)) for name in ("step", "steps", "tokens")):
+                raise ValueError("progress: must have its step, steps and tokens, as numbers")
+            if not all(_is_number(value.get(name), or_none=True) for name in ("loss", "tokens_per_second")):
+                raise ValueError("progress: loss and tokens_per_second must be numbers or null")
+        elif key in _TYPES and not _TYPES[key][1](value):
+            raise ValueError(f"{key}: expected {_TYPES[key][0]}, got {json.dumps(value)[:80]}")
+
+
+def _is_number(value: Any, *, or_none: bool = False) -> bool:
+    return (or_none and value is None) or type(value) in (int, float)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number that any arithmetic can be done with: JSON knows NaN and integers of any length."""
+    return _is_number(value) and abs(value) < _LARGEST
+
+
+_LARGEST = 2**63
+_TEXT = ("a text or null", lambda value: value is None or isinstance(value, str))
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "status": ("a text", lambda value: isinstance(value, str)),
+    "attempts": ("a whole number", lambda value: type(value) is int and 0 <= value < _LARGEST),
+    "reason": _TEXT,
+    "failure": _TEXT,
+    "heartbeat": ("seconds or null", lambda value: value is None or _is_finite(value)),
+    "host": _TEXT,
+    "pid": ("a whole number or null", lambda value: value is None or type(value) is int),
+    "progress": ("a mapping or null", lambda value: value is None),
+}
 
 
 def write_state(path: Path, state: State) -> None:

@@ -27,12 +27,49 @@ def test_a_missing_state_is_queued(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"version": 2}', '{"version": 1, "colour": "red"}', '{"version": 1, "failure": "odd"}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"version": 2}',
+        '{"version": 1, "colour": "red"}',
+        '{"version": 1, "failure": "odd"}',
+    ],
 )
 def test_a_file_that_is_no_state_is_refused_by_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
     with pytest.raises(ValueError, match=r"state\.json"):
         read_state(tmp_path / "state.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("status", None), ("status", ["finished"]), ("attempts", None), ("attempts", True), ("attempts", "2"),
+        ("reason", 5), ("failure", []), ("heartbeat", "x"), ("heartbeat", math.nan), ("heartbeat", 10**400),
+        ("host", 1), ("pid", 1.5), ("progress", 5), ("progress", []), ("progress", {}),
+        ("progress", {**PROGRESS, "step": math.inf}), ("progress", {**PROGRESS, "loss": "low"}),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_worker_writes_is_refused_by_its_key(tmp_path: Path, key: str, value: object) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({"version": 1, key: value}))
+    with pytest.raises(ValueError, match=rf"state\.json: {key}: "):
+        read_state(tmp_path / "state.json")
+
+
+def test_a_state_that_is_a_folder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "state.json").mkdir()
+    with pytest.raises(ValueError, match=r"state\.json: Is a directory"):
+        read_state(tmp_path / "state.json")
+
+
+@pytest.mark.parametrize("loss", [None, math.nan, 3])
+def test_a_loss_that_is_not_known_or_not_finite_is_one_that_workers_write(tmp_path: Path, loss: float | None) -> None:
+    state = State(progress=Progress(**{**PROGRESS, "loss": loss, "tokens_per_second": None}))
+    write_state(tmp_path / "state.json", state)
+    assert str(read_state(tmp_path / "state.json")) == str(state)
 
 
 def test_an_unknown_status_is_refused() -> None:

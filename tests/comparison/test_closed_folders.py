@@ -1,0 +1,170 @@
+"""Runs of somebody else: what may not be read is named, and a view stands where its reader may write."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.comparison import tensorboard
+from lab.comparison.collect import collect
+from lab.comparison.tensorboard import build_view
+from lab.errors import RequestError
+from tests.comparison.fake_runs import fake_run, fake_sweep
+from tests.comparison.test_comparison_plans import plan, row
+
+NOBODY = 65534
+
+as_nobody = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who may not read everything")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user may read: pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        found = Path(name).resolve()
+        found.chmod(0o755)
+        if not all(path.stat().st_mode & 0o001 for path in found.parents):
+            pytest.skip(f"needs a folder of temporary files that every user may enter, unlike {found.parent}")
+        yield found
+
+
+def nobody(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`lab` with these arguments as a user who owns nothing but the cache."""
+    cache.mkdir(exist_ok=True)
+    os.chown(cache, NOBODY, NOBODY)
+    # What is loaded late is loaded before: the interpreter itself may lie where only root may read.
+    code = (
+        "import contextlib, os, pathlib, sys\n"
+        "import numpy, scipy.special\n"
+        "from lab.cli import compare_command, main, report_command, tensorboard_command\n"
+        "from lab.comparison import documents, tensorboard\n"
+        "from lab.comparison.report import page\n"
+        "from lab.data import cache\n"
+        "root = pathlib.Path(sys.argv[sys.argv.index('--root') + 1])\n"
+        "with contextlib.suppress(Exception):\n"
+        "    page.report(root, sys.argv[-1])\n"
+        f"os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})\n"
+        "main.main()"
+    )
+    environment = {**os.environ, "LAB_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+
+
+@as_nobody
+def test_a_view_of_runs_that_may_only_be_read_stands_in_the_readers_cache(folder: Path) -> None:
+    root, cache = folder / "runs", folder / "cache"
+    fake_sweep(root, {"both": [3.0, 3.1], "neither": [3.2, 3.3]}, curves=True)
+    for names in (("softcap",), ("softcap", "other")):
+        if "other" in names:
+            fake_run(root, "both", sweep="other", curves=True)
+        done = nobody(cache, "tensorboard", "--build-only", "--root", str(root), *names)
+        assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+        view = Path(done.stdout.strip())
+        assert f"{root} can't be written by this user: the view is {view}" in done.stderr
+        assert view.is_relative_to(cache / "views")
+        (link,) = [path for path in (view / names[0] if names[1:] else view).glob("both/seed-0/*") if path.is_symlink()]
+        assert link.resolve().parent == (root / "softcap" / "both" / "seed-0").resolve()
+        assert os.readlink(link).startswith("/")
+        again = nobody(cache, "tensorboard", "--build-only", "--root", str(root), *names)
+        assert again.stdout == done.stdout
+    assert not list(root.rglob(".tensorboard*"))
+
+
+@as_nobody
+def test_a_view_that_may_be_written_nowhere_is_refused_in_one_line(folder: Path) -> None:
+    fake_run(folder / "runs")
+    cache = folder / "cache"
+    cache.mkdir()
+    (cache / "views").mkdir(mode=0o755)
+    done = nobody(cache, "tensorboard", "--build-only", "--root", str(folder / "runs"), "softcap")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"lab: no view can be built in {cache}/views/")
+    assert done.stderr.endswith(": Permission denied\n")
+
+
+@as_nobody
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        ("compare", "neither"),
+        ("compare", "neither/seed-0"),
+        ("compare", "neither/seed-0/run.json"),
+        ("tensorboard", "neither"),
+        ("tensorboard", "neither/seed-0/state.json"),
+        ("report", "neither"),
+        ("report", "neither/seed-0/state.json"),
+    ],
+)
+def test_what_may_not_be_read_is_told_and_the_rest_shown(folder: Path, command: str, closed: str) -> None:
+    root, cache = folder / "runs", folder / "cache"
+    fake_sweep(root, {"both": [3.0, 3.1], "neither": [3.2], "third": [3.4, 3.5]}, curves=True)
+    options = {"tensorboard": ["--build-only"], "report": ["--out", str(cache / "report.html")]}.get(command, [])
+    (root / "softcap" / closed).chmod(0o000)
+    done = nobody(cache, command, *options, "--root", str(root), "softcap")
+    assert done.returncode == 0, done.stderr
+    if command == "compare":
+        told = " ".join(done.stdout.split())
+        assert f"Can't be read: {root / 'softcap' / 'neither'}" in told
+        assert "Permission denied" in told
+    (root / "softcap" / closed).chmod(0o755)
+
+
+@as_nobody
+def test_a_shared_run_in_a_closed_folder_is_told_once(folder: Path) -> None:
+    root, cache = folder / "runs", folder / "cache"
+    shared, own = fake_run(root, "plain", sweep="earlier"), fake_run(root, "mha")
+    plan(root, [row(shared, "gqa", 0), row(own, "mha", 0)])
+    (root / "earlier").chmod(0o700)
+    done = nobody(cache, "compare", "--root", str(root), "softcap")
+    assert done.returncode == 0, done.stderr
+    assert " ".join(done.stdout.split()).count("Permission denied") == 1
+
+
+@as_nobody
+@pytest.mark.parametrize("closed", ["softcap", "softcap/plan.json"])
+def test_a_sweep_that_may_not_be_read_is_refused_in_one_line(folder: Path, closed: str) -> None:
+    root = folder / "runs"
+    plan(root.parent, [row(fake_run(root), "gqa", 0)], sweep="runs/softcap")
+    (root / closed).chmod(0o000)
+    for command in (["compare"], ["tensorboard", "--build-only"]):
+        done = nobody(folder / "cache", *command, "--root", str(root), "softcap")
+        assert done.returncode == 2
+        assert done.stderr.startswith("lab: ")
+        assert (done.stderr.count("\n"), "Permission denied" in done.stderr) == (1, True), done.stderr
+    (root / closed).chmod(0o755)
+
+
+def test_a_file_system_that_is_read_only_is_told_when_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run(tmp_path / "runs", curves=True)
+    replace = tensorboard._replace
+
+    def closed(view: Path, *arguments: object, **options: bool) -> None:
+        if not view.is_relative_to(tmp_path / "cache"):
+            raise OSError(30, "Read-only file system")
+        replace(view, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tensorboard, "_replace", closed)
+    with pytest.raises(RequestError, match=r"no view can be built in .*: Read-only file system"):
+        build_view(tmp_path / "runs", "softcap")
+    assert build_view(tmp_path / "runs", "softcap", tmp_path / "cache").is_relative_to(tmp_path / "cache")
+
+
+def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_run(tmp_path, curves=True)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RequestError, match=r"no view can be built in .*softcap: No space left on device"):
+        build_view(tmp_path, "softcap", tmp_path / "cache")
+    assert not list(tmp_path.rglob(".tensorboard*"))
+    assert collect(tmp_path, "softcap").arms
