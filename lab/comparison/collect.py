@@ -54,7 +54,7 @@ def collect(root: Path | str, sweep: str) -> Sweep:
     entries, others, labels = _planned(plan, shelf) if plan is not None else _newest(list(shelf.rest()))
     if all(entry.run.folder is None for entry in entries) and not others:
         raise RequestError(_nothing(root, sweep, shelf.broken))
-    arms, unpicked = _arms(entries, plan or {}, labels.get("metrics"))
+    arms, unpicked, tuning = _arms(entries, plan or {}, labels.get("metrics"))
     if not arms:
         why = "all that are there are for tuning" if plan is None else "its plan.json lists none that is there"
         raise RequestError(f"sweep '{sweep}' in {root} has no run to compare yet: {why}")
@@ -68,6 +68,7 @@ def collect(root: Path | str, sweep: str) -> Sweep:
         tolerance=float((labels.get("matching") or {}).get("tolerance") or Sweep.tolerance),
         equivalence=_positive(labels.get("equivalence")),
         left_out=(*others, *unpicked),
+        tuning=tuple(tuning),
         broken=tuple(sorted(shelf.broken)),
     )
 
@@ -123,14 +124,14 @@ def _newest(found: list[Found]) -> tuple[list[_Entry], list[Run], Mapping[str, A
     return entries, others, found[-1].info if found else {}
 
 
-def _arms(entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any) -> tuple[dict[str, Arm], list[Run]]:
-    """The arms in order, each with the runs of what it picked; and the reporting runs of what it didn't."""
+def _arms(entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any) -> tuple[dict[str, Arm], list[Run], list[Run]]:
+    """The arms, each with the runs of what it picked; reporting runs of what it didn't; and those that tuned."""
     of_arm: dict[str, list[_Entry]] = {}
     for entry in entries:
         of_arm.setdefault(entry.run.arm, []).append(entry)
     metric = plan.get("tune_metric") or (metrics or ["val/loss"])[0]
     recorded = selection.recorded_in(plan)
-    arms, unpicked = {}, []
+    arms, unpicked, tuning = {}, [], []
     for name, found in of_arm.items():
         made = _selection(name, found, metric, recorded.get(name)) if found[0].cell.name else None
         report = [entry for entry in found if entry.role == "report"]
@@ -139,12 +140,13 @@ def _arms(entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any) -> tupl
             picked = made.picked.name if made.picked else None
             shown = [entry for entry in report if entry.cell.name == picked]
             unpicked += [entry.run for entry in report if entry.cell.name != picked and entry.run.folder]
+        tuning += [entry.run for entry in found if entry.role == "tune" and entry.run.folder]
         runs = {entry.run.seed: entry.run for entry in sorted(shown, key=lambda entry: entry.run.seed)}
         costs: dict[str, float] = {}
         for entry in shown or found[:1]:
             costs |= entry.costs
         arms[name] = Arm(name, dict(found[0].axes), runs, costs, made)
-    return arms, unpicked
+    return arms, unpicked, tuning
 
 
 def _selection(arm: str, entries: list[_Entry], metric: str, entry: Mapping[str, Any] | None) -> Selection:

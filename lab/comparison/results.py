@@ -96,6 +96,7 @@ class Sweep:
         equivalence: largest difference in the first metric that is of no consequence, in its unit; None if none is.
         left_out: runs that stand there but aren't counted: of another plan, an older one of the same arm and seed, or
             of tuned values that the arm didn't pick.
+        tuning: runs that are there to pick an arm's tuned values by; they are in no number of an arm.
         broken: folders that can't be read, each with what is wrong.
     """
 
@@ -108,6 +109,7 @@ class Sweep:
     tolerance: float = 0.005
     equivalence: float | None = None
     left_out: tuple[Run, ...] = ()
+    tuning: tuple[Run, ...] = ()
     broken: tuple[tuple[Path, str], ...] = ()
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from components.registry import suggestion
 from lab.comparison.collect import collect
+from lab.comparison.labels import clean
 from lab.comparison.results import Arm, Run, Sweep
 from lab.errors import RequestError
 
@@ -48,7 +49,7 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Row]:
     priced = {cost: f"cost:{cost}" if cost in taken else cost for cost in costs}
     rows = []
     for sweep, arm, run in runs:
-        place = run.folder.path.relative_to(_root(root)).as_posix() if run.folder else None
+        place = clean(run.folder.path.relative_to(_root(root)).as_posix()) if run.folder else None
         row = _label(sweep, arm, run) | {
             "status": run.status,
             "reason": run.reason,

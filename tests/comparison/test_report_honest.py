@@ -14,6 +14,7 @@ import pytest
 from lab.comparison.report.page import report
 from lab.runs import write_json
 from tests.comparison.fake_runs import fake_run, fake_sweep
+from tests.comparison.test_comparison_plans import GOOD, PICKED, tuned
 
 LOSSES = {"both": [3.20, 3.22, 3.24], "neither": [3.50, 3.52, 3.54]}
 
@@ -124,3 +125,10 @@ def test_a_page_takes_the_place_of_nothing_but_a_page(tmp_path: Path) -> None:
         assert ask(root, "softcap", "--out", str(link))[0] == 0
     assert link.is_symlink()
     assert page.read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def test_compute_counts_the_runs_that_tuned(tmp_path: Path) -> None:
+    tuned(tmp_path, GOOD, report=PICKED)
+    said = section(report(tmp_path, "softcap"), "reproducibility")
+    assert "0.067 core-hours of training in 4 runs that ended; 81.9k tokens besides, for tuning or left out: " in said
+    assert "besides, for tuning or left out: 0.100 core-hours of training in 6 runs that ended; 123k tokens" in said

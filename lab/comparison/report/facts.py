@@ -100,6 +100,7 @@ class Facts:
     Attributes:
         root: that the run folders are below.
         arms: all, in the sweep's order.
+        aside: runs of the sweep that are in no arm: those that tuned, and those left out.
         knob: the option that matching solved for; None where nothing was solved.
         made: when this was read.
     """
@@ -109,6 +110,7 @@ class Facts:
     arms: tuple[ArmFacts, ...]
     knob: str | None
     made: datetime
+    aside: tuple[RunFacts, ...] = ()
 
     @property
     def sweep(self) -> str:
@@ -165,7 +167,9 @@ def gather(root: Path, comparison: Comparison) -> Facts:
         differs = differences(baseline, config) if baseline is not None and config is not None else {}
         slot = drawn.get(row.arm.name)
         arms.append(ArmFacts(row, f"arm-{place}", slot, tuple(runs), differs, uneven))
-    return Facts(root, comparison, tuple(arms), _knob(root / sweep.name / "plan.json"), datetime.now(UTC))
+    aside = tuple(_run(run, "runs", sweep.name, jobs) for run in (*sweep.tuning, *sweep.left_out))
+    knob = _knob(root / sweep.name / "plan.json")
+    return Facts(root, comparison, tuple(arms), knob, datetime.now(UTC), aside)
 
 
 def _drawn(comparison: Comparison) -> dict[str, int]:

@@ -32,7 +32,7 @@ def panel(facts: Facts) -> Panel:
         ("software", _told(runs, _software)),
         ("kernels", _told(runs, _kernels)),
         ("compiled", _told(runs, lambda run: run.provenance.get("compile"))),
-        ("compute", _compute(runs)),
+        ("compute", _computed(runs, facts.aside)),
         ("restarts", _restarts(runs)),
         ("SLURM", _slurm(runs)),
     ]
@@ -149,6 +149,14 @@ def hours(runs: Iterable[RunFacts]) -> tuple[float, float]:
         else:
             gpu += spent
     return gpu, core
+
+
+def _computed(runs: list[RunFacts], aside: Iterable[RunFacts]) -> Text:
+    """Of the arms' runs, and of those that the sweep took besides."""
+    more = [run for run in aside if run.seconds is not None]
+    if not more:
+        return _compute(runs)
+    return Markup("{}<br>besides, for tuning or left out: {}").format(_compute(runs), _compute(more))
 
 
 def _compute(runs: list[RunFacts]) -> Text:
