@@ -8,11 +8,12 @@ on straight lines between their neighbouring points.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lab.comparison.points import Points
+from lab.comparison.points import Points, is_number
 from lab.comparison.results import Arm, Run
 from lab.runs import BrokenRun
 
@@ -23,6 +24,7 @@ X = Literal["step", "tokens", "flops", "seconds"]
 
 _COUNTED = ("step", "tokens")
 _UNDER_WAY = ("queued", "running", "preempted")
+_UNREADABLE = (BrokenRun, AttributeError, KeyError, TypeError, ValueError, OverflowError)  # of files edited by hand
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def run_curves(run: Run, metrics: Sequence[str], axes: Sequence[X]) -> dict[tupl
     """(metric, axis) → the run's curve: several from one reading of the file.
 
     Tokens are steps times the run's tokens per step. FLOPs are tokens times the FLOPs per token of training, those of
-    a teacher's forward passes included. Seconds are those of training, as recorded.
+    a teacher's forward passes included. Seconds are those of training, as recorded; where a later step has an earlier
+    time, or the same, as after a clock that was set back, it is left out until the time is past what was reached.
     """
     if run.folder is None:
         return {(metric, axis): Curve((), (), axis) for metric in metrics for axis in axes}
@@ -84,11 +87,16 @@ def run_curves(run: Run, metrics: Sequence[str], axes: Sequence[X]) -> dict[tupl
     return found
 
 
-def _placed(measured: Mapping[int, float], place: float | Mapping[int, float] | None, axis: X) -> Curve:
+def _placed(measured: Mapping[float, float], place: float | Mapping[float, float] | None, axis: X) -> Curve:
     if isinstance(place, float | int):
+        if measured and not all(math.isfinite(step * place) for step in (min(measured), max(measured))):
+            measured = {step: value for step, value in measured.items() if math.isfinite(step * place)}
         return Curve(tuple([step * place for step in measured]), tuple(measured.values()), axis)
-    shown = [step for step in measured if step in (place or {})]
-    return Curve(tuple(place[step] for step in shown), tuple(measured[step] for step in shown), axis)  # type: ignore[index]
+    shown: list[tuple[float, float]] = []
+    for step, value in measured.items():
+        if place and step in place and (not shown or place[step] > shown[-1][0]):
+            shown.append((place[step], value))
+    return Curve(tuple(x for x, _ in shown), tuple(y for _, y in shown), axis)
 
 
 def counted(arm: Arm) -> dict[int, Run]:
@@ -110,7 +118,7 @@ def arm_curves(arm: Arm, metric: str, x: X = "tokens") -> dict[int, Curve]:
 
 
 def band(curves: Mapping[int, Curve], level: float = 0.95) -> Band:
-    """The mean over seeds (seed → curve) where all have a value, with its t interval.
+    """The mean over seeds (seed → curve) where all have a value, with its t interval, and a float holds them.
 
     Raises:
         ValueError: the level isn't between 0 and 1, or the curves are over different axes.
@@ -126,9 +134,13 @@ def difference(arm: Mapping[int, Curve], baseline: Mapping[int, Curve], level: f
     Raises:
         ValueError: as for `band`.
     """
+    import numpy as np
+
     seeds = sorted(seed for seed in set(arm) & set(baseline) if len(arm[seed]) and len(baseline[seed]))
     x, y = _joined([arm[seed] for seed in seeds] + [baseline[seed] for seed in seeds])
-    return _band(x, y[: len(seeds)] - y[len(seeds) :], seeds, level)
+    with np.errstate(over="ignore"):
+        apart = y[: len(seeds)] - y[len(seeds) :]
+    return _band(x, apart, seeds, level)
 
 
 def _band(x: np.ndarray, y: np.ndarray, seeds: Sequence[int], level: float) -> Band:
@@ -137,14 +149,22 @@ def _band(x: np.ndarray, y: np.ndarray, seeds: Sequence[int], level: float) -> B
         raise ValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level!r}")
     if not seeds:
         return Band((), (), None, None, ())
-    mean, n = y.mean(axis=0), len(seeds)
-    low = high = None
-    if n > 1:
-        from scipy.special import stdtrit
+    import numpy as np
 
-        half = float(stdtrit(n - 1, (1 + level) / 2)) * y.std(axis=0, ddof=1) / n**0.5
-        low, high = tuple((mean - half).tolist()), tuple((mean + half).tolist())
-    return Band(tuple(x.tolist()), tuple(mean.tolist()), low, high, tuple(seeds))
+    n = len(seeds)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, half = y.mean(axis=0), np.zeros(y.shape[1])
+        if n > 1:
+            from scipy.special import stdtrit
+
+            # Over a power of two, so that no square overflows: exact.
+            power = np.frexp(abs(y).max(axis=0))[1]
+            spread = np.ldexp(np.ldexp(y, -power).std(axis=0, ddof=1), power)
+            half = float(stdtrit(n - 1, (1 + level) / 2)) * spread / n**0.5
+        low, high = mean - half, mean + half
+    known = np.isfinite(low) & np.isfinite(high)
+    ends = [tuple(end[known].tolist()) if n > 1 else None for end in (low, high)]
+    return Band(tuple(x[known].tolist()), tuple(mean[known].tolist()), ends[0], ends[1], tuple(seeds))
 
 
 def _joined(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
@@ -157,9 +177,9 @@ def _joined(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(0), np.empty((0, 0))
     first = curves[0]
     if all(curve.x == first.x for curve in curves):
-        return np.asarray(first.x), np.array([curve.y for curve in curves])
+        return np.asarray(first.x, dtype=float), np.array([curve.y for curve in curves], dtype=float)
     if first.axis in _COUNTED:
-        x = np.array(sorted(set(first.x).intersection(*(curve.x for curve in curves))))
+        x = np.array(sorted(set(first.x).intersection(*(curve.x for curve in curves))), dtype=float)
     else:
         start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
         sparsest = min(curves, key=len)
@@ -167,7 +187,7 @@ def _joined(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     return x, np.array([np.interp(x, curve.x, curve.y) for curve in curves])
 
 
-def _places(run: Run, points: Points, axis: X) -> float | dict[int, float] | None:
+def _places(run: Run, points: Points, axis: X) -> float | dict[float, float] | None:
     """What a step is worth on the axis, or the place of each step on it; None where the run doesn't say."""
     if axis == "step":
         return 1
@@ -175,24 +195,28 @@ def _places(run: Run, points: Points, axis: X) -> float | dict[int, float] | Non
         return points.seconds()
     tokens = points.tokens_per_step() or _configured(run)
     flops_per_token = 1.0 if axis == "tokens" else _flops_per_token(run)
-    return None if tokens is None or flops_per_token is None else tokens * flops_per_token
+    if tokens is None or flops_per_token is None:
+        return None
+    worth = tokens * flops_per_token
+    return worth if 0 < worth < math.inf else None
 
 
 def _configured(run: Run) -> float | None:
     """Tokens per step of a run whose points don't say, as those of evaluations."""
-    if run.costs.get("steps") and "tokens" in run.costs:
-        return run.costs["tokens"] / run.costs["steps"]
+    tokens, steps = run.costs.get("tokens"), run.costs.get("steps")
+    if is_number(tokens) and is_number(steps) and steps:
+        return float(tokens) / float(steps)
     assert run.folder is not None
-    with contextlib.suppress(BrokenRun, KeyError, TypeError, ValueError):
+    with contextlib.suppress(*_UNREADABLE):
         train = run.folder.config["train"]
-        return int(train["context"]) * int(train["global_batch"])
+        return float(int(train["context"]) * int(train["global_batch"]))
     return None
 
 
 def _flops_per_token(run: Run) -> float | None:
     """Those of the model's training and of using the runs that it learns from; None where run.json has none."""
     assert run.folder is not None
-    with contextlib.suppress(BrokenRun, KeyError, TypeError, ValueError):
+    with contextlib.suppress(*_UNREADABLE):
         info = run.folder.info
         needs = sum(float(need.get("flops_per_token") or 0) for need in info.get("needs") or ())
         return float(info["costs"]["flops_per_token"]) + needs

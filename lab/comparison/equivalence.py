@@ -40,7 +40,7 @@ def equivalence_p(difference: PairedDifference, margin: float) -> float | None:
         return None
     if difference.sd == 0:
         return 0.0 if abs(difference.mean) < margin else 1.0
-    nearest = (abs(difference.mean) - margin) / (difference.sd / math.sqrt(difference.n))
+    nearest = (abs(difference.mean) - margin) / difference.sd * math.sqrt(difference.n)
     return float(stdtr(difference.n - 1, nearest))
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lab.comparison.results import Arm, Sweep
-from lab.comparison.statistics import Interval, holm, sample, t_interval, t_test_p
+from lab.comparison.statistics import Interval, finite, holm, sample, steadied, t_interval, t_test_p
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Effect:
         factors: one name, or two.
         levels: of each, the level that is looked at, beside its factor's reference.
         values: the contrast in each seed: the mean over the other factors of y(level) - y(reference), for two factors
-            y(a, b) - y(a₀, b) - y(a, b₀) + y(a₀, b₀): by how much the effect of one changes with the other.
+            y(a, b) - y(a₀, b) - y(a, b₀) + y(a₀, b₀): by how much the effect of one changes with the other. All the
+            same where they are but for rounding.
         interval: the t interval of the mean over seeds; None for one seed.
         p: of the two-sided t test; p_holm: corrected for the number of effects of this metric.
     """
@@ -124,6 +125,9 @@ def factorial(sweep: Sweep, metric: str, *, level: float = 0.95) -> Factorial:
     y = np.empty((*shape, len(seeds)))
     for cell, arm in cells.items():
         y[cell] = [values[arm.name][seed] for seed in seeds]
+    with np.errstate(over="ignore"):
+        if not np.isfinite(4 * abs(y).sum()):  # more than any contrast, and any step on the way to it
+            return replace(found, reason="there are values too large for their differences to be worked out")
     effects = list(_effects(y, factors, level))
     corrected = holm({number: effect.p for number, effect in enumerate(effects)})
     return replace(found, effects=tuple(replace(effect, p_holm=corrected[n]) for n, effect in enumerate(effects)))
@@ -155,7 +159,7 @@ def _design(sweep: Sweep) -> tuple[tuple[Factor, ...], dict[str, tuple[int, ...]
 
 
 def _finite(values: dict[int, float], seed: int) -> bool:
-    return math.isfinite(values.get(seed, math.nan))
+    return finite(values.get(seed, math.nan))
 
 
 def _in_step(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
@@ -165,19 +169,22 @@ def _in_step(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
 def _effects(y: Any, factors: tuple[Factor, ...], level: float) -> Iterator[Effect]:
     """Main effects and interactions of y [levels of each factor…, seeds]."""
     every = range(len(factors))
+    sizes = abs(y).max(axis=tuple(every)).tolist()  # of each seed
     for f in every:
         means = y.mean(axis=tuple(other for other in every if other != f))  # [levels, seeds]
         for i in range(1, len(factors[f].levels)):
-            yield _effect((factors[f],), (i,), means[i] - means[0], level)
+            yield _effect((factors[f],), (i,), means[i] - means[0], sizes, level)
     for f, g in itertools.combinations(every, 2):
         means = y.mean(axis=tuple(other for other in every if other not in (f, g)))  # [levels, levels, seeds]
         for i, j in itertools.product(range(1, means.shape[0]), range(1, means.shape[1])):
             contrast = means[i, j] - means[0, j] - means[i, 0] + means[0, 0]
-            yield _effect((factors[f], factors[g]), (i, j), contrast, level)
+            yield _effect((factors[f], factors[g]), (i, j), contrast, sizes, level)
 
 
-def _effect(factors: tuple[Factor, ...], levels: tuple[int, ...], contrast: Any, level: float) -> Effect:
-    values = tuple(map(float, contrast))
+def _effect(
+    factors: tuple[Factor, ...], levels: tuple[int, ...], contrast: Any, sizes: Sequence[float], level: float
+) -> Effect:
+    values = steadied(contrast.tolist(), sizes)
     found = sample(dict(enumerate(values)))
     assert found.mean is not None
     return Effect(

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.comparison.points import is_number
 from lab.comparison.results import Arm
-from lab.comparison.statistics import sample
+from lab.comparison.statistics import mean_of, sample, scaled, unscaled
 
 POINTS = 5
 """Validation points at the end of a run that are looked at."""
@@ -35,7 +36,8 @@ class NoiseFloor:
         seeds: finished seeds with a finite value.
         seeds_sd: sample standard deviation over them; None below two.
         runs: those with enough validation points.
-        points_sd: standard deviation of a run's last points about their line, pooled over the runs; None without any.
+        points_sd: standard deviation of a run's last points about their line, pooled over the runs; None without any,
+            and where no float holds it.
     """
 
     metric: str
@@ -66,24 +68,36 @@ def at_end(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def spread_about_lines(tails: Iterable[Mapping[float, float] | Sequence[tuple[float, float]]]) -> float | None:
     """The pooled standard deviation of points (x, y) about the least-squares line of each tail; None without any.
 
-    Each tail of n points with different x has n - 2 degrees of freedom.
+    Each tail of n points with different x has n - 2 degrees of freedom. None too where no float holds it.
     """
-    squares, degrees = 0.0, 0
+    residuals: list[float] = []
+    degrees = 0
     for tail in tails:
         points = list(tail.items()) if isinstance(tail, Mapping) else list(tail)
         n = len(points)
         if n < 3:
             continue
-        x, y = math.fsum(x for x, _ in points) / n, math.fsum(y for _, y in points) / n
-        xx = math.fsum((a - x) ** 2 for a, _ in points)
-        slope = math.fsum((a - x) * (b - y) for a, b in points) / xx
-        squares += math.fsum((b - y - slope * (a - x)) ** 2 for a, b in points)
+        (x, _), (y, power) = _centred([x for x, _ in points]), _centred([y for _, y in points])
+        xx = math.fsum(a * a for a in x)
+        if xx == 0:
+            continue  # all at one x: no line goes through them
+        slope = math.fsum(a * b for a, b in zip(x, y, strict=True)) / xx
+        residuals += [unscaled(b - slope * a, power) for a, b in zip(x, y, strict=True)]
         degrees += n - 2
-    return math.sqrt(squares / degrees) if degrees else None
+    spread = math.hypot(*residuals) / math.sqrt(degrees) if degrees else math.inf
+    return spread if math.isfinite(spread) else None
+
+
+def _centred(values: Sequence[float]) -> tuple[list[float], int]:
+    """Deviations from the mean over a power of two that leaves the largest below 1; and the power."""
+    small, power = scaled(values)
+    mean = mean_of(small)
+    near, closer = scaled([value - mean for value in small])
+    return near, power + closer
 
 
 def last_points(path: Path, metric: str, points: int = POINTS) -> list[tuple[float, float]]:
-    """The last finite values of a metric in a metrics.jsonl with their steps, ascending; empty where there is no file.
+    """The last finite values of a metric in a metrics.jsonl with their steps, ascending; empty where it can't be read.
 
     Only as much of the file is read as they take, from its end.
     """
@@ -98,12 +112,13 @@ def last_points(path: Path, metric: str, points: int = POINTS) -> list[tuple[flo
                 if len(found) >= points or start == 0:
                     return sorted(found.items())
                 length *= 4
-    except FileNotFoundError:
+    except OSError:
         return []
 
 
 def _last(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float]:
-    """Step → value, of as many points from the end; a line that a crash left half written is none."""
+    """Step → value, of as many points from the end. A line that a crash left half written is none, nor is one without
+    a step that is a number."""
     name = json.dumps(metric).encode()
     found: dict[float, float] = {}
     for line in reversed(lines):
@@ -111,10 +126,12 @@ def _last(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float
             continue
         try:
             point = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
+            continue
+        if type(point) is not dict:
             continue
         step, value = point.get("step"), point.get(metric)
-        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value):
+        if is_number(step) and is_number(value):
             found.setdefault(step, value)
         if len(found) == points:
             break

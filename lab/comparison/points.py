@@ -7,49 +7,57 @@ metric, one line in ten, a thousand runs of a thousand points take 0.7 s of CPU;
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+_LARGEST = sys.float_info.max
 
 
 class Points:
     """The points of one metrics.jsonl with at least one of the metrics.
 
     A last line without its end is still being written, or was when its writer died, and is left out. A line that can't
-    be read ends the curves, as it does for a run that resumes. A file that isn't there has no points.
+    be read ends the curves, as it does for a run that resumes; one that is no point, such as a list or one whose step
+    is no number, is left out. A file that isn't there, or can't be read, has no points.
     """
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
+        except OSError:
             text = ""
         self._text = text[: text.rfind("\n") + 1]
         self._points = self._parsed(metrics)
 
-    def values(self, metric: str) -> dict[int, float]:
+    def values(self, metric: str) -> dict[float, float]:
         """Step → finite value, by step; the last one written where a step has several."""
         found = {}
         for point in self._points:
-            value = point.get(metric)
-            if (type(value) is float or type(value) is int) and math.isfinite(value) and "step" in point:
-                found[point["step"]] = value
+            value, step = point.get(metric), point.get("step")
+            if (type(value) is float or type(value) is int) and -_LARGEST <= value <= _LARGEST and is_number(step):
+                found[step] = value
         return dict(sorted(found.items()))
 
     def tokens_per_step(self) -> float | None:
         """As the points that hold their tokens say; None where none does: evaluations' points have a step alone."""
         for point in (*self._points[:1], *(self._first("tokens"))):
-            if is_number(point.get("tokens")) and point.get("step"):
-                return point["tokens"] / point["step"]  # type: ignore[no-any-return]
+            tokens, step = point.get("tokens"), point.get("step")
+            if is_number(tokens) and is_number(step) and step != 0:
+                return float(tokens) / float(step)
         return None
 
-    def seconds(self) -> dict[int, float]:
+    def seconds(self) -> dict[float, float]:
         """Step → seconds of training, of every step that has a point with its time."""
         points = self._points
         if any("time" not in point for point in points):
             points = [*self._parsed(("time",)), *points]
-        return {point["step"]: point["time"] for point in points if is_number(point.get("time")) and "step" in point}
+        return {
+            point["step"]: point["time"]
+            for point in points
+            if is_number(point.get("time")) and is_number(point.get("step"))
+        }
 
     def _parsed(self, metrics: Sequence[str]) -> list[dict[str, Any]]:
         keys = [f"{json.dumps(metric)}:" for metric in metrics]
@@ -59,7 +67,7 @@ class Points:
             lines = "\n".join(_lines_with(keys, self._text))
         try:
             found = json.loads(f"[{lines.replace(chr(10), ',')}]")
-        except ValueError:
+        except (ValueError, RecursionError):
             found = _until_broken(lines.split("\n"))
         return [point for point in found if type(point) is dict]
 
@@ -69,8 +77,9 @@ class Points:
         return [point for point in _until_broken([line] if line else []) if type(point) is dict]
 
 
-def is_number(value: Any) -> bool:
-    return (type(value) is int or type(value) is float) and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number that a float holds: neither a bool nor a whole number beyond."""
+    return (type(value) is int or type(value) is float) and -_LARGEST <= value <= _LARGEST
 
 
 def _lines_with(keys: Sequence[str], text: str) -> Iterator[str]:
@@ -91,6 +100,6 @@ def _until_broken(lines: Sequence[str]) -> list[Any]:
     for line in lines:
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return found

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from lab.comparison.statistics import Interval
+from lab.comparison.statistics import ROUNDING, Interval, mean_of, scaled, unscaled
 
 SIGN_FLIP_PAIRS = 6
 BOOTSTRAP_PAIRS = 10
@@ -32,8 +32,9 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     n = len(differences)
     if not SIGN_FLIP_PAIRS <= n <= MOST_FLIPPED:
         return None
+    differences, _ = scaled(differences)
     # What is equal but for rounding counts as equal.
-    seen = abs(math.fsum(differences)) - 1e-12 * math.fsum(map(abs, differences))
+    seen = abs(math.fsum(differences)) - ROUNDING * math.fsum(map(abs, differences))
     if seen <= 0:
         return 1.0
     halves = [_sums(differences[: n // 2]), np.sort(_sums(differences[n // 2 :]))]
@@ -45,34 +46,40 @@ def bootstrap_interval(differences: Sequence[float], level: float) -> Interval |
     """The bias-corrected and accelerated bootstrap interval of the mean (Efron 1987), from a fixed seed.
 
     That of scipy.stats.bootstrap with the same generator, without the second that importing scipy.stats takes. None
-    below BOOTSTRAP_PAIRS; a point where all differences are the same.
+    below BOOTSTRAP_PAIRS; a point where all differences are the same but for rounding.
     """
     n = len(differences)
     if n < BOOTSTRAP_PAIRS:
         return None
-    if max(differences) == min(differences):
-        return Interval(differences[0], differences[0], level)
+    small, power = scaled(differences)
+    tie = ROUNDING * max(map(abs, small))  # what is equal but for rounding
+    if max(small) - min(small) <= tie:
+        return Interval(mean_of(differences), mean_of(differences), level)
     import numpy as np
     from scipy.special import ndtr, ndtri
 
-    values = np.asarray(differences)
+    values = np.asarray(small)
     mean = values.mean()
     off = _shares(n) @ values - mean
-    tie = 1e-12 * float(np.abs(values).max())  # the resample that is the sample, in another order
+    # Within a tie lies the resample that is the sample, in another order.
     bias = float(ndtri((np.count_nonzero(off < -tie) + np.count_nonzero(off <= tie)) / (2 * RESAMPLES)))
     without = mean - (values.sum() - values) / (n - 1)  # the jackknife's means about their own
-    acceleration = float((without**3).sum() / (6 * (without**2).sum() ** 1.5))
+    spread = 6 * float((without**2).sum()) ** 1.5
+    acceleration = float((without**3).sum()) / spread if spread > 0 else 0.0
     places = []
     for share in ((1 - level) / 2, (1 + level) / 2):
         shift = bias + float(ndtri(share))
-        places.append(float(ndtr(bias + shift / (1 - acceleration * shift))) * (RESAMPLES - 1))
+        slowed = 1 - acceleration * shift
+        # Beyond all resamples where the level is so high that the correction has no answer.
+        moved = shift / slowed if math.isfinite(shift) and slowed > 0 else math.copysign(math.inf, shift)
+        places.append(float(ndtr(bias + moved)) * (RESAMPLES - 1))
     below = [min(int(place), RESAMPLES - 2) for place in places]
     ordered = np.partition(off, sorted({*below, *(place + 1 for place in below)}))
     low, high = (
         float(mean + ordered[at] + (place - at) * (ordered[at + 1] - ordered[at]))
         for place, at in zip(places, below, strict=True)
     )
-    return Interval(low, high, level)
+    return Interval(unscaled(low, power), unscaled(high, power), level)
 
 
 @cache

@@ -11,12 +11,17 @@ arm), factorial.py (effects of a grid's axes), noise.py (the baseline's own), sc
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+import sys
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 Sign = Literal["lower", "higher", "unclear"]
+
+ROUNDING = 1e-12
+"""Of the size of what a value was worked out from: differences below it are rounding, and count as none."""
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,15 @@ class PairedDifference:
 
     Attributes:
         seeds: the seeds of the pairs, ascending.
-        values: the differences, in the order of the seeds.
+        values: the differences, in the order of the seeds; all the same where they are but for rounding.
         mean: mean difference, arm - baseline; None without a pair.
         sd: sample standard deviation of the differences; None below two pairs.
         interval: the paired t interval of the mean difference; None below two pairs.
         p: of the two-sided paired t test, not corrected for the number of arms; None below two pairs.
         correlation: Pearson's, between the two arms over the pairs: how much pairing helped. None below three pairs
-            (two points always lie on a line) and where an arm has the same value for every seed.
+            (two points always lie on a line) and where an arm has the same value for every seed, but for rounding.
         unpaired: seeds that only one of the two has.
-        not_finite: seeds that both have, where a value is NaN or infinite.
+        not_finite: seeds that both have, where a value or the difference is NaN or infinite.
     """
 
     seeds: tuple[int, ...]
@@ -91,7 +96,7 @@ class PairedDifference:
 
     @property
     def identical(self) -> bool:
-        """Whether the two are the same to the last bit on every one of two seeds or more."""
+        """Whether the two are the same, but for rounding, on every one of two seeds or more."""
         return self.n > 1 and self.mean == 0 and self.sd == 0
 
     @property
@@ -116,12 +121,12 @@ class PairedDifference:
 
 def sample(values: Mapping[int, float]) -> Sample:
     """Mean and spread of a metric over seeds (seed → value), values that aren't finite counted apart."""
-    finite = [values[seed] for seed in sorted(values) if math.isfinite(values[seed])]
+    known = [float(values[seed]) for seed in sorted(values) if finite(values[seed])]
     return Sample(
-        n=len(finite),
-        mean=_mean(finite) if finite else None,
-        sd=_sd(finite) if len(finite) > 1 else None,
-        not_finite=tuple(seed for seed in sorted(values) if not math.isfinite(values[seed])),
+        n=len(known),
+        mean=mean_of(known) if known else None,
+        sd=_sd(known) if len(known) > 1 else None,
+        not_finite=tuple(seed for seed in sorted(values) if not finite(values[seed])),
     )
 
 
@@ -130,7 +135,8 @@ def paired_difference(
 ) -> PairedDifference:
     """The difference arm - baseline over shared seeds (seed → value), with its paired t interval.
 
-    The interval is mean ± t(1 - (1 - level)/2, n - 1) · sd / √n (Student 1908).
+    The interval is mean ± t(1 - (1 - level)/2, n - 1) · sd / √n (Student 1908). Differences that vary by rounding alone
+    have no spread: accuracies in steps of 0.05 that gain a step on every seed gain the same.
 
     Raises:
         ValueError: the level isn't between 0 and 1.
@@ -138,18 +144,20 @@ def paired_difference(
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level!r}")
     shared = sorted(set(arm) & set(baseline))
-    seeds = tuple(seed for seed in shared if math.isfinite(arm[seed]) and math.isfinite(baseline[seed]))
-    differences = [arm[seed] - baseline[seed] for seed in seeds]
-    mean = _mean(differences) if differences else None
+    both = [seed for seed in shared if finite(arm[seed]) and finite(baseline[seed])]
+    seeds = tuple(seed for seed in both if finite(float(arm[seed]) - float(baseline[seed])))
+    pairs = [(float(arm[seed]), float(baseline[seed])) for seed in seeds]
+    differences = steadied([a - b for a, b in pairs], [max(abs(a), abs(b)) for a, b in pairs])
+    mean = mean_of(differences) if differences else None
     sd = _sd(differences) if len(differences) > 1 else None
     return PairedDifference(
         seeds=seeds,
-        values=tuple(differences),
+        values=differences,
         mean=mean,
         sd=sd,
         interval=None if mean is None or sd is None else t_interval(mean, sd, len(seeds), level),
         p=None if mean is None or sd is None else t_test_p(mean, sd, len(seeds)),
-        correlation=_correlation([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]),
+        correlation=_correlation([a for a, _ in pairs], [b for _, b in pairs]),
         unpaired=tuple(sorted(set(arm) ^ set(baseline))),
         not_finite=tuple(seed for seed in shared if seed not in seeds),
     )
@@ -159,6 +167,8 @@ def t_interval(mean: float, sd: float, n: int, level: float) -> Interval:
     """The t interval of a mean of `n` values whose sample standard deviation is `sd`; a point where `sd` is 0."""
     from scipy.special import stdtrit  # half a second, which help texts and completion needn't pay
 
+    if sd == 0:
+        return Interval(mean, mean, level)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
     return Interval(mean - half, mean + half, level)
 
@@ -169,7 +179,7 @@ def t_test_p(mean: float, sd: float, n: int) -> float:
 
     if sd == 0:
         return 1.0 if mean == 0 else 0.0
-    return 2 * float(stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n))))
+    return 2 * float(stdtr(n - 1, -abs(mean) / sd * math.sqrt(n)))
 
 
 def holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
@@ -186,23 +196,76 @@ def holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
     return corrected
 
 
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)
+def steadied(values: Sequence[float], sizes: Sequence[float]) -> tuple[float, ...]:
+    """Values as they are; where they are the same but for rounding, that one: 0 where it may be 0.
+
+    Args:
+        sizes: of what each was worked out from. The rounding of 3.2 - 3.1 is that of 3.2, and not of 0.1. The median
+            counts: beside one value of 1e200, which is broken, 0.1 and 0.2 are no rounding.
+    """
+    if len(values) < 2:
+        return tuple(values)
+    rounding = ROUNDING * sorted(sizes)[(len(sizes) - 1) // 2]
+    if max(values) - min(values) > rounding:
+        return tuple(values)
+    mean = mean_of(values)
+    return (0.0 if abs(mean) <= rounding else mean,) * len(values)
 
 
-def _sd(values: list[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+def finite(value: float) -> bool:
+    """Whether it is a number that a float holds: JSON has whole numbers beyond, which `math.isfinite` fails at."""
+    return -_LARGEST <= value <= _LARGEST
 
 
-def _correlation(x: list[float], y: list[float]) -> float | None:
-    # max - min rather than the variance: that of equal values needn't be exactly zero.
-    if len(x) < 3 or max(x) == min(x) or max(y) == min(y):
+def scaled(values: Sequence[float]) -> tuple[list[float], int]:
+    """Values over a power of two that leaves the largest below 1, so that no square overflows; and the power. Exact."""
+    power = math.frexp(max(map(abs, values), default=0.0))[1]
+    return [math.ldexp(value, -power) for value in values], power
+
+
+def unscaled(value: float, power: int) -> float:
+    """A value times a power of two, infinite where no float holds it."""
+    try:
+        return math.ldexp(value, power)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of finite values, of equal ones exactly theirs."""
+    if max(values) == min(values):
+        return values[0]
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        small, power = scaled(values)
+        return unscaled(math.fsum(small) / len(small), power)
+
+
+def _sd(values: Sequence[float]) -> float:
+    if max(values) == min(values):
+        return 0.0
+    mean = mean_of(values)
+    return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
+
+
+def _correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    if len(x) < 3:
         return None
-    mean_x, mean_y = _mean(x), _mean(y)
-    covariance = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    spread = math.fsum((a - mean_x) ** 2 for a in x) * math.fsum((b - mean_y) ** 2 for b in y)
-    return max(-1.0, min(1.0, covariance / math.sqrt(spread)))
+    of_x, of_y = _deviations(x), _deviations(y)
+    if of_x is None or of_y is None:
+        return None
+    covariance = math.fsum(a * b for a, b in zip(of_x, of_y, strict=True))
+    return max(-1.0, min(1.0, covariance / (math.hypot(*of_x) * math.hypot(*of_y))))
+
+
+def _deviations(values: Sequence[float]) -> list[float] | None:
+    """From their mean, in some unit; None where they are rounding alone."""
+    small, _ = scaled(values)
+    if max(small) - min(small) <= ROUNDING * max(map(abs, small)):
+        return None
+    mean = mean_of(small)
+    return [value - mean for value in small]
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:

@@ -124,7 +124,7 @@ def test_the_legend_says_what_the_interval_is_and_which_direction_is_better(tmp_
 
 
 def test_states_are_counted_beside_the_seeds_that_finished(tmp_path: Path) -> None:
-    fake_sweep(tmp_path, {"both": BOTH, "neither": [3.3, None, 3.31]})
+    fake_sweep(tmp_path, {"both": BOTH, "neither": [3.3, None, 3.33]})
     fake_run(tmp_path, "neither", 3, order=1, baseline="both", status="running")
     text = printed(compared(tmp_path))
     assert "2 (1 diverged, 1 running)" in line(text, "neither")

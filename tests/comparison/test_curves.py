@@ -135,6 +135,47 @@ def test_flops_include_those_of_the_teacher(tmp_path: Path) -> None:
     assert run_curve(Run("both", 0, run.identity, "finished", run), "val/loss", "flops").x[-1] == STEPS * 512 * 10e6
 
 
+@pytest.mark.parametrize("needs", [["x"], [None], "x", 3, [{"flops_per_token": "y"}], [{"flops_per_token": 10**400}]])
+def test_a_teacher_that_cant_be_read_leaves_the_flops_unknown(tmp_path: Path, needs: Any) -> None:
+    run = fake_run(tmp_path, curves=True)
+    write_json(run.path / "run.json", run.info | {"needs": needs})
+    found = run_curves(Run("both", 0, run.identity, "finished", run), ("val/loss",), ("flops", "tokens"))
+    assert [len(found["val/loss", axis]) for axis in ("flops", "tokens")] == [0, 4]
+
+
+def test_where_the_clock_steps_back_points_wait_until_it_is_past_what_it_reached(tmp_path: Path) -> None:
+    times = {1: 10.0, 2: 20.0, 3: 30.0, 4: 15.0, 5: 30.0, 6: 31.0, 7: 40.0}
+    lines = [{"step": s, "tokens": s, "time": time, "val/loss": 5.0 - s / 2} for s, time in times.items()]
+    run = points(fake_run(tmp_path), lines)
+    found = run_curve(run, "val/loss", "seconds")
+    assert found == Curve((10.0, 20.0, 30.0, 31.0, 40.0), (4.5, 4.0, 3.5, 2.0, 1.5), "seconds")
+    assert len(run_curve(run, "val/loss")) == 7
+    straight = Curve((10.0, 35.5, 40.0), (1.0, 1.0, 1.0), "seconds")
+    assert band({0: found, 1: straight}).mean[1] == pytest.approx((1.75 + 1) / 2)
+
+
+def test_where_a_band_overflows_it_is_not_and_elsewhere_it_is() -> None:
+    x = (1.0, 2.0, 3.0)
+    arm = {0: Curve(x, (3.0, 1e200, 1.7e308)), 1: Curve(x, (3.2, 3.0, -1.7e308))}
+    found = band(arm)
+    assert (found.x, found.mean) == ((1.0, 2.0), pytest.approx((3.1, 5e199)))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high[1] == pytest.approx(5e199 * (1 + stats.t.ppf(0.975, 1)))
+    assert found.low[1] == pytest.approx(5e199 * (1 - stats.t.ppf(0.975, 1)))
+    assert difference(arm, {seed: Curve(x, (3.0, 3.0, -y)) for seed, y in ((0, 1.7e308), (1, -1.7e308))}).x == (
+        1.0,
+        2.0,
+    )
+
+
+def test_places_that_no_float_holds_are_left_out(tmp_path: Path) -> None:
+    lines = [{"step": s, "tokens": s * 1e10, "val/loss": 3.0} for s in (1, 2, 1e300)]
+    assert run_curve(points(fake_run(tmp_path), lines), "val/loss").x == (1e10, 2e10)
+    run = points(fake_run(tmp_path, seed=1), [{"step": 1e-10, "tokens": 1e308, "val/loss": 3.0}])
+    assert len(run_curve(run, "val/loss")) == 0
+
+
 def test_an_evaluations_point_has_the_tokens_and_seconds_of_its_step(tmp_path: Path) -> None:
     lines = [{"step": s, "tokens": s * 64, "time": s / 2, "train/loss": 3.0} for s in (1, 2, 3)]
     run = points(fake_run(tmp_path), [*lines, {"step": 3, "recall/accuracy": 0.5}, {"step": 9, "recall/accuracy": 0.6}])

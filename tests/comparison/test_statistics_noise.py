@@ -34,6 +34,18 @@ def test_the_spread_about_a_line_is_that_of_numpys_residuals() -> None:
     assert spread_about_lines(tails) == pytest.approx((squares / degrees) ** 0.5)
 
 
+def test_a_huge_value_has_a_huge_spread_and_one_that_no_float_holds_has_none_to_tell() -> None:
+    small = [(0, 1.0), (1, 0.5), (2, 0.75), (3, -1.0)]
+    huge = [(x, y * 2.0**1000) for x, y in small]
+    assert spread_about_lines([huge]) == pytest.approx(spread_about_lines([small]) * 2.0**1000)  # type: ignore[operator]
+    assert spread_about_lines([[(0, 3.2), (1, 3.1), (2, 3.2), (3, 1e308)]]) == pytest.approx(1e308 * 0.15**0.5)
+    assert spread_about_lines([[(x, 1.7e308 * (-1) ** x) for x in range(4)]]) is None
+
+
+def test_points_at_one_place_have_no_line() -> None:
+    assert spread_about_lines([[(7, 1.0), (7, 2.0), (7, 3.0)]]) is None
+
+
 def test_a_loss_that_falls_in_a_line_has_no_noise_and_nothing_has_none_to_tell() -> None:
     assert spread_about_lines([[(step, 5 - 0.1 * step) for step in range(5)]]) == pytest.approx(0, abs=1e-12)
     assert spread_about_lines([]) is None
@@ -61,6 +73,15 @@ def test_half_a_line_and_values_that_are_none_are_no_points(tmp_path: Path) -> N
     assert last_points(tmp_path / "metrics.jsonl", "val/loss") == [(1, 3.0), (3, 2.5)]
     assert last_points(tmp_path / "metrics.jsonl", "val/accuracy") == []
     assert last_points(tmp_path / "nothing.jsonl", "val/loss") == []
+
+
+def test_a_comparison_with_a_huge_loss_at_the_end_of_the_baseline_is_made(tmp_path: Path) -> None:
+    fake_sweep(tmp_path, {"both": [3.20, 3.22]})
+    for seed in range(2):
+        curve(tmp_path / "softcap" / "both" / f"seed-{seed}", [3.3, 3.2, 3.2, 1e308], begin=20)
+    comparison = compare(collect(tmp_path, "softcap"))
+    assert comparison.noise["val/loss"].points_sd == pytest.approx(1e308 * 0.15**0.5)
+    assert comparison.as_json()
 
 
 def test_a_curve_that_falls_over_the_whole_run_is_no_noise(tmp_path: Path) -> None:

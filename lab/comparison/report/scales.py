@@ -12,6 +12,8 @@ from lab.units import count, duration
 
 MINUS = "\N{MINUS SIGN}"
 _APART = 0.07  # share of an axis that two labels need between them
+_SAME = 1e-12  # of their size: values that are nearer are one, since no ticks fit between them
+_LEAST, _MOST = 1e-305, 1e305  # beyond, sums and quotients of an axis's ends overflow
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def scale(
     label: Callable[[float], str] | None = None,
     zero: bool = False,
 ) -> Scale:
-    """An axis that holds all values.
+    """An axis that holds all values that are finite; one of 1e305 or more counts as infinite.
 
     Args:
         pad: share of the axis that is left free at both ends.
@@ -54,17 +56,19 @@ def scale(
         label: what is written at a tick; by default the number.
         zero: hold 0 as well.
     """
-    known = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+    known = [value for value in values if abs(value) < _MOST and (value > _LEAST or not log)]
     if zero and not log:
         known.append(0.0)
     low, high = (min(known), max(known)) if known else (1.0 if log else 0.0, 10.0 if log else 1.0)
+    same = high - low <= max(_LEAST, _SAME * max(abs(low), abs(high)))
     if log:
-        low, high = (low / 1.5, high * 1.5) if low == high else (low, high)
-        stretch = (high / low) ** pad
-        low, high = low / stretch, high * stretch
+        low, high = (low / 1.5, high * 1.5) if same else (low, high)
+        stretch = math.exp(pad * (math.log(high) - math.log(low)))
+        low, high = max(low / stretch, _LEAST / 10), min(high * stretch, _MOST * 10)
     else:
-        if low == high:
-            low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
+        if same:
+            room = max(abs(low), abs(high)) * 0.05
+            low, high = low - (room if room > _LEAST else 0.5), high + (room if room > _LEAST else 0.5)
         low, high = low - pad * (high - low), high + pad * (high - low)
     bare = Scale(low, high, log, ())
     wanted = sorted(value for value in set(named) if low <= value <= high)
@@ -118,6 +122,6 @@ def _numbers(values: list[float], log: bool) -> Callable[[float], str]:
     if log or len(values) < 2:
         return lambda value: f"{value:.4g}".replace("-", MINUS)
     step = min(b - a for a, b in itertools.pairwise(values))
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step < 1 else 0
+    decimals = min(15, max(0, -math.floor(math.log10(step) + 1e-9))) if step < 1 else 0
     decimals += round(step * 10**decimals, 6) != round(step * 10**decimals)
     return lambda value: f"{value:.{decimals}f}".replace("-", MINUS) if abs(value) > 1e-12 else "0"
