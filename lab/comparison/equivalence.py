@@ -32,14 +32,14 @@ class Equivalence:
 def equivalence_p(difference: PairedDifference, margin: float) -> float | None:
     """The p-value of the two one-sided paired t tests against ±margin; None below two pairs.
 
-    Differences that are the same on every seed are within the margin or not, without a doubt.
+    Differences that are the same on every seed, and within the margin, have that of as many signs: 1/2ⁿ.
     """
     from scipy.special import stdtr
 
     if difference.mean is None or difference.sd is None:
         return None
     if difference.sd == 0:
-        return 0.0 if abs(difference.mean) < margin else 1.0
+        return 0.5**difference.n if abs(difference.mean) < margin else 1.0
     nearest = (abs(difference.mean) - margin) / difference.sd * math.sqrt(difference.n)
     return float(stdtr(difference.n - 1, nearest))
 

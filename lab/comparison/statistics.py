@@ -63,7 +63,8 @@ class PairedDifference:
         values: the differences, in the order of the seeds; all the same where they are but for rounding.
         mean: mean difference, arm - baseline; None without a pair.
         sd: sample standard deviation of the differences; None below two pairs.
-        interval: the paired t interval of the mean difference; None below two pairs.
+        interval: the paired t interval of the mean difference; None below two pairs, and where all are the same and
+            not 0: of their spread nothing is known then.
         p: of the two-sided paired t test, not corrected for the number of arms; None below two pairs.
         correlation: Pearson's, between the two arms over the pairs: how much pairing helped. None below three pairs
             (two points always lie on a line) and where an arm has the same value for every seed, but for rounding.
@@ -155,7 +156,7 @@ def paired_difference(
         values=differences,
         mean=mean,
         sd=sd,
-        interval=None if mean is None or sd is None else t_interval(mean, sd, len(seeds), level),
+        interval=None if mean is None or sd is None or mean != sd == 0 else t_interval(mean, sd, len(seeds), level),
         p=None if mean is None or sd is None else t_test_p(mean, sd, len(seeds)),
         correlation=_correlation([a for a, _ in pairs], [b for _, b in pairs]),
         unpaired=tuple(sorted(set(arm) ^ set(baseline))),
@@ -174,11 +175,15 @@ def t_interval(mean: float, sd: float, n: int, level: float) -> Interval:
 
 
 def t_test_p(mean: float, sd: float, n: int) -> float:
-    """The two-sided p-value of a mean of `n` values being 0. Without any spread it is 1 at 0, and 0 elsewhere."""
+    """The two-sided p-value of a mean of `n` values being 0.
+
+    Without any spread it is 1 at 0 and elsewhere that of the exact sign-flip test, 2/2ⁿ: a metric that moves in steps
+    moves by one step on two seeds now and then.
+    """
     from scipy.special import stdtr
 
     if sd == 0:
-        return 1.0 if mean == 0 else 0.0
+        return 1.0 if mean == 0 else 2.0 ** (1 - n)
     return 2 * float(stdtr(n - 1, -abs(mean) / sd * math.sqrt(n)))
 
 

@@ -6,6 +6,7 @@ those of being equivalent each for themselves, so that α is the chance that any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -100,8 +101,11 @@ def _verdict(
 def _seeds(difference: PairedDifference, comparisons: int, alpha: float, margin: float | None) -> int | None:
     """The fewer of those that find the difference and those that show it to be within the margin."""
     mean, sd = difference.mean, difference.sd
-    if mean is None or not sd:
+    if mean is None or sd is None:
         return None
+    if sd == 0:  # so many that the sign-flip test tells
+        signs = math.floor(math.log2(comparisons / alpha)) + 1
+        return 1 + signs if mean else signs if margin is not None else None
     equating = None if margin is None else seeds_to_equate(margin, sd, comparisons, alpha, mean)
     finding = seeds_needed(mean, sd, comparisons, alpha) if mean else None
     return min((seeds for seeds in (finding, equating) if seeds is not None), default=None)

@@ -96,7 +96,12 @@ def test_higher_is_better_for_an_accuracy(tmp_path: Path) -> None:
     for order, (arm, base) in enumerate({"both": 0.5, "neither": 0.7}.items()):
         for seed in range(3):
             fake_run(
-                tmp_path, arm, seed, order=order, metrics=["far/accuracy"], results={"far/accuracy": base + seed / 100}
+                tmp_path,
+                arm,
+                seed,
+                order=order,
+                metrics=["far/accuracy"],
+                results={"far/accuracy": base + seed / (100 + order)},
             )
     comparison = compared(tmp_path)
     assert comparison.rows[1].cells["far/accuracy"].verdict == "better"
@@ -107,7 +112,12 @@ def test_a_metric_of_unknown_direction_is_called_different_and_never_better(tmp_
     for order, (arm, base) in enumerate({"both": 0.5, "neither": 0.7}.items()):
         for seed in range(3):
             fake_run(
-                tmp_path, arm, seed, order=order, metrics=["attention/entropy"], results={"attention/entropy": base}
+                tmp_path,
+                arm,
+                seed,
+                order=order,
+                metrics=["attention/entropy"],
+                results={"attention/entropy": base + order * seed / 1000},
             )
     comparison = compared(tmp_path)
     assert comparison.rows[1].cells["attention/entropy"].verdict == "different"
@@ -216,7 +226,16 @@ def test_csv_has_a_line_an_arm_and_metric_with_the_axes_as_the_sweep_writes_them
     for order, (arm, window) in enumerate({"both": 128, "neither": None}.items()):
         for seed, loss in enumerate(BOTH):
             axes, more = {"model/window": window}, {"val/bits_per_byte": 1.1}
-            fake_run(tmp_path, arm, seed, loss=loss + order, order=order, axes=axes, metrics=metrics, results=more)
+            fake_run(
+                tmp_path,
+                arm,
+                seed,
+                loss=loss + order * (1 + seed / 100 - 0.01),
+                order=order,
+                axes=axes,
+                metrics=metrics,
+                results=more,
+            )
     lines = list(csv.DictReader(io.StringIO(compared(tmp_path).as_csv())))
     assert [(line["arm"], line["metric"]) for line in lines] == [(a, m) for a in ("both", "neither") for m in metrics]
     assert [line["axis:model/window"] for line in lines] == ["128", "128", "null", "null"]

@@ -52,10 +52,14 @@ def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
         assert (found.p < 0.05) == (found.verdict != "unclear")
 
 
-def test_without_spread_a_difference_is_certain_and_none_is_none() -> None:
-    assert difference([0.0, 0.0, 0.0]).p == 1
-    assert difference([0.5, 0.5, 0.5]).p == 0
-    assert difference([0.5, 0.5, 0.5]).remarks == ("the same difference on every seed",)
+@pytest.mark.parametrize("n", [2, 3, 6, 9])
+def test_without_spread_a_difference_has_the_p_of_the_sign_flips_and_none_is_none(n: int) -> None:
+    assert difference([0.0] * n).p == 1
+    found = difference([0.5] * n)
+    flipped = stats.permutation_test(([0.5] * n,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert found.p == pytest.approx(flipped.pvalue)
+    assert found.interval is None, "it would be a point, as if there could be no other difference"
+    assert found.remarks == ("the same difference on every seed",)
     assert difference([0.5]).p is None
 
 
@@ -101,7 +105,8 @@ def test_equivalence_holds_exactly_where_the_shorter_interval_lies_within_the_ma
 
 
 def test_equivalence_without_spread_is_whether_it_is_within_and_of_one_pair_nothing() -> None:
-    assert equivalence_p(difference([0.1, 0.1]), 0.2) == 0
+    assert equivalence_p(difference([0.1, 0.1]), 0.2) == 0.25
+    assert equivalence_p(difference([0.1] * 5), 0.2) == 1 / 32
     assert equivalence_p(difference([0.2, 0.2]), 0.2) == 1
     assert equivalence_p(difference([0.1]), 0.2) is None
     assert equivalence_interval(difference([0.1]), 0.05) is None

@@ -115,10 +115,24 @@ def test_more_seeds_are_needed_than_there_are(seed: int) -> None:
             assert found.seeds_needed is None or found.seeds_needed > n
 
 
-def test_identical_arms_need_no_seeds_and_are_equivalent_only_to_a_margin() -> None:
+def test_identical_arms_are_equivalent_only_to_a_margin_and_from_five_seeds_on() -> None:
     found = judged([0.0, 0.0, 0.0])
     assert (found.verdict, found.p, found.seeds_needed) == ("can't tell", 1, None)
-    assert judged([0.0, 0.0, 0.0], margin=1e-6).verdict == "equivalent"
+    found = judged([0.0, 0.0, 0.0], margin=1e-6)
+    assert (found.verdict, found.seeds_needed) == ("can't tell", 5)
+    assert judged([0.0] * 4, margin=1e-6).verdict == "can't tell"
+    assert judged([0.0] * 5, margin=1e-6).verdict == "equivalent"
+
+
+def test_the_same_step_on_a_few_seeds_tells_nothing() -> None:
+    """An accuracy of twenty questions moves by 0.05 on both of two seeds once in a while, whatever the arms are."""
+    found = judged([0.05, 0.05], "higher")
+    assert (found.verdict, found.p, found.seeds_needed) == ("can't tell", 0.5, 6)
+    assert judged([0.05] * 5, "higher").verdict == "can't tell"
+    assert judged([0.05] * 6, "higher").verdict == "better"
+    two = {"arm": difference([0.05] * 6), "other": difference([0.05, 0.04, -0.03, 0.01, -0.02, 0.02])}
+    assert judge(two, "higher")["arm"].seeds_needed == 7
+    assert judge({**two, "arm": difference([0.05] * 7)}, "higher")["arm"].verdict == "better"
 
 
 @pytest.mark.parametrize("values", [[], [0.5]])
