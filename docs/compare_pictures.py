@@ -95,7 +95,7 @@ def reports(driver: Chrome) -> None:
     with window(driver, PHONE, 844):
         opened("mqar")
         assert driver.save_screenshot(str(IMAGES / "report_phone.png"))
-    with window(driver, WIDE, 900):
+    with window(driver, WIDE, 1400):  # a panel as a whole
         for sweep, panel in (
             ("mqar", "forest"),
             ("mqar", "pareto"),
