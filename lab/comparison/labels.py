@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 from lab.runs.folder import check_name
 
-_LONGEST_BYTES = (
-    200  # of an arm: file systems stop at 255 bytes, and folders are called `arm,cell` and `seed-n-identity`
-)
+# Of an arm's name: file systems stop at 255, and folders are called `arm,cell` and `seed-n-identity`.
+_LONGEST_BYTES = 200
 _LARGEST = 2**63  # event files and arrays hold no larger integer
 
 
