@@ -1,6 +1,7 @@
 """The view's own curves and texts as TensorBoard reads them: means with bands, differences, charts, and Markdown."""
 
 import html
+import json
 import os
 import re
 from pathlib import Path
@@ -163,6 +164,20 @@ def test_a_metric_with_a_curve_has_a_chart_of_means_and_one_of_differences_over_
         assert [chart.title for chart in category.chart] == ["over MFLOPs", "over tokens"]
         drawn = [(series.value, series.lower, series.upper) for c in category.chart for series in c.margin.series]
         assert drawn == [margin(kind, axis, "val/loss") for axis in ("MFLOPs", "tokens")]
+
+
+def test_what_is_measured_at_the_end_alone_is_no_curve(tmp_path: Path) -> None:
+    for order, arm in enumerate(["both", "neither"]):
+        run = fake_run(tmp_path, arm, order=order, metrics=["far/accuracy", "val/loss"], curves=True)
+        with (run.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": STEPS, "far/accuracy": 0.5}) + "\n")
+    view = build_view(tmp_path, "softcap")
+    for kind in ("mean", "difference"):
+        assert curve(view / "neither", margin(kind, "tokens", "far/accuracy").value) == []
+        assert len(curve(view / "neither", margin(kind, "tokens", "val/loss").value)) == 4
+    ((_, record),) = summaries(view / "about", "custom_scalars__config__")
+    titles = [category.title for category in layout_pb2.Layout.FromString(record.tensor.string_val[0]).category]
+    assert [title.partition(":")[0] for title in titles] == ["validation loss", "validation loss"]
 
 
 def test_the_question_the_plan_and_the_table_are_texts(tmp_path: Path) -> None:
