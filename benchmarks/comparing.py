@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import click
 import page
 import yaml
-from scale import LAB, Limit, Measured, environment, limits_table, make_finished, run
+from scale import LAB, Limit, Measured, environment, limits_table, make_finished, run, time_command
 
 SCRIPT = Path(__file__).resolve()
 SWEEP = "compared"
@@ -81,16 +82,11 @@ def measure(folder: Path, runs: int, points: int) -> tuple[list[Measured], float
     (folder / "sweeps").mkdir()
     (folder / "sweeps" / f"{SWEEP}.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     run([sys.executable, str(SCRIPT), "--make", "--points", str(points)], folder)
-    root = ("--root", "runs")
     # As it is for a user: Python keeps the bytecode of what it has imported once, in a folder of its own here.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
 
-    def timed(shown: str, arguments: tuple[str, ...], limit: Limit | None) -> Measured:
-        seconds, megabytes = run([*LAB, *arguments, *root], folder)
-        click.echo(f"{shown}: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
-        return Measured(SWEEP, shown, seconds, megabytes, limit)
-
+    timed = partial(time_command, folder, SWEEP)
     found = [
         timed("lab compare, the first time", ("compare", SWEEP), None),
         timed("lab compare", ("compare", SWEEP), LIMITS["compare"]),

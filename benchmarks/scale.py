@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -112,13 +113,7 @@ def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measured]
     """Every command on one sweep, in the order in which a user would meet them."""
     (folder / "sweeps").mkdir(exist_ok=True)
     (folder / "sweeps" / f"{name}.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
-    root = ("--root", "runs")
-
-    def timed(shown: str, arguments: Sequence[str], limit: Limit | None = None) -> Measured:
-        seconds, megabytes = run([*LAB, *arguments, *root], folder)
-        click.echo(f"{name}: {shown}: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
-        return Measured(name, shown, seconds, megabytes, limit)
-
+    timed = partial(time_command, folder, name)
     found = [timed("lab plan", ["plan", name], Limit(30, 1000))]
     run([sys.executable, str(SCRIPT), "--make", name], folder)
     found += [
@@ -130,6 +125,15 @@ def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measured]
         timed("lab submit plan.json, nothing to do", ["submit", f"{name}.json"]),
     ]
     return found
+
+
+def time_command(
+    folder: Path, sweep: str, shown: str, arguments: Sequence[str], limit: Limit | None = None
+) -> Measured:
+    """Time a command of the lab on the runs in a folder, and say it."""
+    seconds, megabytes = run([*LAB, *arguments, "--root", "runs"], folder)
+    click.echo(f"{sweep}: {shown}: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
+    return Measured(sweep, shown, seconds, megabytes, limit)
 
 
 def run(command: Sequence[str], folder: Path) -> tuple[float, float]:

@@ -18,7 +18,7 @@ _PAGE = b"<!doctype html>"
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file to write; by default <root>/SWEEP/report.html. One that is there is replaced.",
+    help="The file to write; by default <root>/SWEEP/report.html. An older page is replaced.",
 )
 @root_option
 def command(sweep: str, out: Path | None, root: Path) -> None:

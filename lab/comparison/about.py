@@ -81,7 +81,7 @@ def _cell(cell: Cell, row: Row) -> Sequence[str]:
     if difference.interval is not None:
         low, high = difference.interval.low, difference.interval.high
         said += f" [{measure(low, signed=True)}, {measure(high, signed=True)}]"
-    return mean, said, plain("; ".join([str(cell.verdict), *difference.remarks]))
+    return mean, said, plain("; ".join([str(cell.verdict), *cell.remarks]))
 
 
 def _arm(arm: Arm, baseline: str) -> str:

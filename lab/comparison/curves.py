@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lab.comparison.points import Points, is_number
+from lab.comparison.points import Points, is_finite
 from lab.comparison.results import Arm, Run
 from lab.runs import BrokenRun
 
@@ -204,7 +204,7 @@ def _places(run: Run, points: Points, axis: X) -> float | dict[float, float] | N
 def _configured(run: Run) -> float | None:
     """Tokens per step of a run whose points don't say, as those of evaluations."""
     tokens, steps = run.costs.get("tokens"), run.costs.get("steps")
-    if is_number(tokens) and is_number(steps) and steps:
+    if is_finite(tokens) and is_finite(steps) and steps:
         return float(tokens) / float(steps)
     assert run.folder is not None
     with contextlib.suppress(*_UNREADABLE):

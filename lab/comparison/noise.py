@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.comparison.points import is_number
+from lab.comparison.points import is_finite
 from lab.comparison.results import Arm
 from lab.comparison.statistics import mean_of, sample, scaled, unscaled
 
@@ -131,7 +131,7 @@ def _last(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float
         if type(point) is not dict:
             continue
         step, value = point.get("step"), point.get(metric)
-        if is_number(step) and is_number(value):
+        if is_finite(step) and is_finite(value):
             found.setdefault(step, value)
         if len(found) == points:
             break

@@ -36,7 +36,7 @@ class Points:
         found = {}
         for point in self._points:
             value, step = point.get(metric), point.get("step")
-            if (type(value) is float or type(value) is int) and -_LARGEST <= value <= _LARGEST and is_number(step):
+            if (type(value) is float or type(value) is int) and -_LARGEST <= value <= _LARGEST and is_finite(step):
                 found[step] = value
         return dict(sorted(found.items()))
 
@@ -44,7 +44,7 @@ class Points:
         """As the points that hold their tokens say; None where none does: evaluations' points have a step alone."""
         for point in (*self._points[:1], *(self._first("tokens"))):
             tokens, step = point.get("tokens"), point.get("step")
-            if is_number(tokens) and is_number(step) and step != 0:
+            if is_finite(tokens) and is_finite(step) and step != 0:
                 return float(tokens) / float(step)
         return None
 
@@ -56,7 +56,7 @@ class Points:
         return {
             point["step"]: point["time"]
             for point in points
-            if is_number(point.get("time")) and is_number(point.get("step"))
+            if is_finite(point.get("time")) and is_finite(point.get("step"))
         }
 
     def _parsed(self, metrics: Sequence[str]) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ class Points:
         return [point for point in _until_broken([line] if line else []) if type(point) is dict]
 
 
-def is_number(value: Any) -> TypeGuard[float]:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Whether it is a finite number that a float holds: neither a bool nor a whole number beyond."""
     return (type(value) is int or type(value) is float) and -_LARGEST <= value <= _LARGEST
 

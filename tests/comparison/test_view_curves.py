@@ -190,6 +190,7 @@ def test_the_question_the_plan_and_the_table_are_texts(tmp_path: Path) -> None:
     assert "| **both** (baseline) | 2 finished | 3.0500 | baseline |  |" in table
     assert "| neither | 1 finished, 1 diverged | 3.4000 | +0.4000 |" in table
     assert "one pair (seed 0): no interval" in table.replace("\\", "")
+    assert "diverged in 1 of 2 seeds" in table.splitlines()[3], "beside its number"
 
 
 def test_a_sweep_without_a_question_says_so(tmp_path: Path) -> None:

@@ -18,19 +18,9 @@ from lab.comparison.resampling import BOOTSTRAP_PAIRS, SIGN_FLIP_PAIRS
 from lab.comparison.verdicts import Verdict
 from tests.comparison.browser import free_port
 from tests.docs.blocks import Command, blocks, commands
-from tests.docs.typed import ROOT, Typed, write
+from tests.docs.typed import ROOT, TINY, Typed, write
 
 DOC = ROOT / "docs" / "compare.md"
-SWEEP = """
-question: Does the page say what happens?
-experiment: gemma2_tiny
-seeds: 2
-baseline: a
-arms: {a: {}, b: {model/span: global}}
-overrides:
-  {train.tokens: 2k, train.context: 64, train.global_batch: 4, validation.tokens: 512, validation.every: 1k,
-   schedule.warmup_tokens: 256, model.d_model: 32, model.n_layers: 2, model.mlp.d_ff: 48, model.heads.head_dim: 8}
-"""
 
 
 @pytest.mark.slow
@@ -42,7 +32,7 @@ def test_the_pages_commands_do_what_it_says(run: Typed) -> None:
             write(Path(block.file), block.text)
     run(Command("lab plan caps", ("24 runs",)))
     run(Command("lab plan sizes", ("18 runs",)))
-    write(Path("sweeps/tiny.yaml"), SWEEP)
+    write(Path("sweeps/tiny.yaml"), TINY)
     tried = []
     for block in found:
         for command in commands(block) if not block.language else []:

@@ -14,19 +14,9 @@ from lab.composition import extensions
 from lab.runs import find_runs
 from lab.training.evaluator import Evaluator
 from tests.docs.blocks import Command, blocks, commands
-from tests.docs.typed import Typed, write
+from tests.docs.typed import TINY, Typed, write
 
 DOC = Path(__file__).parents[2] / "docs" / "evaluators.md"
-SWEEP = """
-question: Does the page say what happens?
-experiment: gemma2_tiny
-seeds: 1
-baseline: a
-arms: {a: {}, b: {model/span: global}}
-overrides:
-  {train.tokens: 2k, train.context: 64, train.global_batch: 4, validation.tokens: 512, validation.every: null,
-   schedule.warmup_tokens: 256, model.d_model: 32, model.n_layers: 2, model.mlp.d_ff: 48, model.heads.head_dim: 8}
-"""
 
 
 @pytest.mark.slow
@@ -37,7 +27,7 @@ def test_the_pages_commands_do_what_it_says(run: Typed) -> None:
         if block.file:
             write(Path(block.file), block.text)
     run(Command("lab plan spans", ("6 runs",)))
-    write(Path("sweeps/tiny.yaml"), SWEEP)
+    write(Path("sweeps/tiny.yaml"), TINY)
     run(Command("lab submit tiny", ()))
     named = {"RUN": "tiny/a/seed-0", "OTHER": "tiny/b/seed-0", "SWEEP": "tiny"}
     tried = []

@@ -11,6 +11,18 @@ from tests.docs.blocks import Command
 
 ROOT = Path(__file__).parents[2]
 
+TINY = """
+question: Does the page say what happens?
+experiment: gemma2_tiny
+seeds: 2
+baseline: a
+arms: {a: {}, b: {model/span: global}}
+overrides:
+  {train.tokens: 2k, train.context: 64, train.global_batch: 4, validation.tokens: 512, validation.every: 1k,
+   schedule.warmup_tokens: 256, model.d_model: 32, model.n_layers: 2, model.mlp.d_ff: 48, model.heads.head_dim: 8}
+"""
+"""A sweep of runs that take a moment: sweeps/tiny.yaml, where a page's own take minutes."""
+
 Typed = Callable[[Command], subprocess.CompletedProcess[str]]
 
 

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lab.comparison.report.charts import swatch
+from lab.comparison.curves import Band
+from lab.comparison.report.charts import Line, swatch
 from lab.comparison.report.facts import ArmFacts, RunFacts
 from lab.comparison.report.wording import some
+
+MOST_DOTTED = 24
+"""Points of a line, up to which each has a dot."""
 
 Text = str | Markup
 
@@ -124,6 +128,21 @@ def states(arm: ArmFacts) -> Markup:
         for status, n in arm.row.arm.statuses.items()
     )
     return runs_link(arm, chips)
+
+
+def mean_line(arm: ArmFacts, found: Band, mark: float | None = None) -> Line:
+    """An arm's mean over seeds with its band, in the arm's colour; `mark` is an x to mark."""
+    return Line(
+        arm.name,
+        arm.slot or 0,
+        found.x,
+        found.mean,
+        found.low,
+        found.high,
+        told=seeds(found.seeds),
+        mark=mark,
+        dotted=len(found.x) <= MOST_DOTTED,
+    )
 
 
 def seeds(numbers: Sequence[int]) -> str:

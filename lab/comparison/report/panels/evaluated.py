@@ -12,12 +12,11 @@ from lab.comparison.curves import Curve, band
 from lab.comparison.legend import percent
 from lab.comparison.report.charts import Line, chart
 from lab.comparison.report.facts import ArmFacts, Facts, RunFacts
-from lab.comparison.report.parts import Panel, figure, legend, seeds, tabs
+from lab.comparison.report.parts import Panel, figure, legend, mean_line, tabs
 from lab.comparison.report.scales import scale
 from lab.comparison.report.wording import listed
 
 MOST_CURVES = 24
-MOST_DOTTED = 24
 
 _TITLES = {
     "loss_by_position": "by position in the window",
@@ -157,17 +156,7 @@ def _line(facts: Facts, arm: ArmFacts, by_seed: Mapping[int, Mapping[str, Any]])
     found = band(curves, facts.comparison.level)
     reach = next(iter(by_seed.values()))["details"].get("reach")
     mark = float(reach) if isinstance(reach, int | float) and found.x and reach < max(found.x) else None
-    return Line(
-        arm.name,
-        arm.slot or 0,
-        found.x,
-        found.mean,
-        found.low,
-        found.high,
-        told=seeds(found.seeds),
-        mark=mark,
-        dotted=len(found.x) <= MOST_DOTTED,
-    )
+    return mean_line(arm, found, mark)
 
 
 def _points(curve: Mapping[str, Any]) -> list[tuple[float, float]]:

@@ -14,11 +14,10 @@ from lab.comparison.metrics import title
 from lab.comparison.report import scales
 from lab.comparison.report.charts import Line, chart
 from lab.comparison.report.facts import ArmFacts, Facts
-from lab.comparison.report.parts import Panel, figure, legend, seeds, tabs
+from lab.comparison.report.parts import Panel, figure, legend, mean_line, tabs
 from lab.comparison.report.thinning import MOST_POINTS
 from lab.comparison.report.wording import listed
 
-MOST_DOTTED = 24
 """Points of a line up to which each has a dot."""
 _TITLE = "Training curves"
 _ALWAYS = ("val/loss", "train/loss")
@@ -124,7 +123,7 @@ def _charts(facts: Facts, metric: str, along: _Along, arms: Sequence[_Arm]) -> M
             continue
         found = difference(arm.counted, held.counted, level)
         if found.x:
-            apart.append(_line(arm.arm, found))
+            apart.append(mean_line(arm.arm, found))
     if not apart:
         return drawn
     name = f"{title(metric)}, difference from {held.arm.name}"
@@ -133,25 +132,12 @@ def _charts(facts: Facts, metric: str, along: _Along, arms: Sequence[_Arm]) -> M
 
 def _lines(arm: _Arm, found: Band | None) -> Iterator[Line]:
     if found is not None and found.x:
-        yield _line(arm.arm, found)
+        yield mean_line(arm.arm, found)
     for seed, curve in arm.others.items():
         run = next(run for run in arm.arm.runs if run.run.seed == seed)
         yield Line(
             f"{arm.arm.name}, seed {seed}", arm.arm.slot or 0, curve.x, curve.y, told=run.run.status, dashed=True
         )
-
-
-def _line(arm: ArmFacts, found: Band) -> Line:
-    return Line(
-        arm.name,
-        arm.slot or 0,
-        found.x,
-        found.mean,
-        found.low,
-        found.high,
-        seeds(found.seeds),
-        dotted=len(found.x) <= MOST_DOTTED,
-    )
 
 
 def _chart(lines: Sequence[Line], along: _Along, name: str, *, zero: bool = False, height: int = 300) -> Markup:
