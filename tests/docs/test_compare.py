@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -18,7 +20,7 @@ from lab.comparison.resampling import BOOTSTRAP_PAIRS, SIGN_FLIP_PAIRS
 from lab.comparison.verdicts import Verdict
 from tests.comparison.browser import free_port
 from tests.docs.blocks import Command, blocks, commands
-from tests.docs.typed import ROOT, TINY, Typed, write
+from tests.docs.typed import ROOT, Typed, tiny, write
 
 DOC = ROOT / "docs" / "compare.md"
 
@@ -32,7 +34,7 @@ def test_the_pages_commands_do_what_it_says(run: Typed) -> None:
             write(Path(block.file), block.text)
     run(Command("lab plan caps", ("24 runs",)))
     run(Command("lab plan sizes", ("18 runs",)))
-    write(Path("sweeps/tiny.yaml"), TINY)
+    write(Path("sweeps/tiny.yaml"), tiny(seeds=2))
     tried = []
     for block in found:
         for command in commands(block) if not block.language else []:
@@ -50,7 +52,9 @@ def _shown(line: str) -> str:
     """What `lab tensorboard` says: it serves the runs until Ctrl-C, and ends without a complaint."""
     command = [sys.executable, "-m", "lab.cli.main", *line.split()[1:], "--port", str(free_port())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+    # Tests that a shell has put in the background ignore Ctrl-C, and so would what they start.
+    with subprocess.Popen(command, preexec_fn=_heed_ctrl_c, **pipe) as process, _killed_if_left(process):
         try:
             assert process.stdout is not None
             said = process.stdout.readline()
@@ -62,6 +66,19 @@ def _shown(line: str) -> str:
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     return said
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _killed_if_left(process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a process that a failed check leaves behind: waiting for it would take for ever."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 def test_the_page_has_every_verdict_and_says_from_how_many_seeds_there_is_which_test() -> None:

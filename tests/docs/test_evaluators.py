@@ -14,7 +14,7 @@ from lab.composition import extensions
 from lab.runs import find_runs
 from lab.training.evaluator import Evaluator
 from tests.docs.blocks import Command, blocks, commands
-from tests.docs.typed import TINY, Typed, write
+from tests.docs.typed import Typed, tiny, write
 
 DOC = Path(__file__).parents[2] / "docs" / "evaluators.md"
 
@@ -27,7 +27,7 @@ def test_the_pages_commands_do_what_it_says(run: Typed) -> None:
         if block.file:
             write(Path(block.file), block.text)
     run(Command("lab plan spans", ("6 runs",)))
-    write(Path("sweeps/tiny.yaml"), TINY)
+    write(Path("sweeps/tiny.yaml"), tiny(seeds=1))
     run(Command("lab submit tiny", ()))
     named = {"RUN": "tiny/a/seed-0", "OTHER": "tiny/b/seed-0", "SWEEP": "tiny"}
     tried = []

@@ -11,18 +11,6 @@ from tests.docs.blocks import Command
 
 ROOT = Path(__file__).parents[2]
 
-TINY = """
-question: Does the page say what happens?
-experiment: gemma2_tiny
-seeds: 2
-baseline: a
-arms: {a: {}, b: {model/span: global}}
-overrides:
-  {train.tokens: 2k, train.context: 64, train.global_batch: 4, validation.tokens: 512, validation.every: 1k,
-   schedule.warmup_tokens: 256, model.d_model: 32, model.n_layers: 2, model.mlp.d_ff: 48, model.heads.head_dim: 8}
-"""
-"""A sweep of runs that take a moment: sweeps/tiny.yaml, where a page's own take minutes."""
-
 Typed = Callable[[Command], subprocess.CompletedProcess[str]]
 
 
@@ -53,6 +41,20 @@ def typed_in(work: Path, tools: Path, environment: Mapping[str, str]) -> Typed:
         return done
 
     return call
+
+
+def tiny(seeds: int) -> str:
+    """sweeps/tiny.yaml: two arms of runs that take a moment, where a page's own take minutes."""
+    return f"""
+question: Does the page say what happens?
+experiment: gemma2_tiny
+seeds: {seeds}
+baseline: a
+arms: {{a: {{}}, b: {{model/span: global}}}}
+overrides:
+  {{train.tokens: 2k, train.context: 64, train.global_batch: 4, validation.tokens: 512, validation.every: 1k,
+   schedule.warmup_tokens: 256, model.d_model: 32, model.n_layers: 2, model.mlp.d_ff: 48, model.heads.head_dim: 8}}
+"""
 
 
 def write(path: Path, text: str) -> None:
