@@ -140,7 +140,7 @@ def sessions(address: str) -> int:
 
 def add_curves(folder: Path, points: int) -> None:
     """Curves of a finished run in metrics.jsonl and an event file, as a worker leaves them."""
-    from lab.training.events import EventFile
+    from lab.training.progress.event_file import EventFile
 
     summary = json.loads((folder / "summary.json").read_text())
     steps, loss = summary["costs"]["steps"], summary["metrics"]["val/loss"]

@@ -104,10 +104,10 @@ def lab(task: Task, batch: int) -> dict[str, Any]:
     """Speed, memory and kernels of a run of the lab."""
     from components.decoder import Decoder
     from lab.training.fit import Procedure, fit
-    from lab.training.optimizer import AdamW
+    from lab.training.optimizers.optimizer import AdamW
+    from lab.training.optimizers.schedule import Cosine
     from lab.training.options import Train, Validation
-    from lab.training.schedule import Cosine
-    from lab.training.stopwatch import UNMEASURED_STEPS
+    from lab.training.progress.stopwatch import UNMEASURED_STEPS
 
     steps, context = UNMEASURED_STEPS + task.steps, task.context
     procedure = Procedure(
@@ -149,7 +149,7 @@ def hugging_face(task: Task, batch: int) -> dict[str, Any]:
     import torch
     from transformers import Gemma2ForCausalLM
 
-    from lab.training.stopwatch import UNMEASURED_STEPS
+    from lab.training.progress.stopwatch import UNMEASURED_STEPS
 
     attention = IMPLEMENTATIONS[task.implementation]
     different = _difference(attention, task.device)

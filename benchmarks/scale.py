@@ -161,10 +161,10 @@ def environment() -> dict[str, str]:
 
 def make_finished(name: str, root: Path) -> None:
     """Make the folder of every run of a sweep as a worker leaves it, finished; the plan beside them."""
-    from lab.dispatch.process import Process
-    from lab.planning.plan import plan_sweep
-    from lab.planning.store import save_plan
-    from lab.runs import State
+    from lab.dispatch.worker.process import Process
+    from lab.planning.plan.build import plan_sweep
+    from lab.planning.plan.store import save_plan
+    from lab.records import State
 
     plan = plan_sweep(name)
     save_plan(plan, root)

@@ -19,15 +19,15 @@ from components.embedding import TiedEmbedding
 from components.initialization import NormalInit
 from components.mlp import GEGLU
 from components.norm import ZeroCenteredRMSNorm
-from components.position import RoPE
+from components.position.positions import RoPE
 from components.residual import Sandwich
 from components.softcap import Gemma2Softcap
 from lab.training.compilation import Compiler
 from lab.training.module import NextToken
-from lab.training.optimizer import AdamW
+from lab.training.optimizers.optimizer import AdamW
+from lab.training.optimizers.schedule import Cosine
 from lab.training.options import Compile, Precision, Train
-from lab.training.schedule import Cosine
-from lab.training.world import World
+from lab.training.parallel.world import World
 
 SHAPE = Architecture(
     vocab_size=1024,

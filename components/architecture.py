@@ -11,19 +11,21 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import cycle, islice
 
-from components import linear_attention, moe, position_embedding, rope_scaling  # noqa: F401  they register components
 from components.attention import mla  # noqa: F401  so does this
 from components.attention.heads import Heads
-from components.attention.layer import Values
+from components.attention.mixer import Values
 from components.attention.qk_norm import QKNorm
 from components.attention.span import Span
 from components.attention.spec import AttentionSpec
 from components.embedding import Embedding
 from components.initialization import Init
-from components.mixer import AttentionMixer, Mixer
+from components.mixers import linear  # noqa: F401  they register components
+from components.mixers.base import AttentionMixer, Mixer
 from components.mlp import MLP
+from components.moe import experts  # noqa: F401  they register components
 from components.norm import Norm
-from components.position import Position
+from components.position import embedding as position_embedding  # noqa: F401  they register components
+from components.position.positions import Position
 from components.registry import Component, OptionError, suggestion
 from components.residual import Residual
 from components.softcap import Softcap

@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from components.position import Position
-from components.rotary_table import RotaryTable, RowRotation
+from components.position.positions import Position
+from components.position.rotary_table import RotaryTable, RowRotation
 
 
 class LayerCache(Protocol):

@@ -14,13 +14,13 @@ from components.attention import kernels
 from components.attention.heads import Rotate
 from components.attention.spec import AttentionInputs
 from components.cache import Cache, Step
+from components.compile_opaque import Whole
 from components.embedding import logit_z_loss
-from components.frame import Frame
+from components.forward_context import Frame
 from components.initialization import initialize
 from components.loss import Head, at, chunked, rows_at_once, token_losses
-from components.position import Position, kept_rotation
+from components.position.positions import Position, kept_rotation
 from components.softcap import softcap
-from components.whole import Whole
 
 _chunked = Whole(chunked)
 

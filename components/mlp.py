@@ -1,4 +1,4 @@
-"""The position-wise network of a block, plain or gated; the mixture of experts (`components.moe`) is made of the same.
+"""The position-wise network of a block, plain or gated; `components.moe` makes mixtures of experts of it.
 
 plain: down(act(up(x))), two matrices.
 gated: down(act(gate(x)) · up(x)), three (Shazeer 2020, 2002.05202); at equal parameters its d_ff is 2/3 of a plain one.
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.frame import Frame
+from components.forward_context import Frame
 from components.initialization import Projection
 from components.registry import Component, OptionError, register
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.frame import Frame
+from components.forward_context import Frame
 from components.initialization import Constant, Fill
 from components.registry import Component, OptionError, register
 

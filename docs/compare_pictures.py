@@ -18,7 +18,7 @@ from pictures import table
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from lab.comparison.tensorboard import build_view
+from lab.comparison.tensorboard.serve import build_view
 from tests.comparison import browser
 
 PAGE = ROOT / "docs" / "compare.md"

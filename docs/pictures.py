@@ -14,10 +14,10 @@ from rich.console import Console
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lab.comparison.collect import collect  # noqa: E402
-from lab.comparison.rows import compare  # noqa: E402
-from lab.comparison.table import show  # noqa: E402
-from lab.comparison.tensorboard import build_view  # noqa: E402
+from lab.comparison.compare import compare  # noqa: E402
+from lab.comparison.read.collect import collect  # noqa: E402
+from lab.comparison.tables.table import show  # noqa: E402
+from lab.comparison.tensorboard.serve import build_view  # noqa: E402
 from tests.comparison import browser  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lab.comparison.curves import X
+    from lab.comparison.read.curves import X
 
 
 def results(*sweeps: str, root: Path | str | None = None) -> Any:
@@ -23,9 +23,9 @@ def results(*sweeps: str, root: Path | str | None = None) -> Any:
     Raises:
         RequestError: no run of a sweep is there.
     """
-    from lab.comparison import tidy
+    from lab.comparison.read import data_frames
 
-    return tidy.table(tidy.results(sweeps, root))
+    return data_frames.table(data_frames.results(sweeps, root))
 
 
 def curves(*sweeps: str, metric: str = "val/loss", x: X = "tokens", root: Path | str | None = None) -> Any:
@@ -40,6 +40,6 @@ def curves(*sweeps: str, metric: str = "val/loss", x: X = "tokens", root: Path |
     Raises:
         RequestError: no run of a sweep is there, or none has such a curve.
     """
-    from lab.comparison import tidy
+    from lab.comparison.read import data_frames
 
-    return tidy.table(tidy.curves(sweeps, metric, x, root))
+    return data_frames.table(data_frames.curves(sweeps, metric, x, root))

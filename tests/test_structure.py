@@ -12,26 +12,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("components/**/*.py"), *ROOT.glob("lab/**/*.py")])
 
-BASE = {"lab", "lab.atomic", "lab.code", "lab.errors", "lab.units"}
+BASE = {"lab", "lab.records", "lab.code_version", "lab.refusals", "lab.units"}
 MAY_IMPORT = {
     "components": set(),
-    "lab.atomic": set(),
-    "lab.code": {"lab"},
-    "lab.errors": set(),
+    "lab.code_version": {"lab"},
+    "lab.refusals": set(),
     "lab.units": set(),
-    "lab.runs": BASE,
+    "lab.records": {"lab.refusals"},
     "lab.data": BASE | {"components"},
-    "lab.training": BASE | {"components", "lab.runs", "lab.data", "lab.accounting"},
+    "lab.training": BASE | {"components", "lab.records", "lab.data", "lab.accounting", "lab.evaluation"},
     "lab.accounting": BASE | {"components", "lab.data"},
     "lab.bench": BASE | {"components"},
     "lab.composition": BASE | {"components", "lab.data", "lab.training"},
-    "lab.planning": BASE | {"components", "lab.runs", "lab.training", "lab.accounting", "lab.composition"},
+    "lab.planning": BASE | {"components", "lab.records", "lab.training", "lab.accounting", "lab.composition"},
     "lab.dispatch": BASE
-    | {"components", "lab.runs", "lab.training", "lab.composition", "lab.planning", "lab.bench", "lab.evaluation"},
-    "lab.comparison": BASE | {"components", "lab.runs", "lab.planning"},
+    | {"components", "lab.records", "lab.training", "lab.composition", "lab.planning", "lab.bench", "lab.evaluation"},
+    "lab.comparison": BASE | {"components", "lab.records", "lab.planning"},
+    "lab.report": BASE | {"components", "lab.records", "lab.planning", "lab.comparison", "lab.composition"},
     "lab.interop": BASE | {"components", "lab.composition"},
     "lab.evaluation": BASE
-    | {"components", "lab.runs", "lab.data", "lab.training", "lab.accounting", "lab.composition", "lab.interop"},
+    | {"components", "lab.records", "lab.data", "lab.training", "lab.accounting", "lab.composition", "lab.interop"},
 }
 MAY_IMPORT["lab.cli"] = BASE | set(MAY_IMPORT)
 

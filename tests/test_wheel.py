@@ -20,7 +20,7 @@ def test_a_wheel_plans_the_quickstart_from_any_folder(tmp_path: Path) -> None:
     elsewhere.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.startswith("tests")]
-        assert "lab/comparison/report/templates/page.html.j2" in archive.namelist()
+        assert "lab/report/templates/page.html.j2" in archive.namelist()
         archive.extractall(site)
     code = "import lab, sys; print(lab.__file__); from lab.cli.main import main; main()"
     environment = os.environ | {"PYTHONPATH": str(site)}

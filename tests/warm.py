@@ -62,7 +62,13 @@ def _server() -> subprocess.Popen[str]:
 
 
 def _serve() -> None:
-    for module in ("torch", "lab.cli.main", "lab.cli.plan_command", "lab.cli.submit_command", "lab.planning.plan"):
+    for module in (
+        "torch",
+        "lab.cli.main",
+        "lab.cli.look.plan_command",
+        "lab.cli.runs.submit_command",
+        "lab.planning.plan.build",
+    ):
         importlib.import_module(module)
     for line in sys.stdin:
         request = json.loads(line)

@@ -16,7 +16,7 @@ from torch import nn
 
 from components.architecture import Architecture
 from components.embedding import TokenEmbedding, UntiedHead
-from components.position_embedding import LearnedEmbedding
+from components.position.embedding import LearnedEmbedding
 from lab.accounting.costs import BACKWARD_AND_FORWARD, Key, costs, modules, parameters
 
 

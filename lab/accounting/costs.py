@@ -18,7 +18,7 @@ from torch import nn
 from components.architecture import Architecture
 from components.decoder import Decoder
 from components.embedding import TokenEmbedding
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 BACKWARD_AND_FORWARD = 3
 """A training step's FLOPs in forward passes: each product y = x · W has two in the backward pass, for x and for W."""

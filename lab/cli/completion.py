@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
@@ -89,7 +89,7 @@ def evaluation(context: click.Context, parameter: click.Parameter, incomplete: s
 
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Completes runs by their path below the root."""
-    from lab.runs import find_runs
+    from lab.records import find_runs
 
     root = Path(context.params.get("root") or "runs")
     return _beginning((run.path.relative_to(root).as_posix() for run in find_runs(root)), incomplete)
@@ -118,7 +118,7 @@ def _choices(groups: dict[str, list[str]], incomplete: str) -> list[str]:
 
 
 def _files(what: str, incomplete: str) -> list[str]:
-    from lab.composition.sources import available
+    from lab.composition.hydra.sources import available
 
     return _beginning(available(what), incomplete)
 

@@ -32,9 +32,17 @@ COMMANDS = {
     "export": "A run's model as a Hugging Face folder.",
 }
 
+FOLDERS = {
+    "look": ("list", "plan", "why", "doctor", "bench"),
+    "runs": ("train", "submit", "status", "logs", "cancel", "retry"),
+    "results": ("compare", "report", "tensorboard"),
+    "models": ("eval", "generate", "import", "export"),
+}
+"""Folder below `lab.cli` → the commands in it."""
+
 
 class LazyGroup(click.Group):
-    """A group whose commands live in `lab.cli.<name>_command` and are imported when they are called."""
+    """A group whose commands live in `lab.cli.<folder>.<name>_command` and are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -42,7 +50,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"lab.cli.{cmd_name}_command").command
+        folder = next(folder for folder, names in FOLDERS.items() if cmd_name in names)
+        command = import_module(f"lab.cli.{folder}.{cmd_name}_command").command
         assert isinstance(command, click.Command)
         return command
 
@@ -72,7 +81,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 the work failed, 2 the request was wrong."""
-    from lab.errors import RequestError
+    from lab.refusals import RequestError
 
     try:
         if COMPLETE in os.environ:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lab
 from lab.composition import extensions
-from lab.composition.sources import roots
+from lab.composition.hydra.sources import roots
 from lab.data.cache import default_cache, write_whole
 
 
@@ -45,7 +45,7 @@ _KEPT = 20
 
 def _ask() -> dict[str, list[str]]:
     from components import registry
-    from lab.composition import groups
+    from lab.composition.hydra import groups
 
     extensions.load()
     return groups.groups() | {"evaluator": registry.names("evaluator")}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lab.comparison.results import Arm, Sweep
+from lab.comparison.read.results import Arm, Sweep
 
 # What each rule of matching holds equal, by the name of the cost.
 _HELD = {

@@ -9,7 +9,7 @@ import torch
 from components.architecture import ATTENTION_SLOTS
 from components.attention import kernels
 from lab.composition.convert import ConversionError
-from lab.composition.overrides import Overrides
+from lab.composition.hydra.overrides import Overrides
 from lab.training.experiment import Experiment
 
 

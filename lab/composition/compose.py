@@ -17,14 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from components import registry
-from lab.composition import convert, extensions, groups
+from lab.composition import convert, extensions
 from lab.composition.check import check_kernel, check_read
-from lab.composition.merge import Merged, merge
-from lab.composition.origin import Origin, chooses
-from lab.composition.overrides import Overrides, copied, one_line, parse
-from lab.composition.sources import display, find, steady, unreadable
-from lab.composition.swap import settle
-from lab.errors import RequestError
+from lab.composition.hydra import groups
+from lab.composition.hydra.merge import Merged, merge
+from lab.composition.hydra.origin import Origin, chooses
+from lab.composition.hydra.overrides import Overrides, copied, one_line, parse
+from lab.composition.hydra.sources import display, find, steady, unreadable
+from lab.composition.hydra.swap import settle
+from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from components import registry
 from components.registry import Component, OptionError
-from lab.composition.sources import remembered
+from lab.composition.hydra.sources import remembered
 
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _NUMBER = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kMBGT]?)\s*")

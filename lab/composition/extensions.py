@@ -20,7 +20,7 @@ from typing import Any
 
 from components import registry
 from components.registry import Component
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 FILE = "lab_components.py"
 MODULE = "lab_components"

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from components import registry
 from components.attention import kernels
-from lab.composition import extensions, groups
-from lab.composition.freeze import to_plain
-from lab.composition.sources import available, display
-from lab.errors import RequestError
+from lab.composition import extensions
+from lab.composition.frozen.freeze import to_plain
+from lab.composition.hydra import groups
+from lab.composition.hydra.sources import available, display
+from lab.refusals import RequestError
 
 
 def rows(what: str, kind: str | None = None) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The one exception that unusable text raises, whatever it came from."""
 
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 
 class DataError(RequestError, ValueError):

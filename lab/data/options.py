@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from components.registry import OptionError
-from lab.data.corpus import Corpus
-from lab.data.files import Files
-from lab.data.hub import Hub
-from lab.data.stdlib import Stdlib
-from lab.data.tasks import MQAR, AssociativeRecall, Induction, Passkey, SelectiveCopying, Task
-from lab.data.tokenizer import BPE, Byte, File, Ids, Tokenizer
+from lab.data.corpora.base import Corpus
+from lab.data.corpora.files import Files
+from lab.data.corpora.hub import Hub
+from lab.data.corpora.stdlib import Stdlib
+from lab.data.synthetic.tasks import MQAR, AssociativeRecall, Induction, Passkey, SelectiveCopying, Task
+from lab.data.tokenizers.options import BPE, Byte, File, Ids, Tokenizer
 
 __all__ = [
     "BPE", "MQAR", "AssociativeRecall", "Byte", "Corpus", "Data", "File", "Files", "Hub", "Ids", "Induction", "Passkey",

@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from lab.data.cache import default_cache, locked, write_whole
 from lab.data.content import digest_of
-from lab.data.corpus import Reading
-from lab.data.encoder import Encoder
+from lab.data.corpora.base import Reading
+from lab.data.corpora.split import Split
 from lab.data.errors import DataError
 from lab.data.options import Data
-from lab.data.split import Split
-from lab.data.tokenizer import Tokenizer
-from lab.data.unigram import unigram_loss
+from lab.data.tokenizers.encoder import Encoder
+from lab.data.tokenizers.options import Tokenizer
+from lab.data.tokenizers.unigram import unigram_loss
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Progress = Callable[[str, int], None]

@@ -12,17 +12,18 @@ from typing import Any
 from components.registry import OptionError, lookup, names, suggestion
 from lab.composition import extensions
 from lab.composition.convert import ConversionError, component
-from lab.composition.freeze import load_experiment, to_plain
-from lab.composition.overrides import parse
-from lab.composition.recompose import paths_of
-from lab.errors import RequestError
-from lab.evaluation import keeping
+from lab.composition.frozen.freeze import load_experiment, to_plain
+from lab.composition.frozen.recompose import paths_of
+from lab.composition.hydra.overrides import parse
+from lab.evaluation import results_store
+from lab.evaluation.base import Evaluator, Findings, Stopped, Subject
 from lab.evaluation.load import load_model
+from lab.evaluation.measure.text import data_of
 from lab.evaluation.session import KeptSession, Report
-from lab.evaluation.text import data_of
-from lab.runs import RunFolder
-from lab.training import environment, verified
-from lab.training.evaluator import Evaluator, Findings, Stopped, Subject
+from lab.records import RunFolder
+from lab.refusals import RequestError
+from lab.training import environment
+from lab.training.checkpoints import verified
 from lab.training.options import Accelerator
 
 __all__ = ["Evaluated", "Request", "Stopped", "evaluate", "request"]
@@ -84,7 +85,7 @@ def declared(run: RunFolder) -> dict[str, Request]:
 
 
 def _held(run: RunFolder, name: str, evaluator: Evaluator, step: int | None) -> bool:
-    found, made = keeping.kept(run, name), {**_made_by(evaluator), "step": step}
+    found, made = results_store.kept(run, name), {**_made_by(evaluator), "step": step}
     return found is not None and {key: found.get(key) for key in made} == made
 
 
@@ -122,7 +123,7 @@ def evaluate(
     """
     evaluator = asked.evaluator
     name = save_as or evaluator.name
-    keeping.check_name(name)
+    results_store.check_name(name)
     with extensions.of_run(run.path, run.info):
         loaded = load_model(run, accelerator)
         try:
@@ -141,7 +142,7 @@ def evaluate(
             },
             "device": loaded.device.type,
         }
-        session = KeptSession(keeping.partial_path(run, name), _digest(work), report, stop)
+        session = KeptSession(results_store.partial_path(run, name), _digest(work), report, stop)
         try:
             with environment.deterministic():
                 findings = evaluator.evaluate(subject, session)
@@ -150,7 +151,7 @@ def evaluate(
         if "text" in vars(subject):
             work["data"]["digest"] = subject.text.digest
     with writing or nullcontext():
-        result = keeping.keep(run, name, work, findings)
+        result = results_store.keep(run, name, work, findings)
     session.discard()
     return Evaluated(result, findings)
 

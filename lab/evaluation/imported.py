@@ -18,16 +18,16 @@ from torch import Tensor
 from components.architecture import Architecture
 from lab.accounting.costs import costs
 from lab.composition import extensions
-from lab.composition.freeze import components_of, to_plain
-from lab.composition.identity import component_versions
-from lab.composition.recompose import paths_of, recompose
+from lab.composition.frozen.freeze import components_of, to_plain
+from lab.composition.frozen.identity import component_versions
+from lab.composition.frozen.recompose import paths_of, recompose
 from lab.data.content import file_digest
-from lab.errors import RequestError
 from lab.interop.folder import TOKENIZER_FILES, import_folder
-from lab.runs import RunFolder, State
-from lab.runs.folder import TOKENIZER, check_name
-from lab.runs.state import write_state
-from lab.training import verified
+from lab.records import RunFolder, State
+from lab.records.folder import TOKENIZER, check_name
+from lab.records.state import write_state
+from lab.refusals import RequestError
+from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
 
 SWEEP = "imported"

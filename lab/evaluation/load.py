@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from components.decoder import Decoder
 from lab.composition import extensions
-from lab.composition.freeze import load_experiment
-from lab.composition.reload import kernel_here, relocated
-from lab.data.encoder import Encoder
+from lab.composition.frozen.freeze import load_experiment
+from lab.composition.frozen.reload import kernel_here, relocated
 from lab.data.shards import prepare
-from lab.data.tokenizer import Byte, Ids
-from lab.errors import RequestError
-from lab.runs import RunFolder
-from lab.runs.folder import TOKENIZER
-from lab.training import environment, verified
-from lab.training.evaluator import LoadedRun, refuse_other_text
+from lab.data.tokenizers.encoder import Encoder
+from lab.data.tokenizers.options import Byte, Ids
+from lab.evaluation.base import LoadedRun, refuse_other_text
+from lab.records import RunFolder
+from lab.records.folder import TOKENIZER
+from lab.refusals import RequestError
+from lab.training import environment
+from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
 from lab.training.options import Accelerator
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lab.evaluation.spikes import largest_stable
+from lab.evaluation.measure.spikes import largest_stable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.training.evaluator import Curve, Findings
+    from lab.evaluation.base import Curve, Findings
 
 DPI = 100
 LONGEST = 40

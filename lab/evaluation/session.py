@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from lab.training.evaluator import Stopped
+from lab.evaluation.base import Stopped
 
 Report = Callable[[int, int, str], None]
 """Called with how much is done, of how much, and what it is."""

@@ -14,10 +14,10 @@ from typing import Any
 from components import registry
 from components.architecture import Architecture
 from lab.composition import convert
-from lab.errors import RequestError
 from lab.interop.family import Family, compute, families, family_of
 from lab.interop.meaning import LAYER_SLOTS, Meaning, Plain, configuration, meaning
 from lab.interop.template import fill, matches, same
+from lab.refusals import RequestError
 
 _ATTEMPTS = 32
 """Ways to spell one architecture that are tried in a family, where the first found does not read back as the same."""

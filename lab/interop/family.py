@@ -1,5 +1,5 @@
-"""A family of published architectures, as its file in `maps/` declares it: how a config.json spells an architecture,
-and what the tensors are called. A new family is a new file; no Python.
+"""A family of published architectures, as its file in `families/` declares it: how a config.json spells an
+architecture, and what the tensors are called. A new family is a new file; no Python.
 
     model_type, class   as config.json has them
     architecture        the architecture with holes for the keys of config.json (lab.interop.template), in the form of
@@ -29,12 +29,12 @@ import yaml
 
 import components.decoder  # noqa: F401  registers the components
 from components import registry
-from lab.errors import RequestError
 from lab.interop.meaning import LAYER_SLOTS, TRAINING_ONLY
 from lab.interop.rope import RopeKeys
 from lab.interop.template import choice
+from lab.refusals import RequestError
 
-MAPS = Path(__file__).parent / "maps"
+FAMILIES = Path(__file__).parent / "families"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class LayerTypes:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One file of `maps/`. See the module."""
+    """One file of `families/`. See the module."""
 
     name: str
     model_type: str
@@ -96,8 +96,8 @@ def _keys_in(template: Any) -> set[str]:
 @cache
 def families() -> dict[str, Family]:
     """Every family by its model_type."""
-    everyones = yaml.safe_load((MAPS / "_every.yaml").read_text(encoding="utf-8"))
-    found = [_load(path, everyones) for path in sorted(MAPS.glob("[!_]*.yaml"))]
+    everyones = yaml.safe_load((FAMILIES / "_every.yaml").read_text(encoding="utf-8"))
+    found = [_load(path, everyones) for path in sorted(FAMILIES.glob("[!_]*.yaml"))]
     return {family.model_type: family for family in found}
 
 
@@ -142,7 +142,7 @@ def _tensors(own: dict[str, Any]) -> dict[str, Any]:
     """A family's tensors on top of those of the family that it is `like`."""
     if "like" not in own:
         return own
-    like = yaml.safe_load((MAPS / f"{own.pop('like')}.yaml").read_text(encoding="utf-8"))["tensors"]
+    like = yaml.safe_load((FAMILIES / f"{own.pop('like')}.yaml").read_text(encoding="utf-8"))["tensors"]
     merged = {part: {**like[part], **own.get(part, {})} for part in ("whole", "layer", "tied")}
     return {**like, **own, **merged}
 

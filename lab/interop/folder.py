@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.architecture import Architecture
-from lab.errors import RequestError
 from lab.interop.configuration import load_architecture, to_hf_config
 from lab.interop.family import family_of
 from lab.interop.tensors import from_published, to_published
 from lab.interop.weights import read_weights
+from lab.refusals import RequestError
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_FILES = (

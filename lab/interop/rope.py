@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 Plain = dict[str, Any]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 Keys = Mapping[str, Any]
 Accepts = Callable[[str, Any], bool]

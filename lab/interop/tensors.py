@@ -27,8 +27,8 @@ from torch import Tensor
 
 from components.architecture import Architecture
 from components.decoder import Decoder
-from lab.errors import RequestError
 from lab.interop.family import Family
+from lab.refusals import RequestError
 
 FORMS = ("renamed", "concatenated", "interleaved", "grouped", "stacked")
 _SHOWN = 8

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
 """In the order in which they are looked for; an index beside them lists shards."""

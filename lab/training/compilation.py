@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from components.compile_opaque import keep_whole
 from components.registry import OptionError
-from components.whole import keep_whole
 from lab.training.options import Train
-from lab.training.world import World
+from lab.training.parallel.world import World
 
 Result = TypeVar("Result")
 

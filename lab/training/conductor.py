@@ -18,14 +18,14 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lab.accounting.utilization import Utilization
-from lab.training import verified
+from lab.training.checkpoints import verified
 from lab.training.compilation import Compiler
-from lab.training.group import ALONE, Group
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
-from lab.training.outcome import Progress
-from lab.training.recorder import Recorder
-from lab.training.stopwatch import Stopwatch
+from lab.training.parallel.group import ALONE, Group
+from lab.training.progress.outcome import Progress
+from lab.training.progress.recorder import Recorder
+from lab.training.progress.stopwatch import Stopwatch
 
 REPORT_SECONDS = 0.3
 """Least time between two progress reports."""

@@ -17,7 +17,7 @@ import torch
 
 from components.registry import OptionError
 from lab.training.options import Accelerator
-from lab.training.world import World
+from lab.training.parallel.world import World
 
 
 def device_of(accelerator: Accelerator, world: World | None = None) -> torch.device:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from components.architecture import Architecture
 from components.registry import OptionError
 from lab.data.options import Data, Task
-from lab.training.evaluator import Evaluator, unusable
-from lab.training.optimizer import Optimizer
+from lab.evaluation.base import Evaluator, unusable
+from lab.training.optimizers.optimizer import Optimizer
+from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train, Validation
-from lab.training.recipe import NextTokenPrediction, Recipe
-from lab.training.schedule import Schedule
+from lab.training.recipes.base import NextTokenPrediction, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,25 +15,26 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lab.accounting.utilization import Utilization
-from lab.atomic import write_json
 from lab.data.batches import Batches, validation_batches
-from lab.data.drawn import Drawn, DrawnBatches
-from lab.training import environment, verified
-from lab.training.checkpoint import VerifiedCheckpointIO
+from lab.data.synthetic.synthetic_data import Drawn, DrawnBatches
+from lab.evaluation.base import Stopped
+from lab.records.atomic import write_json
+from lab.training import environment
+from lab.training.checkpoints import verified
+from lab.training.checkpoints.lightning_io import VerifiedCheckpointIO
 from lab.training.compilation import Compiler
 from lab.training.conductor import Conductor
-from lab.training.evaluator import Stopped
-from lab.training.group import Group, connected
 from lab.training.module import NextToken
-from lab.training.optimizer import Optimizer
+from lab.training.optimizers.optimizer import Optimizer
+from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train, Validation
-from lab.training.outcome import Outcome, Progress
-from lab.training.parallel import strategy_of
-from lab.training.recorder import Recorder
-from lab.training.schedule import Schedule
-from lab.training.summary import summarize
+from lab.training.parallel.group import Group, connected
+from lab.training.parallel.strategies import strategy_of
+from lab.training.parallel.world import World
+from lab.training.progress.outcome import Outcome, Progress
+from lab.training.progress.recorder import Recorder
+from lab.training.progress.summary import summarize
 from lab.training.validation import asked, validation_loss
-from lab.training.world import World
 
 Conclude = Callable[[dict[str, Any]], dict[str, Any]]
 """Given a finished run's summary, before it is written, returns it with what there is to add; may raise `Stopped`."""

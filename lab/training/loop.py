@@ -13,15 +13,15 @@ from components.decoder import Decoder
 from lab.accounting.costs import costs
 from lab.accounting.peaks import peak
 from lab.accounting.utilization import Utilization
-from lab.data.drawn import load
-from lab.runs.folder import TOKENIZER
+from lab.data.synthetic.synthetic_data import load
+from lab.records.folder import TOKENIZER
 from lab.training import environment
 from lab.training.experiment import Experiment
 from lab.training.fit import Conclude, Procedure, fit
-from lab.training.outcome import Outcome, Progress
-from lab.training.recipe import REFERS_TO_RUN
-from lab.training.teacher import Teacher
-from lab.training.world import World
+from lab.training.parallel.world import World
+from lab.training.progress.outcome import Outcome, Progress
+from lab.training.recipes.base import REFERS_TO_RUN
+from lab.training.recipes.teacher import Teacher
 
 __all__ = ["Outcome", "Progress", "train"]
 

@@ -20,12 +20,12 @@ from components.attention.kernels import Choice
 from components.loss import at, token_losses
 from lab.training.compilation import Compiler
 from lab.training.documents import document_ids
-from lab.training.group import ALONE, Group
-from lab.training.optimizer import Optimizer
+from lab.training.optimizers.optimizer import Optimizer
+from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train
-from lab.training.parallel import shard, whole
-from lab.training.schedule import Schedule
-from lab.training.world import Pass
+from lab.training.parallel.group import ALONE, Group
+from lab.training.parallel.strategies import shard, whole
+from lab.training.parallel.world import Pass
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from components.loss import token_losses
+from lab.training.chosen_logits import logits_at
 from lab.training.documents import document_ids
-from lab.training.group import ALONE, Group
-from lab.training.parallel import reshard
-from lab.training.scored import logits_at
+from lab.training.parallel.group import ALONE, Group
+from lab.training.parallel.strategies import reshard
 
 
 @torch.no_grad()

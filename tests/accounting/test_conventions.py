@@ -14,7 +14,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from components import linear_attention
 from components.architecture import Architecture
 from components.attention.heads import GQA, MHA, MQA
 from components.attention.mla import MLA
@@ -24,11 +23,12 @@ from components.attention.spec import AttentionInputs, visible
 from components.decoder import Decoder
 from components.embedding import UntiedEmbedding
 from components.initialization import initialize
-from components.linear_attention import LinearMixer, recurrent
+from components.mixers import linear
+from components.mixers.linear import LinearMixer, recurrent
 from components.mlp import SwiGLU
-from components.moe import MixtureOfExperts
-from components.position import ALiBi, NoPosition
-from components.position_embedding import LearnedPosition
+from components.moe.experts import MixtureOfExperts
+from components.position.embedding import LearnedPosition
+from components.position.positions import ALiBi, NoPosition
 from components.residual import Parallel
 from lab.accounting.conventions import CONVENTIONS, conventions
 from lab.accounting.costs import costs
@@ -88,7 +88,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_full_square_is_torchs_count_of_every_kind_of_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_attention, "chunked", lambda *given: in_products(*given[:4]))
+    monkeypatch.setattr(linear, "chunked", lambda *given: in_products(*given[:4]))
     model = gemma2(**ARCHITECTURES[name])
     tokens = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(0))
     found = conventions(model, 20)["square"]

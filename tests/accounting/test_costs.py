@@ -9,11 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.attention.heads import GQA, MHA, MQA
-from components.attention.layer import mean_visible_keys
+from components.attention.mixer import mean_visible_keys
 from components.attention.span import GlobalSpan, LocalSpan
 from components.decoder import Decoder
 from components.embedding import UntiedEmbedding
-from components.moe import MixtureOfExperts
+from components.moe.experts import MixtureOfExperts
 from components.norm import RMSNorm
 from components.residual import PreNorm
 from lab.accounting.costs import costs

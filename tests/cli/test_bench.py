@@ -14,8 +14,8 @@ from lab.bench import atlas, ruler
 from lab.bench.atlas import Survey, measure
 from lab.bench.conformance import Shape
 from lab.bench.typical import answers
-from lab.cli.bench_command import command
-from lab.errors import RequestError
+from lab.cli.look.bench_command import command
+from lab.refusals import RequestError
 
 SMALL = ["kernels", "--quick", "--context", "48", "--heads", "4", "--head-dim", "16", "--accelerator", "cpu"]
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from lab.dispatch.submit import prepare
-from lab.planning.plan import plan_train
-from lab.runs import RunFolder
-from lab.training import verified
+from lab.dispatch.control.prepare import prepare
+from lab.planning.plan.build import plan_train
+from lab.records import RunFolder
+from lab.training.checkpoints import verified
 from tests.evaluation.conftest import TINY, files, write_text
 
 HYBRID = (
@@ -26,7 +26,7 @@ HYBRID = (
 
 
 def start(run: RunFolder, cache: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "lab.dispatch.worker", str(run.path), "--threads", "1"]
+    command = [sys.executable, "-m", "lab.dispatch.worker.worker", str(run.path), "--threads", "1"]
     return subprocess.Popen(command, env=os.environ | {"LAB_CACHE": str(cache)})
 
 

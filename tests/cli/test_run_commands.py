@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from lab.cli.main import COMMANDS, cli
 from lab.composition.compose import compose
-from lab.composition.freeze import to_yaml
-from lab.errors import RequestError
-from lab.runs import RunFolder, State
-from lab.runs.state import Failure, Status
+from lab.composition.frozen.freeze import to_yaml
+from lab.records import RunFolder, State
+from lab.records.state import Failure, Status
+from lab.refusals import RequestError
 
 
 @pytest.fixture(autouse=True)

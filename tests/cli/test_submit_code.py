@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lab import code
+from lab import code_version
 from lab.cli import main
-from lab.dispatch.submit import prepare
-from lab.errors import RequestError
-from lab.planning.plan import plan_sweep, plan_train
-from lab.planning.store import write_plan
-from lab.runs import write_json
+from lab.dispatch.control.prepare import prepare
+from lab.planning.plan.build import plan_sweep, plan_train
+from lab.planning.plan.store import write_plan
+from lab.records import write_json
+from lab.refusals import RequestError
 from tests.warm import lab
 
 OTHER = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_plan_of_other_code_is_submitted_only_where_that_was_said(folder: Path) -> None:
     write_plan(plan_sweep("mine"), folder / "plan.json")
     content = (folder / "plan.json").read_text()
-    (folder / "plan.json").write_text(content.replace(code.digest(), "cd" * 32))
+    (folder / "plan.json").write_text(content.replace(code_version.digest(), "cd" * 32))
     root = ("--root", str(folder / "fresh"))
     found = CliRunner().invoke(main.cli, ["submit", "plan.json", *root])
     assert isinstance(found.exception, RequestError)
@@ -54,8 +54,8 @@ def test_a_queued_run_of_other_code_is_refused_up_front(folder: Path) -> None:
 
 
 def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.dispatch import submit
-    from lab.dispatch.local import Summary
+    from lab.dispatch.control import prepare as submit
+    from lab.dispatch.launchers.local.local import Summary
 
     run = prepare(plan_train("gemma2_tiny").runs, folder / "runs").new[0]
     write_json(run.path / "run.json", run.info | {"code": OTHER})
@@ -67,4 +67,4 @@ def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: p
     monkeypatch.setattr(submit, "launch", lambda submission, **_: launched.append(submission) or Summary())
     CliRunner().invoke(main.cli, [*arguments, "--any-code"])
     assert [each.name for each in launched[0].to_run] == [run.name]
-    assert run.info["provenance"]["accepted_code"] == [code.digest()]
+    assert run.info["provenance"]["accepted_code"] == [code_version.digest()]

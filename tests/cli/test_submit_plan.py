@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lab.cli.main import cli
-from lab.errors import RequestError
-from lab.planning.frozen import write_plan
-from lab.planning.plan import plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.plan_file import write_plan
+from lab.refusals import RequestError
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def test_what_cannot_be_submitted_is_refused_and_nothing_made(saved: Path, argum
 
 
 def test_a_saved_plan_is_submitted_though_its_sweep_is_gone(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.dispatch import submit as dispatch
-    from lab.dispatch.local import Summary
+    from lab.dispatch.control import prepare as dispatch
+    from lab.dispatch.launchers.local.local import Summary
 
     (saved.parent / "sweeps" / "mine.yaml").unlink()
     monkeypatch.setattr(dispatch, "launch", lambda submission, **_: Summary(ran={submission.order[0].name: "finished"}))

@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from components import registry
-from lab import code
+from lab import code_version
 from lab.cli import main
 from lab.composition.extensions import FILE
-from lab.dispatch.submit import prepare
-from lab.errors import RequestError
-from lab.planning.plan import plan_sweep, plan_train
-from lab.runs import RunFolder, write_json
+from lab.dispatch.control.prepare import prepare
+from lab.planning.plan.build import plan_sweep, plan_train
+from lab.records import RunFolder, write_json
+from lab.refusals import RequestError
 
 SWEEP = (
     "question: Why?\nexperiment: gemma2_tiny\nseeds: 2\narms: {a: {}, b: {model/heads: mha, train.kernel: reference}}\n"
@@ -89,7 +89,7 @@ def test_where_and_with_what_code_runs_ran_is_a_note(folder: Path) -> None:
     write_json(runs[1].path / "run.json", runs[1].info | {"code": other})
     found = why("mine/a/seed-0", "mine/a/seed-1")
     assert found["place"] == {"torch": {"a": "2.1", "b": "2.2"}}
-    assert found["code"]["digest"] == {"a": code.digest(), "b": "cd" * 32}
+    assert found["code"]["digest"] == {"a": code_version.digest(), "b": "cd" * 32}
     assert "cdcdcdcdcdcd" in invoke("mine/a/seed-0", "mine/a/seed-1").output
 
 

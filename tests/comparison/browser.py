@@ -21,7 +21,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from lab.comparison.tensorboard import server
+from lab.comparison.tensorboard.serve import server
 
 Found = TypeVar("Found")
 

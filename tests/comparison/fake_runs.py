@@ -12,7 +12,7 @@ from typing import Any
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from lab.runs import RunFolder, State, write_json
+from lab.records import RunFolder, State, write_json
 
 UNIGRAM = 5.5
 STEPS = 40

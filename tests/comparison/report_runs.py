@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lab.runs import RunFolder, State, write_json
+from lab.records import RunFolder, State, write_json
 from tests.comparison.fake_runs import fake_run
 
 IMAGE = "<img src=x onerror=\"document.title='taken'\">"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.comparison.report.scales import Scale, scale
+from lab.report.scales import Scale, scale
 
 NEAR = [
     [3.2, math.nextafter(3.2, 4)],

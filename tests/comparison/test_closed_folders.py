@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.comparison import tensorboard
-from lab.comparison.collect import collect
-from lab.comparison.tensorboard import build_view
-from lab.errors import RequestError
+from lab.comparison.read.collect import collect
+from lab.comparison.tensorboard import serve
+from lab.comparison.tensorboard.serve import build_view
+from lab.refusals import RequestError
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_plans import plan, row
 
@@ -44,7 +44,7 @@ def nobody(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "import numpy, scipy.special\n"
         "from lab.cli import compare_command, main, report_command, tensorboard_command\n"
         "from lab.comparison import documents, tensorboard\n"
-        "from lab.comparison.report import page\n"
+        "from lab.report import page\n"
         "from lab.data import cache\n"
         "root = pathlib.Path(sys.argv[sys.argv.index('--root') + 1])\n"
         "with contextlib.suppress(Exception):\n"
@@ -144,14 +144,14 @@ def test_a_file_system_that_is_read_only_is_told_when_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_run(tmp_path / "runs", curves=True)
-    replace = tensorboard._replace
+    replace = serve._replace
 
     def closed(view: Path, *arguments: object, **options: bool) -> None:
         if not view.is_relative_to(tmp_path / "cache"):
             raise OSError(30, "Read-only file system")
         replace(view, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tensorboard, "_replace", closed)
+    monkeypatch.setattr(serve, "_replace", closed)
     with pytest.raises(RequestError, match=r"no view can be built in .*: Read-only file system"):
         build_view(tmp_path / "runs", "softcap")
     assert build_view(tmp_path / "runs", "softcap", tmp_path / "cache").is_relative_to(tmp_path / "cache")

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.comparison.collect import collect
-from lab.errors import RequestError
-from lab.runs import RunFolder, State
+from lab.comparison.read.collect import collect
+from lab.records import RunFolder, State
+from lab.refusals import RequestError
 from tests.comparison.fake_runs import fake_run, fake_sweep
 
 
@@ -65,7 +65,7 @@ def test_an_unmeasured_metric_is_no_value_and_a_nan_is_one(tmp_path: Path) -> No
 
 
 def test_of_two_runs_of_an_arm_and_seed_the_newest_counts_and_the_other_is_told(tmp_path: Path) -> None:
-    # The old one has its own folder name beside the new one's, as lab.runs makes them.
+    # The old one has its own folder name beside the new one's, as lab.records makes them.
     fake_run(tmp_path, loss=1.0, identity="a" * 16, created="2026-03-02T09:00:00+00:00")
     fake_run(tmp_path, loss=2.0, identity="b" * 16, created="2026-03-02T10:00:00+02:00")  # an hour before the other
     found = collect(tmp_path, "softcap")

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from lab.cli.compare_command import command
-from lab.comparison.collect import collect
-from lab.comparison.documents import as_latex, as_markdown
-from lab.comparison.rows import Comparison, compare
+from lab.cli.results.compare_command import command
+from lab.comparison.compare import Comparison, compare
+from lab.comparison.read.collect import collect
+from lab.comparison.tables.documents import as_latex, as_markdown
 from tests.comparison.fake_runs import fake_sweep
 
 BOTH, WORSE = [3.20, 3.22, 3.21], [3.30, 3.33, 3.31]

@@ -17,13 +17,13 @@ import pytest
 from rich.console import Console
 from tensorboard.plugins.hparams import metadata
 
-from lab.comparison import folders
-from lab.comparison.collect import collect
-from lab.comparison.rows import Comparison, compare
-from lab.comparison.table import MOST_ROWS, show
-from lab.comparison.tensorboard import build_view
-from lab.planning.selection import Cell, Tried, select
-from lab.runs import RunFolder, State, write_json
+from lab.comparison.compare import Comparison, compare
+from lab.comparison.read import folders
+from lab.comparison.read.collect import collect
+from lab.comparison.tables.table import MOST_ROWS, show
+from lab.comparison.tensorboard.serve import build_view
+from lab.planning.solve.selection import Cell, Tried, select
+from lab.records import RunFolder, State, write_json
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_view import session, summaries
 
@@ -371,7 +371,7 @@ def test_numbers_are_numbers_and_not_truth_values() -> None:
 
 def test_comparing_loads_nothing_that_only_planning_and_training_need() -> None:
     code = (
-        "import sys, lab.comparison.collect, lab.comparison.rows, lab.comparison.table\n"
+        "import sys, lab.comparison.read.collect, lab.comparison.compare, lab.comparison.tables.table\n"
         "print([name for name in ('torch', 'hydra', 'omegaconf', 'lightning') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

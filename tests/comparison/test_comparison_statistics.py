@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.comparison.statistics import paired_difference, sample
+from lab.comparison.statistics.paired import paired_difference, sample
 
 BASELINE = {0: 3.21, 1: 3.25, 2: 3.19, 3: 3.30, 4: 3.22}
 ARM = {0: 3.18, 1: 3.24, 2: 3.17, 3: 3.24, 4: 3.21}

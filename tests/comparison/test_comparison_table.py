@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from lab.comparison.collect import collect
+from lab.comparison.compare import Comparison, compare
 from lab.comparison.metrics import better, title
-from lab.comparison.rows import Comparison, compare
-from lab.comparison.table import show
+from lab.comparison.read.collect import collect
+from lab.comparison.tables.table import show
 from lab.units import count, measure
 from tests.comparison.fake_runs import fake_run, fake_sweep
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from lab.errors import RequestError
+from lab.refusals import RequestError
 from tests.comparison.fake_runs import fake_run, fake_sweep
 
 LOSSES = {"both": [3.20, 3.22], "neither": [3.30, None]}

@@ -15,10 +15,10 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from lab.comparison.hparams import Axes
-from lab.comparison.tensorboard import build_view, serve, server
-from lab.errors import RequestError
-from lab.runs import State
+from lab.comparison.tensorboard.hparams import Axes
+from lab.comparison.tensorboard.serve import build_view, serve, server
+from lab.records import State
+from lab.refusals import RequestError
 from tests.comparison.browser import free_port
 from tests.comparison.fake_runs import STEPS, fake_run, fake_sweep, write_curves
 
@@ -287,7 +287,7 @@ def test_serving_prints_the_loopback_address_refreshes_and_ends_with_the_command
     fake_run(tmp_path, curves=True)
     view, port = build_view(tmp_path, "softcap"), free_port()
     code = (
-        "import sys; from pathlib import Path; from lab.comparison.tensorboard import serve\n"
+        "import sys; from pathlib import Path; from lab.comparison.tensorboard.serve import serve\n"
         f"mark = Path({str(tmp_path)!r}) / 'refreshed'\n"
         f"serve(Path({str(view)!r}), {port}, refresh=mark.touch, refresh_seconds=0.1)"
     )

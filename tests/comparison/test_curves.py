@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from lab.comparison.collect import collect
-from lab.comparison.curves import Band, Curve, arm_curves, band, counted, difference, run_curve, run_curves
-from lab.comparison.results import Arm, Run
-from lab.runs import RunFolder, write_json
+from lab.comparison.read.collect import collect
+from lab.comparison.read.curves import Band, Curve, arm_curves, band, counted, difference, run_curve, run_curves
+from lab.comparison.read.results import Arm, Run
+from lab.records import RunFolder, write_json
 from tests.comparison.fake_runs import STEPS, fake_run, fake_sweep
 
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lab.comparison import written
-from lab.comparison.collect import collect
-from lab.comparison.documents import as_latex, as_markdown
-from lab.comparison.report.page import report
-from lab.comparison.results import Sweep
-from lab.comparison.rows import compare
-from lab.comparison.table import show
-from lab.comparison.tensorboard import _replace, build_view
-from lab.errors import RequestError
-from lab.runs import RunFolder, write_json
+from lab.comparison.compare import compare
+from lab.comparison.read.collect import collect
+from lab.comparison.read.results import Sweep
+from lab.comparison.tables.documents import as_latex, as_markdown
+from lab.comparison.tables.table import show
+from lab.comparison.tensorboard import event_files
+from lab.comparison.tensorboard.serve import _replace, build_view
+from lab.records import RunFolder, write_json
+from lab.refusals import RequestError
+from lab.report.page import report
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_plans import plan, row
 
@@ -296,8 +296,8 @@ def test_a_metric_is_drawn_where_it_has_a_curve_and_not_where_a_longer_name_has(
 
 def test_a_tag_is_found_in_an_event_file_by_its_whole_name() -> None:
     for many in (1, 40):
-        records = [written.Record(n, written.scalars({"a/loss_x": 1.0, f"b{n}": 2.0})) for n in range(many)]
-        content = written.event_file(0.0, records)
-        assert written.has_tag(content, "a/loss_x")
-        assert written.has_tag(content, f"b{many - 1}")
-        assert not written.has_tag(content, "a/loss")
+        records = [event_files.Record(n, event_files.scalars({"a/loss_x": 1.0, f"b{n}": 2.0})) for n in range(many)]
+        content = event_files.event_file(0.0, records)
+        assert event_files.has_tag(content, "a/loss_x")
+        assert event_files.has_tag(content, f"b{many - 1}")
+        assert not event_files.has_tag(content, "a/loss")

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from lab.cli.main import cli
-from lab.comparison.noise import last_points
-from lab.comparison.points import Points
+from lab.comparison.read.points import Points
+from lab.comparison.statistics.noise import last_points
 from tests.comparison.fake_runs import fake_sweep
 
 ODD = [

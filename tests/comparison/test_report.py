@@ -12,16 +12,16 @@ import pytest
 from click.testing import CliRunner
 
 from lab.cli.main import cli
-from lab.comparison.collect import collect
-from lab.comparison.report.facts import MOST_DRAWN, Facts, gather
-from lab.comparison.report.page import report
-from lab.comparison.report.panels import pareto, reproducibility
-from lab.comparison.report.scales import counted, scale
-from lab.comparison.report.thinning import MOST_POINTS, envelope, thin
-from lab.comparison.report.wording import fixed, places
-from lab.comparison.rows import compare
-from lab.errors import RequestError
-from lab.runs import State
+from lab.comparison.compare import compare
+from lab.comparison.read.collect import collect
+from lab.records import State
+from lab.refusals import RequestError
+from lab.report.facts import MOST_DRAWN, Facts, gather
+from lab.report.page import report
+from lab.report.panels import pareto, reproducibility
+from lab.report.scales import counted, scale
+from lab.report.thinning import MOST_POINTS, envelope, thin
+from lab.report.wording import fixed, places
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.report_runs import SWEEP, rich_sweep
 
@@ -145,7 +145,7 @@ def test_a_hundred_runs_stay_well_below_eight_megabytes(tmp_path: Path) -> None:
 
 
 def test_pictures_beyond_the_budget_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.comparison.report.panels import attention
+    from lab.report.panels import attention
 
     rich_sweep(tmp_path)
     size = (tmp_path / SWEEP / "global" / "seed-0" / "evaluations" / "attention_maps" / "maps.png").stat().st_size

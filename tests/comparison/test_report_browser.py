@@ -11,7 +11,7 @@ import pytest
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 
-from lab.comparison.report.page import report
+from lab.report.page import report
 from tests.comparison import browser
 from tests.comparison.report_runs import ARMS, IMAGE, LONG, QUESTION, QUOTES, REASON, SWEEP, rich_sweep
 

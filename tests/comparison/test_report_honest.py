@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lab.comparison.report.page import report
-from lab.runs import write_json
+from lab.records import write_json
+from lab.report.page import report
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_plans import GOOD, PICKED, tuned
 

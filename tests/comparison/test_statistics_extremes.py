@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lab.cli.main import cli
-from lab.comparison.collect import collect
-from lab.comparison.equivalence import equivalence_interval, equivalence_p
-from lab.comparison.factorial import Effect, factorial
-from lab.comparison.resampling import BOOTSTRAP_PAIRS, bootstrap_interval, sign_flip_p
-from lab.comparison.rows import compare
-from lab.comparison.statistics import PairedDifference, mean_of, paired_difference, sample
+from lab.comparison.compare import compare
+from lab.comparison.read.collect import collect
+from lab.comparison.statistics.equivalence import equivalence_interval, equivalence_p
+from lab.comparison.statistics.factorial import Effect, factorial
+from lab.comparison.statistics.paired import PairedDifference, mean_of, paired_difference, sample
+from lab.comparison.statistics.resampling import BOOTSTRAP_PAIRS, bootstrap_interval, sign_flip_p
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_table import printed
 from tests.comparison.test_statistics_factorial import AXES, noisy, swept

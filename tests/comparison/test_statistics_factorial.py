@@ -16,10 +16,10 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
 
-from lab.comparison.collect import collect
-from lab.comparison.factorial import Effect, Factorial, factorial
-from lab.comparison.results import Arm, Run, Sweep
-from lab.comparison.rows import compare
+from lab.comparison.compare import compare
+from lab.comparison.read.collect import collect
+from lab.comparison.read.results import Arm, Run, Sweep
+from lab.comparison.statistics.factorial import Effect, Factorial, factorial
 from tests.comparison.fake_runs import fake_run
 from tests.comparison.test_comparison_table import printed
 

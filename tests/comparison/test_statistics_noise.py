@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.comparison.collect import collect
-from lab.comparison.noise import POINTS, at_end, last_points, spread_about_lines
-from lab.comparison.rows import compare
+from lab.comparison.compare import compare
+from lab.comparison.read.collect import collect
+from lab.comparison.statistics.noise import POINTS, at_end, last_points, spread_about_lines
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_table import printed
 

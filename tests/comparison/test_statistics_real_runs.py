@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.comparison.collect import collect
-from lab.comparison.rows import Comparison, compare
-from lab.comparison.statistics import paired_difference
-from lab.comparison.verdicts import judge
-from lab.dispatch.local import run_local
-from lab.planning.plan import plan_sweep
-from lab.planning.store import save_plan
-from lab.runs import RunFolder
+from lab.comparison.compare import Comparison, compare
+from lab.comparison.read.collect import collect
+from lab.comparison.statistics.paired import paired_difference
+from lab.comparison.statistics.verdicts import judge
+from lab.dispatch.launchers.local.local import run_local
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.store import save_plan
+from lab.records import RunFolder
 from tests.comparison.test_comparison_plans import plan, row
 from tests.comparison.test_comparison_table import line, printed
 

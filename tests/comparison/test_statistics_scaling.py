@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from lab.comparison.law import HUBER, Law, NoLaw, Point, _Problem, fit
-from lab.comparison.results import Arm, Run, Sweep
-from lab.comparison.scaling import refusal, scaling
+from lab.comparison.read.results import Arm, Run, Sweep
+from lab.comparison.statistics.scaling import refusal, scaling
+from lab.comparison.statistics.scaling_law import HUBER, Law, NoLaw, Point, _Problem, fit
 
 CHINCHILLA = Law(e=1.69, a=406.4, b=410.7, alpha=0.34, beta=0.28)
 TINY = Law(e=1.1, a=12.0, b=900.0, alpha=0.21, beta=0.49)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.comparison.statistics import paired_difference
-from lab.comparison.verdicts import Judgement, judge
-from lab.planning.seeds import POWER, seeds_to_equate, smallest_effect
-from lab.planning.selection import Cell, Tried, select
+from lab.comparison.statistics.paired import paired_difference
+from lab.comparison.statistics.verdicts import Judgement, judge
+from lab.planning.forecast.seeds import POWER, seeds_to_equate, smallest_effect
+from lab.planning.solve.selection import Cell, Tried, select
 
 ALPHA = 0.05
 SWEEPS = 2_000

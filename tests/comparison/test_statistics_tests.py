@@ -14,8 +14,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from lab.comparison.equivalence import equivalence_interval, equivalence_p
-from lab.comparison.resampling import (
+from lab.comparison.statistics.equivalence import equivalence_interval, equivalence_p
+from lab.comparison.statistics.paired import PairedDifference, holm, paired_difference
+from lab.comparison.statistics.resampling import (
     BOOTSTRAP_PAIRS,
     MOST_FLIPPED,
     RESAMPLES,
@@ -24,7 +25,6 @@ from lab.comparison.resampling import (
     bootstrap_interval,
     sign_flip_p,
 )
-from lab.comparison.statistics import PairedDifference, holm, paired_difference
 
 NUMBERS = st.floats(-5, 5, allow_subnormal=False)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.comparison.collect import collect
-from lab.comparison.rows import compare
-from lab.comparison.statistics import PairedDifference, paired_difference
-from lab.comparison.verdicts import Judgement, judge
-from lab.planning.seeds import POWER, equivalence_power, power, seeds_needed
+from lab.comparison.compare import compare
+from lab.comparison.read.collect import collect
+from lab.comparison.statistics.paired import PairedDifference, paired_difference
+from lab.comparison.statistics.verdicts import Judgement, judge
+from lab.planning.forecast.seeds import POWER, equivalence_power, power, seeds_needed
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_plans import plan, row
 from tests.comparison.test_comparison_table import line, printed

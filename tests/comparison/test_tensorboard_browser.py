@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from selenium.webdriver import Chrome
 
-from lab.comparison.custom_scalars import margin
-from lab.comparison.tensorboard import build_view
-from lab.runs import State, write_json
-from lab.training.events import EventFile
+from lab.comparison.tensorboard.custom_scalars import margin
+from lab.comparison.tensorboard.serve import build_view
+from lab.records import State, write_json
+from lab.training.progress.event_file import EventFile
 from tests.comparison import browser
 from tests.comparison.fake_runs import STEPS, fake_run, write_curves
 

@@ -10,13 +10,13 @@ import markdown
 import pytest
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lab.comparison.about import plain, texts_of
-from lab.comparison.bands import MOST_POINTS, unit
-from lab.comparison.collect import collect
-from lab.comparison.curves import arm_curves, band, difference
-from lab.comparison.custom_scalars import margin
-from lab.comparison.tensorboard import build_view
-from lab.runs import State, write_json
+from lab.comparison.read.collect import collect
+from lab.comparison.read.curves import arm_curves, band, difference
+from lab.comparison.tensorboard.bands import MOST_POINTS, unit
+from lab.comparison.tensorboard.custom_scalars import margin
+from lab.comparison.tensorboard.serve import build_view
+from lab.comparison.tensorboard.text_tab import plain, texts_of
+from lab.records import State, write_json
 from tests.comparison.fake_runs import STEPS, fake_run, fake_sweep, write_curves
 from tests.comparison.test_comparison_view import summaries
 
@@ -141,7 +141,7 @@ def test_curves_whose_runs_have_not_changed_are_not_read_again(tmp_path: Path, m
     fake_sweep(tmp_path, {"both": [3.0, 3.1], "neither": [3.4, 3.6]}, curves=True)
     view = build_view(tmp_path, "softcap")
     before = {path.name: path.read_bytes() for path in view.glob("*/*tfevents*")}
-    monkeypatch.setattr("lab.comparison.bands.run_curves", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("lab.comparison.tensorboard.bands.run_curves", lambda *_: pytest.fail("read again"))
     fake_run(tmp_path, "third", order=2, baseline="both", status="failed")  # the view changes, these curves don't
     build_view(tmp_path, "softcap")
     after = {path.name: path.read_bytes() for path in view.glob("*/*.mean.*")}

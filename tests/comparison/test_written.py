@@ -6,7 +6,7 @@ import pytest
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lab.comparison.written import Record, event_file, scalars
+from lab.comparison.tensorboard.event_files import Record, event_file, scalars
 
 
 @pytest.mark.parametrize("n", [0, 3, 200])

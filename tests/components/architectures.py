@@ -12,7 +12,7 @@ from components.embedding import TiedEmbedding
 from components.initialization import NormalInit
 from components.mlp import GEGLU
 from components.norm import ZeroCenteredRMSNorm
-from components.position import RoPE
+from components.position.positions import RoPE
 from components.residual import Sandwich
 from components.softcap import Gemma2Softcap
 

@@ -17,12 +17,12 @@ from components.attention.span import GlobalSpan, InterleavedSpan, LocalSpan
 from components.cache import KeyValues
 from components.decoder import Decoder
 from components.generation import CachedForward, FullForward
-from components.linear_attention import LinearMixer
-from components.moe import MixtureOfExperts
-from components.position import ALiBi, NoPosition, RoPE
-from components.position_embedding import LearnedPosition, SinusoidalPosition
+from components.mixers.linear import LinearMixer
+from components.moe.experts import MixtureOfExperts
+from components.position.embedding import LearnedPosition, SinusoidalPosition
+from components.position.positions import ALiBi, NoPosition, RoPE
+from components.position.rope_scaling import LinearRoPE
 from components.residual import Parallel
-from components.rope_scaling import LinearRoPE
 from components.softcap import NoSoftcap
 from lab.accounting.cache import cache_bytes, cache_bytes_by_kind
 from lab.accounting.costs import costs

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from components.attention import layer
+from components.attention import mixer
 from components.attention.kernels import attend
 from components.attention.spec import AttentionInputs, AttentionSpec
 from components.decoder import Decoder
-from components.position import Rotation
+from components.position.positions import Rotation
 from tests.components.architectures import gemma2
 
 LAYER_NAMES = {
@@ -33,8 +33,8 @@ LAYER_NAMES = {
 def ours(name: str) -> str:
     """A transformers parameter name as the decoder calls it."""
     if name.startswith("model.layers."):
-        _, _, layer, rest = name.split(".", 3)
-        return f"layers.{layer}.{LAYER_NAMES[rest]}"
+        _, _, mixer, rest = name.split(".", 3)
+        return f"layers.{mixer}.{LAYER_NAMES[rest]}"
     return {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "final_norm.weight"}[name]
 
 
@@ -139,7 +139,7 @@ TURN = Rotation.__call__
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "mutant"), [(layer.attend, "call", modulo), (Rotation, "__call__", halves_swapped)]
+    ("owner", "name", "mutant"), [(mixer.attend, "call", modulo), (Rotation, "__call__", halves_swapped)]
 )
 def test_known_mistakes_of_public_code_break_parity(
     reference: Gemma2ForCausalLM, owner: object, name: str, mutant: object, monkeypatch: pytest.MonkeyPatch

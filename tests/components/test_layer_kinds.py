@@ -6,7 +6,7 @@ import torch
 
 from components.attention.span import GlobalSpan, InterleavedSpan, LocalSpan
 from components.decoder import Decoder
-from components.position import NoPosition, RoPE
+from components.position.positions import NoPosition, RoPE
 from tests.components.architectures import gemma2
 
 

@@ -14,16 +14,16 @@ from components import registry
 from components.attention.heads import MHA
 from components.attention.span import GlobalSpan
 from components.decoder import Decoder
-from components.frame import Frame
+from components.forward_context import Frame
 from components.initialization import NormalInit, initialize
-from components.linear_attention import GatedLinearAttention, LinearMixer, chunked, recurrent
-from components.position import NoPosition
+from components.mixers.linear import GatedLinearAttention, LinearMixer, chunked, recurrent
+from components.position.positions import NoPosition
 from components.registry import OptionError
 from lab.accounting.costs import costs
 from lab.composition.check import check_read
 from lab.composition.compose import compose
 from lab.composition.convert import ConversionError
-from lab.composition.overrides import parse
+from lab.composition.hydra.overrides import parse
 from tests.components.architectures import gemma2
 
 LENGTHS = [1, 2, 3, 16, 17, 50, 64, 100]

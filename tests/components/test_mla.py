@@ -14,14 +14,14 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Atten
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3RotaryEmbedding
 
 from components.attention.heads import GQA
-from components.attention.layer import Attention
+from components.attention.mixer import Attention
 from components.attention.mla import MLA
 from components.attention.qk_norm import NoQKNorm, QKRMSNorm
 from components.attention.span import GlobalSpan, LocalSpan
 from components.attention.spec import AttentionSpec
 from components.decoder import Decoder
-from components.frame import Frame
-from components.position import RoPE
+from components.forward_context import Frame
+from components.position.positions import RoPE
 from components.registry import OptionError
 from lab.accounting.costs import costs
 from tests.components.architectures import gemma2

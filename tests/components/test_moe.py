@@ -13,10 +13,10 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 
 from components import registry
-from components.frame import Frame
+from components.forward_context import Frame
 from components.initialization import NormalInit, initialize
 from components.mlp import DenseMLP
-from components.moe import MixtureOfExperts, MoELayer, load_balance_loss
+from components.moe.experts import MixtureOfExperts, MoELayer, load_balance_loss
 from components.registry import OptionError
 
 D = 12

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rot
 from components.initialization import FanInInit, GPT2Init, Normal, NormalInit
 from components.mlp import relu2
 from components.norm import LayerNorm, RMSNorm, ZeroCenteredRMSNorm
-from components.position import ALiBi, RoPE
+from components.position.positions import ALiBi, RoPE
 from components.registry import OptionError
 from components.softcap import softcap
 

@@ -12,12 +12,12 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from components import registry
 from components.attention.heads import GQA
-from components.attention.layer import Attention
+from components.attention.mixer import Attention
 from components.attention.qk_norm import QKFullRMSNorm, QKL2Norm, QKLayerNorm, QKNorm, QKRMSNorm
 from components.attention.spec import AttentionSpec
-from components.frame import Frame
+from components.forward_context import Frame
 from components.initialization import NormalInit, initialize
-from components.position import RoPE
+from components.position.positions import RoPE
 from components.registry import OptionError
 
 HEADS = GQA(n_heads=4, n_kv_heads=2, head_dim=8)

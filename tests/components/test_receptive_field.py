@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from components.architecture import Architecture
-from components.attention import kernels, layer
+from components.attention import kernels, mixer
 from components.attention.kernels import attend
 from components.attention.mla import MLA
 from components.attention.qk_norm import QKRMSNorm
 from components.attention.span import GlobalSpan, LocalSpan
 from components.attention.spec import AttentionInputs, AttentionSpec, visible
-from components.linear_attention import LinearMixer
-from components.position import ALiBi, NoPosition, RoPE
+from components.mixers.linear import LinearMixer
+from components.position.positions import ALiBi, NoPosition, RoPE
 from components.softcap import NoSoftcap
 from tests.components.architectures import gemma2
 from tests.components.receptive_field import declared, measured
@@ -90,7 +90,7 @@ def capped_after_the_mask(spec: AttentionSpec, inputs: AttentionInputs) -> Tenso
 
 @pytest.mark.parametrize("mutant", [wider, narrower, uncausal, documents_forgotten, capped_after_the_mask])
 def test_the_certificate_catches_a_wrong_mask(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer.attend, "call", lambda spec, inputs, kernel: mutant(spec, inputs))
+    monkeypatch.setattr(mixer.attend, "call", lambda spec, inputs, kernel: mutant(spec, inputs))
     architecture = ARCHITECTURES["local"]
     assert not torch.equal(measured(architecture, LENGTH, DOCUMENTS), declared(architecture, LENGTH, DOCUMENTS))
 

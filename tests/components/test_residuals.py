@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from components import registry
 from components.decoder import Decoder
-from components.frame import Frame
+from components.forward_context import Frame
 from components.registry import OptionError
 from components.residual import PreNorm, Residual
 from tests.components.architectures import gemma2

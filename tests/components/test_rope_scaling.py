@@ -12,10 +12,10 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from components.attention.span import InterleavedSpan
 from components.decoder import Decoder
-from components.position import RoPE, Rotary
-from components.position_embedding import SinusoidalPosition
+from components.position.embedding import SinusoidalPosition
+from components.position.positions import RoPE, Rotary
+from components.position.rope_scaling import LinearRoPE, Llama3RoPE, YarnRoPE
 from components.registry import OptionError
-from components.rope_scaling import LinearRoPE, Llama3RoPE, YarnRoPE
 from tests.components.architectures import gemma2
 
 LLAMA3 = Llama3RoPE(theta=500_000.0, factor=8.0, original_context=8192)

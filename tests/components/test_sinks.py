@@ -13,15 +13,15 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention
 from components.attention import kernels
 from components.attention.heads import GQA
 from components.attention.kernels import KernelRefused
-from components.attention.layer import Attention
+from components.attention.mixer import Attention
 from components.attention.qk_norm import NoQKNorm
 from components.attention.spec import AttentionSpec
 from components.decoder import Decoder
-from components.frame import Frame
-from components.position import RoPE
+from components.forward_context import Frame
+from components.position.positions import RoPE
 from components.softcap import NoSoftcap
 from lab.composition.compose import compose
-from lab.errors import RequestError
+from lab.refusals import RequestError
 from tests.components.architectures import gemma2
 
 HEADS = GQA(n_heads=4, n_kv_heads=2, head_dim=8, sinks=True, bias=True, output_bias=True)

@@ -10,7 +10,7 @@ from components.attention.heads import GQA, MHA
 from components.attention.kernels import attend
 from components.attention.spec import AttentionInputs
 from components.decoder import Decoder
-from components.linear_attention import LinearMixer
+from components.mixers.linear import LinearMixer
 from components.registry import OptionError
 from tests.components.architectures import gemma2
 

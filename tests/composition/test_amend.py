@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from lab.composition.amend import amend
 from lab.composition.compose import compose
-from lab.composition.freeze import load_experiment, to_plain
-from lab.composition.identity import identity
-from lab.errors import RequestError
+from lab.composition.frozen.amend import amend
+from lab.composition.frozen.freeze import load_experiment, to_plain
+from lab.composition.frozen.identity import identity
+from lab.refusals import RequestError
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import yaml
 from components.attention.heads import GQA, MHA
 from components.attention.span import GlobalSpan, LocalSpan
 from components.norm import LayerNorm
-from components.position import RoPE
+from components.position.positions import RoPE
 from components.registry import lookup, register
 from components.softcap import NoSoftcap, Softcap
 from lab.composition.compose import compose
 from lab.composition.convert import whole_number
-from lab.composition.freeze import load_experiment, to_plain, to_yaml
-from lab.composition.identity import identity
-from lab.composition.sources import available
+from lab.composition.frozen.freeze import load_experiment, to_plain, to_yaml
+from lab.composition.frozen.identity import identity
+from lab.composition.hydra.sources import available
 
 
 def test_a_swap_keeps_what_both_components_share_and_drops_the_rest() -> None:

@@ -15,12 +15,12 @@ from components import registry
 from lab.cli.main import main
 from lab.composition import extensions, listing
 from lab.composition.compose import compose
-from lab.composition.groups import groups
-from lab.composition.identity import component_versions, identity
-from lab.dispatch.submit import prepare
-from lab.errors import RequestError
-from lab.planning.plan import plan_sweep, plan_train
-from lab.runs import RunFolder
+from lab.composition.frozen.identity import component_versions, identity
+from lab.composition.hydra.groups import groups
+from lab.dispatch.control.prepare import prepare
+from lab.planning.plan.build import plan_sweep, plan_train
+from lab.records import RunFolder
+from lab.refusals import RequestError
 from tests.evaluation.conftest import TINY, files, write_text
 
 OWN = '''\
@@ -149,7 +149,9 @@ def test_a_mistake_that_shows_only_in_use_is_one_message_too(
     write(OWN.replace("10 * self.tens", "self.tens / 0"))
     monkeypatch.setattr(sys, "argv", ["lab", "train", "gemma2_tiny", "model/softcap=scaled"])
     # Without running: the plan costs what it builds, and a cap costs nothing. Ask for it as training would.
-    monkeypatch.setattr("lab.planning.plan.plan_train", lambda name, overrides, **_: _cap(compose(name, overrides)))
+    monkeypatch.setattr(
+        "lab.planning.plan.build.plan_train", lambda name, overrides, **_: _cap(compose(name, overrides))
+    )
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
@@ -185,7 +187,7 @@ def test_a_queued_run_is_trained_with_the_file_as_it_was_from_any_folder(write: 
     write("raise RuntimeError('edited since')\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    command = [sys.executable, "-m", "lab.dispatch.worker", str(run.path), "--threads", "1"]
+    command = [sys.executable, "-m", "lab.dispatch.worker.worker", str(run.path), "--threads", "1"]
     done = subprocess.run(command, cwd=elsewhere, env=os.environ | {"LAB_CACHE": str(tmp_path / "cache")}, check=False)
     assert done.returncode == 0, (run.path / "log.txt").read_text()
     assert run.state.status == "finished"
@@ -261,7 +263,7 @@ def in_package(site: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 def test_an_installed_package_brings_components_and_runs_remember_it(package: Path, write: Write) -> None:
     code = (
-        "import json; from lab.planning.plan import plan_train\n"
+        "import json; from lab.planning.plan.build import plan_train\n"
         "print(json.dumps(plan_train('gemma2_tiny', ['model/softcap=packaged']).runs[0].info))"
     )
     done = in_package(package, code)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from components import registry
-from lab.composition import groups, merge, origin, overrides
 from lab.composition.compose import compose
-from lab.composition.freeze import to_plain
-from lab.composition.identity import identity
-from lab.composition.sources import find, steady
-from lab.errors import RequestError
+from lab.composition.frozen.freeze import to_plain
+from lab.composition.frozen.identity import identity
+from lab.composition.hydra import groups, merge, origin, overrides
+from lab.composition.hydra.sources import find, steady
+from lab.refusals import RequestError
 
 CHOICES = (
     "model/heads=mha", "model/heads=mqa", "model/span=global", "model/span=local", "model/norm=layernorm",

@@ -16,10 +16,10 @@ from components import registry
 from components.registry import Component, Option, OptionError
 from lab.composition.compose import compose
 from lab.composition.convert import ConversionError, dataclass
-from lab.composition.freeze import components_of, to_plain
-from lab.composition.identity import component_versions, identity
-from lab.composition.sources import steady
-from lab.planning.plan import plan_sweep, plan_train
+from lab.composition.frozen.freeze import components_of, to_plain
+from lab.composition.frozen.identity import component_versions, identity
+from lab.composition.hydra.sources import steady
+from lab.planning.plan.build import plan_sweep, plan_train
 from lab.training.experiment import Experiment
 
 MOE = ("model/mlp=moe", "model.mlp.n_experts=4", "model.mlp.top_k=2", "model.mlp.d_ff=32")

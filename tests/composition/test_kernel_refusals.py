@@ -10,7 +10,7 @@ import pytest
 
 from components.attention.kernels import KERNELS, names
 from lab.composition.compose import compose
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 CPU = "train.accelerator=cpu"
 CUDA = "train.accelerator=cuda"  # refusals need no device

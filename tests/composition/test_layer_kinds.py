@@ -7,14 +7,14 @@ import yaml
 
 from components.attention.heads import MHA
 from components.attention.span import GlobalSpan
-from components.mixer import AttentionMixer
-from components.position import ALiBi, NoPosition, RoPE
+from components.mixers.base import AttentionMixer
+from components.position.positions import ALiBi, NoPosition, RoPE
 from components.registry import lookup
 from lab.accounting.costs import costs
 from lab.composition.compose import compose
-from lab.composition.freeze import load_experiment, to_yaml
-from lab.composition.identity import component_versions, identity
-from lab.errors import RequestError
+from lab.composition.frozen.freeze import load_experiment, to_yaml
+from lab.composition.frozen.identity import component_versions, identity
+from lab.refusals import RequestError
 
 
 def test_a_mixer_in_the_pattern_replaces_attention_in_its_layers() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.composition.compose import compose
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 REFUSED = [
     (["model/headz=mha"], "override 'model/headz=mha': no group is called 'model/headz'; did you mean 'model/heads'?"),

@@ -8,7 +8,7 @@ import sys
 from components import registry
 from lab.data import DataError
 from lab.data.options import Byte, Data, Stdlib
-from lab.errors import RequestError
+from lab.refusals import RequestError
 
 
 def test_importing_the_options_loads_no_heavy_library() -> None:

@@ -52,7 +52,7 @@ def test_text_is_kept_to_the_last_character(tmp_path: Path, cache: Path) -> None
 def test_a_text_file_is_divided_at_the_text_between_documents(
     chunk: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.data.files._CHUNK", chunk)
+    monkeypatch.setattr("lab.data.corpora.files._CHUNK", chunk)
     (tmp_path / "stories.txt").write_bytes("one\r\n<|e|>twö<|e|><|e|>thr|e|>ee".encode())
     found = read(Files(paths=(str(tmp_path / "stories.txt"),), split_at="<|e|>"), cache)
     assert found == {

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from components.registry import OptionError, options
-from lab.data import DataError, hub
+from lab.data import DataError
+from lab.data.corpora import hub
 from lab.data.options import Hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -13,7 +13,7 @@ from components.registry import OptionError
 from lab.data.errors import DataError
 from lab.data.synthetic.draws import Draws
 from lab.data.synthetic.items import Items
-from lab.data.tasks import MQAR, AssociativeRecall, Induction, Passkey, SelectiveCopying, Task
+from lab.data.synthetic.tasks import MQAR, AssociativeRecall, Induction, Passkey, SelectiveCopying, Task
 
 CASES: list[tuple[Task, int, int]] = [
     (MQAR(pairs=4), 64, 8192),

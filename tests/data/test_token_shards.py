@@ -14,9 +14,9 @@ from tokenizers import models, pre_tokenizers
 
 from components.registry import OptionError
 from lab.data import DataError, shards
+from lab.data.corpora.split import place
 from lab.data.options import BPE, Byte, Data, File, Files, Stdlib, Tokenizer
 from lab.data.shards import TokenShards, prepare
-from lab.data.split import place
 
 
 def data(tokenizer: Tokenizer | None = None, validation_fraction: float = 0.2) -> Data:

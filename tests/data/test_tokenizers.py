@@ -14,9 +14,9 @@ from tokenizers import models, pre_tokenizers, processors
 
 from components.registry import OptionError
 from lab.data import DataError
-from lab.data.encoder import ByteEncoder, Encoder, learn_bpe
 from lab.data.options import BPE, Byte, File
-from lab.data.tokenizer import USUAL_SEPARATORS
+from lab.data.tokenizers.encoder import ByteEncoder, Encoder, learn_bpe
+from lab.data.tokenizers.options import USUAL_SEPARATORS
 
 TEXTS = [f"def naïve_{i}(self):\n    return self.value + {i}  # — 東京 🙂\n" for i in range(60)]
 BPE_ENCODER = learn_bpe(TEXTS, 300)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.runs import RunFolder
+from lab.records import RunFolder
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from lab.dispatch.execution import Report, Stop
-from lab.dispatch.worker import main
-from lab.runs import RunFolder, write_text
-from lab.training.outcome import Outcome, Progress
+from lab.dispatch.worker.attempt import Report, Stop
+from lab.dispatch.worker.worker import main
+from lab.records import RunFolder, write_text
+from lab.training.progress.outcome import Outcome, Progress
 
 
 def mark(run: RunFolder, word: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from lab.dispatch.local import run_local
-from lab.runs import find_runs
+from lab.dispatch.launchers.local.local import run_local
+from lab.records import find_runs
 from tests.dispatch.fakes import FAKE_WORKER
 
 if __name__ == "__main__":

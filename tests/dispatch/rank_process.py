@@ -15,14 +15,14 @@ from typing import Any, NoReturn
 
 import torch
 
-from lab.dispatch.execution import Report, Stop
-from lab.dispatch.slurm import exchange, step, turn
-from lab.dispatch.slurm.ranks import run_rank
-from lab.runs import RunFolder
+from lab.dispatch.distributed import rendezvous, rendezvous_store, slurm_world
+from lab.dispatch.distributed.ranks import run_rank
+from lab.dispatch.worker.attempt import Report, Stop
+from lab.records import RunFolder
 from lab.training.fit import fit
-from lab.training.group import connected
-from lab.training.outcome import Outcome
-from lab.training.world import World
+from lab.training.parallel.group import connected
+from lab.training.parallel.world import World
+from lab.training.progress.outcome import Outcome
 from tests.training import tiny
 
 
@@ -54,8 +54,10 @@ def part(run: RunFolder, report: Report, stop: Stop, world: World, store: Any) -
 def main(folder: str, strategy: str) -> NoReturn:
     """Do this process's part; the environment says which it is."""
     for option in ("SILENCE", "GRACE", "COME"):
-        setattr(turn, option, type(getattr(turn, option))(os.environ.get(option, getattr(turn, option))))
-    exchange._REPLY = timedelta(seconds=float(os.environ.get("REPLY", 60)))
-    code = run_rank(Path(folder), step.world(strategy), part=part)  # type: ignore[arg-type]
+        setattr(
+            rendezvous, option, type(getattr(rendezvous, option))(os.environ.get(option, getattr(rendezvous, option)))
+        )
+    rendezvous_store._REPLY = timedelta(seconds=float(os.environ.get("REPLY", 60)))
+    code = run_rank(Path(folder), slurm_world.world(strategy), part=part)  # type: ignore[arg-type]
     sys.stdout.flush()
     os._exit(code)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.dispatch import cancel as cancelling
-from lab.dispatch.cancel import cancel, request, requested
-from lab.dispatch.claim import Claim
-from lab.dispatch.local import run_local
-from lab.runs import RunFolder, State
+from lab.dispatch.control import cancel as cancelling
+from lab.dispatch.control.cancel import cancel, request, requested
+from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.worker.claim import Claim
+from lab.records import RunFolder, State
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, results
 
 Make = Callable[..., RunFolder]

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from lab.dispatch.claim import Claim, holder
-from lab.dispatch.process import Process
+from lab.dispatch.worker.claim import Claim, holder
+from lab.dispatch.worker.process import Process
 
 TAKER = """
 import sys, time
 from pathlib import Path
-from lab.dispatch.claim import Claim
+from lab.dispatch.worker.claim import Claim
 print("ready", flush=True)
 sys.stdin.readline()
 claim = Claim.take(Path(sys.argv[1]), stale_after=float(sys.argv[2]))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch.failure import classify, memory_kills, reason
-from lab.dispatch.pool import bury
-from lab.runs import RunFolder, State
+from lab.dispatch.launchers.local.pool import bury
+from lab.dispatch.worker.failure import classify, memory_kills, reason
+from lab.records import RunFolder, State
 
 Make = Callable[..., RunFolder]
 

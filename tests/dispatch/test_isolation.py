@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.dispatch.isolation import isolated, reset
+from lab.dispatch.worker.isolation import isolated, reset
 
 
 def test_a_runs_surroundings_are_put_back_even_after_its_failure(

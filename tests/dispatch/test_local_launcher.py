@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch.claim import holder
-from lab.dispatch.execution import Stop
-from lab.dispatch.local import Summary, run_local
-from lab.runs import RunFolder, State
+from lab.dispatch.launchers.local.local import Summary, run_local
+from lab.dispatch.worker.attempt import Stop
+from lab.dispatch.worker.claim import holder
+from lab.records import RunFolder, State
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, most_at_once, results
 
 Make = Callable[..., RunFolder]

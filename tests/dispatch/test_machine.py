@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch import machine
-from lab.dispatch.machine import Share, share
+from lab.dispatch.launchers.local import machine
+from lab.dispatch.launchers.local.machine import Share, share
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_cores_that_the_process_may_not_use_do_not_count() -> None:
     first = min(os.sched_getaffinity(0))
     script = (
         f"import os; os.sched_setaffinity(0, [{first}]); "
-        "from lab.dispatch.machine import available_cores; print(available_cores())"
+        "from lab.dispatch.launchers.local.machine import available_cores; print(available_cores())"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "1\n"
 

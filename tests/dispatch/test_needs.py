@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.dispatch import needs
-from lab.dispatch.claim import Claim
-from lab.dispatch.execution import BLOCKED, Stop
-from lab.dispatch.local import Summary, run_local
-from lab.dispatch.status import rows
-from lab.dispatch.submit import prepare
-from lab.runs import RunFolder, State
+from lab.dispatch.control import dependencies
+from lab.dispatch.control.prepare import prepare
+from lab.dispatch.launchers.local.local import Summary, run_local
+from lab.dispatch.status.status import rows
+from lab.dispatch.worker.attempt import BLOCKED, Stop
+from lab.dispatch.worker.claim import Claim
+from lab.records import RunFolder, State
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks
 
 Until = Callable[..., None]
@@ -183,8 +183,8 @@ def test_a_need_is_found_by_its_identity_wherever_it_stands(tmp_path: Path, plac
     path = tmp_path / place.format(identity=teacher.identity[:8])
     stands = RunFolder.create(path, teacher.config_yaml, teacher.info)
     run = RunFolder.create(tmp_path / student.folder_name, student.config_yaml, student.info)
-    assert needs.find(run, needs.of(run)[0]) == stands
-    assert needs.standing(run).status == "blocked", "not the finished run whose place it would be"
+    assert dependencies.find(run, dependencies.of(run)[0]) == stands
+    assert dependencies.standing(run).status == "blocked", "not the finished run whose place it would be"
     assert run_all([run, stands]).ran == {stands.name: "finished", run.name: "finished"}
 
 
@@ -228,7 +228,7 @@ def test_a_worker_refuses_a_run_whose_need_has_not_finished(tmp_path: Path) -> N
 
 def test_a_real_worker_refuses_it_too(tmp_path: Path) -> None:
     runs = make(tmp_path, family())
-    command = [sys.executable, "-m", "lab.dispatch.worker", str(runs["student"].path)]
+    command = [sys.executable, "-m", "lab.dispatch.worker.worker", str(runs["student"].path)]
     assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == BLOCKED
     assert runs["student"].state.status == "blocked"
 
@@ -236,7 +236,7 @@ def test_a_real_worker_refuses_it_too(tmp_path: Path) -> None:
 def test_a_blocked_run_that_somebody_holds_is_left_to_them(tmp_path: Path) -> None:
     runs = make(tmp_path, family())
     with Claim.take(runs["student"].path):  # type: ignore[union-attr]
-        assert not needs.block(runs["student"], "a reason")
+        assert not dependencies.block(runs["student"], "a reason")
     assert runs["student"].state == State()
 
 

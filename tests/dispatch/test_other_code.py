@@ -13,23 +13,23 @@ import pytest
 import yaml
 
 import lab
-from lab import code
-from lab.dispatch.execution import FINISHED, REFUSED, Stop, execute
-from lab.dispatch.submit import prepare, submit_local
-from lab.errors import RequestError
-from lab.runs import RunFolder, State, find_runs
-from lab.training.outcome import Outcome
+from lab import code_version
+from lab.dispatch.control.prepare import prepare, submit_local
+from lab.dispatch.worker.attempt import FINISHED, REFUSED, Stop, execute
+from lab.records import RunFolder, State, find_runs
+from lab.refusals import RequestError
+from lab.training.progress.outcome import Outcome
 from tests.dispatch.fakes import FAKE_WORKER, begun
 
 OTHER = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
-HERE = code.current().as_dict()
+HERE = code_version.current().as_dict()
 NAMED = r"made with commit abababab \(digest cdcdcdcd\); the code here is (commit|no commit)"
 
 
 @dataclass(frozen=True)
 class Planned:
     number: int
-    code: dict[str, Any] | None = None
+    code_version: dict[str, Any] | None = None
     files: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -71,7 +71,7 @@ class TestAWorker:
         assert (run.state.status, run.state.attempts) == (state.status, state.attempts)
         assert run.state.reason is not None
         assert run.state.reason.startswith("refused: made with commit abababab (digest cdcdcdcd); the code here is ")
-        assert code.digest()[:8] in run.state.reason
+        assert code_version.digest()[:8] in run.state.reason
         assert {name: (run.path / name).read_bytes() for name in files} == files
         assert not (run.path / "trained").exists()
         assert not (run.path / "log.txt").exists()
@@ -93,7 +93,7 @@ class TestAWorker:
     def test_runs_it_when_the_right_code_is_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run = made(tmp_path, 0, HERE)
         with monkeypatch.context() as patched:
-            patched.setattr(code, "digest", lambda: "ef" * 32)
+            patched.setattr(code_version, "digest", lambda: "ef" * 32)
             assert execute(run, trained, stop=Stop(), capture=False) == REFUSED
         assert execute(run, trained, stop=Stop(), capture=False) == FINISHED
         assert run.state.reason is None
@@ -140,14 +140,14 @@ class TestSubmitting:
     ) -> None:
         run = made(tmp_path, 0, OTHER)
         prepare([Planned(0)], tmp_path, any_code=True)
-        monkeypatch.setattr(code, "digest", lambda: "ef" * 32)
+        monkeypatch.setattr(code_version, "digest", lambda: "ef" * 32)
         assert execute(run, trained, stop=Stop(), capture=False) == REFUSED
 
     def test_a_launcher_says_what_its_workers_refused_and_goes_on(self, tmp_path: Path) -> None:
         """The code may be edited while a sweep runs, and later workers are the edited one."""
         found = prepare([Planned(0), Planned(1)], tmp_path)
-        from lab.dispatch.submit import launch
-        from lab.runs import write_json
+        from lab.dispatch.control.prepare import launch
+        from lab.records import write_json
 
         write_json(found.new[0].path / "run.json", found.new[0].info | {"code": OTHER})
         summary = launch(found, worker=FAKE_WORKER, max_parallel=1, threads=1)
@@ -162,43 +162,43 @@ class TestTheDigest:
     @pytest.fixture
     def copy(self, tmp_path: Path) -> dict[str, Path]:
         """The lab's own packages, somewhere else."""
-        for name, folder in code.folders().items():
+        for name, folder in code_version.folders().items():
             shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-        return {name: tmp_path / name for name in code.folders()}
+        return {name: tmp_path / name for name in code_version.folders()}
 
     def test_is_the_contents_wherever_they_lie(self, copy: dict[str, Path]) -> None:
-        assert code.digest_of(copy) == code.digest_of(code.folders())
+        assert code_version.digest_of(copy) == code_version.digest_of(code_version.folders())
 
     @pytest.mark.parametrize(
         ("file", "counts"),
         [
             ("components/norm.py", True),
             ("lab/training/loop.py", True),
-            ("lab/dispatch/worker.py", True),
+            ("lab/dispatch/worker/worker.py", True),
             ("lab/cli/main.py", False),
-            ("lab/comparison/table.py", False),
-            ("lab/planning/show.py", False),
+            ("lab/comparison/tables/table.py", False),
+            ("lab/planning/show/show.py", False),
         ],
     )
     def test_changes_with_what_a_worker_runs(self, copy: dict[str, Path], file: str, counts: bool) -> None:
-        before = code.digest_of(copy)
+        before = code_version.digest_of(copy)
         path = copy["lab"].parent / file
         path.write_text(path.read_text() + "\n# edited\n")
-        assert (code.digest_of(copy) != before) == counts
+        assert (code_version.digest_of(copy) != before) == counts
 
     def test_changes_with_a_files_name_and_not_with_what_is_no_code(self, copy: dict[str, Path]) -> None:
-        before = code.digest_of(copy)
+        before = code_version.digest_of(copy)
         (copy["components"] / "notes.txt").write_text("x")
-        assert code.digest_of(copy) == before
+        assert code_version.digest_of(copy) == before
         (copy["components"] / "norm.py").rename(copy["components"] / "norms.py")
-        assert code.digest_of(copy) != before
+        assert code_version.digest_of(copy) != before
 
     def test_is_the_same_in_a_process_that_has_no_repository(self, copy: dict[str, Path]) -> None:
         script = "from lab import code; c = code.current(); print(c.commit, c.changes, c.digest)"
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, cwd=copy["lab"].parent, check=True
         )
-        assert done.stdout.split() == ["None", "None", code.digest_of(copy)]
+        assert done.stdout.split() == ["None", "None", code_version.digest_of(copy)]
 
     def test_costs_no_import_of_torch(self) -> None:
         script = "import sys; from lab import code; code.current(); print('torch' in sys.modules)"
@@ -221,14 +221,14 @@ def test_uncommitted_changes_are_told_by_their_content(tmp_path: Path) -> None:
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "x")
-    clean = code.repository(tmp_path)
+    clean = code_version.repository(tmp_path)
     assert clean[0] is not None
     assert clean[1] is None
     file.write_text("x = 2\n")
-    two = code.repository(tmp_path)
+    two = code_version.repository(tmp_path)
     file.write_text("x = 3\n")
-    three = code.repository(tmp_path)
+    three = code_version.repository(tmp_path)
     assert two[0] == three[0] == clean[0]
     assert len({clean[1], two[1], three[1]}) == 3
     file.write_text("x = 2\n")
-    assert code.repository(tmp_path) == two
+    assert code_version.repository(tmp_path) == two

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch.provenance import code, of_process
+from lab.dispatch.control.provenance import code, of_process
 
 
 @pytest.fixture

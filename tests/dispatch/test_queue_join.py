@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch import status
-from lab.dispatch.claim import Claim
-from lab.dispatch.slurm import commands, journal, queue
-from lab.dispatch.slurm.commands import Accounted, Queued, Reply
-from lab.dispatch.slurm.queue import Job, join, look, settle
-from lab.dispatch.status import Row
-from lab.runs import RunFolder, State
+from lab.dispatch.launchers.slurm import view as queue
+from lab.dispatch.launchers.slurm.client import commands
+from lab.dispatch.launchers.slurm.client.commands import Accounted, Queued, Reply
+from lab.dispatch.launchers.slurm.send import journal
+from lab.dispatch.launchers.slurm.view import Job, join, look, settle
+from lab.dispatch.status import status
+from lab.dispatch.status.status import Row
+from lab.dispatch.worker.claim import Claim
+from lab.records import RunFolder, State
 
 Make = Callable[..., RunFolder]
 

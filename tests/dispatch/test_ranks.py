@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.dispatch.claim import Claim, holder
-from lab.dispatch.execution import FAILED, FINISHED, HELD, PREEMPTED
-from lab.runs import RunFolder, State
-from lab.training import verified
+from lab.dispatch.worker.attempt import FAILED, FINISHED, HELD, PREEMPTED
+from lab.dispatch.worker.claim import Claim, holder
+from lab.records import RunFolder, State
+from lab.training.checkpoints import verified
 from tests.dispatch import rank_process
 from tests.forked import Forked
 from tests.training import tiny

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.local import run_local
-from lab.runs import RunFolder, find_runs
+from lab.dispatch.launchers.local.local import run_local
+from lab.records import RunFolder, find_runs
 
 TINY = (
     "train.tokens=1k",
@@ -31,7 +31,7 @@ def timeless(run: RunFolder) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_run_in_a_used_process_is_the_run_in_a_fresh_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.planning.plan import plan_train
+    from lab.planning.plan.build import plan_train
 
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.jsonl"

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.dispatch import status
-from lab.dispatch.cancel import cancel
-from lab.dispatch.claim import Claim
-from lab.dispatch.local import run_local
-from lab.dispatch.retry import Amended, Changes, Verdict, decide, release
-from lab.runs import RunFolder, State
-from lab.runs.state import Failure, Status
+from lab.dispatch.control.cancel import cancel
+from lab.dispatch.control.retry import Amended, Changes, Verdict, decide, release
+from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.status import status
+from lab.dispatch.worker.claim import Claim
+from lab.records import RunFolder, State
+from lab.records.state import Failure, Status
 from tests.dispatch.fakes import FAKE_WORKER, results
 
 Make = Callable[..., RunFolder]
@@ -114,7 +114,7 @@ def test_a_full_disk_needs_room_for_two_checkpoints(stands: Stands, monkeypatch:
     (run.path / "checkpoints").mkdir()
     (run.path / "checkpoints" / "step-000000040.ckpt").write_bytes(b"x" * 1000)
     usage = type("Usage", (), {"free": 1999})
-    monkeypatch.setattr("lab.dispatch.retry.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("lab.dispatch.control.retry.shutil.disk_usage", lambda path: usage)
     assert not verdict(run, named=True, failed=True).go
     usage.free = 2000  # type: ignore[attr-defined]
     assert verdict(run).go

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.dispatch import status
-from lab.dispatch.claim import Claim
-from lab.dispatch.submit import prepare, submit_local
-from lab.runs import RunFolder, State, find_runs, noted_folders, survey, write_plan_file
-from lab.runs.state import Status
+from lab.dispatch.control.prepare import prepare, submit_local
+from lab.dispatch.status import status
+from lab.dispatch.worker.claim import Claim
+from lab.records import RunFolder, State, find_runs, noted_folders, survey, write_plan_file
+from lab.records.state import Status
 from tests.dispatch.fakes import FAKE_WORKER, begun
 
 HERE = Path(__file__)
@@ -129,7 +129,7 @@ class TestTheSweepsPlan:
         plan = sweep("second", 1, 2)
         write_plan(tmp_path, plan)
         prepare(plan, tmp_path)
-        monkeypatch.setattr("lab.dispatch.places.run_paths", lambda *_: pytest.fail("searched again"))
+        monkeypatch.setattr("lab.dispatch.control.locate.run_paths", lambda *_: pytest.fail("searched again"))
         assert len(prepare(plan, tmp_path).waiting) == 2
 
     def test_that_names_a_folder_which_is_gone_is_not_believed(self, tmp_path: Path, first: list[RunFolder]) -> None:
@@ -172,7 +172,7 @@ def test_sweeps_that_are_submitted_at_once_make_each_run_once(tmp_path: Path) ->
     script = (
         "import sys, random\n"
         "from pathlib import Path\n"
-        "from lab.dispatch.submit import prepare\n"
+        "from lab.dispatch.control.prepare import prepare\n"
         "from tests.dispatch.test_reuse import sweep\n"
         "plan = sweep(sys.argv[2], *range(40))\n"
         "random.Random(sys.argv[2]).shuffle(plan)\n"
@@ -204,7 +204,7 @@ def test_a_submitter_that_died_while_it_made_runs_is_not_waited_for(tmp_path: Pa
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from lab.dispatch.places import alone\n"
+        "from lab.dispatch.control.locate import alone\n"
         "with alone(Path(sys.argv[1])): os._exit(1)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=HERE.parents[2], check=False)

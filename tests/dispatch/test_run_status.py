@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch import status
-from lab.dispatch.claim import Claim, holder
-from lab.runs import Progress, RunFolder, State, find_broken
+from lab.dispatch.status import status
+from lab.dispatch.worker.claim import Claim, holder
+from lab.records import Progress, RunFolder, State, find_broken
 
 Make = Callable[..., RunFolder]
 

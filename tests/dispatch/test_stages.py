@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.stages import Stages
-from lab.dispatch.submit import Submission
-from lab.planning import selection
-from lab.planning.plan import Plan, plan_sweep
-from lab.planning.store import save_plan
-from lab.planning.tuning import MEASURED
-from lab.runs import RunFolder, State, find_runs, write_json
+from lab.dispatch.control.prepare import Submission
+from lab.dispatch.control.stages import Stages
+from lab.planning.plan.build import Plan, plan_sweep
+from lab.planning.plan.store import save_plan
+from lab.planning.solve import selection
+from lab.planning.solve.tuning import MEASURED
+from lab.records import RunFolder, State, find_runs, write_json
 
 HEAD = "question: Why?\nexperiment: gemma2_tiny\noverrides: {train.tokens: 4k, schedule.warmup_tokens: 0}\n"
 ARMS = "arms: {gqa: {}, mha: {model/heads: mha}}\n"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.dispatch.claim import Claim
-from lab.dispatch.submit import Submission, prepare, submit_local
-from lab.runs import FolderTaken, RunFolder, State, find_runs
-from lab.runs.state import Status
+from lab.dispatch.control.prepare import Submission, prepare, submit_local
+from lab.dispatch.worker.claim import Claim
+from lab.records import FolderTaken, RunFolder, State, find_runs
+from lab.records.state import Status
 from tests.dispatch.fakes import FAKE_WORKER, begun
 
 

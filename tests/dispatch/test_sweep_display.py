@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lab.dispatch import display
-from lab.dispatch.claim import Claim
-from lab.dispatch.display import SweepDisplay
-from lab.dispatch.status import row
-from lab.dispatch.table import duration, print_rows
-from lab.runs import Progress, RunFolder, State
-from lab.runs.state import Status
+from lab.dispatch.status import display
+from lab.dispatch.status.display import SweepDisplay
+from lab.dispatch.status.status import row
+from lab.dispatch.status.table import duration, print_rows
+from lab.dispatch.worker.claim import Claim
+from lab.records import Progress, RunFolder, State
+from lab.records.state import Status
 
 Make = Callable[..., RunFolder]
 Until = Callable[..., None]
@@ -121,7 +121,7 @@ def test_waiting_ends_when_nothing_is_going_on_or_waiting_to(make: Make, monkeyp
         slept.append(runs[2].state.status)
         runs[2].state = State(status="diverged" if len(slept) == 2 else "preempted")
 
-    monkeypatch.setattr("lab.dispatch.display.time.sleep", sleep)
+    monkeypatch.setattr("lab.dispatch.status.display.time.sleep", sleep)
     SweepDisplay(runs, console=screen()).wait()
     assert slept == ["queued", "preempted"]
 

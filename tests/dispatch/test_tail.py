@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch import status
-from lab.dispatch.claim import Claim
-from lab.dispatch.status import Row
-from lab.dispatch.tail import follow, job_output, lines_of
-from lab.errors import RequestError
-from lab.runs import RunFolder, State
+from lab.dispatch.status import status
+from lab.dispatch.status.logs import follow, job_output, lines_of
+from lab.dispatch.status.status import Row
+from lab.dispatch.worker.claim import Claim
+from lab.records import RunFolder, State
+from lab.refusals import RequestError
 
 Make = Callable[..., RunFolder]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lab.atomic import write_json
-from lab.dispatch import pulse as pulse_module
-from lab.dispatch.claim import Claim, holder
-from lab.dispatch.execution import DIVERGED, FAILED, FINISHED, HELD, PREEMPTED, Report, Stop, execute
-from lab.runs import RunFolder, State
-from lab.training.outcome import Outcome, Progress
+from lab.dispatch.worker import heartbeat as pulse_module
+from lab.dispatch.worker.attempt import DIVERGED, FAILED, FINISHED, HELD, PREEMPTED, Report, Stop, execute
+from lab.dispatch.worker.claim import Claim, holder
+from lab.records import RunFolder, State
+from lab.records.atomic import write_json
+from lab.training.progress.outcome import Outcome, Progress
 from tests.dispatch.fakes import FAKE_WORKER, begun, results
 
 Make = Callable[..., RunFolder]
@@ -235,7 +235,7 @@ def test_a_full_disk_in_mid_run_does_not_end_the_signs_of_life(
             return "No space left" in said
 
         with monkeypatch.context() as patch:
-            patch.setattr("lab.runs.state.write_json", full)
+            patch.setattr("lab.records.state.write_json", full)
             until(complained)
         before = run.state.heartbeat
         until(lambda: run.state.heartbeat != before)
@@ -258,7 +258,8 @@ def test_provenance_is_recorded_before_training_and_completed_after(make: Make) 
 def test_threads_reach_the_numerical_libraries(make: Make) -> None:
     run = make("caps/both/seed-0")
     script = (
-        "import os, sys; from lab.dispatch.worker import main; from lab.training.outcome import Outcome\n"
+        "import os, sys; from lab.dispatch.worker.worker import main\n"
+        "from lab.training.progress.outcome import Outcome\n"
         "def train(run, report, stop):\n"
         "    print(os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])\n"
         "    return Outcome('finished', None, {})\n"
@@ -270,7 +271,9 @@ def test_threads_reach_the_numerical_libraries(make: Make) -> None:
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [], ["--serve", "x"], ["--serve", "--threads", "0"]])
 def test_a_wrong_request_ends_with_code_2(arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "lab.dispatch.worker", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.dispatch.worker.worker", *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "error:" in done.stderr
 

@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 import pytest
 
-from lab.comparison.resampling import BOOTSTRAP_PAIRS, SIGN_FLIP_PAIRS
-from lab.comparison.verdicts import Verdict
+from lab.comparison.statistics.resampling import BOOTSTRAP_PAIRS, SIGN_FLIP_PAIRS
+from lab.comparison.statistics.verdicts import Verdict
 from tests.comparison.browser import free_port
 from tests.docs.blocks import Command, blocks, commands
 from tests.docs.typed import ROOT, Typed, tiny, write

@@ -11,8 +11,8 @@ import pytest
 
 from components.registry import names
 from lab.composition import extensions
-from lab.runs import find_runs
-from lab.training.evaluator import Evaluator
+from lab.evaluation.base import Evaluator
+from lab.records import find_runs
 from tests.docs.blocks import Command, blocks, commands
 from tests.docs.typed import Typed, tiny, write
 

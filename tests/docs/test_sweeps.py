@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import RequestError
-from lab.planning.expansion import arms_of
-from lab.planning.plan import plan_sweep
-from lab.planning.sweep import Sweep, load
+from lab.planning.arms.expansion import arms_of
+from lab.planning.language.sweep import Sweep, load
+from lab.planning.plan.build import plan_sweep
+from lab.refusals import RequestError
 from tests.docs.blocks import Block, blocks, commands
 from tests.docs.typed import Typed
 

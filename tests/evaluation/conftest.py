@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from lab.cli.main import main
-from lab.dispatch.execution import Stop, execute
-from lab.dispatch.submit import prepare
-from lab.dispatch.worker import train_frozen
-from lab.planning.plan import plan_train
-from lab.runs import RunFolder
+from lab.dispatch.control.prepare import prepare
+from lab.dispatch.worker.attempt import Stop, execute
+from lab.dispatch.worker.worker import train_frozen
+from lab.planning.plan.build import plan_train
+from lab.records import RunFolder
 
 TINY = (
     "train.tokens=1k", "train.context=32", "train.global_batch=4", "train.accelerator=cpu", "validation.tokens=512",

@@ -15,9 +15,10 @@ from PIL import Image
 
 from components.attention.kernels.reference import Reference
 from components.attention.spec import AttentionInputs, AttentionSpec
-from lab.evaluation import attending, pictures
-from lab.evaluation.attention_statistics import joined, maps, sums
+from lab.evaluation import pictures
 from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.measure import attention_probe
+from lab.evaluation.measure.attention_statistics import joined, maps, sums
 from tests.evaluation.conftest import Done, Trained, files, train
 from tests.evaluation.test_stability import VARIANTS, model_of
 
@@ -45,7 +46,7 @@ def naive(spec: AttentionSpec, inputs: AttentionInputs, b: int, h: int, t: int) 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_statistics_are_those_of_each_query_by_itself(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attending, "SCORES_AT_ONCE", 300)  # so that queries come in blocks
+    monkeypatch.setattr(attention_probe, "SCORES_AT_ONCE", 300)  # so that queries come in blocks
     model, T, window = model_of(name), 12, 4
     tokens = torch.randint(0, 250, (2, T), generator=torch.Generator().manual_seed(0))
     documents = (torch.arange(T) >= 7).long().expand(2, T) if masked else None
@@ -62,7 +63,7 @@ def test_statistics_are_those_of_each_query_by_itself(name: str, masked: bool, m
         model.hidden(tokens, documents)
     part = sums(model, tokens, documents, window)
     found = joined([part, part], sinks=name == "sinks")
-    assert list(found.layers) == attending.attending(model.architecture)
+    assert list(found.layers) == attention_probe.attending(model.architecture)
     drawn = maps(model, tokens[:1], None if documents is None else documents[:1], [0], [1])
     for row, (spec, inputs) in enumerate(calls):
         for h in range(inputs.q.shape[1]):

@@ -15,10 +15,10 @@ from components.decoder import Decoder
 from lab.accounting.reach import reach
 from lab.composition.compose import compose
 from lab.data.shards import prepare
-from lab.evaluation.context import Borders
 from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluators.context import Borders
 from lab.evaluation.load import load_model
-from lab.runs import RunFolder
+from lab.records import RunFolder
 from tests.evaluation.conftest import TINY, Done, Trained, files, train
 
 Lab = Callable[..., Done]

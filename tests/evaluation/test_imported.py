@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lab.composition.freeze import load_experiment
+from lab.composition.frozen.freeze import load_experiment
 from lab.evaluation.load import load_model
-from lab.runs import RunFolder, find_broken
+from lab.records import RunFolder, find_broken
 from tests.evaluation.conftest import Done, Trained, files, train
 
 Lab = Callable[..., Done]

@@ -15,8 +15,8 @@ from lab.data.batches import validation_batches
 from lab.data.shards import prepare
 from lab.evaluation.evaluate import evaluate, request
 from lab.evaluation.load import load_model
-from lab.evaluation.windows import local_windows, with_window
-from lab.runs import RunFolder
+from lab.evaluation.measure.windows import local_windows, with_window
+from lab.records import RunFolder
 from lab.training.validation import validation_loss
 from tests.evaluation.conftest import TINY, Done, Trained, files, train
 

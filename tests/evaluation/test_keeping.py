@@ -12,15 +12,15 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.registry import forget, register
-from lab.comparison.collect import collect
-from lab.dispatch.execution import FINISHED, PREEMPTED, Stop, execute
-from lab.dispatch.submit import prepare
-from lab.dispatch.worker import train_frozen
+from lab.comparison.read.collect import collect
+from lab.dispatch.control.prepare import prepare
+from lab.dispatch.worker.attempt import FINISHED, PREEMPTED, Stop, execute
+from lab.dispatch.worker.worker import train_frozen
+from lab.evaluation.base import Curve, Evaluator, Findings, Session, Stopped, Subject
 from lab.evaluation.evaluate import Request, declared, evaluate
 from lab.evaluation.session import KeptSession
-from lab.planning.plan import plan_train
-from lab.runs import RunFolder
-from lab.training.evaluator import Curve, Evaluator, Findings, Session, Stopped, Subject
+from lab.planning.plan.build import plan_train
+from lab.records import RunFolder
 from tests.evaluation.conftest import TINY, Done, Trained, files
 
 Lab = Callable[..., Done]

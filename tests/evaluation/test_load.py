@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.errors import RequestError
 from lab.evaluation.load import load_model
-from lab.runs import RunFolder
-from lab.training import verified
+from lab.records import RunFolder
+from lab.refusals import RequestError
+from lab.training.checkpoints import verified
 from tests.evaluation.conftest import Trained, files, train
 
 

@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import binomtest
 
 from lab.evaluation.evaluate import evaluate, request
-from lab.evaluation.memorisation import binomial_interval, edit_distances
-from lab.runs import RunFolder
+from lab.evaluation.evaluators.memorisation import binomial_interval, edit_distances
+from lab.records import RunFolder
 from tests.evaluation.conftest import Done, Trained, files, train
 
 Lab = Callable[..., Done]

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.position_embedding import LearnedPosition
+from components.position.embedding import LearnedPosition
 from components.registry import OptionError
 from lab.accounting.reach import reach
 from lab.data.synthetic.draws import Draws
-from lab.data.tasks import MQAR, Passkey, Task
+from lab.data.synthetic.tasks import MQAR, Passkey, Task
+from lab.evaluation.base import Findings, Stopped, Subject
 from lab.evaluation.evaluate import request
+from lab.evaluation.evaluators.recall import Recall
 from lab.evaluation.load import load_model
-from lab.evaluation.recall import Recall
-from lab.runs import RunFolder
-from lab.training.evaluator import Findings, Stopped, Subject
+from lab.records import RunFolder
 from tests.evaluation.conftest import Done, Trained, files, train
 
 Lab = Callable[..., Done]

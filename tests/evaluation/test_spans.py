@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.dispatch.execution import Stop, execute
-from lab.dispatch.submit import prepare
-from lab.dispatch.worker import train_frozen
+from lab.dispatch.control.prepare import prepare
+from lab.dispatch.worker.attempt import Stop, execute
+from lab.dispatch.worker.worker import train_frozen
 from lab.evaluation.load import load_model
-from lab.planning.plan import plan_train
-from lab.runs import RunFolder
+from lab.planning.plan.build import plan_train
+from lab.records import RunFolder
 from tests.evaluation.conftest import Trained, files, train
 
 

@@ -19,11 +19,11 @@ from components.attention.spec import AttentionInputs, AttentionSpec
 from components.decoder import Decoder
 from lab.composition.compose import compose
 from lab.data.shards import prepare
-from lab.evaluation import attending
 from lab.evaluation.evaluate import evaluate, request
 from lab.evaluation.load import load_model
-from lab.evaluation.magnitudes import joined, magnitudes
-from lab.evaluation.spikes import ends_well, largest_stable, spikes
+from lab.evaluation.measure import attention_probe
+from lab.evaluation.measure.magnitudes import joined, magnitudes
+from lab.evaluation.measure.spikes import ends_well, largest_stable, spikes
 from tests.evaluation.conftest import TINY, Done, Trained, files, train
 
 Lab = Callable[..., Done]
@@ -92,7 +92,7 @@ def model_of(name: str) -> Decoder:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attending, "SCORES_AT_ONCE", 200)  # so that queries come in blocks
+    monkeypatch.setattr(attention_probe, "SCORES_AT_ONCE", 200)  # so that queries come in blocks
     model, T = model_of(name), 14
     tokens = torch.randint(0, 250, (2, T), generator=torch.Generator().manual_seed(0))
     documents = (torch.arange(T) >= 9).long().expand(2, T)
@@ -114,7 +114,7 @@ def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeyp
     found = magnitudes(model, tokens, documents)
     metrics, curves = joined(model.architecture, [found, found])
     largest = []
-    for spec, inputs in calls[: len(attending.attending(model.architecture))]:
+    for spec, inputs in calls[: len(attention_probe.attending(model.architecture))]:
         group, seen = inputs.q.shape[1] // inputs.k.shape[1], []
         for b, h, t in np.ndindex(*inputs.q.shape[:3]):
             for s in range(max(0, t + 1 - (spec.window or T)), t + 1):
@@ -129,7 +129,7 @@ def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeyp
     assert ("largest_capped_logit" in metrics) == (cap is not None)
     rms = [float(stream.square().mean().sqrt()) for stream in streams]
     assert [y for _, y in curves["activation_rms"].points] == pytest.approx(rms, rel=1e-9)
-    assert [x for x, _ in curves["attention_logit"].points] == attending.attending(model.architecture)
+    assert [x for x, _ in curves["attention_logit"].points] == attention_probe.attending(model.architecture)
 
 
 def test_a_run_is_measured_whole(trained: Trained) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from lab.evaluation.evaluate import evaluate, request
 from lab.evaluation.load import load_model
-from lab.runs import RunFolder
+from lab.records import RunFolder
 from tests.evaluation.conftest import Done, Trained
 
 pytest.importorskip("lm_eval", reason="the tasks evaluator needs lm-eval")
@@ -91,7 +91,7 @@ def test_the_exported_run_has_the_same_likelihoods_in_transformers(trained: Trai
     from lm_eval.api.instance import Instance
     from transformers import AutoModelForCausalLM
 
-    from lab.evaluation.harness import HarnessModel
+    from lab.evaluation.measure.lm_eval import HarnessModel
 
     folder = tmp_path / "exported"
     assert lab("export", trained.bpe.path, folder, "--root", trained.root).code == 0
@@ -139,7 +139,7 @@ def test_a_completion_is_what_generation_gives_up_to_the_stop(trained: Trained, 
 def test_text_is_scored_in_pieces_of_the_context(trained: Trained) -> None:
     from lm_eval.api.instance import Instance
 
-    from lab.evaluation.harness import HarnessModel
+    from lab.evaluation.measure.lm_eval import HarnessModel
 
     loaded = load_model(trained.bytes, "cpu")
     text = "The square of 7 is 49. The square of 8 is 64."

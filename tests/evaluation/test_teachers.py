@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.execution import Stop, execute
-from lab.dispatch.submit import prepare
-from lab.dispatch.worker import train_frozen
-from lab.planning.plan import plan_train
-from lab.runs import RunFolder, find_runs
+from lab.dispatch.control.prepare import prepare
+from lab.dispatch.worker.attempt import Stop, execute
+from lab.dispatch.worker.worker import train_frozen
+from lab.planning.plan.build import plan_train
+from lab.records import RunFolder, find_runs
 from tests.evaluation.conftest import TINY, Done, Trained, files
 from tests.evaluation.test_imported import exported as exported
 from tests.evaluation.test_imported import refused

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lab.evaluation import pictures
-from lab.training.evaluator import Curve
+from lab.evaluation.base import Curve
 from tests.evaluation.conftest import Done, Trained
 
 

@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from components.architecture import Architecture
 from components.attention.heads import GQA, MHA
 from components.attention.qk_norm import QKRMSNorm
-from components.position import ALiBi, NoPosition
+from components.position.positions import ALiBi, NoPosition
+from components.position.rope_scaling import LinearRoPE
 from components.residual import PreNorm, Sandwich
-from components.rope_scaling import LinearRoPE
-from lab.errors import RequestError
 from lab.interop.configuration import load_architecture, to_architecture, to_hf_config
 from lab.interop.folder import export_folder, import_folder
 from lab.interop.meaning import meaning, period
+from lab.refusals import RequestError
 from tests.components.architectures import gemma2
 from tests.interop.hub import CONFIGS
 from tests.interop.parity import Pair, published

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from components.attention.kernels import attend
-from components.attention.kernels import tiles as tiles_module
+from components.attention.kernels.blockwise import tiles as tiles_module
 from components.attention.spec import AttentionInputs, AttentionSpec
 from tests.kernels.oracle import attend_by_the_book, draw_inputs, leaves
 

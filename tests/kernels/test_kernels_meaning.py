@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.attention.kernels import KERNELS, attend
-from components.attention.kernels import tiles as tiles_module
+from components.attention.kernels.blockwise import tiles as tiles_module
 from components.attention.spec import AttentionInputs, AttentionSpec
 from tests.kernels.oracle import IN_DOUBLE, attend_by_the_book, draw_inputs, leaves
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import RequestError
-from lab.planning.budget import Budget, Fit, fit
-from lab.planning.estimate import Speeds, at_tokens, estimate, passes
-from lab.planning.history import Hardware, Past
-from lab.planning.plan import Plan, PlannedRun, plan_sweep
-from lab.planning.power import Detectable, Noise, smallest_effect
+from lab.planning.forecast.budget import Budget, Fit, fit
+from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, passes
+from lab.planning.forecast.history import Hardware, Past
+from lab.planning.forecast.power import Detectable, Noise, smallest_effect
+from lab.planning.plan.build import Plan, PlannedRun, plan_sweep
+from lab.refusals import RequestError
 
 HERE = Hardware("cpu", "Xeon", 1, "2.13")
 GPU = Hardware("NVIDIA H100", None, None, "2.13")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lab.accounting.costs import costs
-from lab.errors import RequestError
-from lab.planning.frozen import load_plan, write_plan
-from lab.planning.plan import Plan, PlannedRun, plan_sweep
+from lab.planning.plan.build import Plan, PlannedRun, plan_sweep
+from lab.planning.plan.plan_file import load_plan, write_plan
+from lab.refusals import RequestError
 from lab.units import count
 from tests.planning.test_show import preview, shown
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.planning.plan import plan_sweep
-from lab.planning.power import detectable
-from lab.planning.seeds import MOST_SEEDS, POWER, equivalence_power, seeds_to_equate
-from lab.planning.store import load_plan, save_plan, write_plan
-from lab.planning.sweep import Sweep, load
+from lab.planning.forecast.power import detectable
+from lab.planning.forecast.seeds import MOST_SEEDS, POWER, equivalence_power, seeds_to_equate
+from lab.planning.language.sweep import Sweep, load
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.store import load_plan, save_plan, write_plan
 from tests.planning.test_power import OWN, plan
 from tests.planning.test_show import preview, shown
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from lab.composition.compose import compose
-from lab.planning.estimate import Speeds, at_tokens, estimate, estimates, passes
-from lab.planning.history import Hardware, Past, history
-from lab.planning.plan import Plan, plan_sweep
-from lab.planning.workload import Workload
-from lab.runs import RunFolder, write_json
+from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, estimates, passes
+from lab.planning.forecast.history import Hardware, Past, history
+from lab.planning.forecast.workload import Workload
+from lab.planning.plan.build import Plan, plan_sweep
+from lab.records import RunFolder, write_json
 from lab.training.experiment import Experiment
 
 HERE = Hardware("cpu", "Xeon", 1, "2.13")

@@ -12,13 +12,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from components import registry
-from lab import code
+from lab import code_version
 from lab.composition import extensions
-from lab.composition.freeze import load_experiment
-from lab.dispatch.submit import prepare
-from lab.errors import RequestError
-from lab.planning.plan import Plan, plan_sweep, plan_train
-from lab.planning.store import load_plan, save_plan, write_plan
+from lab.composition.frozen.freeze import load_experiment
+from lab.dispatch.control.prepare import prepare
+from lab.planning.plan.build import Plan, plan_sweep, plan_train
+from lab.planning.plan.store import load_plan, save_plan, write_plan
+from lab.refusals import RequestError
 
 TUNED = """\
 question: Which rate?
@@ -109,7 +109,7 @@ def test_each_arms_configuration_stands_once(frozen: Callable[[], dict[str, Any]
     content = frozen()
     assert len(content["arms"]) == 2
     assert len(content["runs"]) == 4
-    assert content["code"] == code.current().as_dict()
+    assert content["code"] == code_version.current().as_dict()
 
 
 def test_nothing_that_is_edited_afterwards_changes_it(
@@ -274,7 +274,7 @@ def test_a_plan_that_cannot_be_written_leaves_the_old_one(
 def test_the_rows_beside_the_runs_hold_the_code_and_a_line_a_run(folder: Path) -> None:
     path = save_plan(plan_sweep("quickstart"), folder / "runs")
     content = json.loads(path.read_text())
-    assert content["code"] == code.current().as_dict()
+    assert content["code"] == code_version.current().as_dict()
     assert content["question"].startswith("What do Gemma 2's")
     assert [row["folder"] for row in content["runs"]][:2] == ["quickstart/gemma2/seed-0", "quickstart/gemma2/seed-1"]
     assert sum('"identity"' in line for line in path.read_text().splitlines()) == 8

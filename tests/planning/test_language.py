@@ -11,12 +11,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.errors import RequestError
-from lab.planning.arms import Arm, hydra_value
-from lab.planning.expansion import arms_of, baseline_of
-from lab.planning.plan import plan_sweep
-from lab.planning.sweep import NeededRun, Sweep, SweepFile, load
-from lab.runs.folder import check_name
+from lab.planning.arms.arms import Arm, hydra_value
+from lab.planning.arms.expansion import arms_of, baseline_of
+from lab.planning.language.sweep import NeededRun, Sweep, SweepFile, load
+from lab.planning.plan.build import plan_sweep
+from lab.records.folder import check_name
+from lab.refusals import RequestError
 
 PARSER = OverridesParser.create()
 

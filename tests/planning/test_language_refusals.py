@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import RequestError
-from lab.planning.plan import plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.refusals import RequestError
 from tests.warm import lab
 
 CORPUS = Path(__file__).parent / "bad_sweeps"

@@ -18,15 +18,15 @@ from components.attention.span import GlobalSpan, InterleavedSpan, LocalSpan
 from components.decoder import Decoder
 from components.embedding import TiedEmbedding, UntiedEmbedding
 from components.mlp import GEGLU, GELU
-from components.moe import MixtureOfExperts
+from components.moe.experts import MixtureOfExperts
 from components.registry import OptionError
 from components.residual import PreNorm, Sandwich
 from lab.accounting.costs import costs
 from lab.composition.compose import Composition, compose
-from lab.errors import RequestError
-from lab.planning.matching import Matching, match, quantity
-from lab.planning.plan import plan_sweep
-from lab.planning.sweep import Match, SweepFile
+from lab.planning.language.sweep import Match, SweepFile
+from lab.planning.plan.build import plan_sweep
+from lab.planning.solve.matching import Matching, match, quantity
+from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 from tests.components.architectures import gemma2 as reference
 

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.accounting.costs import costs
-from lab.composition.freeze import load_experiment
-from lab.errors import RequestError
-from lab.planning import needs
-from lab.planning.arms import Arm
-from lab.planning.plan import Plan, PlannedRun, plan_sweep, plan_train
-from lab.planning.sweep import NeededRun, Sweep, SweepFile
-from lab.runs import RunFolder, State
+from lab.composition.frozen.freeze import load_experiment
+from lab.planning.arms.arms import Arm
+from lab.planning.language.sweep import NeededRun, Sweep, SweepFile
+from lab.planning.plan import needs
+from lab.planning.plan.build import Plan, PlannedRun, plan_sweep, plan_train
+from lab.records import RunFolder, State
+from lab.refusals import RequestError
 
 Write = Callable[[str], None]
 FILE = SweepFile(Path("sweeps/mine.yaml"))

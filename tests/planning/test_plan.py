@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
-from lab.composition.freeze import load_experiment, to_plain
+from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.data.batches import Batches
-from lab.errors import RequestError
-from lab.planning.arms import Arm, arm_name, hydra_value, short_keys
-from lab.planning.plan import plan_sweep, plan_train
+from lab.planning.arms.arms import Arm, arm_name, hydra_value, short_keys
+from lab.planning.plan.build import plan_sweep, plan_train
+from lab.refusals import RequestError
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from statsmodels.stats.power import TTestPower
 
-from lab.planning.history import Hardware, Past
-from lab.planning.plan import Plan, plan_sweep
-from lab.planning.power import (
+from lab.planning.forecast.history import Hardware, Past
+from lab.planning.forecast.power import (
     MOST_SEEDS,
     POWER,
     Noise,
@@ -27,6 +26,7 @@ from lab.planning.power import (
     seeds_needed,
     smallest_effect,
 )
+from lab.planning.plan.build import Plan, plan_sweep
 
 
 def integrated_power(noncentrality: float, degrees: int, alpha: float) -> float:

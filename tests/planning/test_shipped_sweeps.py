@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 
 from lab.accounting.costs import costs
+from lab.composition.hydra.sources import available
 from lab.composition.listing import rows
-from lab.composition.sources import available
-from lab.planning.plan import Plan, plan_sweep
+from lab.planning.plan.build import Plan, plan_sweep
 
 SHIPPED = sorted(available("sweeps"))
 OURS = ["gemma2", "glu", "kv_heads", "norms", "span_ratio", "wide_vs_deep"]

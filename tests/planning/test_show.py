@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lab.planning.budget import Budget, fit
-from lab.planning.estimate import Speeds, estimates
-from lab.planning.history import Hardware, Past
-from lab.planning.matching import Matching
-from lab.planning.plan import Plan, plan_sweep
-from lab.planning.power import detectable
-from lab.planning.preview import Preview, differs
-from lab.planning.show import ROWS, beyond, show
+from lab.planning.forecast.budget import Budget, fit
+from lab.planning.forecast.estimate import Speeds, estimates
+from lab.planning.forecast.history import Hardware, Past
+from lab.planning.forecast.power import detectable
+from lab.planning.plan.build import Plan, plan_sweep
+from lab.planning.show.preview import Preview, differs
+from lab.planning.show.show import ROWS, beyond, show
+from lab.planning.solve.matching import Matching
 from lab.units import duration
 
 HERE = Hardware("cpu", "Xeon", 1, "2.13")

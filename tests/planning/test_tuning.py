@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.composition.freeze import to_plain
-from lab.errors import RequestError
-from lab.planning import selection
-from lab.planning.plan import plan_sweep
-from lab.planning.selection import Cell, Selection, Tried, select
-from lab.planning.store import save_plan
+from lab.composition.frozen.freeze import to_plain
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.store import save_plan
+from lab.planning.solve import selection
+from lab.planning.solve.selection import Cell, Selection, Tried, select
+from lab.refusals import RequestError
 
 Write = Callable[[str], None]
 LR = "tune: {axes: {optimizer.lr: [1e-3, 2e-3, 4e-3]}"

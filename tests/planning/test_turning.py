@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.planning.turning import LARGEST_MULTIPLE, Dial
+from lab.planning.solve.integer_search import LARGEST_MULTIPLE, Dial
 
 TOP = 3000
 

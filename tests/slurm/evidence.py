@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab.dispatch.claim import holder
-from lab.runs import RunFolder
-from lab.training import verified
+from lab.dispatch.worker.claim import holder
+from lab.records import RunFolder
+from lab.training.checkpoints import verified
 
 CLOCKS = ("time", "train/tokens_per_second", "train/mfu")
 

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lab.runs import RunFolder, State
-from lab.training import verified
+from lab.records import RunFolder, State
+from lab.training.checkpoints import verified
 from tests.slurm.cluster import Cluster
 from tests.slurm.evidence import step
 from tests.slurm.workbench import Workbench

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.runs import RunFolder
-from lab.training import verified
+from lab.records import RunFolder
+from lab.training.checkpoints import verified
 from tests.slurm.cluster import Cluster
 from tests.slurm.evidence import Result, check
 from tests.slurm.workbench import Workbench

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.runs import RunFolder
+from lab.records import RunFolder
 from tests.slurm.cluster import Cluster
 from tests.slurm.evidence import Result, attempts_logged, check, steps_recorded
 from tests.slurm.packages import program

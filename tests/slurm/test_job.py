@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.slurm import journal, submission
-from lab.dispatch.slurm.sameness import Marks, error_of
-from lab.dispatch.slurm.settings import Settings
-from lab.runs import RunFolder, find_runs
+from lab.dispatch.launchers.slurm.job.circuit_breaker import Marks, error_of
+from lab.dispatch.launchers.slurm.send import journal, submission
+from lab.dispatch.launchers.slurm.send.settings import Settings
+from lab.records import RunFolder, find_runs
 from tests.dispatch.conftest import make, until  # noqa: F401  fixtures
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, results
 from tests.slurm.cluster import Cluster

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.slurm import commands, limits, sbatch, visible
-from lab.dispatch.slurm.cluster import Bounds, gres, minutes_of
-from lab.dispatch.slurm.settings import Settings
+from lab.dispatch.launchers.slurm.check import limits, shared_filesystem
+from lab.dispatch.launchers.slurm.client import commands
+from lab.dispatch.launchers.slurm.client.cluster import Bounds, gres, minutes_of
+from lab.dispatch.launchers.slurm.send import sbatch
+from lab.dispatch.launchers.slurm.send.settings import Settings
 from tests.slurm.cluster import Cluster
 
 
@@ -117,23 +119,25 @@ FAR = [("n1", "10.0.0.1"), ("n2", "10.0.0.2")]
 def test_a_root_on_a_disk_of_this_machine_is_not_visible_on_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visible, "mounts", lambda: [("/", "ext4"), (str(tmp_path), "tmpfs"), ("/shared", "nfs4")])
-    said = visible.refusal(tmp_path / "runs", FAR)
+    monkeypatch.setattr(
+        shared_filesystem, "mounts", lambda: [("/", "ext4"), (str(tmp_path), "tmpfs"), ("/shared", "nfs4")]
+    )
+    said = shared_filesystem.refusal(tmp_path / "runs", FAR)
     assert said is not None
     assert f"(tmpfs at {tmp_path})" in said
     assert "--root" in said
     assert "launcher.root_is_shared=true" in said
-    assert visible.refusal(Path("/elsewhere"), FAR) is not None
-    assert visible.refusal(Path("/shared/me/runs"), FAR) is None
-    assert visible.refusal(tmp_path, [("n1", "127.0.0.1"), ("n2", "localhost")]) is None
-    assert visible.refusal(tmp_path, [("n1", "127.0.0.1"), *FAR]) is not None
+    assert shared_filesystem.refusal(Path("/elsewhere"), FAR) is not None
+    assert shared_filesystem.refusal(Path("/shared/me/runs"), FAR) is None
+    assert shared_filesystem.refusal(tmp_path, [("n1", "127.0.0.1"), ("n2", "localhost")]) is None
+    assert shared_filesystem.refusal(tmp_path, [("n1", "127.0.0.1"), *FAR]) is not None
 
 
 def test_a_hidden_root_is_refused_unless_the_user_knows_better(
     here: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visible, "is_here", lambda address: False)
-    monkeypatch.setattr(visible, "mounts", lambda: [("/", "ext4")])
+    monkeypatch.setattr(shared_filesystem, "is_here", lambda address: False)
+    monkeypatch.setattr(shared_filesystem, "mounts", lambda: [("/", "ext4")])
     (said,) = limits.refusals(Settings(), 1, tmp_path)
     assert "is not visible on the nodes" in said
     assert limits.refusals(Settings(root_is_shared=True), 1, tmp_path) == []
@@ -141,9 +145,9 @@ def test_a_hidden_root_is_refused_unless_the_user_knows_better(
 
 def test_the_deepest_mount_counts() -> None:
     mounted = [("/", "ext4"), ("/data", "lustre"), ("/data/scratch", "xfs"), ("/dat", "nfs")]
-    assert visible.mount_of(Path("/data/scratch/me"), mounted) == ("/data/scratch", "xfs")
-    assert visible.mount_of(Path("/data/me"), mounted) == ("/data", "lustre")
-    assert visible.mount_of(Path("/database"), mounted) == ("/", "ext4")
+    assert shared_filesystem.mount_of(Path("/data/scratch/me"), mounted) == ("/data/scratch", "xfs")
+    assert shared_filesystem.mount_of(Path("/data/me"), mounted) == ("/data", "lustre")
+    assert shared_filesystem.mount_of(Path("/database"), mounted) == ("/", "ext4")
 
 
 def test_slurms_words_are_understood() -> None:

@@ -11,10 +11,10 @@ import yaml
 from click.testing import CliRunner
 
 from lab.cli.main import cli
-from lab.composition.sources import shipped
-from lab.dispatch.slurm import sbatch
-from lab.dispatch.slurm.settings import NAMES, Settings, load, megabytes, minutes, split
-from lab.errors import RequestError
+from lab.composition.hydra.sources import shipped
+from lab.dispatch.launchers.slurm.send import sbatch
+from lab.dispatch.launchers.slurm.send.settings import NAMES, Settings, load, megabytes, minutes, split
+from lab.refusals import RequestError
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from lab.cli import cancel_command, doctor_command, logs_command, retry_command, status_command
-from lab.dispatch.slurm import submission
-from lab.dispatch.slurm.settings import Settings
-from lab.runs import RunFolder, find_runs
+from lab.cli.look import doctor_command
+from lab.cli.runs import cancel_command, logs_command, retry_command, status_command
+from lab.dispatch.launchers.slurm.send import submission
+from lab.dispatch.launchers.slurm.send.settings import Settings
+from lab.records import RunFolder, find_runs
 from tests.dispatch.conftest import make, until  # noqa: F401  fixtures
 from tests.dispatch.fakes import FAKE_WORKER, begun, results
 from tests.slurm.cluster import Cluster
@@ -147,7 +148,7 @@ def test_a_time_limit_that_left_no_time_to_stop_is_told_apart(sweep: Sweep, make
     refused = sweep.lab(retry_command, "caps")
     assert refused.exit_code == 1
     assert "launcher.time" in refused.stdout
-    from lab.dispatch.joined import settle
+    from lab.dispatch.status.cluster_view import settle
 
     assert settle(sweep.root, "caps") == [run.name]
     assert run.state.failure == "time"

@@ -15,10 +15,10 @@ import yaml
 from click.testing import CliRunner, Result
 
 from lab.cli.main import cli
-from lab.dispatch.slurm import journal, submission
-from lab.dispatch.slurm.settings import Settings
-from lab.errors import RequestError
-from lab.runs import RunFolder, find_runs
+from lab.dispatch.launchers.slurm.send import journal, submission
+from lab.dispatch.launchers.slurm.send.settings import Settings
+from lab.records import RunFolder, find_runs
+from lab.refusals import RequestError
 from tests.dispatch.conftest import make, until  # noqa: F401  fixtures
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, most_at_once, results
 from tests.slurm.cluster import Cluster
@@ -29,9 +29,9 @@ HOLD = {"hold": True}
 SEND = f"""
 import sys
 from pathlib import Path
-from lab.dispatch.slurm import submission
-from lab.dispatch.slurm.settings import Settings
-from lab.runs import find_runs
+from lab.dispatch.launchers.slurm.send import submission
+from lab.dispatch.launchers.slurm.send.settings import Settings
+from lab.records import find_runs
 root = Path(sys.argv[1])
 settings = Settings(sbatch={{"hold": True}})
 print(submission.send(find_runs(root), root, "caps", settings, worker={FAKE_WORKER!r}).describe())
@@ -206,7 +206,7 @@ def student(teacher: RunFolder) -> dict[str, str]:
 
 def need(run: RunFolder, *others: RunFolder) -> RunFolder:
     """The run, needing the others."""
-    from lab.runs import write_json
+    from lab.records import write_json
 
     write_json(run.path / "run.json", {**run.info, "needs": [student(other) for other in others]})
     return run

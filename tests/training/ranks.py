@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lab.training.fit import fit
-from lab.training.outcome import Outcome
-from lab.training.world import World
+from lab.training.parallel.world import World
+from lab.training.progress.outcome import Outcome
 
 from . import tiny
 
@@ -30,7 +30,7 @@ def build(name: str, dropout: float, fault: Callable[[Tensor, int], Tensor] | No
         return tiny.TinyModel(dropout, fault)
     from components.attention.heads import GQA
     from components.decoder import Decoder
-    from components.moe import MixtureOfExperts
+    from components.moe.experts import MixtureOfExperts
     from components.norm import DynamicTanh
 
     from .test_train import architecture
@@ -46,8 +46,8 @@ def build(name: str, dropout: float, fault: Callable[[Tensor, int], Tensor] | No
 
 def drawn() -> Any:
     """A synthetic task in the tiny vocabulary."""
-    from lab.data.drawn import load
     from lab.data.options import MQAR, Data, Ids
+    from lab.data.synthetic.synthetic_data import load
 
     return load(Data(corpus=MQAR(pairs=3), tokenizer=Ids(size=tiny.VOCAB)))
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.training.distillation import Distilled
 from lab.training.fit import fit
 from lab.training.module import NextToken
-from lab.training.outcome import Outcome
-from lab.training.teacher import Teacher
+from lab.training.progress.outcome import Outcome
+from lab.training.recipes.distillation import Distilled
+from lab.training.recipes.teacher import Teacher
 
 from . import tiny
 

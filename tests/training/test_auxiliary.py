@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from components.decoder import Decoder
 from components.embedding import TiedEmbedding
-from components.moe import MixtureOfExperts
+from components.moe.experts import MixtureOfExperts
 from lab.data.batches import Batches, validation_batches
 from lab.training.fit import fit
-from lab.training.optimizer import Optimizer
-from lab.training.schedule import Constant
+from lab.training.optimizers.optimizer import Optimizer
+from lab.training.optimizers.schedule import Constant
 from tests.components.architectures import gemma2
 
 from . import tiny

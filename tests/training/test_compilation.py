@@ -18,8 +18,8 @@ from components.residual import Parallel
 from lab.training import compilation
 from lab.training.compilation import Compiler
 from lab.training.fit import fit
-from lab.training.outcome import Outcome
-from lab.training.world import World
+from lab.training.parallel.world import World
+from lab.training.progress.outcome import Outcome
 from tests.components.architectures import gemma2
 
 from . import tiny

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab.data.batches import Batches
-from lab.training import verified
-from lab.training.distillation import soft_losses
+from lab.training.checkpoints import verified
 from lab.training.documents import document_ids
 from lab.training.fit import fit
-from lab.training.schedule import Constant
+from lab.training.optimizers.schedule import Constant
+from lab.training.recipes.distillation import soft_losses
 
 from . import student, tiny
 from .test_fit import PlainDescent

@@ -8,9 +8,9 @@ from components.decoder import Decoder
 from components.loss import token_losses
 from lab.training.documents import document_ids
 from lab.training.module import NextToken
-from lab.training.optimizer import AdamW
+from lab.training.optimizers.optimizer import AdamW
+from lab.training.optimizers.schedule import Constant
 from lab.training.options import Train
-from lab.training.schedule import Constant
 from lab.training.validation import validation_loss
 from tests.components.architectures import gemma2
 

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from components.decoder import Decoder
 from lab.composition.compose import compose
-from lab.data.drawn import Drawn, load
 from lab.data.options import MQAR, Data, Ids
 from lab.data.synthetic.draws import Draws
-from lab.errors import RequestError
+from lab.data.synthetic.synthetic_data import Drawn, load
+from lab.refusals import RequestError
 from lab.training.fit import fit
+from lab.training.optimizers.schedule import Constant
 from lab.training.options import Validation
-from lab.training.schedule import Constant
-from lab.training.world import World
+from lab.training.parallel.world import World
 
 from . import tiny
 from .test_fit import PlainDescent

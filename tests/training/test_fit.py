@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from components.registry import OptionError
 from lab.data.batches import Batches, validation_batches
-from lab.training import environment, verified
+from lab.training import environment
+from lab.training.checkpoints import verified
 from lab.training.fit import fit
-from lab.training.optimizer import Optimizer
+from lab.training.optimizers.optimizer import Optimizer
+from lab.training.optimizers.schedule import Constant
 from lab.training.options import Validation
-from lab.training.outcome import Progress
-from lab.training.recorder import Recorder
-from lab.training.schedule import Constant
+from lab.training.progress.outcome import Progress
+from lab.training.progress.recorder import Recorder
 
 from . import tiny
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from components.initialization import Constant, Fill, Normal
 from components.registry import OptionError
-from lab.training.optimizer import AdamW, parameter_groups
+from lab.training.optimizers.optimizer import AdamW, parameter_groups
 
 from .tiny import TinyModel
 

@@ -69,8 +69,9 @@ def test_validation_intervals_round_to_whole_steps(every: int | None, interval: 
 def test_configuring_loads_neither_torch_nor_lightning() -> None:
     code = """
 import sys
-import lab.training.optimizer, lab.training.options, lab.training.outcome, lab.training.schedule
-lab.training.optimizer.AdamW(), lab.training.schedule.Cosine()
+import lab.training.options, lab.training.progress.outcome
+from lab.training.optimizers import optimizer, schedule
+optimizer.AdamW(), schedule.Cosine()
 assert "torch" not in sys.modules
 import lab.training.experiment
 assert not {"lightning", "tensorboard"} & set(sys.modules)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab.training import verified
-from lab.training.world import World
+from lab.training.checkpoints import verified
+from lab.training.parallel.world import World
 
 from . import tiny
 from .ranks import Ranks, ranks, train

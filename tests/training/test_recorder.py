@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab.training.recorder import Recorder
+from lab.training.progress.recorder import Recorder
 
 
 def record(folder: Path, steps: range, from_step: int = 0, value: float = 0.0) -> None:

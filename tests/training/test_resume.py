@@ -15,7 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lab.data.batches import Batches
-from lab.training import verified
+from lab.training.checkpoints import verified
 from lab.training.fit import fit
 
 from . import tiny

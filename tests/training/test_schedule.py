@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.registry import OptionError
-from lab.training.schedule import Constant, Cosine, Schedule, WarmupStableDecay
+from lab.training.optimizers.schedule import Constant, Cosine, Schedule, WarmupStableDecay
 
 
 def factors(schedule: Schedule, steps: int, tokens_per_step: int = 10) -> list[float]:

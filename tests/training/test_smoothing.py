@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from components.registry import OptionError
 from lab.data.batches import Batches
 from lab.training.fit import fit
-from lab.training.recipe import LabelSmoothing
-from lab.training.schedule import Constant
-from lab.training.smoothing import Smoothed
+from lab.training.optimizers.schedule import Constant
+from lab.training.recipes.base import LabelSmoothing
+from lab.training.recipes.smoothing import Smoothed
 
 from . import tiny
 from .test_fit import PlainDescent

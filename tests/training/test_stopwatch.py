@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.training.stopwatch import UNMEASURED_STEPS, Stopwatch
+from lab.training.progress.stopwatch import UNMEASURED_STEPS, Stopwatch
 
 
 class Clock:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from components.registry import OptionError
 from lab.data.batches import Batches
-from lab.training.distillation import soft_losses
 from lab.training.fit import fit
-from lab.training.recipe import Distillation, Targets, bytes_a_token
-from lab.training.schedule import Constant
-from lab.training.targets import Few, Selection
+from lab.training.optimizers.schedule import Constant
+from lab.training.recipes.base import Distillation, Targets, bytes_a_token
+from lab.training.recipes.distillation import soft_losses
+from lab.training.recipes.targets import Few, Selection
 
 from . import student, tiny
 from .test_fit import PlainDescent

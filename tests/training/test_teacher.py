@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from components.decoder import Decoder
-from components.position_embedding import LearnedPosition
+from components.position.embedding import LearnedPosition
 from components.registry import OptionError
 from lab.data.options import BPE, Byte, Data, File, Files
 from lab.data.shards import prepare
-from lab.errors import RequestError
-from lab.runs import RunFolder
-from lab.training import loop, teacher, verified
+from lab.records import RunFolder
+from lab.refusals import RequestError
+from lab.training import loop
+from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
-from lab.training.recipe import Distillation, NextTokenPrediction
+from lab.training.recipes import teacher
+from lab.training.recipes.base import Distillation, NextTokenPrediction
 
 from .test_train import architecture
 from .test_train import experiment as experiment

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from lab.data.errors import DataError
-from lab.dispatch import failure
-from lab.training import teacher_cache
+from lab.dispatch.worker import failure
 from lab.training.fit import fit
-from lab.training.outcome import Outcome
-from lab.training.recipe import Targets, bytes_a_token
-from lab.training.targets import Few, Selection
-from lab.training.teacher import Teacher
-from lab.training.teacher_cache import TeacherCache
+from lab.training.progress.outcome import Outcome
+from lab.training.recipes import teacher_cache
+from lab.training.recipes.base import Targets, bytes_a_token
+from lab.training.recipes.targets import Few, Selection
+from lab.training.recipes.teacher import Teacher
+from lab.training.recipes.teacher_cache import TeacherCache
 
 from . import student, tiny
 

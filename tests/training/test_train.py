@@ -19,17 +19,18 @@ from components.embedding import TiedEmbedding, UntiedEmbedding
 from components.initialization import NormalInit
 from components.mlp import SwiGLU
 from components.norm import RMSNorm
-from components.position import RoPE
-from components.position_embedding import LearnedPosition
+from components.position.embedding import LearnedPosition
+from components.position.positions import RoPE
 from components.registry import OptionError
 from components.residual import PreNorm
 from components.softcap import Gemma2Softcap
 from lab.data.options import Byte, Data, Files
-from lab.training import loop, verified
+from lab.training import loop
+from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
-from lab.training.optimizer import AdamW, parameter_groups
+from lab.training.optimizers.optimizer import AdamW, parameter_groups
+from lab.training.optimizers.schedule import Cosine
 from lab.training.options import Train, Validation
-from lab.training.schedule import Cosine
 
 
 def architecture(**changes: Any) -> Architecture:

@@ -13,11 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lab.accounting.costs import costs
 from lab.accounting.peaks import Peak
-from lab.training import loop, teacher
+from lab.training import loop
 from lab.training.experiment import Experiment
 from lab.training.options import Train
-from lab.training.recipe import Distillation
-from lab.training.world import World
+from lab.training.parallel.world import World
+from lab.training.recipes import teacher
+from lab.training.recipes.base import Distillation
 
 from .test_teacher import finished
 from .test_train import architecture

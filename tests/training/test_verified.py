@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lab.training import verified
-from lab.training.checkpoint import VerifiedCheckpointIO
+from lab.training.checkpoints import verified
+from lab.training.checkpoints.lightning_io import VerifiedCheckpointIO
 
 
 def put(run: Path, step: int) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from components.registry import OptionError
 from lab.training.options import Train
-from lab.training.world import World
+from lab.training.parallel.world import World
 
 
 def train(global_batch: int, micro_batch: int | None = None) -> Train:

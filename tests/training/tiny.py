@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lab.training.fit import Procedure, fit
-from lab.training.optimizer import AdamW
+from lab.training.optimizers.optimizer import AdamW
+from lab.training.optimizers.schedule import Cosine
 from lab.training.options import Train, Validation
-from lab.training.outcome import Outcome
-from lab.training.schedule import Cosine
+from lab.training.progress.outcome import Outcome
 
 VOCAB, CONTEXT, BATCH = 32, 16, 4
 TOKENS_PER_STEP = CONTEXT * BATCH

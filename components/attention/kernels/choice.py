@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from components.attention.kernels.blockwise import Blockwise
+from components.attention.kernels.blockwise.kernel import Blockwise
 from components.attention.kernels.flex import Flex
 from components.attention.kernels.kernel import Case, Kernel, KernelRefused, check
 from components.attention.kernels.reference import Reference

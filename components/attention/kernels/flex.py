@@ -20,7 +20,7 @@ from torch import Tensor
 
 from components.attention.kernels.flex_blocks import block_mask
 from components.attention.kernels.kernel import Case, Kernel, Reach, accumulator, reach
-from components.attention.kernels.remembered import Remembered
+from components.attention.kernels.step_cache import Remembered
 from components.attention.spec import AttentionInputs, AttentionSpec
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from components.attention.kernels.kernel import Case, Kernel, KernelRefused, Reach, reach
-from components.attention.kernels.remembered import Remembered
 from components.attention.kernels.reproducible import repeatable
+from components.attention.kernels.step_cache import Remembered
 from components.attention.spec import AttentionInputs, AttentionSpec
-from components.whole import Whole
+from components.compile_opaque import Whole
 
 _LANES = {torch.float16: 8, torch.bfloat16: 8, torch.float32: 4}  # of dtypes that it takes: divisor of head_dim
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lab.data.synthetic.draws import Draws, Ints
 from lab.data.synthetic.items import Items
-from lab.data.tasks import DIGITS
+from lab.data.synthetic.tasks import DIGITS
 
 MARK, ASK = 0, 1
 BLANK = 0

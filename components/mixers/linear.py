@@ -1,0 +1,205 @@
+"""Gated linear attention: a state of fixed size that forgets, in place of a cache that grows (Yang et al., 2312.06635).
+
+    S_t = diag(α_t) · S_{t-1} + k_tᵀ · v_t        S [head_dim, head_dim], α in (0, 1) for each key channel
+    o_t = q_t · S_t
+
+`recurrent` is that, word for word; `chunked` is the same sum in matrix products and is what the layer runs. Every
+factor that it exponentiates is a sum of log gates, so at most 1, however long the stretch and however strong the
+gates: nothing overflows and nothing is divided back. A gate of zero (log gate -inf) starts a document anew.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.attention.heads import merge_heads, split_heads
+from components.cache import State
+from components.forward_context import Frame
+from components.initialization import Projection
+from components.mixers.base import Mixer
+from components.norm import RMSNormLayer
+from components.registry import OptionError, register
+
+if TYPE_CHECKING:
+    from components.architecture import Layer
+
+
+@register("linear")
+class LinearMixer(Mixer):
+    """Gated linear attention: a recurrent state with learned forgetting, no positions and no cache (2312.06635).
+
+    Log gates are log sigmoid(x · W_down · W_up + b) / `gate_temperature`, through a bottleneck of `gate_rank`. Each
+    head's output is divided by its root mean square and gated by swish(x · W + b).
+
+    `n_heads` and `head_dim` are those of the block's heads where they aren't given. `chunk`, a power of two, is how
+    many tokens are computed at once: it changes the speed, not the result.
+    """
+
+    n_heads: int | None = None
+    head_dim: int | None = None
+    gate_rank: int = 16
+    gate_temperature: float = 16.0
+    norm_eps: float = 1e-6
+    chunk: int = field(default=64, metadata={"affects_result": False})
+
+    def __post_init__(self) -> None:
+        for option in ("n_heads", "head_dim", "gate_rank", "chunk"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise OptionError(option, f"must be at least 1, got {value}")
+        for option in ("gate_temperature", "norm_eps"):
+            if getattr(self, option) <= 0:
+                raise OptionError(option, f"must be positive, got {getattr(self, option)}")
+        if self.chunk & (self.chunk - 1):
+            raise OptionError("chunk", f"must be a power of two, such as 64, got {self.chunk}")
+
+    def build(self, d_model: int, layer: Layer) -> nn.Module:
+        n_heads, head_dim = self.n_heads or layer.heads.n_heads, self.head_dim or layer.heads.head_dim
+        return GatedLinearAttention(d_model, n_heads, head_dim, self)
+
+
+class GatedLinearAttention(nn.Module):
+    """q, k, v and output_gate [H·D, d_model], gate_down [rank, d_model], gate_up [H·D, rank], norm [D], o."""
+
+    def __init__(self, d_model: int, n_heads: int, head_dim: int, options: LinearMixer) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = n_heads, head_dim
+        self.temperature, self.chunk = options.gate_temperature, options.chunk
+        width = n_heads * head_dim
+        self.q = Projection(d_model, width)
+        self.k = Projection(d_model, width)
+        self.v = Projection(d_model, width)
+        self.gate_down = Projection(d_model, options.gate_rank)
+        self.gate_up = Projection(options.gate_rank, width, bias=True)
+        self.output_gate = Projection(d_model, width, bias=True)
+        self.norm = RMSNormLayer(head_dim, options.norm_eps)
+        self.o = Projection(width, d_model, role="residual_output")
+
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        """x [B, T, d_model] → [B, T, d_model]."""
+        q, k, v = (split_heads(project(x), self.head_dim) for project in (self.q, self.k, self.v))
+        gate = split_heads(self.gate_up(self.gate_down(x)), self.head_dim)
+        with torch.autocast(x.device.type, enabled=False):
+            exact = torch.promote_types(gate.dtype, torch.float32)
+            log_gate = F.logsigmoid(gate.to(exact)) / self.temperature
+            if frame.documents is not None:
+                log_gate = log_gate.masked_fill(_starts(frame.documents)[:, None, :, None], float("-inf"))
+            q, k, v = q.to(exact) / math.sqrt(self.head_dim), k.to(exact), v.to(exact)
+            if frame.step is None:
+                mixed = chunked(q, k, v, log_gate, self.chunk)
+            else:
+                mixed = self._continue(q, k, v, log_gate, cast(State, frame.cache).state)
+        mixed = merge_heads(self.norm(mixed)).to(x.dtype)
+        return self.o(mixed * F.silu(self.output_gate(x)))  # type: ignore[no-any-return]
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> State:
+        """The state, as large for any text, in fp32 at least."""
+        return State(batch, self.n_heads, self.head_dim, self.head_dim, like)
+
+    def _continue(self, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, state: Tensor) -> Tensor:
+        """What tokens read from a state [B, H, D, D] that they find, and leave as they make it."""
+        if q.shape[2] > 1:
+            mixed, after = chunked_from(state, q, k, v, log_gate, self.chunk)
+            state.copy_(after)
+            return mixed
+        state.mul_(log_gate.exp().mT).add_(k.mT * v)
+        return q @ state
+
+    def flops_per_token(self, context: int) -> float:
+        """Of the recurrent form: k_tᵀ · v_t into the state, and q_t · S_t out of it."""
+        return 4.0 * self.n_heads * self.head_dim**2
+
+    def cache_elements(self, context: int) -> int:
+        """Numbers in the state, however long the context."""
+        return self.n_heads * self.head_dim**2
+
+
+def recurrent(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor) -> Tensor:
+    """The definition, token by token: what `chunked` must equal.
+
+    Args:
+        q, k, log_gate: [B, H, T, D]
+        v: [B, H, T, Dv]
+    Returns:
+        [B, H, T, Dv]
+    """
+    state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    outputs = []
+    for t in range(q.shape[2]):
+        state = log_gate[:, :, t].exp()[..., None] * state + k[:, :, t, :, None] * v[:, :, t, None, :]
+        outputs.append((q[:, :, t, None, :] @ state).squeeze(-2))
+    return torch.stack(outputs, dim=2)
+
+
+def chunked(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int) -> Tensor:
+    """As `recurrent`, in chunks of `chunk` tokens (a power of two): within a chunk, and from one to the next.
+
+    Within a chunk, what the second half of each stretch reads from its first half goes through the middle: the decay
+    from a key to the middle, times that from the middle to a query. Halving the stretches down to one token covers
+    every pair once.
+    """
+    state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    return chunked_from(state, q, k, v, log_gate, chunk)[0]
+
+
+def chunked_from(state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """As `chunked`, from a state [B, H, D, Dv] on, and the state after the last token."""
+    T = q.shape[2]
+    chunk = min(chunk, 1 << (T - 1).bit_length())
+    # Zero keys leave the state as it is, so padding at the end is never seen.
+    q, k, v, log_gate = (F.pad(x, (0, 0, 0, -T % chunk)) for x in (q, k, v, log_gate))
+    out = (q * k).sum(-1, keepdim=True) * v
+    half = 1
+    while half < chunk:
+        out = out + _across_middles(q, k, v, log_gate, half)
+        half *= 2
+    read, state = _across_chunks(state, q, k, v, log_gate, chunk)
+    return (out + read)[:, :, :T], state
+
+
+def _across_middles(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, half: int) -> Tensor:
+    """What second halves of stretches of 2 · half tokens read from the first halves: [B, H, T, Dv]."""
+    first, second = slice(0, half), slice(half, None)
+    q, k, v, log_gate = (_stretches(x, 2 * half) for x in (q, k, v, log_gate))
+    reading = q[..., second, :] * log_gate[..., second, :].cumsum(-2).exp()
+    written = k[..., first, :] * _decay_to_end(log_gate[..., first, :])
+    read = (reading @ written.mT) @ v[..., first, :]
+    return F.pad(read, (0, 0, half, 0)).flatten(2, 3)
+
+
+def _across_chunks(
+    state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """What tokens read from the chunks before their own, [B, H, T, Dv], and the state after the last."""
+    q, k, v, log_gate = (_stretches(x, chunk) for x in (q, k, v, log_gate))
+    decay = log_gate.cumsum(-2)
+    written = (k * _decay_to_end(log_gate)).mT @ v  # [B, H, chunks, D, Dv]
+    kept = decay[..., -1, :].exp()
+    states = []
+    for i in range(q.shape[2]):
+        states.append(state)
+        state = kept[:, :, i, :, None] * state + written[:, :, i]
+    return ((q * decay.exp()) @ torch.stack(states, dim=2)).flatten(2, 3), state
+
+
+def _stretches(x: Tensor, length: int) -> Tensor:
+    """[B, H, T, D] → [B, H, T / length, length, D]."""
+    B, H, _, D = x.shape
+    return x.view(B, H, -1, length, D)
+
+
+def _decay_to_end(log_gate: Tensor) -> Tensor:
+    """Product of the gates after each token of a stretch, up to its last: [..., T, D]."""
+    after = F.pad(log_gate[..., 1:, :], (0, 0, 0, 1))
+    return after.flip(-2).cumsum(-2).flip(-2).exp()
+
+
+def _starts(documents: Tensor) -> Tensor:
+    """[B, T] ids → where a document begins, True on its first token."""
+    return F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))

@@ -1,0 +1,1 @@
+"""Mixtures of experts: many MLPs, a few of which process each token."""

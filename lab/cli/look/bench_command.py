@@ -1,0 +1,123 @@
+"""`lab bench`: measurements of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from lab.cli.options import accelerator_option, json_option
+
+if TYPE_CHECKING:
+    from lab.bench.atlas import Cell
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure what this machine computes with."""
+
+
+@command.command("kernels")
+@click.option("--context", type=click.IntRange(min=2), default=1024, show_default=True, help="Tokens a sequence.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences.")
+@click.option("--heads", type=click.IntRange(min=1), default=8, show_default=True, help="Query heads.")
+@click.option("--kv-heads", type=click.IntRange(min=1), help="Key-value heads; half of the query heads unless given.")
+@click.option("--head-dim", type=click.IntRange(min=1), default=64, show_default=True, help="Dimensions of a head.")
+@click.option("--dtype", "dtypes", type=click.Choice(list(DTYPES)), multiple=True, default=["fp32", "bf16"],
+              show_default=True, help="Of queries, keys and values; may be given several times.")  # fmt: skip
+@click.option("--kernel", "named", multiple=True, metavar="NAME", help="This kernel only; may be given several times.")
+@click.option(
+    "--quick", is_flag=True, help="256 tokens, fp32, one timed run, nothing compiled, unless given otherwise."
+)
+@accelerator_option
+@json_option
+@click.pass_context
+def kernels(
+    ctx: click.Context,
+    context: int,
+    batch: int,
+    heads: int,
+    kv_heads: int | None,
+    head_dim: int,
+    dtypes: tuple[str, ...],
+    named: tuple[str, ...],
+    quick: bool,
+    accelerator: str,
+    as_json: bool,
+) -> None:
+    """The conformance atlas: every attention kernel on every spec, dtype and direction.
+
+    Error against fp64, milliseconds and peak memory, or the kernel's refusal. Ends with 1 where a kernel fails, or is
+    off by more than its dtype allows.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler speaks on its own
+    import torch
+
+    from components.attention.kernels import KERNELS, UnknownKernel, lookup
+    from lab.bench import atlas, table
+    from lab.bench.conformance import Shape
+    from lab.refusals import RequestError
+
+    def given(option: str) -> bool:
+        return ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
+
+    if quick:
+        context = context if given("context") else 256
+        dtypes = dtypes if given("dtypes") else ("fp32",)
+    kv_heads = kv_heads or max(1, heads // 2)
+    if heads % kv_heads:
+        raise RequestError(f"--kv-heads: must divide the {heads} query heads, got {kv_heads}")
+    device = accelerator if accelerator != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--accelerator: torch sees no CUDA device here; use cpu")
+    try:
+        names = [lookup(name).name for name in named] or list(KERNELS)
+    except UnknownKernel as error:
+        raise RequestError(f"--kernel: {error}") from None
+    survey = atlas.Survey(
+        Shape(batch, heads, kv_heads, context, head_dim),
+        [DTYPES[name] for name in dtypes],
+        names,
+        device,
+        repeats=1 if quick else 5,
+        compile=not quick,
+    )
+    with _progress(survey.cells()) as told:
+        cells = atlas.progress(survey, told)
+    if as_json:
+        click.echo(json.dumps(table.plain(survey, cells), indent=1))
+    else:
+        from lab.cli.console import console
+
+        console().print(table.table(survey, cells))
+    sys.exit(1 if any(cell.wrong for cell in cells) else 0)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, Cell], None]]:
+    """A bar on standard error, or where that is no terminal, a line for each spec that is begun."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    screen = Console(stderr=True)
+    if not screen.is_terminal:
+        begun: set[str] = set()
+
+        def line(done: int, cell: Cell) -> None:
+            if cell.spec not in begun:
+                begun.add(cell.spec)
+                click.echo(f"{done} of {total}: {cell.spec}", err=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, cell: bar.update(task, completed=done, description=f"{cell.spec}, {cell.kernel}")

@@ -1,0 +1,36 @@
+"""`lab list`: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from lab.cli import completion
+from lab.cli.options import json_option
+
+WHAT = ["components", "experiments", "sweeps", "kernels", "evaluators"]
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(WHAT), default="components")
+@click.argument("kind", required=False, shell_complete=completion.kinds)
+@json_option
+def command(what: str, kind: str | None, as_json: bool) -> None:
+    """What there is: components (all, or of one KIND, with their whole description), experiments, sweeps, kernels,
+    evaluators.
+    """
+    from lab.composition import listing
+    from lab.refusals import RequestError
+
+    if kind is not None and what != "components":
+        raise RequestError(f"'{kind}': only components have kinds; use `lab list {what}`")
+    if what == "evaluators":
+        what, kind = "components", "evaluator"
+    rows = listing.rows(what, kind)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from lab.cli.console import console
+
+    console().print(listing.table(what, rows, whole=kind is not None))

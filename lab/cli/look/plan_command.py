@@ -1,0 +1,128 @@
+"""`lab plan SWEEP`: what would run, what it costs, and whether its arms can be compared. Makes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lab.cli import completion
+from lab.cli.options import json_option, root_option
+
+if TYPE_CHECKING:
+    from lab.planning.forecast.budget import Budget
+    from lab.planning.forecast.history import Hardware, Past
+    from lab.planning.plan.build import Plan
+    from lab.planning.show.preview import Preview
+
+
+@click.command("plan")
+@click.argument("sweep", shell_complete=completion.sweeps)
+@click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
+@click.option("--budget", metavar="AMOUNT", help="Which seeds and tokens fit: 200gpuh, 16cpuh, 2h, 90m, 1e18flops.")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the frozen plan for `lab submit`.")
+@click.option("--max-parallel", type=click.IntRange(min=1), help="Runs at once here; by default one a GPU, or a core.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each run; by default an equal share.")
+@click.option("--flops", is_flag=True, help="Also FLOPs a token as others count them: 6N, PaLM's formula, all of T².")
+@click.option("--all", "everything", is_flag=True, help="Show every arm, however many there are.")
+@root_option
+@json_option
+def command(
+    sweep: str,
+    overrides: tuple[str, ...],
+    budget: str | None,
+    save: Path | None,
+    max_parallel: int | None,
+    threads: int | None,
+    flops: bool,
+    everything: bool,
+    root: Path,
+    as_json: bool,
+) -> None:
+    """What SWEEP would run and what it costs; OVERRIDES apply to every arm. Creates nothing but the file of --save."""
+    from lab.planning.forecast.budget import Budget
+    from lab.planning.plan.build import plan_sweep
+
+    asked = Budget.parse(budget) if budget is not None else None
+    plan = plan_sweep(sweep, overrides, root=root)
+    preview = _preview(plan, root, asked, max_parallel, threads)
+    if save is not None:
+        from lab.planning.plan.store import write_plan
+
+        write_plan(plan, save)
+    if as_json:
+        from lab.planning.show.flop_conventions import counted
+
+        also = {"flops_per_token_counted": counted(plan)} if flops else {}
+        click.echo(json.dumps(preview.as_dict() | also, indent=1))
+        return
+    from lab.cli.console import console
+    from lab.planning.show.show import show
+
+    show(preview, console(), everything=everything)
+    if flops:
+        from lab.planning.show.flop_conventions import show as show_counted
+
+        show_counted(plan, console(), everything=everything)
+    if save is not None:
+        click.echo(f"saved: `lab submit {save}` runs precisely this")
+
+
+def _preview(plan: Plan, root: Path, budget: Budget | None, max_parallel: int | None, threads: int | None) -> Preview:
+    """The plan with what is known of its runs, under this root and on this machine."""
+    from lab.dispatch.launchers.local.machine import available_gpus, share
+    from lab.planning.forecast.budget import fit
+    from lab.planning.forecast.estimate import Speeds, estimates
+    from lab.planning.forecast.history import history
+    from lab.planning.forecast.power import detectable
+    from lab.planning.show.preview import Preview
+
+    past = history(root)
+    gpus = () if plan.runs[0].experiment.train.accelerator == "cpu" else available_gpus()
+    shared = share(len(plan.runs), max_parallel=max_parallel, threads=threads, gpus=gpus)
+    here = _hardware(gpu=bool(gpus), threads=shared.threads)
+    speeds = Speeds(past, here)
+    power = detectable(plan, past)
+    fitted = None
+    if budget is not None:
+        device = here if budget.unit != "gpuh" or here.device != "cpu" else _elsewhere(past) or here
+        fitted = fit(
+            plan,
+            budget,
+            Speeds(past, device),
+            power,
+            parallel=shared.workers,
+            threads=shared.threads,
+            gpu=device.device != "cpu",
+        )
+    return Preview(plan, _states(plan.sweep, root), estimates(plan.runs, speeds), power, shared.workers, fitted)
+
+
+def _hardware(*, gpu: bool, threads: int) -> Hardware:
+    """This machine, as the provenance of its runs would name it."""
+    from lab.dispatch.control.provenance import of_process
+    from lab.planning.forecast.history import Hardware
+    from lab.training.environment import device_of, facts
+
+    facts_here = of_process()
+    device = facts(device_of("auto" if gpu else "cpu"))["device"]
+    return Hardware(device, facts_here["cpu"], threads, facts_here["torch"])
+
+
+def _elsewhere(past: list[Past]) -> Hardware | None:
+    """The GPU that most runs under the root were measured on: where a budget of GPU hours would be spent."""
+    from collections import Counter
+
+    seen = Counter(run.hardware for run in past if run.hardware.device not in ("", "cpu"))
+    return seen.most_common(1)[0][0] if seen else None
+
+
+def _states(sweep: str, root: Path) -> dict[str, str]:
+    """Identity → status, of the sweep's runs that stand."""
+    from lab.dispatch.status.status import live_state
+    from lab.records import find_broken, find_runs
+
+    broken = {path for path, _ in find_broken(root, sweep)}
+    return {run.identity: live_state(run).status for run in find_runs(root, sweep) if run.path not in broken}

@@ -1,0 +1,100 @@
+"""`lab why A [B]`: what makes two runs different, or why a run would be run anew now."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lab.cli import completion
+from lab.cli.options import json_option, root_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lab.planning.plan.why import Differences, Why
+
+_DIGEST = re.compile("[0-9a-f]{40,64}")
+
+
+@click.command("why")
+@click.argument("run", metavar="RUN", shell_complete=completion.runs)
+@click.argument("other", metavar="[OTHER]", required=False, shell_complete=completion.runs)
+@root_option
+@json_option
+def command(run: str, other: str | None, root: Path, as_json: bool) -> None:
+    """What makes RUN and OTHER different: configuration, component versions, code.
+
+    Without OTHER: what makes RUN another run than its sweep (or `lab train`) would plan in its place now.
+    """
+    from lab.planning.plan.why import anew, between
+    from lab.records import BrokenRun, resolve
+    from lab.refusals import RequestError
+
+    try:
+        first = resolve(root, run)
+        found = anew(first, root) if other is None else between(first, resolve(root, other))
+    except BrokenRun as error:
+        raise RequestError(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=1))
+        return
+    from lab.cli.console import console
+
+    out = console()
+    click.echo(_verdict(found, alone=other is None))
+    for title, part in _parts(found):
+        if part:
+            out.print(_table(title, part, found))
+
+
+def _verdict(why: Why, *, alone: bool) -> str:
+    a, b = why.a, why.b
+    if why.same:
+        said = f"same identity, {a.identity[:8]}"
+        if alone:
+            return f"{a.name}: {said}: planned now it is this very run, and is not run anew"
+        return f"{a.name} and {b.name}: {said}: nothing that affects the result differs"
+    if alone:
+        return f"{a.name} ({a.identity[:8]}) would be run anew, as {b.identity[:8]}"
+    said = f"{a.name} ({a.identity[:8]}) and {b.name} ({b.identity[:8]}) are different runs"
+    if not why.config and not why.components:
+        said += (
+            ": their configurations are alike, and mean something else (another version of the lab, or another default "
+            "of a component that an option names)"
+        )
+    return said
+
+
+def _parts(why: Why) -> Iterator[tuple[str, Differences]]:
+    yield "configuration", why.config
+    yield "component versions", why.components
+    yield "without effect on the result", why.quiet
+    yield "code (no part of the identity)", why.code
+    yield "own components (no part of the identity, but for their versions)", why.own
+    yield "where it ran (no part of the identity)", why.place
+
+
+def _table(title: str, part: Differences, why: Why) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column("", overflow="fold")
+    for name in (why.a.name, why.b.name):
+        table.add_column(Text(name), overflow="fold")
+    for key, (a, b) in part.items():
+        table.add_row(Text(key), Text(_shown(a)), Text(_shown(b)))
+    return table
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML files have it; of a digest, the beginning."""
+    if isinstance(value, str):
+        return value[:12] if _DIGEST.fullmatch(value) else value
+    return json.dumps(value, ensure_ascii=False)

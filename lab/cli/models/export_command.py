@@ -1,0 +1,48 @@
+"""`lab export RUN DIR`: a run's model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+import click
+
+from lab.cli import completion
+from lab.cli.options import root_option
+
+
+@click.command("export")
+@click.argument("run", shell_complete=completion.runs)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@root_option
+def command(run: str, folder: Path, root: Path) -> None:
+    """Write RUN's model to DIR, where AutoModelForCausalLM finds it. DIR must be new or empty."""
+    from lab.evaluation.load import load_model
+    from lab.interop.folder import export_folder
+    from lab.records import resolve
+    from lab.records.folder import TOKENIZER
+    from lab.refusals import RequestError
+
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RequestError(f"{folder}: is there already, and is no empty folder")
+    loaded = load_model(resolve(root, run), "cpu")
+    tokenizer = loaded.run.path / TOKENIZER / "tokenizer.json"
+    found = tokenizer if tokenizer.is_file() else None
+    # Beside its place and then into it, as what stands there may be an empty folder.
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
+    try:
+        export_folder(loaded.experiment.model, loaded.model.state_dict(), staging, tokenizer=found)
+        os.replace(staging, folder)
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(staging)
+    click.echo(f"exported: {loaded.run.name}, step {loaded.step:,}: {folder}")
+    if found is None:
+        name = loaded.experiment.data.tokenizer.name
+        click.echo(f"its tokenizer '{name}' has no file and stays behind; `lab import` takes data/tokenizer={name}")

@@ -1,0 +1,44 @@
+"""`lab status [SWEEP]`: where the runs stand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from lab.cli import completion
+from lab.cli.options import json_option, root_option
+
+
+@click.command("status")
+@click.argument("sweep", required=False, shell_complete=completion.submitted)
+@click.option("--watch", is_flag=True, help="Keep showing it until every run has ended (Ctrl-C ends it).")
+@root_option
+@json_option
+def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
+    """Where the runs of SWEEP stand, or of all sweeps: what their folders say, and for jobs what the cluster says."""
+    from lab.dispatch.status import status
+    from lab.dispatch.status.cluster_view import Watch, joined
+    from lab.records import survey
+    from lab.refusals import RequestError
+
+    if watch and as_json:
+        raise RequestError("--json prints how things stand now, once: leave --watch out")
+    found = survey(root, sweep)
+    rows, notes = joined([status.row_of(seen) for seen in found.runs], root)
+    if as_json:
+        click.echo(json.dumps(status.to_json(rows, found.broken, notes), indent=1))
+        return
+    if not rows and sweep is not None:
+        raise RequestError(f"no runs of '{sweep}' in {root}; `lab submit {sweep}` starts them")
+    from lab.dispatch.status.table import print_rows
+
+    if not watch:
+        print_rows(rows, found.broken, notes)
+        return
+    from lab.dispatch.status.display import SweepDisplay
+
+    print_rows(rows, found.broken, notes)
+    with SweepDisplay([seen.run for seen in found.runs], join=Watch(root).join) as display:
+        display.wait()

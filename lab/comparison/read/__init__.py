@@ -1,0 +1,1 @@
+"""Run folders as arms, seeds, values and curves."""

@@ -1,0 +1,227 @@
+"""From the run folders of a sweep to its arms, their seeds, and what each run came to.
+
+Where the sweep's plan.json stands, it says what counts and under which labels: a run's own run.json holds those of the
+sweep that made it, as they were then. Tuning runs decide what an arm picks, and are in no average.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lab.comparison.read.folders import Found, Shelf, numbers
+from lab.comparison.read.labels import WrongShape, check_labels, check_rows, clean, is_number
+from lab.comparison.read.results import BUDGET, COSTS, MISSING, Arm, Run, Sweep
+from lab.planning.solve import selection
+from lab.planning.solve.selection import Cell, Selection, Tried
+from lab.records import run_paths
+from lab.refusals import RequestError
+
+
+class _Entry(NamedTuple):
+    """A run that the sweep is to have, and what is there of it."""
+
+    run: Run
+    role: str
+    cell: Cell
+    axes: dict[str, Any]
+    costs: dict[str, float]
+
+
+def collect(root: Path | str, sweep: str) -> Sweep:
+    """Everything that the run folders below `root` say about a sweep.
+
+    Where `<root>/<sweep>/plan.json` stands, the runs that it lists are the sweep, under its labels: others are left
+    out, and listed ones without a folder are missing. Without it the newest run of each arm and seed counts, and a seed
+    that other arms have is missing.
+
+    Raises:
+        RequestError: no run of that sweep is there or none that counts, or its plan can't be read.
+    """
+    root = Path(root)
+    if "/" in sweep or sweep in ("", ".", ".."):  # its name becomes part of paths
+        raise RequestError(_nothing(root, sweep, []))
+    plan = _plan(root / sweep / "plan.json")
+    shelf = Shelf(root, sweep)
+    entries, others, labels = _planned(plan, shelf) if plan is not None else _newest(list(shelf.rest()))
+    if all(entry.run.folder is None for entry in entries) and not others:
+        raise RequestError(_nothing(root, sweep, shelf.broken))
+    arms, unpicked, tuning = _arms(entries, plan or {}, labels.get("metrics"))
+    if not arms:
+        why = "all that are there are for tuning" if plan is None else "its plan.json lists none that is there"
+        raise RequestError(f"sweep '{sweep}' in {root} has no run to compare yet: {why}")
+    return Sweep(
+        name=clean(sweep),
+        question=labels.get("question"),
+        baseline=labels.get("baseline") or "",
+        metrics=tuple(dict.fromkeys(labels.get("metrics") or ("val/loss",))),
+        match=labels.get("match"),
+        arms=arms,
+        tolerance=float((labels.get("matching") or {}).get("tolerance") or Sweep.tolerance),
+        equivalence=_positive(labels.get("equivalence")),
+        left_out=(*others, *unpicked),
+        tuning=tuple(tuning),
+        broken=tuple(sorted(shelf.broken)),
+    )
+
+
+def _planned(plan: dict[str, Any], shelf: Shelf) -> tuple[list[_Entry], list[Run], Mapping[str, Any]]:
+    """The entries of a plan; runs that are there and not in it; the labels in force."""
+    rows = plan["runs"]
+    taken = [shelf.take(row["folder"], row["identity"]) if row.get("folder") else None for row in rows]
+    # A root may have been copied, or the plan made by hand: what its folder doesn't tell, the identity does.
+    rest = {found.run.identity: found for found in sorted(shelf.rest(), key=_age)}
+    standing = [found or rest.pop(row["identity"], None) for row, found in zip(rows, taken, strict=True)]
+    entries = [entry for row, found in zip(rows, standing, strict=True) if (entry := _entry(row, found))]
+    labels = plan
+    if "baseline" not in plan:
+        newest = max((found for found in standing if found), key=_age, default=None)
+        labels = plan if newest is None else newest.info | plan
+    return entries, [found.run for found in rest.values()], labels
+
+
+def _entry(row: dict[str, Any], found: Found | None) -> _Entry | None:
+    """One row of a plan with the run that it lists. A row that names no arm and seed has those of its run."""
+    info = found.info if found else {}
+    label = row if "arm" in row and "seed" in row else info
+    if not label:
+        return None
+    arm, seed = label["arm"], label["seed"]
+    run = found.run if found else Run(arm, seed, row["identity"], MISSING)
+    if (run.arm, run.seed) != (arm, seed):
+        run = replace(run, arm=arm, seed=seed)  # another sweep made it, under a label of its own
+    cell = Cell(row.get("cell") or "", row.get("tuned") or {})
+    known = numbers({name: row.get(name) for name in (*COSTS, *BUDGET)})
+    axes = row["axes"] if row.get("axes") is not None else info.get("axes") or {}
+    return _Entry(run, row.get("role", "report"), cell, axes, _costs(found) | known)
+
+
+def _newest(found: list[Found]) -> tuple[list[_Entry], list[Run], Mapping[str, Any]]:
+    """As `_planned`, without a plan: of each arm and seed the newest run that reports, in the order of run.json."""
+    found.sort(key=_age)  # the newest last, so that it wins
+    report = [each for each in found if each.info.get("role", "report") == "report"]
+    counted = {(each.run.arm, each.run.seed): each for each in report}
+    order = {each.run.arm: each.info.get("order", 0) for each in counted.values()}
+    seeds = sorted({seed for _, seed in counted})
+    entries = []
+    for arm in sorted(order, key=lambda arm: (order[arm], arm)):
+        of_arm = [counted.get((arm, seed)) for seed in seeds]
+        known = next(each for each in reversed(of_arm) if each is not None)
+        axes = (known.info.get("axes") or {}) | (known.info.get("tuned") or {})
+        for seed, each in zip(seeds, of_arm, strict=True):
+            run = each.run if each else Run(arm, seed, "", MISSING)
+            entries.append(_Entry(run, "report", Cell(), axes, _costs(each)))
+    kept = {id(each) for each in counted.values()}
+    others = [each.run for each in found if id(each) not in kept]
+    return entries, others, found[-1].info if found else {}
+
+
+def _arms(entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any) -> tuple[dict[str, Arm], list[Run], list[Run]]:
+    """The arms, each with the runs of what it picked; reporting runs of what it didn't; and those that tuned."""
+    of_arm: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        of_arm.setdefault(entry.run.arm, []).append(entry)
+    metric = plan.get("tune_metric") or (metrics or ["val/loss"])[0]
+    recorded = selection.recorded_in(plan)
+    arms, unpicked, tuning = {}, [], []
+    for name, found in of_arm.items():
+        made = _selection(name, found, metric, recorded.get(name)) if found[0].cell.name else None
+        report = [entry for entry in found if entry.role == "report"]
+        shown = report
+        if made is not None:
+            picked = made.picked.name if made.picked else None
+            shown = [entry for entry in report if entry.cell.name == picked]
+            unpicked += [entry.run for entry in report if entry.cell.name != picked and entry.run.folder]
+        tuning += [entry.run for entry in found if entry.role == "tune" and entry.run.folder]
+        runs = {entry.run.seed: entry.run for entry in sorted(shown, key=lambda entry: entry.run.seed)}
+        costs: dict[str, float] = {}
+        for entry in shown or found[:1]:
+            costs |= entry.costs
+        arms[name] = Arm(name, dict(found[0].axes), runs, costs, made)
+    return arms, unpicked, tuning
+
+
+def _selection(arm: str, entries: list[_Entry], metric: str, entry: Mapping[str, Any] | None) -> Selection:
+    """What the arm picked: as recorded, else as its tuning runs say."""
+    cells = {each.cell.name: each.cell for each in entries}
+    tried = [
+        Tried(
+            each.cell.name,
+            each.run.seed,
+            each.run.status,
+            each.run.metrics.get(metric) if each.run.finished else None,
+            each.run.folder.name if each.run.folder else f"{arm},{each.cell.name}/seed-{each.run.seed}",
+            each.run.reason,
+        )
+        for each in entries
+        if each.role == "tune"
+    ]
+    made = selection.select(arm, list(cells.values()), tried, metric)
+    return selection.kept(made, entry) or made
+
+
+def _costs(found: Found | None) -> dict[str, float]:
+    """What is known of a run from its configuration: as its plan counted it, else as it measured it."""
+    if found is None:
+        return {}
+    return {name: found.run.costs[name] for name in COSTS if name in found.run.costs} | numbers(found.info.get("costs"))
+
+
+def _plan(path: Path) -> dict[str, Any] | None:
+    """A sweep's plan, None where there is none.
+
+    Raises:
+        RequestError: it isn't one, or says something that isn't what its key takes.
+    """
+    try:
+        plan = clean(json.loads(path.read_text(encoding="utf-8")))
+        runs = plan["runs"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so nothing is there
+            return None
+        raise RequestError(f"{path}: can't be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RequestError(
+            f"{path}: can't be read as a plan, JSON with a list of `runs`; plan the sweep again"
+        ) from None
+    try:
+        check_rows(runs)
+        check_labels(plan)
+    except WrongShape as error:
+        raise RequestError(f"{path}: {error}; plan the sweep again") from None
+    return plan  # type: ignore[no-any-return]
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if is_number(value) and 0 < value < math.inf else None
+
+
+def _age(found: Found) -> tuple[datetime, str]:
+    """For sorting, the oldest first; by name between equals, so that the same one wins each time."""
+    try:
+        created = datetime.fromisoformat(found.info["created"])
+    except (KeyError, TypeError, ValueError):
+        created = datetime.min
+    assert found.run.folder is not None
+    return created if created.tzinfo else created.replace(tzinfo=UTC), found.run.folder.path.name
+
+
+def _nothing(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> str:
+    if broken:
+        return f"no run of sweep '{sweep}' in {root} can be read: {broken[0][1]}"
+    # A folder that may not be looked into is none of this sweep's.
+    others = sorted({path.parts[-3] for path in run_paths(root, closed=[]) if os.path.exists(path / "run.json")})
+    near = difflib.get_close_matches(sweep, others, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    listed = f" (there are: {', '.join(others)})" if others else f": there are no runs in {root}"
+    return f"no run of sweep '{sweep}'{hint}{listed}"

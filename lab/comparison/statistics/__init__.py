@@ -1,0 +1,1 @@
+"""How sure a comparison is: paired differences, intervals, corrections, effects and laws."""

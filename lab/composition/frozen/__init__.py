@@ -1,0 +1,1 @@
+"""Composed experiments as frozen configurations: written, read back, identified, amended."""

@@ -1,0 +1,109 @@
+"""A typed experiment as plain data and back: what a run's config.yaml holds, so that nothing is composed again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from components import registry
+from components.registry import Component
+from lab.composition import convert
+from lab.composition.hydra.sources import Same, remembered
+from lab.refusals import RequestError
+from lab.training.experiment import Experiment
+
+
+def to_plain(value: Any, *, results_only: bool = False) -> Any:
+    """Dataclasses, components, tuples as mappings and lists; a component's mapping begins with its `name`.
+
+    Args:
+        results_only: leave out the fields that don't affect a run's result.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain: dict[str, Any] = {"name": value.name} if isinstance(value, Component) else {}
+        for option in registry.options(type(value)):
+            if option.affects_result or not results_only:
+                plain[option.name] = to_plain(getattr(value, option.name), results_only=results_only)
+        return plain
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item, results_only=results_only) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item, results_only=results_only) for item in value]
+    return value
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """A run's config.yaml: every key resolved, defaults included."""
+    return _dump(to_plain(experiment))
+
+
+# Both write the same text; one of them is compiled, and ten times as fast.
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def _dump(plain: Any) -> str:
+    shape: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 120}
+    return str(yaml.dump(plain, Dumper=_DUMPER, **shape))
+
+
+def part_as_yaml(experiment: Experiment, path: str | None) -> str:
+    """The configuration below a dotted path, such as `model.heads`, as YAML; all of it for None.
+
+    Raises:
+        RequestError: naming the nearest key.
+    """
+    part: Any = to_plain(experiment)
+    for key in path.split(".") if path else []:
+        if not isinstance(part, Mapping) or key not in part:
+            known = part if isinstance(part, Mapping) else ()
+            raise RequestError(f"--package {path}: no key is called '{key}'{registry.suggestion(key, known)}")
+        part = part[key]
+    return _dump(part)
+
+
+def load_experiment(config: Mapping[str, Any]) -> Experiment:
+    """The typed experiment of a frozen configuration. Nothing is filled in or dropped.
+
+    Raises:
+        RequestError: where the configuration isn't one that this version of the lab wrote.
+    """
+    try:
+        experiment = convert.dataclass(Experiment, config, "")
+    except convert.ConversionError as error:
+        raise RequestError(f"config.yaml: {error.path}: {error.message}") from None
+    assert isinstance(experiment, Experiment)
+    return experiment
+
+
+def components_of(experiment: Experiment) -> dict[str, Component]:
+    """Every component that an experiment uses, by its configuration path; those that others name stand below them."""
+    found: dict[str, Component] = {}
+    for name in (option.name for option in registry.options(Experiment)):
+        part = getattr(experiment, name)
+        # Runs that differ in one part share the others, as the same objects.
+        found |= remembered(("components", name, Same(part)), lambda: _components(part, name))  # noqa: B023
+    return found
+
+
+def _components(part: Any, name: str) -> dict[str, Component]:
+    return {path: component for path, component, _ in components_in(part, name)}
+
+
+def components_in(value: Any, path: str, implied: bool = False) -> Iterator[tuple[str, Component, bool]]:
+    """(path, component, implied) of every component in a part of a configuration that stands at `path`.
+
+    Implied ones are held by no configuration: another component names them by an option, and their own defaults count.
+    """
+    if isinstance(value, Component):
+        yield path, value, implied
+        for option, used in value.uses().items():
+            yield from components_in(used, convert.join(path, option), True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for name in (option.name for option in registry.options(type(value))):
+            yield from components_in(getattr(value, name), convert.join(path, name), implied)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from components_in(item, convert.join(path, str(key)), implied)

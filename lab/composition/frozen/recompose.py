@@ -1,0 +1,61 @@
+"""A frozen configuration as something to compose with again: overrides on top of what a run already is.
+
+Hydra composes from files, so the configuration is written out as one: its components as a defaults list, which group
+overrides then choose from as ever, and their options beneath.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.composition.compose import compose
+from lab.composition.hydra import groups
+from lab.composition.hydra.overrides import parse
+from lab.composition.hydra.sources import searched_first
+from lab.refusals import RequestError
+from lab.training.experiment import Experiment
+
+
+def recompose(plain: Mapping[str, Any], overrides: Sequence[str], *, may_set: Sequence[str], what: str) -> Experiment:
+    """The experiment of a frozen configuration with overrides in Hydra's grammar.
+
+    Args:
+        plain: what config.yaml holds, component names included.
+        may_set: the paths that overrides may touch, such as `data.corpus`; what is below them counts.
+        what: who asks, for messages, such as `lab eval`.
+    Raises:
+        RequestError: an override is wrong, or touches something else.
+    """
+    for path, text in paths_of(overrides):
+        if not any(path == allowed or path.startswith(f"{allowed}.") for allowed in may_set):
+            raise RequestError(f"override '{text}': {what} takes overrides of {', '.join(may_set)} only")
+    content: dict[str, Any] = {key: value for key, value in plain.items() if key != "name"}
+    defaults: list[Any] = []
+    for path in groups.slots():
+        *parents, last = path.split(".")
+        holder: Any = content
+        for key in parents:
+            holder[key] = dict(holder[key])
+            holder = holder[key]
+        slot = holder.get(last)
+        if isinstance(slot, Mapping):
+            defaults.append({path.replace(".", "/"): slot["name"]})
+            holder[last] = {key: value for key, value in slot.items() if key != "name"}
+    name = str(plain["name"])
+    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
+        text = yaml.safe_dump({"defaults": [*defaults, "_self_"], **content}, sort_keys=False, allow_unicode=True)
+        (Path(folder) / f"{name}.yaml").write_text(text, encoding="utf-8")
+        with searched_first(Path(folder)):
+            return compose(name, overrides).experiment
+
+
+def paths_of(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """(configuration path, text) of each override: `data/corpus=files` sets `data.corpus`."""
+    parsed = parse(overrides)
+    chosen = [(text.lstrip("+~").split("=")[0].split("@")[0].replace("/", "."), text) for text in parsed.choices]
+    return [*chosen, *((key, text) for key, _, text in parsed.values)]

@@ -1,0 +1,1 @@
+"""Composition with Hydra: files, groups, overrides, and what a swap keeps."""

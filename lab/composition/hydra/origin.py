@@ -1,0 +1,131 @@
+"""Which file, and which line of it, set a configuration key: for messages, and to tell a swap from a slip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.composition.hydra.sources import available, display, remembered, version
+
+
+class Origin:
+    """The files that took part in a composition.
+
+    Args:
+        experiment: the experiment's file.
+        defaults: (path within Hydra's search path, package, whether it is the experiment's own) in the order in which
+            they were merged.
+        files_version: from `sources.version`.
+    """
+
+    def __init__(self, experiment: Path, defaults: Sequence[tuple[str, str, bool]], files_version: str) -> None:
+        self.experiment = experiment
+        self._defaults = tuple(defaults)
+        self._version = files_version
+        self._settings: dict[str, tuple[Path, int] | None] = {}
+        self._choices: dict[tuple[Path, str], str | None] = {}
+
+    @cached_property
+    def files(self) -> list[tuple[Path, str]]:
+        """(file, package) in the order in which they were merged: later ones win."""
+        found = []
+        for config_path, package, primary in self._defaults:
+            group, _, name = config_path.rpartition("/")
+            path = self.experiment if primary else available("experiments", group).get(name)
+            if path is not None:
+                found.append((path, "" if primary else package))
+        return found
+
+    def setting(self, path: str) -> tuple[Path, int] | None:
+        """(file, line) that set a key last, or None if no file did."""
+        if path not in self._settings:
+            self._settings[path] = self._setting(path)
+        return self._settings[path]
+
+    def _setting(self, path: str) -> tuple[Path, int] | None:
+        for file, package in reversed(self.files):
+            if package and path != package and not path.startswith(f"{package}."):
+                continue
+            keys = path.removeprefix(package).lstrip(".").split(".")
+            line = _line(_nodes(file, self._version), [key for key in keys if key])
+            if line is not None:
+                return file, line
+        return None
+
+    def describe(self, path: str) -> str:
+        """ "experiments/x.yaml:12" for the file and line that set a key, or the experiment's file."""
+        at = self.setting(path)
+        return f"{display(at[0])}:{at[1]}" if at else display(self.experiment)
+
+    def choice_of(self, file: Path, group: str) -> str | None:
+        """The option of a group (`model/heads`) that a file or a file it inherits from chooses, or None."""
+        if (file, group) not in self._choices:
+            self._choices[file, group] = self._choice_of(file, group)
+        return self._choices[file, group]
+
+    def _choice_of(self, file: Path, group: str) -> str | None:
+        package = next((package for path, package in self.files if path == file), "")
+        own = package.replace(".", "/")
+        for entry in reversed(_defaults(file, self._version)):
+            if isinstance(entry, str):
+                inherited = available("experiments", own).get(entry.lstrip("/"))
+                chosen = self.choice_of(inherited, group) if inherited and inherited != file else None
+                if chosen is not None:
+                    return chosen
+                continue
+            for key, option in entry.items():
+                name = str(key).removeprefix("override ").strip()
+                full = name.lstrip("/") if name.startswith("/") or not own else f"{own}/{name}"
+                if full == group:
+                    return str(option)
+        return None
+
+
+def chooses(experiment: Path, group: str) -> bool:
+    """Whether an experiment's file, or one that it inherits from, chooses from a group: told without composing."""
+    return remembered(("chooses", experiment, group), lambda: _chooses(experiment, group))
+
+
+def _chooses(experiment: Path, group: str) -> bool:
+    for entry in _defaults(experiment, version()):
+        if isinstance(entry, str):
+            inherited = available("experiments").get(entry.lstrip("/"))
+            if inherited is not None and inherited != experiment and _chooses(inherited, group):
+                return True
+        elif group in [str(key).removeprefix("override ").strip().lstrip("/") for key in entry]:
+            return True
+    return False
+
+
+@lru_cache(maxsize=256)
+def _defaults(file: Path, files_version: str) -> tuple[Any, ...]:
+    content = yaml.safe_load(file.read_text()) or {}
+    return tuple(entry for entry in content.get("defaults", []) if entry != "_self_")
+
+
+@lru_cache(maxsize=256)
+def _nodes(file: Path, files_version: str) -> yaml.Node | None:
+    return yaml.compose(file.read_text())
+
+
+def _line(node: yaml.Node | None, keys: list[str]) -> int | None:
+    """The line (from 1) of a nested key in a YAML document, or None."""
+    line = None
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            return None
+        found = next(((k, v) for k, v in _items(node) if k.value == key), None)
+        if found is None:
+            return None
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def _items(node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            yield key, value

@@ -1,0 +1,156 @@
+"""A dataset of the Hugging Face Hub, or a local folder laid out like one, streamed through the `datasets` library.
+
+A remote dataset is known by the commit that its revision stands for. The commit is remembered, so that a machine
+without network can use the token shards that were made on one with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from components.registry import OptionError, register, suggestion
+from lab.data.cache import write_whole
+from lab.data.content import Source, content_digest, digest_of
+from lab.data.corpora.base import Corpus, Document, Reading
+from lab.data.errors import DataError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@register("hub")
+class Hub(Corpus):
+    """A dataset of the Hugging Face Hub by name, or a local folder of data files; every row is a document.
+
+    Needs the optional library: `pip install 'architecture-ablation-lab[hub]'`.
+
+    Attributes:
+        dataset: `owner/name` on the Hub, or a folder, relative to the working folder; a folder that exists wins.
+        config: the dataset's configuration; None for its default.
+        split: the split whose rows are read. Validation is held out of it by this lab, as of any corpus.
+        field: the column that holds the text.
+        revision: branch, tag or commit on the Hub; None for the newest. A commit makes the text reproducible.
+        streaming: read rows as they arrive; False downloads the dataset first, into the library's own cache. The rows
+            are the same. A folder is read where it lies, whichever it is.
+        max_documents: read at most so many rows; None for all.
+        max_bytes: stop before the row that would take the text over so many UTF-8 bytes; None for all.
+    """
+
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    field: str = "text"
+    revision: str | None = None
+    streaming: bool = dataclasses.field(default=True, metadata={"affects_result": False})
+    max_documents: int | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("dataset", "split", "field"):
+            if not getattr(self, option):
+                raise OptionError(option, "must not be empty")
+        for option in ("max_documents", "max_bytes"):
+            limit = getattr(self, option)
+            if limit is not None and limit < 1:
+                raise OptionError(option, f"must be at least 1, or null for no limit, got {limit}")
+
+    def open(self, cache: Path) -> Reading:
+        reading = ["hub", self.config, self.split, self.field, self.max_documents, self.max_bytes]
+        if folder := self._folder():
+            names = glob.glob("**", root_dir=folder, recursive=True)
+            sources = [Source(Path(name).as_posix(), folder / name) for name in sorted(names)]
+            digest = content_digest([source for source in sources if source.path.is_file()], reading, cache)
+            return Reading(digest, lambda: self._documents(str(folder), None))
+        commit = self._commit(cache)
+        # Read at that commit, because a branch may move on between the digest and the reading.
+        return Reading(digest_of([self.dataset, commit, reading]), lambda: self._documents(self.dataset, commit))
+
+    def _documents(self, name: str, commit: str | None) -> Iterator[Document]:
+        limit = self.max_bytes
+        for number, row in enumerate(self._rows(name, commit), 1):
+            if self.max_documents is not None and number > self.max_documents:
+                return
+            where = f"hub dataset '{self.dataset}', split '{self.split}', row {number}"
+            if self.field not in row:
+                raise DataError(f"{where}: has no column '{self.field}'{suggestion(self.field, row)}; set corpus.field")
+            text = row[self.field]
+            if not isinstance(text, str):
+                raise DataError(f"{where}: '{self.field}' should be text, found {type(text).__name__}")
+            if limit is not None and (limit := limit - len(text.encode("utf-8", "surrogatepass"))) < 0:
+                return
+            yield Document(f"{self.split}#{number}", text)
+
+    def _folder(self) -> Path | None:
+        folder = Path(os.getcwd(), Path(self.dataset).expanduser())
+        if folder.is_dir():
+            if self.revision is not None:
+                raise DataError(f"corpus.revision: is for a dataset on the Hub; '{self.dataset}' is a folder here")
+            return folder
+        if self.dataset.startswith(("/", ".", "~")) or self.dataset.count("/") > 1:
+            raise DataError(f"corpus.dataset: there is no folder '{self.dataset}' (looked for {folder})")
+        return None
+
+    def _commit(self, cache: Path) -> str:
+        """The commit that the revision stands for; the one last seen where the Hub can't be reached."""
+        if self.revision is not None and _COMMIT.fullmatch(self.revision):
+            return self.revision
+        seen = cache / "hub" / digest_of([self.dataset, self.revision])
+        try:
+            commit = _ask_for_commit(self.dataset, self.revision)
+        except ConnectionError as error:
+            if seen.is_file():
+                return seen.read_text(encoding="utf-8")
+            what = f"hub dataset '{self.dataset}': the Hub can't be reached and the dataset was never read here"
+            raise DataError(f"{what} ({error})") from error
+        with suppress(OSError):  # a cache that can only be read still serves
+            write_whole(seen, commit)
+        return commit
+
+    def _rows(self, name: str, commit: str | None) -> Iterator[dict[str, Any]]:
+        _need_datasets()
+        import datasets
+
+        streaming = self.streaming or commit is None  # its cache of a folder would trust the files' times
+        try:
+            yield from datasets.load_dataset(name, self.config, split=self.split, revision=commit, streaming=streaming)
+        except Exception as error:  # the library has no common base for what it raises
+            raise DataError(f"hub dataset '{self.dataset}': {error}") from error
+
+
+def _need_datasets() -> None:
+    if importlib.util.find_spec("datasets") is None:
+        raise DataError("corpus 'hub' needs the library datasets: pip install 'architecture-ablation-lab[hub]'")
+
+
+def _ask_for_commit(dataset: str, revision: str | None) -> str:
+    """The Hub's answer.
+
+    Raises:
+        DataError: the Hub knows no such dataset or revision.
+        ConnectionError: the Hub gave no answer.
+    """
+    _need_datasets()
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return str(HfApi().dataset_info(dataset, revision=revision, timeout=30).sha)
+    except GatedRepoError as error:
+        raise DataError(f"hub dataset '{dataset}' asks for its terms to be accepted and a token to be set") from error
+    except RepositoryNotFoundError as error:
+        raise DataError(f"hub dataset '{dataset}': no such dataset on the Hub, nor a folder here") from error
+    except RevisionNotFoundError as error:
+        raise DataError(f"hub dataset '{dataset}' has no revision '{revision}'") from error
+    except HFValidationError as error:
+        raise DataError(f"corpus.dataset: '{dataset}' is neither owner/name nor a folder here ({error})") from error
+    except ConnectionError:
+        raise
+    except Exception as error:  # timeouts and server errors come from the HTTP library, under its own types
+        raise ConnectionError(str(error)) from error

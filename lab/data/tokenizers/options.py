@@ -1,0 +1,227 @@
+"""Tokenizers as options: what may be chosen, and the vocabulary size that follows before any text is read.
+
+The encoders that they make stand in `encoder`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.registry import Component, OptionError, register, suggestion
+from lab.data.errors import DataError
+
+if TYPE_CHECKING:
+    from lab.data.tokenizers.encoder import Encoder
+
+SEPARATOR = "<|endoftext|>"
+"""How the separator between documents is written by tokenizers that are made here."""
+
+USUAL_SEPARATORS = (
+    SEPARATOR,
+    "<|end_of_text|>",
+    "<eos>",
+    "</s>",
+    "<｜end▁of▁sentence｜>",
+    "<|eot_id|>",
+    "[EOS]",
+    "[SEP]",
+)
+
+_SINGLE_BYTES = 256
+
+
+class Tokenizer(Component, kind="tokenizer"):
+    """What turns text into token ids."""
+
+    def vocab_size(self) -> int:
+        """Number of token ids, the separator's included, from the options alone."""
+        raise NotImplementedError
+
+    def key(self) -> Any:
+        """A JSON-able value that changes whenever the same text would become other tokens."""
+        raise NotImplementedError
+
+    def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
+        """The encoder, learnt from the training split's texts where it needs learning."""
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> Encoder:
+        """The encoder that was saved in a folder of token shards."""
+        raise NotImplementedError
+
+
+@register("byte")
+class Byte(Tokenizer):
+    """UTF-8 bytes, and id 256 between documents: nothing to learn, every text in every script."""
+
+    def vocab_size(self) -> int:
+        return _SINGLE_BYTES + 1
+
+    def key(self) -> Any:
+        return ["byte"]
+
+    def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
+        from lab.data.tokenizers.encoder import ByteEncoder
+
+        return ByteEncoder()
+
+    def load(self, folder: Path) -> Encoder:
+        return self.fit(tuple)
+
+
+@register("ids")
+class Ids(Tokenizer):
+    """No text: ids as synthetic tasks draw them. Where a text is asked for, it is ids with blanks between them.
+
+    Attributes:
+        size: ids in all.
+    """
+
+    size: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise OptionError("size", f"must be at least 1, got {self.size}")
+
+    def vocab_size(self) -> int:
+        return self.size
+
+    def key(self) -> Any:
+        return ["ids", self.size]
+
+    def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
+        from lab.data.tokenizers.encoder import IdsEncoder
+
+        return IdsEncoder(self.size)
+
+    def load(self, folder: Path) -> Encoder:
+        return self.fit(tuple)
+
+
+@register("bpe")
+class BPE(Tokenizer):
+    """Byte-pair encoding learnt from the training split, over bytes, so that every text round-trips.
+
+    Sennrich et al. 2016 (1508.07909), over bytes as in GPT-2 (Radford et al. 2019).
+
+    Attributes:
+        size: token ids in all: 256 bytes, the separator and the merges.
+    """
+
+    size: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.size <= _SINGLE_BYTES:
+            raise OptionError("size", f"must be at least 257: 256 bytes and the separator, got {self.size}")
+
+    def vocab_size(self) -> int:
+        return self.size
+
+    def key(self) -> Any:
+        return ["bpe", self.size, _library_version()]
+
+    def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
+        from lab.data.tokenizers.encoder import learn_bpe
+
+        return learn_bpe(texts(), self.size)
+
+    def load(self, folder: Path) -> Encoder:
+        from lab.data.tokenizers.encoder import FileEncoder
+
+        return FileEncoder.load(folder, SEPARATOR)
+
+
+@register("file")
+class File(Tokenizer):
+    """Any saved `tokenizer.json` of the Hugging Face tokenizers library.
+
+    Attributes:
+        path: the file, or a folder that holds `tokenizer.json`, relative to the working folder.
+        separator: the token that follows every document; None for the first of the usual names that it has.
+    """
+
+    path: str
+    separator: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise OptionError("path", "must name a tokenizer.json, got ''")
+
+    def vocab_size(self) -> int:
+        return max(self._ids().values()) + 1
+
+    def key(self) -> Any:
+        from lab.data.content import file_digest
+
+        separator = self._separator()
+        return ["file", file_digest(self._file()), separator, _library_version()]
+
+    def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
+        from lab.data.tokenizers.encoder import FileEncoder
+
+        return FileEncoder.load(self._file(), self._separator())
+
+    def load(self, folder: Path) -> Encoder:
+        from lab.data.tokenizers.encoder import FileEncoder
+
+        return FileEncoder.load(folder, self._separator())
+
+    def _file(self) -> Path:
+        path = Path(os.getcwd(), Path(self.path).expanduser())
+        return path / "tokenizer.json" if path.is_dir() else path
+
+    def _ids(self) -> dict[str, int]:
+        path = self._file()
+        try:
+            stat = path.stat()
+            return _saved_ids(path, stat.st_size, stat.st_mtime_ns)
+        except OSError as error:
+            raise DataError(
+                f"tokenizer.path: {path} can't be read ({error.strerror}); expected a tokenizer.json"
+            ) from None
+
+    def _separator(self) -> str:
+        ids = self._ids()
+        if self.separator is not None:
+            if self.separator not in ids:
+                special = [token for token in ids if token.startswith(("<", "["))][:20]
+                raise DataError(
+                    f"tokenizer.separator: {self._file()} has no token '{self.separator}'"
+                    + suggestion(self.separator, special)
+                )
+            return self.separator
+        found = next((token for token in USUAL_SEPARATORS if token in ids), None)
+        if found is None:
+            usual = ", ".join(USUAL_SEPARATORS)
+            raise DataError(
+                f"tokenizer.separator: {self._file()} has none of the usual ones ({usual}); "
+                "name the token that ends a document"
+            )
+        return found
+
+
+@lru_cache(maxsize=8)
+def _saved_ids(path: Path, size: int, mtime_ns: int) -> dict[str, int]:
+    """Token → id in a tokenizer.json. Read as JSON: a plan asks for sizes often, and needs no library for that."""
+    try:
+        saved = json.loads(path.read_bytes())
+        vocab = saved["model"]["vocab"]
+        # Unigram models list [token, score] in the order of their ids.
+        ids = dict(vocab) if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
+        ids |= {token["content"]: token["id"] for token in saved.get("added_tokens") or []}
+        if not ids or not all(isinstance(i, int) for i in ids.values()):
+            raise ValueError("its vocabulary is empty or has no ids")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        what = f"is not a saved tokenizer ({type(error).__name__}: {error})"
+        raise DataError(f"tokenizer.path: {path} {what}; expected a tokenizer.json") from None
+    return ids
+
+
+def _library_version() -> str:
+    return importlib.metadata.version("tokenizers")

@@ -1,0 +1,1 @@
+"""Where runs run: this machine, or a SLURM cluster."""

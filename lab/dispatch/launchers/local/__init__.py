@@ -1,0 +1,1 @@
+"""Runs on this machine: a pool of worker processes."""

@@ -1,0 +1,1 @@
+"""Whether a request can run on the cluster."""

@@ -1,0 +1,1 @@
+"""Where runs stand, and what the machine and cluster say."""

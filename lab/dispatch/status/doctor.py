@@ -1,0 +1,181 @@
+"""What this machine offers and what stands in the way, each problem with its fix. Slurm has a doctor of its own.
+
+Every part is looked at on its own, so that one that fails hides none of the others.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lab.dispatch.launchers.local.machine import THREAD_VARIABLES, available_cores, available_gpus, cpu
+
+_ROOM = 2**30  # bytes below which a disk is soon full of checkpoints
+_FEW_FILES = 10_000  # files that a sweep of a thousand runs makes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        area: what it is about, a word.
+        said: what is so.
+        fix: what to do about it, where it stands in the way of what was asked for.
+        facts: the same for a program.
+    """
+
+    area: str
+    said: str
+    fix: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> bool:
+        return self.fix is not None
+
+    def aside(self) -> Finding:
+        """The same where nobody has asked for it: it stands in nothing's way."""
+        return self if self.fix is None else replace(self, said=f"{self.said} (to use it: {self.fix})", fix=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"area": self.area, "said": self.said, "problem": self.problem, "fix": self.fix, "facts": self.facts}
+
+
+def machine(root: Path) -> list[Finding]:
+    """What this machine offers to runs below `root`."""
+    parts: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("python", _python),
+        ("torch", _torch),
+        ("threads", _threads),
+        ("bf16", _bf16),
+        ("kernels", _kernels),
+        ("root", lambda: _root(root)),
+    ]
+    return looked(parts)
+
+
+def looked(parts: Sequence[tuple[str, Callable[[], list[Finding]]]]) -> list[Finding]:
+    """What each part finds; one that can't even be looked at is a problem."""
+    found: list[Finding] = []
+    for area, look in parts:
+        try:
+            found += look()
+        except Exception as error:
+            said = f"can't be looked at: {type(error).__name__}: {error}"
+            found.append(Finding(area, said, "install the lab's exact versions anew: see requirements.lock"))
+    return found
+
+
+def _python() -> list[Finding]:
+    version = platform.python_version()
+    return [Finding("python", f"{version} at {sys.executable}", facts={"version": version, "path": sys.executable})]
+
+
+def _torch() -> list[Finding]:
+    import torch
+
+    visible = available_gpus()
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    facts = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": names, "visible_gpus": list(visible)}
+    found = [Finding("torch", str(torch.__version__), facts=facts)]
+    if names:
+        found.append(Finding("devices", f"{len(names)} CUDA: {', '.join(dict.fromkeys(names))}", facts=facts))
+    elif visible:
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs only"
+        said = f"{len(visible)} NVIDIA GPUs are here, and torch, which is built {built}, can use none of them"
+        found.append(Finding("devices", said, "install the torch that fits the driver: https://pytorch.org", facts))
+    else:
+        found.append(Finding("devices", f"CPU ({cpu()}); no CUDA device", facts=facts))
+    return found
+
+
+def _threads() -> list[Finding]:
+    cores = available_cores()
+    given = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    said = f"{cores} core{'s' if cores > 1 else ''} for this process, shared among the runs at once"
+    if given:
+        said += f"; the environment says {', '.join(f'{name}={value}' for name, value in given.items())}"
+    return [Finding("threads", said, facts={"cores": cores, "environment": given})]
+
+
+def _bf16() -> list[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        said = "in hardware on the CUDA device" if fast else "emulated on this CUDA device, and slow"
+    else:
+        flags = _cpu_flags()
+        fast = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+        said = "in the CPU's instructions" if fast else "emulated on this CPU: it computes, slower than fp32"
+    return [Finding("bf16", f"{said} (train.precision=bf16-mixed)", facts={"hardware": fast})]
+
+
+def _kernels() -> list[Finding]:
+    """Kernels that answer nothing here, each with its reason; then which answers each spec, and who else refuses it."""
+    import torch
+
+    from lab.bench.typical import answers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    answered = answers(device, dtype)
+    found = []
+    nowhere = set.intersection(*(set(each.refusals) for each in answered))
+    for kernel in sorted(nowhere):
+        reason = answered[0].refusals[kernel]
+        found.append(Finding("kernels", f"{kernel}: none here ({reason})", facts={"kernel": kernel, "refusal": reason}))
+    told: set[str] = set()
+    for each in answered:
+        others = {kernel: reason for kernel, reason in each.refusals.items() if kernel not in nowhere}
+        said = f"{each.spec}: auto takes {each.auto}"
+        for kernel, reason in others.items():
+            said += f"; {kernel} refuses ({'as above' if reason in told else reason})"
+        told |= set(others.values())
+        facts = {"spec": each.spec, "device": device, "auto": each.auto, "refusals": each.refusals}
+        found.append(Finding("kernels", said, facts=facts | {"others": dict(each.others)}))
+    return found
+
+
+def _root(root: Path) -> list[Finding]:
+    """Whether runs can be written below the root, or where it would be made, and how much fits there."""
+    here = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    facts: dict[str, Any] = {"root": str(root.absolute()), "exists": root.exists()}
+    if not here.is_dir():
+        return [Finding("root", f"{here} is a file", "choose another folder: --root, or LAB_ROOT", facts)]
+    try:
+        trial = here / f".doctor.{secrets.token_hex(6)}"
+        with open(trial, "x") as file:
+            file.write("x" * 4096)
+        trial.unlink()
+    except OSError as error:
+        said = f"{here} can't be written: {error.strerror}"
+        return [Finding("root", said, "free some room, or choose another folder: --root, or LAB_ROOT", facts)]
+    free, total = (getattr(shutil.disk_usage(here), name) for name in ("free", "total"))
+    files = os.statvfs(here).f_favail
+    facts |= {"free_bytes": free, "total_bytes": total, "free_files": files}
+    said = f"{root.absolute()}: {free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free"
+    if free < _ROOM:
+        return [Finding("root", said, "a run keeps two checkpoints: free some room, or choose another --root", facts)]
+    if 0 < files < _FEW_FILES:
+        said += f", and {files:,} files more may be made"
+        return [Finding("root", said, "a run makes about ten files: choose another --root", facts)]
+    return [Finding("root", said, facts=facts)]
+
+
+def _cpu_flags() -> set[str]:
+    """The instructions that the CPU has, where the system says; `flags` on x86, `Features` on ARM."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.partition(":")[2].split())
+    return set()

@@ -1,0 +1,119 @@
+"""What a run said: its `log.txt`, and its job's own output where the worker died before it could write there."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lab.dispatch.status.status import Row
+from lab.records import RunFolder
+from lab.refusals import RequestError
+
+LOG = "log.txt"
+_HEADER = re.compile(r"==== attempt (\d+) on .* ====")
+_LOOK_SECONDS, _STATE_SECONDS = 0.2, 1.0
+
+
+def lines_of(run: RunFolder, *, attempt: int | None = None, last: int | None = None) -> list[str]:
+    """The lines of a run's log.
+
+    Args:
+        attempt: of this attempt only.
+        last: only so many, from the end.
+    Raises:
+        RequestError: there is no such attempt in the log.
+    """
+    try:
+        with open(run.path / LOG, encoding="utf-8", errors="replace") as file:
+            lines: Iterator[str] = (line.removesuffix("\n") for line in file)
+            if attempt is not None:
+                lines = _of_attempt(run, lines, attempt)
+            return list(lines if last is None else deque(lines, last))
+    except FileNotFoundError:
+        if attempt is not None:
+            raise RequestError(f"{run.name}: attempt {attempt} is not in its log: there is none yet") from None
+        return []
+
+
+def job_output(files: Sequence[Path], last: int | None = None) -> list[str]:
+    """What cluster jobs wrote outside of runs, each file under its name; empty ones and missing ones are left out."""
+    said: list[str] = []
+    for path in files:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                lines = [line.removesuffix("\n") for line in (file if last is None else deque(file, last))]
+        except OSError:
+            continue
+        if lines:
+            said += [f"==== {path} ====", *lines]
+    return said
+
+
+def follow(
+    run: RunFolder,
+    look: Callable[[], Row],
+    *,
+    last: int | None = None,
+    on_wait: Callable[[Row], None] = lambda row: None,
+) -> Iterator[str]:
+    """The lines of a run's log as they are written, over attempts and requeues, until nothing will write there again.
+
+    Args:
+        look: how the run stands.
+        last: begin with so many lines of what is there.
+        on_wait: told how a run stands that nobody works at, and told again when that has changed.
+    """
+    *there, rest = _read(run, 0).split(b"\n")
+    offset = sum(len(line) + 1 for line in there) + len(rest)
+    for line in there if last is None else there[max(0, len(there) - last) :]:
+        yield _text(line)
+    told: tuple[str, str | None] | None = None
+    looked = -math.inf
+    over = False
+    while True:
+        chunk = _read(run, offset)
+        offset += len(chunk)
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from map(_text, whole)
+        if over and not chunk:  # what was written before its end has been read
+            if rest:
+                yield _text(rest)
+            return
+        if time.monotonic() - looked >= _STATE_SECONDS:
+            row, looked = look(), time.monotonic()
+            over = not row.open
+            if row.status != "running" and not over and told != (row.status, row.waits_for):
+                told = row.status, row.waits_for
+                on_wait(row)
+        elif not chunk:
+            time.sleep(_LOOK_SECONDS)
+
+
+def _of_attempt(run: RunFolder, lines: Iterator[str], attempt: int) -> Iterator[str]:
+    found: list[int] = []
+    for line in lines:
+        header = _HEADER.fullmatch(line)
+        if header is not None:
+            found.append(int(header[1]))
+        if found and found[-1] == attempt:
+            yield line
+    if attempt not in found:
+        known = ", ".join(map(str, found)) or "none"
+        raise RequestError(f"{run.name}: attempt {attempt} is not in its log, which has {known}")
+
+
+def _read(run: RunFolder, offset: int) -> bytes:
+    try:
+        with open(run.path / LOG, "rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace")

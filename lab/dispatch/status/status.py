@@ -1,0 +1,151 @@
+"""Where the runs stand, as plain rows, from nothing but their folders.
+
+A state file says what its last writer knew. A run whose writer is gone says `running` for ever; who holds the claim
+tells that it is lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.dispatch.worker.claim import holder
+from lab.records import STATUSES, RunFolder, Seen, State, survey
+from lab.records.state import Failure, Status
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run as it stands now.
+
+    Attributes:
+        run: `sweep/arm/seed-n`, its path below the root.
+        status: as in its state, but `lost` where that says running and nobody runs it.
+        heartbeat_age: seconds since the last sign of life; None before the first.
+        loss: nats per token, of the last step known.
+        eta: seconds of training to go; None unless it is running.
+        job: of the cluster, that runs or last ran it (`12`, or `12_3` of an array); None where it has none.
+        job_state: as the cluster calls it; None where it doesn't say.
+        waits_for: why it doesn't run now, though it will: the cluster's word (Priority, Resources, Dependency, …).
+    """
+
+    run: str
+    sweep: str
+    arm: str
+    seed: int | None
+    identity: str
+    status: Status
+    attempts: int
+    reason: str | None
+    failure: Failure | None
+    host: str | None
+    pid: int | None
+    heartbeat_age: float | None
+    step: int | None
+    steps: int | None
+    tokens: int | None
+    loss: float | None
+    tokens_per_second: float | None
+    eta: float | None
+    job: str | None = None
+    job_state: str | None = None
+    waits_for: str | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it goes on, or is going to by itself as far as can be told."""
+        if self.status in ("queued", "preempted"):
+            return self.job_state is None or self.waits_for is not None  # else its job has ended
+        return self.status == "running" or (self.status == "lost" and self.waits_for is not None)
+
+
+def row(run: RunFolder) -> Row:
+    """The run's row.
+
+    Raises:
+        BrokenRun: its files can't be read.
+    """
+    return row_of(Seen(run, run.info, run.state))
+
+
+def row_of(seen: Seen) -> Row:
+    """As `row`, of a run that has just been looked at."""
+    run, info, state = seen.run, seen.info, live(seen.run, seen.state)
+    progress = state.progress
+    running = state.status == "running"
+    return Row(
+        run=run.name,
+        sweep=info.get("sweep", run.path.parts[-3]),
+        arm=info.get("arm", run.path.parts[-2]),
+        seed=info.get("seed"),
+        identity=info["identity"],
+        status=state.status,
+        attempts=state.attempts,
+        reason=state.reason,
+        failure=state.failure,
+        host=state.host,
+        pid=state.pid,
+        heartbeat_age=max(0.0, time.time() - state.heartbeat) if state.heartbeat else None,
+        step=progress["step"] if progress else None,
+        steps=progress["steps"] if progress else None,
+        tokens=progress["tokens"] if progress else None,
+        loss=progress["loss"] if progress else None,
+        tokens_per_second=progress["tokens_per_second"] if progress and running else None,
+        eta=state.eta() if running else None,
+    )
+
+
+def live_state(run: RunFolder) -> State:
+    """The state, but `lost` with a reason where it says running and nobody runs it."""
+    return live(run, run.state)
+
+
+def live(run: RunFolder, state: State) -> State:
+    """As `live_state`, of a run whose state has just been read."""
+    if state.status != "running" or holder(run.path) is not None:
+        return state
+    again = run.state  # a worker writes how its run ended, then lets go of it: perhaps just now
+    if again.status != "running":
+        return again
+    silent = f"{time.time() - again.heartbeat:.0f} s" if again.heartbeat else "its start"
+    reason = f"no sign of life for {silent} from process {again.pid} on {again.host}"
+    return again.replace(status="lost", failure="interrupted", reason=reason)
+
+
+def rows(root: Path | str, sweep: str | None = None) -> list[Row]:
+    """The rows of all runs below the root, or of one sweep: by sweep, arm in its order, and seed."""
+    return [row_of(seen) for seen in survey(root, sweep).runs]
+
+
+def counts(rows: Iterable[Row]) -> dict[Status, int]:
+    """How many runs stand where; statuses that no run has are left out."""
+    found = Counter(each.status for each in rows)
+    return {status: found[status] for status in STATUSES if found[status]}
+
+
+def to_json(rows: Sequence[Row], broken: Sequence[tuple[Path, str]] = (), notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What `lab status --json` prints. Field names don't change without the version; a loss that isn't finite is null.
+
+    Args:
+        rows: the runs.
+        broken: folders that can't be read, from `lab.records.survey`.
+        notes: what a cluster didn't tell.
+    """
+    return {
+        "version": VERSION,
+        "runs": [{key: _finite(value) for key, value in dataclasses.asdict(each).items()} for each in rows],
+        "counts": counts(rows),
+        "broken": [{"path": str(path), "reason": reason} for path, reason in broken],
+        "notes": list(notes),
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""The process that trains: from claiming a run folder to its final state."""

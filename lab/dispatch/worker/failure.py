@@ -1,0 +1,94 @@
+"""What kind of failure it was: each kind has its own policy, so they are told apart where they happen."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.records.state import Failure
+
+# torch raises plain RuntimeErrors from its CPU allocator and from the writer of its checkpoints.
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "std::bad_alloc",
+    "cublas_status_alloc_failed",
+)
+_DISK_FULL = ("no space left on device", "disk quota exceeded", "file write failed")
+
+
+class Elsewhere(RuntimeError):
+    """What ended a run in another of its processes, which said so, or left without a word (`interrupted`).
+
+    Attributes:
+        kind: of failure.
+    """
+
+    def __init__(self, kind: Failure, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def classify(error: BaseException) -> Failure:
+    """out_of_memory, disk_full, or bug; an exception that another one caused, or was raised during, counts with it."""
+    if isinstance(error, Elsewhere):
+        return error.kind
+    for each in _chain(error):
+        # By name, as the class can only have been raised where torch is loaded, and here it needn't be.
+        if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
+            return "out_of_memory"
+        if isinstance(each, OSError) and each.errno == errno.ENOMEM:
+            return "out_of_memory"
+        if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "disk_full"
+        if isinstance(each, RuntimeError | OSError):
+            message = str(each).lower()
+            if any(words in message for words in _OUT_OF_MEMORY):
+                return "out_of_memory"
+            if any(words in message for words in _DISK_FULL):
+                return "disk_full"
+    return "bug"
+
+
+def reason(error: BaseException, longest: int = 300) -> str:
+    """The exception in one line: the last line of its traceback that says something."""
+    text = str(error) if isinstance(error, Elsewhere) else "".join(traceback.format_exception_only(error))
+    lines = text.strip().splitlines()
+    head = lines[0] if lines else type(error).__name__
+    return head if len(head) <= longest else head[: longest - 1] + "…"
+
+
+def memory_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """How many processes the kernel has killed for want of memory: in this process's control group, or on the machine.
+
+    A process killed that way can't say so itself; whoever started it compares the count with what it was before. None
+    where the kernel doesn't tell.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        groups = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
+        for _, controllers, path in groups:
+            folder = cgroups / controllers / path.lstrip("/") if controllers else cgroups / path.lstrip("/")
+            for name in ("memory.events", "memory.oom_control"):  # of control groups version 2, and of version 1
+                if controllers in ("", "memory") and (count := _counted(folder / name)) is not None:
+                    return count
+    return _counted(proc / "vmstat")
+
+
+def _counted(path: Path) -> int | None:
+    """The value of `oom_kill` in a file of names and values."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return int(dict(line.split(maxsplit=1) for line in path.read_text().splitlines())["oom_kill"])
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

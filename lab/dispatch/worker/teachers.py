@@ -1,0 +1,57 @@
+"""The runs that a run needs, loaded for it: each by its identity, finished, from its last checkpoint, verified."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lab.dispatch.control import dependencies
+from lab.records import RunFolder
+from lab.records.folder import TOKENIZER
+from lab.refusals import RequestError
+
+if TYPE_CHECKING:
+    from lab.training.recipes.teacher import Teacher
+
+
+def load_needed(run: RunFolder) -> dict[str, Teacher]:
+    """Identity → run, of every run that this one needs.
+
+    Each is loaded with the components that it was made with; this run's own have to be loaded afterwards.
+
+    Raises:
+        RequestError: one is not there, has not finished, or has lost its last checkpoint.
+    """
+    wanted = dependencies.of(run)
+    if not wanted:
+        return {}
+    from lab.composition import extensions
+    from lab.composition.frozen.freeze import load_experiment
+    from lab.composition.frozen.reload import kernel_here, relocated
+    from lab.training import environment
+    from lab.training.recipes import teacher
+
+    standing = dependencies.standing(run)
+    if standing.reason is not None:
+        raise RequestError(standing.reason)
+    options = run.config["train"]
+    device = environment.device_of(options["accelerator"]).type
+    loaded = {}
+    for need in wanted:
+        found = dependencies.find(run, need)
+        assert found is not None, "or it would not stand ready"
+        with extensions.of_run(found.path, found.info):
+            experiment = load_experiment(relocated(found.config, found.path / TOKENIZER))
+            kernel = kernel_here(experiment, device, mask_documents=options["mask_documents"])
+            loaded[need["identity"]] = _measured(teacher.load(found, experiment, kernel=kernel), found)
+    return loaded
+
+
+def _measured(teacher: Teacher, run: RunFolder) -> Teacher:
+    """A teacher that no training of the lab's measured, with the loss that `lab eval RUN perplexity` found."""
+    from lab.evaluation.results_store import kept
+
+    found = kept(run, "perplexity") if teacher.val_loss is None else None
+    if found is None or found["evaluator"] != "perplexity" or found["identity"] != teacher.identity:
+        return teacher
+    return replace(teacher, val_loss=found["metrics"]["loss"], measured_on=found["data"].get("digest"))

@@ -1,0 +1,157 @@
+"""How much of its training text a model can recite: prompts from that text, and whether it goes on as the text does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.registry import OptionError, register
+from lab.data.batches import Batches
+from lab.evaluation.base import Curve, Evaluator, Findings, Session, Subject
+from lab.refusals import RequestError
+
+Tokens = npt.NDArray[np.int64]
+_TRIES = 1000
+
+
+@register("memorisation")
+class Memorisation(Evaluator):
+    """Share of prompts from the training text that the model goes on with as the text does, greedily decoded.
+
+    The protocol of Gemma 2's report (2408.00118, section 7) and of those before it (2202.07646): prompts of 50 tokens
+    sampled from the training data, continuations of 50; memorised exactly where all 50 are the same, approximately
+    where their edit distance is at most 10% of their number (insertions, deletions and substitutions of tokens). Both
+    shares come with the exact binomial interval (Clopper & Pearson 1934).
+
+    Prompt and continuation lie in one document and in one window of text that training has seen. An imported model's
+    text is the data that it is evaluated on, as nobody knows what it has seen.
+
+    Attributes:
+        samples: prompts, drawn with replacement.
+        prompt: tokens of each.
+        continuation: tokens that are compared.
+        distance: largest edit distance that counts as approximately memorised, as a share of `continuation`.
+        confidence: of the intervals.
+        batch: prompts at once.
+        seed: of the draws; sample i depends on it and i alone.
+    """
+
+    reads_text = True
+
+    samples: int = 1000
+    prompt: int = 50
+    continuation: int = 50
+    distance: float = 0.1
+    confidence: float = 0.95
+    batch: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.need_at_least(1, "samples", "prompt", "continuation", "batch")
+        if not 0 <= self.distance < 1:
+            raise OptionError("distance", f"must lie in [0, 1), got {self.distance:g}")
+        if not 0 < self.confidence < 1:
+            raise OptionError("confidence", f"must lie in (0, 1), got {self.confidence:g}")
+
+    def check(self, experiment: Any) -> None:
+        length, context = self.prompt + self.continuation, experiment.train.context
+        if length > context + 1:
+            raise OptionError(
+                "continuation",
+                f"{self.prompt:,} tokens of prompt and {self.continuation:,} more are beyond the {context + 1:,} of a "
+                "window that training sees at once",
+            )
+
+    def evaluate(self, subject: Subject, session: Session) -> Findings:
+        from components.generation import Sampling, generate_batch
+
+        spans = self._spans(subject)
+        allowed = int(self.distance * self.continuation + 1e-9)
+        greedy = Sampling(temperature=0.0)
+
+        def distances(first: int) -> list[int]:
+            rows = spans[first : first + self.batch]
+            prompts = [[int(token) for token in row[: self.prompt]] for row in rows]
+            said = generate_batch(subject.loaded.model, prompts, self.continuation, greedy)
+            return [int(each) for each in edit_distances(np.array(said), rows[:, self.prompt :])]
+
+        found: list[int] = []
+        for first in range(0, self.samples, self.batch):
+            found += session.cell(f"from sample {first}", lambda: distances(first))  # noqa: B023
+            session.progress(len(found), self.samples, "prompts")
+        metrics: dict[str, float] = {}
+        for name, most in (("exactly", 0), ("approximately", allowed)):
+            count = sum(each <= most for each in found)
+            low, high = binomial_interval(count, self.samples, self.confidence)
+            metrics |= {f"{name}_memorised": count / self.samples, f"{name}_low": low, f"{name}_high": high}
+        counts = np.bincount(found, minlength=self.continuation + 1)
+        within = tuple(
+            (distance / self.continuation, int(count) / self.samples) for distance, count in enumerate(counts.cumsum())
+        )
+        return Findings(
+            metrics | {"samples": self.samples},
+            {"share_by_distance": Curve("edit distance (share of the continuation)", "share of prompts", within)},
+            details={"prompts_by_distance": counts.tolist()},
+        )
+
+    def _spans(self, subject: Subject) -> Tokens:
+        """The text's own prompts and continuations, [samples, prompt + continuation].
+
+        Raises:
+            RequestError: the text isn't the run's own, or has no span of that length within a document.
+        """
+        loaded, text = subject.loaded, subject.text
+        imported = "imported" in loaded.run.info
+        if not imported and subject.data != loaded.experiment.data:
+            raise RequestError("memorisation is of the text that the run was trained on; leave out the other data")
+        context, length = loaded.experiment.train.context, self.prompt + self.continuation
+        try:
+            batches = Batches(text.train, context, loaded.experiment.train.global_batch, loaded.experiment.data_seed)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+        spans = np.empty((self.samples, length), dtype=np.int64)
+        for sample in range(self.samples):
+            draws = np.random.default_rng([self.seed, sample])
+            for _ in range(_TRIES):
+                window = int(draws.integers(batches.windows))
+                if not imported:  # one that a step has seen
+                    window = int(draws.choice(batches.windows_at(int(draws.integers(loaded.step)))))
+                first = window * context + int(draws.integers(context + 2 - length))
+                span = text.train[first : first + length]
+                if text.separator not in span:
+                    spans[sample] = span
+                    break
+            else:
+                raise RequestError(
+                    f"the training text has hardly a document of {length:,} tokens to draw prompts from; choose a "
+                    "smaller prompt and continuation"
+                )
+        return spans
+
+
+def edit_distances(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> Tokens:
+    """Levenshtein distances of pairs of sequences, [N, n] and [N, m] → [N]."""
+    n, m = one.shape[1], other.shape[1]
+    before = np.broadcast_to(np.arange(m + 1), (len(one), m + 1))
+    for i in range(1, n + 1):
+        row = np.empty_like(before)
+        row[:, 0] = i
+        substituted = before[:, :-1] + (one[:, i - 1, None] != other)
+        deleted = before[:, 1:] + 1
+        best = np.minimum(substituted, deleted)
+        for j in range(1, m + 1):
+            row[:, j] = np.minimum(best[:, j - 1], row[:, j - 1] + 1)
+        before = row
+    return np.array(before[:, -1])
+
+
+def binomial_interval(count: int, total: int, confidence: float) -> tuple[float, float]:
+    """The interval of Clopper and Pearson for a share of which `count` of `total` draws were seen."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = 0.0 if count == 0 else float(beta.ppf(tail, count, total - count + 1))
+    high = 1.0 if count == total else float(beta.ppf(1 - tail, count + 1, total - count))
+    return low, high

@@ -1,0 +1,124 @@
+"""The loss on held-out windows: to the bit what training measures, in parts that can be gone on with."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lab.data.batches import ValidationBatches, validation_batches
+from lab.evaluation.base import Curve, Evaluator, Session, Subject, refuse_beyond_positions
+from lab.refusals import RequestError
+
+if TYPE_CHECKING:
+    from components.decoder import Decoder
+    from lab.training.experiment import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut(Evaluator):
+    """What is measured on windows of the validation text, spread evenly over it.
+
+    Attributes:
+        tokens: how many are predicted, rounded up to whole windows; None for as many as the run's validation had.
+        context: length of a window; None for that of the run's training.
+        batch: windows at once; None for as many sequences as training had in a forward pass.
+    """
+
+    reads_text = True
+
+    tokens: int | None = None
+    context: int | None = None
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        self.need_at_least(1, "tokens", "context", "batch")
+
+    def check(self, experiment: Experiment) -> None:
+        refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
+
+    def batches(self, subject: Subject) -> ValidationBatches:
+        """What is predicted, in batches.
+
+        Raises:
+            RequestError: the text is too short for one window.
+        """
+        experiment = subject.loaded.experiment
+        context, tokens = self.context or experiment.train.context, self.tokens or experiment.validation.tokens
+        batch = self.batch or experiment.train.sequences_per_forward
+        try:
+            return validation_batches(subject.text.validation, context, batch, tokens)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over windows, nats a token.
+
+    Attributes:
+        mean: over every token.
+        by_position: along the window: each point is a stretch of positions, by the mean number of tokens that they are
+            predicted from.
+    """
+
+    mean: float
+    by_position: Curve
+
+
+def measure(
+    model: Decoder, batches: ValidationBatches, subject: Subject, session: Session, *, part: int = 0, parts: int = 1
+) -> Losses:
+    """Score every window, a batch at a time.
+
+    The mean is `lab.training.validation.validation_loss` of the same windows to the bit: the same sums in the same
+    order.
+
+    Args:
+        part, parts: which of how many such measurements this is, for what the session keeps and tells.
+    """
+    # Here, as they load Lightning, which listing and completion can do without.
+    import torch
+
+    from lab.training.documents import document_ids
+    from lab.training.validation import target_losses
+
+    device, context = subject.loaded.device, batches[0][0].shape[1]
+    bins = half_octaves(context)
+
+    def score(number: int) -> list[float]:
+        inputs, targets = batches[number]
+        tokens_BT = inputs.to(device)
+        documents = () if subject.separator is None else (document_ids(tokens_BT, subject.separator),)
+        with torch.no_grad():
+            found = target_losses(model, (tokens_BT, *documents), targets.to(device)).double()
+        by_position = found.view(tokens_BT.shape).sum(0).tolist()
+        return [float(found.sum()), *(math.fsum(by_position[start:stop]) for start, stop in bins)]
+
+    totals = [0.0] * (1 + len(bins))
+    for number in range(len(batches)):
+        found = session.cell(f"{part}/{number}", functools.partial(score, number))
+        totals = [total + value for total, value in zip(totals, found, strict=True)]
+        session.progress(part * len(batches) + number + 1, parts * len(batches))
+    rows = batches.n_tokens // context
+    points = (
+        ((start + 1 + stop) / 2, total / (rows * (stop - start)))
+        for (start, stop), total in zip(bins, totals[1:], strict=True)
+    )
+    return Losses(
+        totals[0] / batches.n_tokens,
+        Curve("tokens that the prediction is made from", "loss (nats a token)", tuple(points)),
+    )
+
+
+def half_octaves(context: int) -> list[tuple[int, int]]:
+    """Positions 0 to context - 1 in stretches [start, stop) that grow with the position: two to each doubling.
+
+    What another token of context is worth falls as there are more of them.
+    """
+    edges = [0, 1, 2]
+    while edges[-1] < context:
+        edges += [edges[-1] * 3 // 2, edges[-1] * 2]
+    return list(itertools.pairwise(dict.fromkeys(min(edge, context) for edge in edges)))

@@ -1,0 +1,74 @@
+"""How large numbers are inside a model: attention logits and the residual stream, layer by layer."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.architecture import Architecture
+from components.attention.kernels.reference import scaled_products
+from components.attention.spec import AttentionInputs, AttentionSpec, visible
+from components.decoder import Decoder
+from lab.evaluation.base import Curve
+from lab.evaluation.measure.attention_probe import in_blocks, watched
+
+
+def magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict[str, Any]:
+    """Of one batch, tokens [B, T], as JSON.
+
+    Returns:
+        `logits`: the largest scale · q · k of the keys that queries see, before a cap, by layer (None where it doesn't
+        attend); `squares`: the sum of squares of the residual stream after each layer; `values`: of how many.
+    """
+    logits: list[float | None] = [None] * len(model.layers)
+    squares = [0.0] * len(model.layers)
+    values = 0
+
+    def see(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
+        largest = (
+            scaled_products(spec, each).masked_fill(~visible(spec, each), float("-inf")).amax()
+            for each in in_blocks(inputs)
+        )
+        logits[number] = max(float(each) for each in largest)
+
+    def after(number: int, layer: nn.Module, args: Any, stream: Tensor) -> None:
+        nonlocal values
+        squares[number], values = float(stream.double().square().sum()), stream.numel()
+
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(watched(model, see))
+        for number, layer in enumerate(model.layers):
+            stack.callback(layer.register_forward_hook(functools.partial(after, number)).remove)
+        model.hidden(tokens, documents)
+    return {"logits": logits, "squares": squares, "values": values}
+
+
+def joined(architecture: Architecture, parts: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, Curve]]:
+    """Metrics and curves of all batches together."""
+    values = sum(part["values"] for part in parts)
+    rms = [math.sqrt(sum(squares) / values) for squares in zip(*(part["squares"] for part in parts), strict=True)]
+    logits = {
+        number: max(found)
+        for number, found in enumerate(zip(*(part["logits"] for part in parts), strict=True))
+        if None not in found
+    }
+    metrics, curves = {"largest_activation_rms": max(rms)}, {"activation_rms": _by_layer(enumerate(rms), "RMS")}
+    if logits:
+        metrics["largest_attention_logit"] = max(logits.values())
+        curves["attention_logit"] = _by_layer(logits.items(), "largest attention logit")
+    caps = {number: architecture.layers[number].attention_cap for number in logits}
+    capped = {number: cap * math.tanh(logits[number] / cap) for number, cap in caps.items() if cap is not None}
+    if capped:
+        metrics["largest_capped_logit"] = max(capped.values())
+        curves["capped_logit"] = _by_layer(capped.items(), "largest attention logit, capped")
+    return metrics, curves
+
+
+def _by_layer(points: Any, what: str) -> Curve:
+    return Curve("layer", what, tuple((number, value) for number, value in points))

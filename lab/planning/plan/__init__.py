@@ -1,0 +1,1 @@
+"""Plans: building them, the runs they hold, and their files."""

@@ -1,0 +1,26 @@
+"""Plans on disk: the one that a sweep was submitted with, beside its runs, and whole frozen ones, to be run later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.planning.plan.build import Plan
+from lab.planning.plan.plan_file import load_plan, write_plan
+from lab.planning.solve.selection import SELECTED, recorded_in
+from lab.records import PLAN, noted_folders, read_plan, write_plan_file
+
+__all__ = ["PLAN", "load_plan", "save_plan", "write_plan"]
+
+
+def save_plan(plan: Plan, root: Path) -> Path:
+    """Write `<root>/<sweep>/plan.json`, in place of the plan submitted before.
+
+    `lab.dispatch.control.prepare.prepare` writes into it where each run stands.
+    """
+    before = read_plan(root, plan.sweep) or {}
+    # What the arms picked stays on record: the reporting runs that stand were made for it. So does where runs stand.
+    picked, elsewhere = recorded_in(before), noted_folders(root, plan.sweep) if before else {}
+    content = plan.as_dict()
+    for row in content["runs"]:
+        row["folder"] = elsewhere.get(row["identity"], row["folder"])
+    return write_plan_file(root, plan.sweep, content | ({SELECTED: picked} if picked else {}))

@@ -1,0 +1,191 @@
+"""What makes two runs different, or a run and what would be planned in its place now.
+
+Everything that is in an identity is told apart from what is only noted: fields that don't affect the result, the code,
+the user's own components' text, and where it ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.registry import suggestion
+from lab.composition import extensions
+from lab.composition.frozen.freeze import load_experiment, to_plain
+from lab.composition.frozen.identity import component_versions
+from lab.composition.hydra.sources import available
+from lab.planning.plan.build import PlannedRun, plan_sweep, plan_train
+from lab.planning.plan.config_diff import ABSENT, differences, flat
+from lab.records import RunFolder
+from lab.refusals import RequestError
+from lab.training.experiment import Experiment
+
+VERSION = 1
+NOW = "planned now"
+
+Differences = Mapping[str, tuple[Any, Any]]
+"""Key → (value of the first, value of the second); ABSENT where one of them has no such key."""
+
+_PLACES = ("torch", "lightning", "numpy", "python", "host", "platform", "cpu", "device", "threads")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two runs.
+
+    Attributes:
+        quiet: keys of the configuration that don't affect the result.
+        own: SHA-256 of the user's own components; None where it uses none.
+        place: versions of libraries and where it ran; empty for a run that was only planned.
+    """
+
+    name: str
+    identity: str
+    config: Mapping[str, Any]
+    components: Mapping[str, int]
+    quiet: frozenset[str]
+    code: Mapping[str, Any] = field(default_factory=dict)
+    own: str | None = None
+    place: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Why:
+    """What makes two runs different.
+
+    Attributes:
+        config: dotted keys that affect the result.
+        components: `kind/name` of components whose versions differ.
+        quiet: dotted keys that don't affect the result.
+        code: commit, changes, digest, where they differ and both are known.
+        own: SHA-256 of the user's own components, where they differ.
+        place: libraries and machine, where they differ and both are known.
+    """
+
+    a: Side
+    b: Side
+    config: Differences
+    components: Differences
+    quiet: Differences
+    code: Differences
+    own: Differences
+    place: Differences
+
+    @property
+    def same(self) -> bool:
+        """Whether they are one run: of the same identity."""
+        return self.a.identity == self.b.identity
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of `--json`. A side that has no such key is left out of its entry."""
+        parts = ("config", "components", "quiet", "code", "own", "place")
+        return {
+            "version": VERSION,
+            "a": {"run": self.a.name, "identity": self.a.identity},
+            "b": {"run": self.b.name, "identity": self.b.identity},
+            "same": self.same,
+            **{part: {key: _sides(pair) for key, pair in getattr(self, part).items()} for part in parts},
+        }
+
+
+def between(a: RunFolder, b: RunFolder) -> Why:
+    """What makes two runs different.
+
+    Raises:
+        BrokenRun: a folder can't be read.
+    """
+    return _compared(_of_folder(a), _of_folder(b))
+
+
+def anew(run: RunFolder, root: Path) -> Why:
+    """A run against what its sweep, or its experiment with its overrides, would plan in its place now.
+
+    Raises:
+        BrokenRun: its folder can't be read.
+        RequestError: nothing is planned in its place any more, or planning it is refused.
+    """
+    return _compared(_of_folder(run), _of_plan(_planned_for(run, root)))
+
+
+def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
+    info = run.info
+    sweep, experiment = str(info.get("sweep", "")), str(info.get("experiment", ""))
+    if sweep in available("sweeps"):
+        planned = plan_sweep(sweep, root=root)
+        arms = planned.arms
+        if info.get("arm") not in arms:
+            near = suggestion(str(info.get("arm")), list(arms)[:20])
+            raise RequestError(f"{run.name}: sweep '{sweep}' has no arm '{info.get('arm')}' any more{near}")
+        for each in arms[info["arm"]]:
+            if each.seed == info.get("seed") and dict(each.cell.settings) == info.get("tuned", {}):
+                return each
+        seeds = ", ".join(map(str, sorted({each.seed for each in arms[info["arm"]]})))
+        raise RequestError(
+            f"{run.name}: sweep '{sweep}' has no such run of arm '{info['arm']}' any more; its seeds are {seeds}"
+        )
+    if experiment not in available("experiments"):
+        raise RequestError(
+            f"{run.name}: neither its sweep '{sweep}' nor its experiment '{experiment}' is there any more"
+        )
+    return plan_train(experiment, info.get("overrides", ()), root=root).runs[0]
+
+
+def _of_folder(run: RunFolder) -> Side:
+    info, config = run.info, run.config
+    quiet: frozenset[str] = frozenset()
+    # A configuration that this version of the lab doesn't understand: then every key may matter.
+    with suppress(RequestError), extensions.of_run(run.path, info):
+        quiet = _quiet(load_experiment(config))
+    return Side(
+        name=run.name,
+        identity=info["identity"],
+        config=config,
+        components=info.get("components", {}),
+        quiet=quiet,
+        code=info.get("code") or {},
+        own=info.get("extensions", {}).get("file", {}).get("sha256"),
+        place={key: value for key, value in info.get("provenance", {}).items() if key in _PLACES},
+    )
+
+
+def _of_plan(run: PlannedRun) -> Side:
+    return Side(
+        name=NOW,
+        identity=run.identity,
+        config=to_plain(run.experiment),
+        components=component_versions(run.experiment),
+        quiet=_quiet(run.experiment),
+        code=run.code.as_dict(),
+        own=run.extensions.get("file", {}).get("sha256"),
+    )
+
+
+def _quiet(experiment: Experiment) -> frozenset[str]:
+    """Keys that don't affect the result."""
+    every, counted = (dict(flat(to_plain(experiment, results_only=only))) for only in (False, True))
+    return frozenset(every.keys() - counted.keys())
+
+
+def _compared(a: Side, b: Side) -> Why:
+    quiet = a.quiet | b.quiet
+    config = differences(a.config, b.config)
+    known = [key for key in ("commit", "changes", "digest") if a.code and b.code]
+    code = {key: (a.code.get(key), b.code.get(key)) for key in known if a.code.get(key) != b.code.get(key)}
+    place = {key: (a.place[key], b.place[key]) for key in _PLACES if key in a.place and key in b.place}
+    return Why(
+        a,
+        b,
+        config={key: pair for key, pair in config.items() if key not in quiet},
+        components=differences(a.components, b.components),
+        quiet={key: pair for key, pair in config.items() if key in quiet},
+        code=code,
+        own={} if a.own == b.own else {extensions.FILE: (a.own or ABSENT, b.own or ABSENT)},
+        place={key: pair for key, pair in place.items() if pair[0] != pair[1]},
+    )
+
+
+def _sides(pair: tuple[Any, Any]) -> dict[str, Any]:
+    return {side: value for side, value in zip("ab", pair, strict=True) if value != ABSENT}

@@ -1,0 +1,121 @@
+"""A plan with what is known besides: states of its runs, estimates, what its seeds can detect, what a budget buys."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lab.composition.frozen.freeze import to_plain
+from lab.planning.arms.arms import short_keys
+from lab.planning.forecast.budget import Fit
+from lab.planning.forecast.estimate import Estimate
+from lab.planning.forecast.power import Detectable
+from lab.planning.plan.build import Plan, PlannedRun
+from lab.planning.plan.config_diff import ABSENT, differences
+
+NEW = "new"
+_LONGEST = 40
+_IDENTITY = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What `lab plan` shows.
+
+    Attributes:
+        states: identity → status, of the runs that stand; the others are new.
+        estimates: identity → estimate.
+        power: what the seeds can detect.
+        parallel: runs at once on this machine.
+        fit: what a budget buys, where one was given.
+    """
+
+    plan: Plan
+    states: Mapping[str, str]
+    estimates: Mapping[str, Estimate]
+    power: Detectable
+    parallel: int
+    fit: Fit | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for `--json`, with `estimates` (by identity), `power` and, where one was given, `budget`."""
+        return {
+            **self.plan.as_dict(self.states),
+            "estimates": {identity: estimate.as_dict() for identity, estimate in self.estimates.items()},
+            "power": self.power.as_dict(),
+            **({"budget": self.fit.as_dict()} if self.fit is not None else {}),
+        }
+
+    @cached_property
+    def arms(self) -> dict[str, list[PlannedRun]]:
+        """Arm → all its runs."""
+        return self.plan.arms
+
+    @cached_property
+    def runs(self) -> dict[str, list[PlannedRun]]:
+        """Arm → the runs that will be made: of an arm that tunes, the reporting runs of one cell."""
+        return {arm: self._made(runs) for arm, runs in self.arms.items()}
+
+    def states_of(self, runs: Iterable[PlannedRun]) -> Counter[str]:
+        """How many of the runs stand where."""
+        return Counter(self.states.get(run.identity, NEW) for run in runs)
+
+    def first(self, arm: str) -> PlannedRun:
+        """A run that stands for its arm: the first that reports."""
+        return next(run for run in self.arms[arm] if run.role == "report")
+
+    def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
+        """What an arm has otherwise than the baseline: key → (the baseline's value, the arm's), derived ones too."""
+        return differences(self._baseline, _plain(self.first(arm)))
+
+    def seconds(self, runs: Iterable[PlannedRun]) -> float | None:
+        """Time of the runs, one after the other, that still have to run; None where any of it is unknown."""
+        left = [self.estimates[run.identity].seconds for run in runs if self.states.get(run.identity) not in _ENDED]
+        return None if None in left else sum(value for value in left if value is not None)
+
+    @cached_property
+    def _baseline(self) -> dict[str, Any]:
+        return _plain(self.first(self.plan.baseline))
+
+    def _made(self, runs: list[PlannedRun]) -> list[PlannedRun]:
+        reported: dict[int, PlannedRun] = {}
+        for run in runs:
+            if run.role == "report" and (run.seed not in reported or run.identity in self.states):
+                reported[run.seed] = run
+        return [*(run for run in runs if run.role == "tune"), *reported.values()]
+
+
+_ENDED = ("finished", "diverged")
+
+
+def differs(found: Mapping[str, tuple[Any, Any]]) -> str:
+    """Differences on one line: `heads gqa → mha, n_kv_heads 2 → –`."""
+    keys = {key: key.removesuffix(".name") for key in found}
+    short = short_keys(dict.fromkeys(keys.values()))
+    return ", ".join(f"{short[keys[key]]} {_shown(old)} → {_shown(new)}" for key, (old, new) in found.items())
+
+
+def _plain(run: PlannedRun) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(run.experiment)
+    del plain["name"], plain["seed"]
+    return plain
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == ABSENT:
+        return ABSENT if value == ABSENT else "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        text = ",".join(_shown(item) for item in value) or "[]"
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    else:
+        text = str(value) or "''"
+    if _IDENTITY.fullmatch(text):
+        return text[:8]
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -1,0 +1,1 @@
+"""What is solved at plan time: matched sizes, equal FLOPs, tuned values."""

@@ -1,0 +1,1 @@
+"""Checkpoint files: atomic, verified, read and written by Lightning."""

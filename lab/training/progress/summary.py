@@ -1,0 +1,86 @@
+"""summary.json: what a run came to and what it cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lab.data.synthetic.synthetic_data import Drawn
+from lab.training import environment
+from lab.training.options import Train
+from lab.training.parallel.world import World
+from lab.training.validation import bits_per_byte
+
+if TYPE_CHECKING:
+    from lab.training.conductor import Conductor
+    from lab.training.fit import Text
+
+VERSION = 1
+
+
+def summarize(
+    conductor: Conductor,
+    train: Train,
+    text: Text | Drawn,
+    model: nn.Module,
+    device: torch.device,
+    *,
+    steps: int,
+    peak_memory: int,
+    world: World,
+) -> dict[str, Any]:
+    """The summary of a run that stands at `steps`.
+
+    Losses are in nats per token. `train/loss` of a finished run is the mean of its last steps; of any other it is that
+    of the last step taken. A loss that was never measured, or never finite, has no entry, nor has an MFU whose
+    peak isn't known (the provenance says why). Tokens and their speed are of all processes together, seconds are the
+    first one's, and memory is that of the process that used most.
+    """
+    status = conductor.status(steps)
+    tokens = steps * train.tokens_per_step
+    seconds = conductor.stopwatch.seconds
+    speed = conductor.stopwatch.tokens_per_second or (tokens / seconds if seconds else None)
+    passed_over = conductor.kernels_passed_over
+    mfu = None if conductor.utilization is None else conductor.utilization.mfu(speed)
+    return {
+        "version": VERSION,
+        "status": status,
+        "reason": conductor.reason,
+        "metrics": _metrics(conductor, text, status),
+        "costs": {
+            "tokens": tokens,
+            "steps": steps,
+            "seconds": seconds,
+            "tokens_per_second": speed,
+            **({} if mfu is None else {"mfu": mfu}),
+            "peak_memory_bytes": peak_memory,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "data": {"digest": text.digest} | _size(text),
+        "provenance": environment.facts(device)
+        | ({"kernels_passed_over": passed_over} if passed_over is not None else {})
+        | {"kernels": conductor.kernels, "data": text.digest, "processes": world.size, "nodes": world.nodes}
+        | {"strategy": world.strategy if world.several else None}
+        | ({} if conductor.compiler is None else {"compile": conductor.compiler.verdict})
+        | ({} if conductor.utilization is None else conductor.utilization.facts()),
+    }
+
+
+def _size(text: Text | Drawn) -> dict[str, int]:
+    if isinstance(text, Drawn):
+        return {"scored_per_sequence": text.scored}
+    return {"train_tokens": len(text.train), "validation_tokens": len(text.validation)}
+
+
+def _metrics(conductor: Conductor, text: Text | Drawn, status: str) -> dict[str, float]:
+    metrics = {"unigram/loss": text.unigram_loss}
+    train_loss = conductor.final_train_loss if status == "finished" else conductor.train_loss
+    if train_loss is not None:
+        metrics["train/loss"] = train_loss
+    metrics |= conductor.validation
+    if conductor.validation and not isinstance(text, Drawn):
+        loss = conductor.validation["val/loss"]
+        metrics["val/bits_per_byte"] = bits_per_byte(loss, len(text.validation), text.validation_bytes)
+    return metrics

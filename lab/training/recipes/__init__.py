@@ -1,0 +1,1 @@
+"""What a model learns from: the text, or a teacher's predictions."""
