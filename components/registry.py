@@ -16,16 +16,82 @@ from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_
 
 
 class OptionError(ValueError):
-    """An option's value cannot be honoured. `option` names it; the message says what was expected."""
+    """An option's value cannot be honoured.
 
-    def __init__(self, option: str, message: str) -> None:
-        super().__init__(f"{option}: {message}")
+    Attributes:
+        option: its name, or its dotted path.
+        problem: what is wrong. Where it is empty, `expected` and `given` say it.
+        given: the value.
+        expected: in words, or all valid names.
+        nearest: the valid name that was most likely meant; found among `expected` if it isn't given.
+        fix: what to do instead.
+    """
+
+    def __init__(
+        self,
+        option: str,
+        problem: str = "",
+        *,
+        given: object = None,
+        expected: str | tuple[str, ...] | None = None,
+        nearest: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(option, problem)
         self.option = option
-        self.message = message
+        self.problem = problem
+        self.given = given
+        self.expected = expected
+        self.nearest = nearest_of(given, expected) if nearest is None else nearest
+        self.fix = fix
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what would help, without the option's name."""
+        return explanation(self.problem, self.given, self.expected, self.nearest, self.fix)
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.message}"
+
+    def within(self, option: str) -> OptionError:
+        """The same of an option that is a part of another one: `points` within `evaluate.recall`."""
+        return OptionError(
+            f"{option}.{self.option}",
+            self.problem,
+            given=self.given,
+            expected=self.expected,
+            nearest=self.nearest,
+            fix=self.fix,
+        )
 
 
-class UnknownComponent(LookupError):
-    """No component of that kind has that name. The message names the nearest and lists all."""
+class UnknownName(LookupError):
+    """Nothing of that kind has that name.
+
+    Attributes:
+        kind: what was looked for: "norm", "kernel".
+        given: the name.
+        expected: all valid names.
+        nearest: the one that was most likely meant.
+    """
+
+    def __init__(self, kind: str, given: str, expected: Iterable[str]) -> None:
+        self.kind = kind
+        self.given = given
+        self.expected = tuple(expected)
+        self.nearest = nearest(given, self.expected)
+        super().__init__(kind, given, self.expected)
+
+    @property
+    def problem(self) -> str:
+        return f"no {self.kind} is called '{self.given}'"
+
+    def __str__(self) -> str:
+        return explanation(self.problem, self.given, self.expected, self.nearest)
+
+
+class UnknownComponent(UnknownName):
+    """No component of that kind has that name."""
 
 
 class Component:
@@ -137,7 +203,7 @@ def lookup(kind: str, name: str) -> type[Component]:
     """
     known = _known(kind)
     if name not in known:
-        raise UnknownComponent(f"no {kind} is called '{name}'{suggestion(name, known)}")
+        raise UnknownComponent(kind, name, known)
     return known[name]
 
 
@@ -211,9 +277,37 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
+def nearest_of(given: object, expected: str | tuple[str, ...] | None) -> str | None:
+    """The nearest of the valid names, where a name was given and the valid ones are known."""
+    return nearest(str(given), expected) if given is not None and isinstance(expected, tuple) else None
+
+
 def suggestion(name: str, valid: Iterable[str]) -> str:
-    """The tail of an error message about an unknown name: the nearest valid one, then all of them."""
-    valid = list(valid)
-    near = nearest(name, valid)
+    """The tail of a message about an unknown name: the nearest valid one, then all of them."""
+    valid = tuple(valid)
+    return _suggestion(nearest(name, valid), valid)
+
+
+def explanation(
+    problem: str,
+    given: object = None,
+    expected: str | tuple[str, ...] | None = None,
+    nearest: str | None = None,
+    fix: str | None = None,
+) -> str:
+    """The text of a mistake: what is wrong, the nearest valid name, all valid names, and what to do instead."""
+    if not problem:
+        names = isinstance(expected, tuple)
+        problem = f"{shown(given)} is not among its values" if names else f"expected {expected}, got {shown(given)}"
+    text = problem + _suggestion(nearest, expected if isinstance(expected, tuple) else ())
+    return f"{text}; {fix}" if fix else text
+
+
+def shown(value: object) -> str:
+    """A value in a message."""
+    return "nothing" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _suggestion(near: str | None, valid: tuple[str, ...]) -> str:
     listed = f" (there are: {', '.join(valid)})" if valid else ""
     return f"; did you mean '{near}'?{listed}" if near else listed

@@ -1,7 +1,289 @@
-"""The one exception for a user's mistake: the command prints its message, no traceback, and ends with exit code 2."""
+"""What is wrong, where, and what would help: refusals of a request and findings of a check, as data.
+
+A `Refusal` is raised as a `RequestError`. Its fields say everything; nothing reads its words. Text is made from the
+fields in one place, `Refusal.text`, and it has one shape:
+
+    sweeps/x.yaml:7: arm 'mha': override 'model.d_modl=3': model.d_modl: no such key; did you mean 'd_model'?
+
+The code that finds a mistake knows the key, and its caller knows the file. So a caller adds what it knows:
+
+    try:
+        sweep = convert.dataclass(Sweep, content)
+    except RequestError as error:
+        raise error.within(file="sweeps/x.yaml", line=7) from None
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from components.registry import OptionError, UnknownName, explanation, nearest_of
+
+Kind = Literal[
+    "usage",  # the command was called wrongly
+    "unknown_key",  # there is no such key or option
+    "wrong_value",  # the value isn't what the key takes
+    "missing",  # something must be given and isn't
+    "conflict",  # two things that are given don't go together, or one has no effect
+    "not_found",  # nothing has that name: no file, run, sweep, arm or component
+    "exists",  # it is there already
+    "unreadable",  # the file can't be read, or isn't in its format
+    "unsupported",  # it is known what is meant, and the lab can't do it
+    "unavailable",  # this machine or this cluster can't do it
+    "not_ready",  # it can't be done yet, as with a run that hasn't finished
+    "not_comparable",  # the two sides differ in more than the comparison allows
+    "not_trusted",  # other code, or a file from elsewhere, that the user hasn't allowed
+]
+
+Severity = Literal["info", "warning", "problem"]
+
+JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a mistake stands. What isn't known is None.
+
+    Attributes:
+        file: as a user would name it: `sweeps/x.yaml`.
+        line: in the file, from 1.
+        part: of the file, or another name for the place: "arm 'mha'".
+        override: the text of the override: `model/heads=mha`.
+        key: the dotted path of the option: `model.span.window`.
+        outer: the place that refers to this one, where that is another file.
+    """
+
+    file: str | None = None
+    line: int | None = None
+    part: str | None = None
+    override: str | None = None
+    key: str | None = None
+    outer: Where | None = None
+
+    def __str__(self) -> str:
+        """`sweeps/x.yaml:7: arm 'mha': override 'model/heads=mha': model.heads`; empty if nothing is known."""
+        parts = [
+            str(self.outer) if self.outer else None,
+            f"{self.file}:{self.line}" if self.file and self.line else self.file,
+            self.part,
+            f"override '{self.override}'" if self.override else None,
+            self.key,
+        ]
+        return ": ".join(part for part in parts if part)
+
+    def __bool__(self) -> bool:
+        return self != Where()
+
+    def within(self, outer: Where) -> Where:
+        """This place as a part of another one: keys are joined, and what this one doesn't know is the other's."""
+        if self.file and outer.file and self.file != outer.file:
+            return replace(self, outer=self.outer.within(outer) if self.outer else outer)
+        here = self if self.file else outer
+        parts = [part for part in dict.fromkeys((outer.part, self.part)) if part]
+        return Where(
+            here.file,
+            here.line,
+            ": ".join(parts) or None,
+            self.override or outer.override,
+            joined_key(outer.key, self.key),
+            self.outer or outer.outer,
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that can't be met.
+
+    Attributes:
+        problem: what is wrong, without the place and without the fix. Where it is empty, `expected` and `given` say it:
+            "expected a whole number, got 'x'".
+        given: what was said.
+        expected: in words, or all valid names.
+        nearest: the valid name that was most likely meant; found among `expected` if it isn't given.
+        fix: what to do instead.
+    """
+
+    problem: str = ""
+    kind: Kind = "wrong_value"
+    where: Where = Where()
+    given: object = None
+    expected: str | tuple[str, ...] | None = None
+    nearest: str | None = None
+    fix: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.nearest is None:
+            object.__setattr__(self, "nearest", nearest_of(self.given, self.expected))
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what would help, without the place."""
+        if not self.problem and self.kind == "missing":
+            return explanation("is missing" + (f": expected {self.expected}" if self.expected else ""), fix=self.fix)
+        problem = self.problem or ("no such key" if self.kind == "unknown_key" else "")
+        return explanation(problem, self.given, self.expected, self.nearest, self.fix)
+
+    @property
+    def text(self) -> str:
+        """The whole message: `place: problem; fix`."""
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+    def within(self, where: Where) -> Refusal:
+        """The same, as a part of another place."""
+        return replace(self, where=self.where.within(where))
+
+    def as_dict(self) -> dict[str, JSON]:
+        """For `--json`."""
+        return {
+            "kind": self.kind,
+            "file": self.where.file,
+            "line": self.where.line,
+            "part": self.where.part,
+            "override": self.where.override,
+            "key": self.where.key,
+            "given": _as_json(self.given),
+            "expected": _as_json(self.expected),
+            "nearest": self.nearest,
+            "fix": self.fix,
+            "message": self.text,
+        }
+
 
 class RequestError(Exception):
-    """The request was wrong. The message says where (file, key), what was expected, and the nearest valid name."""
+    """The request was wrong: the command prints why, without a traceback, and ends with exit code 2.
+
+    The fields are those of `Refusal` and of its `Where`:
+
+        raise RequestError("no such tokenizer", kind="not_found", file=path)
+        raise RequestError(key="match.by", given=by, expected=("params", "flops"))
+        raise RequestError(*refusals)
+    """
+
+    def __init__(
+        self,
+        problem: str | Refusal = "",
+        /,
+        *more: Refusal,
+        kind: Kind = "wrong_value",
+        where: Where | None = None,
+        file: Path | str | None = None,
+        line: int | None = None,
+        part: str | None = None,
+        override: str | None = None,
+        key: str | None = None,
+        given: object = None,
+        expected: str | tuple[str, ...] | None = None,
+        nearest: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        """
+        Args:
+            problem: what is wrong; or a whole refusal, and then `more` of them.
+            where: the place, where it is at hand; `file` to `key` add to it.
+        """
+        if isinstance(problem, str):
+            place = _where(file, line, part, override, key).within(where or Where())
+            problem = Refusal(problem, kind, place, given, expected, nearest, fix)
+        self.refusals: tuple[Refusal, ...] = (problem, *more)
+        super().__init__(*self.refusals)
+
+    @classmethod
+    def of_option(cls, error: OptionError, where: Where | None = None, *, key: str | None = None) -> RequestError:
+        """The refusal of a component's option.
+
+        Args:
+            key: of the component, which the option's name is joined to.
+        """
+        inner = Where(key=joined_key(key, error.option)).within(where or Where())
+        return cls(Refusal(error.problem, "wrong_value", inner, error.given, error.expected, error.nearest, error.fix))
+
+    @classmethod
+    def of_name(cls, error: UnknownName, where: Where | None = None) -> RequestError:
+        """The refusal of a name that a registry doesn't know."""
+        known = error.expected, error.nearest
+        return cls(Refusal(error.problem, "not_found", where or Where(), error.given, *known))
+
+    @property
+    def refusal(self) -> Refusal:
+        """The first refusal; most often the only one."""
+        return self.refusals[0]
+
+    @property
+    def where(self) -> Where:
+        return self.refusal.where
+
+    def __str__(self) -> str:
+        return "\n     ".join(refusal.text for refusal in self.refusals)
+
+    def within(
+        self,
+        where: Where | None = None,
+        *,
+        file: Path | str | None = None,
+        line: int | None = None,
+        part: str | None = None,
+        override: str | None = None,
+        key: str | None = None,
+    ) -> RequestError:
+        """The same error, as a part of another place: what it doesn't say of its place is this one's.
+
+        Keys are joined with a dot. Where both name a file, the message names both, this one first.
+        """
+        outer = _where(file, line, part, override, key).within(where or Where())
+        return RequestError(*(refusal.within(outer) for refusal in self.refusals))
+
+    def as_dict(self) -> dict[str, JSON]:
+        """For `--json`: `{"error": {…}}`; `errors` lists all where there are several."""
+        found: list[JSON] = [refusal.as_dict() for refusal in self.refusals]
+        return {"error": found[0]} | ({"errors": found} if len(found) > 1 else {})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check looked at.
+
+    Attributes:
+        area: what it is about, in a word: "torch".
+        message: what is so.
+        severity: "problem" where it stands in the way of what was asked for.
+        where: the file and the key, where there is one.
+        fix: what to do about it.
+        facts: the same for a program.
+    """
+
+    area: str
+    message: str
+    severity: Severity = "info"
+    where: Where = Where()
+    fix: str | None = None
+    facts: Mapping[str, JSON] | None = None
+
+    @classmethod
+    def of(cls, refusal: Refusal, area: str) -> Finding:
+        """What stands in the way, as a finding."""
+        inner = replace(refusal, fix=None)
+        return cls(area, inner.text, "problem", refusal.where, refusal.fix)
+
+
+def joined_key(outer: str | None, inner: str | None) -> str | None:
+    """A dotted path below another: `model` and `span.window`, `points` and `[2]`."""
+    if not outer or not inner:
+        return outer or inner
+    return f"{outer}{inner}" if inner.startswith("[") else f"{outer}.{inner}"
+
+
+def _where(file: Path | str | None, line: int | None, part: str | None, override: str | None, key: str | None) -> Where:
+    return Where(None if file is None else str(file), line, part, override, key)
+
+
+def _as_json(value: object) -> JSON:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return str(value)

@@ -16,7 +16,7 @@ BASE = {"lab", "lab.records", "lab.code_version", "lab.refusals", "lab.units"}
 MAY_IMPORT = {
     "components": set(),
     "lab.code_version": {"lab"},
-    "lab.refusals": set(),
+    "lab.refusals": {"components"},
     "lab.units": set(),
     "lab.records": {"lab.refusals"},
     "lab.data": BASE | {"components"},

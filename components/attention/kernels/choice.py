@@ -14,14 +14,14 @@ from components.attention.kernels.reference import Reference
 from components.attention.kernels.sdpa import Sdpa, is_fused
 from components.attention.kernels.xformers import Xformers
 from components.attention.spec import AttentionInputs, AttentionSpec
-from components.registry import suggestion
+from components.registry import UnknownName
 
 AUTO = "auto"
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Blockwise(), Sdpa(), Flex(), Xformers(), Reference())}
 
 
-class UnknownKernel(LookupError):
-    """No kernel has that name. The message names the nearest and lists all."""
+class UnknownKernel(UnknownName):
+    """No kernel has that name."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def lookup(name: str) -> Kernel:
         UnknownKernel: naming the nearest name.
     """
     if name not in KERNELS:
-        raise UnknownKernel(f"no attention kernel is called '{name}'{suggestion(name, names())}")
+        raise UnknownKernel("attention kernel", name, names())
     return KERNELS[name]
 
 
