@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lab
+PACKAGE = Path(__file__).parent
+"""The folder of the package `lab`."""
 
-NOT_RUN = ("cli", "comparison", "planning")
+NOT_RUN = ("cli", "comparison", "planning", "report")
 """Subpackages of `lab` that no worker runs: a changed table or command leaves queued runs as they were."""
 
 
@@ -44,7 +45,7 @@ class Code:
 @functools.cache
 def current() -> Code:
     """The code of this process, as it was when first asked."""
-    commit, changes = repository(Path(lab.__file__).parent)
+    commit, changes = repository(PACKAGE)
     return Code(commit, changes, digest())
 
 
@@ -59,7 +60,7 @@ def folders() -> dict[str, Path]:
     spec = importlib.util.find_spec("components")  # importing it would import torch
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    return {"components": Path(spec.submodule_search_locations[0]), "lab": Path(lab.__file__).parent}
+    return {"components": Path(spec.submodule_search_locations[0]), "lab": PACKAGE}
 
 
 def digest_of(packages: Mapping[str, Path]) -> str:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from lab.refusals import RequestError
+
+if TYPE_CHECKING:
+    from lab.composition.search_path import Folder
 
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
@@ -117,8 +120,8 @@ def _choices(groups: dict[str, list[str]], incomplete: str) -> list[str]:
     return [f"{keys[0]}={name}" for name in groups[keys[0].removeprefix(prefix)]] if len(keys) == 1 else keys
 
 
-def _files(what: str, incomplete: str) -> list[str]:
-    from lab.composition.hydra.sources import available
+def _files(what: Folder, incomplete: str) -> list[str]:
+    from lab.composition.search_path import available
 
     return _beginning(available(what), incomplete)
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import lab
+from lab.code_version import PACKAGE
 from lab.composition import extensions
-from lab.composition.hydra.sources import roots
+from lab.composition.search_path import roots
 from lab.data.cache import default_cache, write_whole
 
 
@@ -62,8 +62,7 @@ def _key() -> str:
 
 def _files() -> Iterator[Path]:
     """Every file that could change a name."""
-    package = Path(lab.__file__).parent
-    yield from sorted(package.rglob("*.py"))
+    yield from sorted(PACKAGE.rglob("*.py"))
     yield Path.cwd() / extensions.FILE
     for root in roots("experiments"):
         yield from sorted(root.rglob("*.yaml"))

@@ -17,14 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from components import registry
-from lab.composition import convert, extensions
+from lab.composition import convert, extensions, memo
 from lab.composition.check import check_kernel, check_read
 from lab.composition.hydra import groups
 from lab.composition.hydra.merge import Merged, merge
 from lab.composition.hydra.origin import Origin, chooses
 from lab.composition.hydra.overrides import Overrides, copied, one_line, parse
-from lab.composition.hydra.sources import display, find, steady, unreadable
 from lab.composition.hydra.swap import settle
+from lab.composition.search_path import display, find
+from lab.composition.unreadable import unreadable_experiment
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
@@ -52,7 +53,7 @@ def compose(name: str, overrides: Sequence[str] = (), *, source: str = "") -> Co
     Raises:
         RequestError: with everything that a user needs to mend the request.
     """
-    with steady():
+    with memo.scope():
         return _composed(name, tuple(overrides), source)
 
 
@@ -66,7 +67,7 @@ def _composed(name: str, overrides: tuple[str, ...], source: str) -> Composition
     except (HydraException, OmegaConfBaseException) as error:
         raise RequestError(f"{f'{source}: ' if source else ''}{display(path)}: {one_line(error)}") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise unreadable(error) from None
+        raise unreadable_experiment(error) from None
     try:
         settled = settle(raw, merged.choices, parsed, merged.origin)
         experiment = convert.dataclass(Experiment, settled | {"name": name}, "")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from components import registry
 from components.registry import Component, OptionError
-from lab.composition.hydra.sources import remembered
+from lab.composition import memo
 
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _NUMBER = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kMBGT]?)\s*")
@@ -64,12 +64,12 @@ def convert(annotation: Any, value: Any, path: str) -> Any:
 def dataclass(cls: Any, value: Any, path: str) -> Any:
     """A configuration dataclass from a mapping.
 
-    Within `sources.steady`, equal parts of configurations come to the same object.
+    Within `memo.scope`, equal parts of configurations come to the same object.
     """
     # The whole is hardly ever met twice, and its text would be long.
     if not path:
         return _dataclass(cls, value, path)
-    return remembered((cls, repr(value)), lambda: _dataclass(cls, value, path))
+    return memo.cached((cls, repr(value)), lambda: _dataclass(cls, value, path))
 
 
 def _dataclass(cls: Any, value: Any, path: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from rich import box
@@ -15,17 +15,24 @@ from components.attention import kernels
 from lab.composition import extensions
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.hydra import groups
-from lab.composition.hydra.sources import available, display
+from lab.composition.search_path import Folder, available, display
 from lab.refusals import RequestError
 
+Listed = Literal["components", "kernels", "experiments", "sweeps"]
 
-def rows(what: str, kind: str | None = None) -> list[dict[str, Any]]:
+
+def rows(what: Listed, kind: str | None = None) -> list[dict[str, Any]]:
     """Plain rows of one of: components, experiments, sweeps, kernels.
 
     Raises:
         RequestError: no component kind is called `kind`.
     """
-    return {"components": lambda: _components(kind), "kernels": _kernels}.get(what, lambda: _files(what))()
+    match what:
+        case "components":
+            return _components(kind)
+        case "kernels":
+            return _kernels()
+    return _files(what)
 
 
 def table(what: str, rows: Sequence[Mapping[str, Any]], *, whole: bool = False) -> Table:
@@ -100,7 +107,7 @@ def type_name(annotation: Any) -> str:
     return str(getattr(annotation, "__name__", annotation))
 
 
-def _files(what: str) -> list[dict[str, Any]]:
+def _files(what: Folder) -> list[dict[str, Any]]:
     files = available(what)
     contents = {name: yaml.safe_load(path.read_text(encoding="utf-8")) or {} for name, path in files.items()}
     found = []

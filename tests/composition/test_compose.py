@@ -18,7 +18,7 @@ from lab.composition.compose import compose
 from lab.composition.convert import whole_number
 from lab.composition.frozen.freeze import load_experiment, to_plain, to_yaml
 from lab.composition.frozen.identity import identity
-from lab.composition.hydra.sources import available
+from lab.composition.search_path import available
 
 
 def test_a_swap_keeps_what_both_components_share_and_drops_the_rest() -> None:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from components import registry
+from lab.composition import memo
 from lab.composition.compose import compose
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import identity
 from lab.composition.hydra import groups, merge, origin, overrides
-from lab.composition.hydra.sources import find, steady
+from lab.composition.search_path import find
 from lab.refusals import RequestError
 
 CHOICES = (
@@ -58,7 +59,7 @@ def from_scratch(texts: list[str]) -> object:
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(st.sampled_from((*CHOICES, *VALUES)), min_size=1, max_size=4), min_size=2, max_size=4))
 def test_composing_again_gives_what_composing_from_scratch_gives(many: list[list[str]]) -> None:
-    with steady():
+    with memo.scope():
         remembered = [outcome(texts) for texts in (*many, *reversed(many))]
     expected = [from_scratch(texts) for texts in many]
     assert remembered == [*expected, *reversed(expected)]
@@ -113,7 +114,7 @@ class TestAnEditIsSeenAtOnce:
 
 def test_the_runs_of_a_plan_do_not_share_what_one_of_them_changes() -> None:
     """A swap deletes options and writes out layer kinds in place: in a copy, or the next arm would have them too."""
-    with steady():
+    with memo.scope():
         before = outcome([])
         outcome(["model/span=global", "model.pattern=[linear,global]", "optimizer.betas=[0.5,0.6]"])
         assert outcome([]) == before

@@ -14,11 +14,11 @@ import pytest
 
 from components import registry
 from components.registry import Component, Option, OptionError
+from lab.composition import memo
 from lab.composition.compose import compose
 from lab.composition.convert import ConversionError, dataclass
 from lab.composition.frozen.freeze import components_of, to_plain
 from lab.composition.frozen.identity import component_versions, identity
-from lab.composition.hydra.sources import steady
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.training.experiment import Experiment
 
@@ -108,7 +108,7 @@ def naive(experiment: Experiment) -> str:
 def test_it_is_the_hash_of_the_whole_meaning_however_it_is_worked_out(name: str) -> None:
     experiment = EXPERIMENTS[name]
     assert identity(experiment) == naive(experiment)
-    with steady():
+    with memo.scope():
         seeds = [dataclasses.replace(experiment, seed=seed) for seed in (0, 1, 0)]
         assert [identity(each) for each in seeds] == [naive(each) for each in seeds]
     assert naive(seeds[0]) == naive(seeds[2]) != naive(seeds[1])

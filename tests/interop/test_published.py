@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.composition.hydra.sources import available
+from lab.composition.search_path import available
 from lab.interop.configuration import load_architecture, to_hf_config
 from lab.interop.family import families
 from lab.interop.meaning import meaning

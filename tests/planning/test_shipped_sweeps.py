@@ -8,8 +8,8 @@ from functools import cache
 import pytest
 
 from lab.accounting.costs import costs
-from lab.composition.hydra.sources import available
 from lab.composition.listing import rows
+from lab.composition.search_path import available
 from lab.planning.plan.build import Plan, plan_sweep
 
 SHIPPED = sorted(available("sweeps"))

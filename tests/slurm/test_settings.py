@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from lab.cli.main import cli
-from lab.composition.hydra.sources import shipped
+from lab.composition.search_path import shipped
 from lab.dispatch.launchers.slurm.send import sbatch
 from lab.dispatch.launchers.slurm.send.settings import NAMES, Settings, load, megabytes, minutes, split
 from lab.refusals import RequestError

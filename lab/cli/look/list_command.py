@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import click
 
@@ -27,7 +28,7 @@ def command(what: str, kind: str | None, as_json: bool) -> None:
         raise RequestError(f"'{kind}': only components have kinds; use `lab list {what}`")
     if what == "evaluators":
         what, kind = "components", "evaluator"
-    rows = listing.rows(what, kind)
+    rows = listing.rows(cast("listing.Listed", what), kind)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -44,14 +44,14 @@ def command(
     root: Path,
 ) -> None:
     """Train EXPERIMENT with OVERRIDES in Hydra's grammar, or go on with a run that was interrupted."""
-    from lab.composition.hydra import sources
+    from lab.composition import search_path
     from lab.planning.plan.build import plan_train
     from lab.refusals import RequestError
 
     experiment, overrides = _split(arguments, config_name)
     if package is not None and cfg is None:
         raise RequestError("--package goes with --cfg job")
-    with sources.searched_first(config_dir):
+    with search_path.searched_first(config_dir):
         planned = plan_train(experiment, overrides, root=root)
     if cfg is not None:
         from lab.composition.frozen.freeze import part_as_yaml

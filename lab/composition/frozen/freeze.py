@@ -10,8 +10,7 @@ import yaml
 
 from components import registry
 from components.registry import Component
-from lab.composition import convert
-from lab.composition.hydra.sources import Same, remembered
+from lab.composition import convert, memo
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
@@ -84,7 +83,7 @@ def components_of(experiment: Experiment) -> dict[str, Component]:
     for name in (option.name for option in registry.options(Experiment)):
         part = getattr(experiment, name)
         # Runs that differ in one part share the others, as the same objects.
-        found |= remembered(("components", name, Same(part)), lambda: _components(part, name))  # noqa: B023
+        found |= memo.cached(("components", name, memo.ById(part)), lambda: _components(part, name))  # noqa: B023
     return found
 
 

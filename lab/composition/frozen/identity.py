@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from components import registry
+from lab.composition import memo
 from lab.composition.frozen.freeze import components_in, to_plain
-from lab.composition.hydra.sources import Same, remembered
 from lab.training.experiment import Experiment
 
 FORMAT = 1
@@ -69,7 +69,7 @@ def _versions(parts: Mapping[str, _Part]) -> dict[str, int]:
 
 def _part(name: str, value: Any) -> _Part:
     # Runs that differ in one part share the others, as the same objects.
-    return remembered(("part", name, Same(value)), lambda: _worked_out(name, value))
+    return memo.cached(("part", name, memo.ById(value)), lambda: _worked_out(name, value))
 
 
 def _worked_out(name: str, value: Any) -> _Part:

@@ -16,7 +16,7 @@ import yaml
 from lab.composition.compose import compose
 from lab.composition.hydra import groups
 from lab.composition.hydra.overrides import parse
-from lab.composition.hydra.sources import searched_first
+from lab.composition.search_path import searched_first
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 

@@ -14,7 +14,8 @@ from hydra.core.config_store import ConfigStore
 
 from components import registry
 from components.registry import Component
-from lab.composition.hydra.sources import available, remembered, roots
+from lab.composition import memo
+from lab.composition.search_path import available, roots
 from lab.training.experiment import Experiment
 
 
@@ -43,7 +44,7 @@ def _slots(cls: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 def groups() -> dict[str, list[str]]:
     """Every group as Hydra names it → its options: registered components and YAML files."""
-    return remembered("groups", _groups)
+    return memo.cached("groups", _groups)
 
 
 def _groups() -> dict[str, list[str]]:

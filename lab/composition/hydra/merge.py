@@ -23,8 +23,8 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from components.registry import generation
-from lab.composition import extensions
-from lab.composition.hydra import groups, sources
+from lab.composition import extensions, search_path
+from lab.composition.hydra import groups
 from lab.composition.hydra.origin import Origin
 
 
@@ -59,7 +59,7 @@ def merge(path: Path, choices: tuple[str, ...]) -> Merged:
     Raises:
         HydraException, OmegaConfBaseException: the files or the choices don't go together.
     """
-    return _merge(path, choices, _search_path(path), sources.version(), f"{extensions.current()} {generation()}")
+    return _merge(path, choices, _search_path(path), search_path.version(), f"{extensions.current()} {generation()}")
 
 
 @lru_cache(maxsize=1024)
@@ -119,7 +119,7 @@ class _Copies(CachingConfigRepository):
 
 
 def _search_path(path: Path) -> tuple[str, ...]:
-    return tuple(f"file://{root}" for root in sources.roots("experiments") if root != path.parent)
+    return tuple(f"file://{root}" for root in search_path.roots("experiments") if root != path.parent)
 
 
 def _interpolates(value: Any) -> bool:

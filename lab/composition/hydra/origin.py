@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from lab.composition.hydra.sources import available, display, remembered, version
+from lab.composition import memo
+from lab.composition.search_path import available, display, version
 
 
 class Origin:
@@ -19,7 +20,7 @@ class Origin:
         experiment: the experiment's file.
         defaults: (path within Hydra's search path, package, whether it is the experiment's own) in the order in which
             they were merged.
-        files_version: from `sources.version`.
+        files_version: from `search_path.version`.
     """
 
     def __init__(self, experiment: Path, defaults: Sequence[tuple[str, str, bool]], files_version: str) -> None:
@@ -87,7 +88,7 @@ class Origin:
 
 def chooses(experiment: Path, group: str) -> bool:
     """Whether an experiment's file, or one that it inherits from, chooses from a group: told without composing."""
-    return remembered(("chooses", experiment, group), lambda: _chooses(experiment, group))
+    return memo.cached(("chooses", experiment, group), lambda: _chooses(experiment, group))
 
 
 def _chooses(experiment: Path, group: str) -> bool:

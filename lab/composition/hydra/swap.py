@@ -16,11 +16,10 @@ from typing import Any
 from components import registry
 from components.architecture import KIND_SLOTS
 from components.attention.span import Span
-from lab.composition import convert
+from lab.composition import convert, memo
 from lab.composition.hydra import groups
 from lab.composition.hydra.origin import Origin
 from lab.composition.hydra.overrides import Overrides
-from lab.composition.hydra.sources import remembered
 
 SPAN_KINDS = ("local", "global")
 """The layer kinds that spans offer; a pattern of these alone belongs to its span and goes with it."""
@@ -182,7 +181,7 @@ def _fill_vocabulary(model: dict[str, Any], data: Any) -> None:
 
 def _option_names(kind: str, name: str) -> frozenset[str]:
     cls = registry.lookup(kind, name)
-    return remembered(("option names", cls), lambda: frozenset(option.name for option in registry.options(cls)))
+    return memo.cached(("option names", cls), lambda: frozenset(option.name for option in registry.options(cls)))
 
 
 def _select(raw: Mapping[str, Any], path: str) -> Any:

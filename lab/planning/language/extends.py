@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.composition.hydra.sources import find
+from lab.composition.search_path import find
 from lab.planning.language.located_yaml import Entry, read
 from lab.refusals import RequestError
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from lab.composition.hydra.sources import display, not_yaml
+from lab.composition.search_path import display
+from lab.composition.unreadable import not_yaml
 from lab.refusals import RequestError
 
 _TAG = "tag:yaml.org,2002:"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from components.registry import OptionError
 from lab.composition import convert
-from lab.composition.hydra.sources import display, find
+from lab.composition.search_path import display, find
 from lab.planning.language.extends import resolved
 from lab.planning.language.located_yaml import Entry
 from lab.planning.language.shorthand import written_out

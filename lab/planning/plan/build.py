@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.accounting.costs import Costs, costs
-from lab.composition import extensions
+from lab.composition import extensions, memo
 from lab.composition.compose import Composition, compose
 from lab.composition.frozen.freeze import components_of, to_plain
 from lab.composition.frozen.identity import identity
-from lab.composition.hydra.sources import steady
 from lab.planning.arms.arms import Arm, arm_name, hydra_value, key_parts
 from lab.planning.arms.expansion import arms_of, baseline_of
 from lab.planning.language.diagnostics import blamed, refuse_twins
@@ -59,7 +58,7 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
     Raises:
         RequestError: any cell is wrong, two arms are one, or a name isn't safe as a folder. Nothing has been made.
     """
-    with steady():
+    with memo.scope():
         extensions.load()  # first, as a mistake in there is no arm's
         return _planned(name, tuple(overrides), root)
 

@@ -18,11 +18,10 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from components import registry
 from components.registry import Component, OptionError
 from lab.accounting.costs import costs
-from lab.composition import extensions
+from lab.composition import extensions, memo
 from lab.composition.frozen.freeze import components_of, load_experiment
 from lab.composition.frozen.reload import relocated
 from lab.composition.hydra import groups
-from lab.composition.hydra.sources import remembered
 from lab.planning.arms.arms import Arm
 from lab.planning.language.sweep import NeededRun, Sweep, SweepFile
 from lab.records.folder import TOKENIZER
@@ -249,7 +248,7 @@ def _known(named: str, root: Path | None, place: str) -> Reference:
     if root is None:
         raise RequestError(f"{place}: '{named}' can't be looked up: no root folder of runs is given")
     try:
-        return remembered(("run", root, named), lambda: _standing(root, named))
+        return memo.cached(("run", root, named), lambda: _standing(root, named))
     except RequestError as error:
         raise RequestError(f"{place}: {error}") from None
 

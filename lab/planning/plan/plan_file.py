@@ -16,11 +16,10 @@ from typing import Any, get_type_hints
 
 from components import registry
 from lab.code_version import described
-from lab.composition import extensions
+from lab.composition import extensions, memo
 from lab.composition.convert import ConversionError, convert, dataclass
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import component_versions, identity
-from lab.composition.hydra.sources import Same, remembered, steady
 from lab.planning.plan.config_diff import differences
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.records.atomic import write_text
@@ -43,7 +42,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     """
     arms: dict[str, int] = {}
     runs = []
-    with steady():
+    with memo.scope():
         for run in plan.runs:
             arm = json.dumps(_arm(run), ensure_ascii=False)
             runs.append(
@@ -70,7 +69,7 @@ def load_plan(path: Path) -> Plan:
     """
     content = _read(path)
     try:
-        with steady(), _components(path, content):
+        with memo.scope(), _components(path, content):
             return _plan(path, content)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         what = error.message if isinstance(error, ConversionError) else f"{type(error).__name__}: {error}"
@@ -96,7 +95,7 @@ def _arm(run: PlannedRun) -> dict[str, Any]:
 
 
 def _part(part: Any) -> Any:
-    return remembered(("plain", Same(part)), lambda: to_plain(part))
+    return memo.cached(("plain", memo.ById(part)), lambda: to_plain(part))
 
 
 def _plan(path: Path, content: Mapping[str, Any]) -> Plan:

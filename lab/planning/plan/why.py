@@ -16,7 +16,7 @@ from components.registry import suggestion
 from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.composition.frozen.identity import component_versions
-from lab.composition.hydra.sources import available
+from lab.composition.search_path import available
 from lab.planning.plan.build import PlannedRun, plan_sweep, plan_train
 from lab.planning.plan.config_diff import ABSENT, differences, flat
 from lab.records import RunFolder

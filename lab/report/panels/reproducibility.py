@@ -7,12 +7,11 @@ import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-import lab
+from lab.code_version import PACKAGE
 from lab.report.facts import Facts, RunFacts
 from lab.report.parts import Panel, Text
 from lab.report.wording import NONE, plain, some
@@ -106,7 +105,7 @@ def _of_commit(commit: str, path: str) -> bytes | None:
     if not commit.isalnum():
         return None
     try:
-        asked = ["git", "-C", str(Path(lab.__file__).parent), "show", f"{commit}:{path}"]
+        asked = ["git", "-C", str(PACKAGE), "show", f"{commit}:{path}"]
         return subprocess.run(asked, capture_output=True, check=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
         return None

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from components.registry import suggestion
 from lab.composition.hydra import overrides as hydra
-from lab.composition.hydra.sources import available, shipped
+from lab.composition.search_path import available, shipped
 from lab.planning.language import located_yaml
 from lab.refusals import RequestError
 
