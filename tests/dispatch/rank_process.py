@@ -9,7 +9,6 @@ import dataclasses
 import os
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,11 +52,10 @@ def part(run: RunFolder, report: Report, stop: Stop, world: World, store: Any) -
 
 def main(folder: str, strategy: str) -> NoReturn:
     """Do this process's part; the environment says which it is."""
-    for option in ("SILENCE", "GRACE", "COME"):
-        setattr(
-            rendezvous, option, type(getattr(rendezvous, option))(os.environ.get(option, getattr(rendezvous, option)))
-        )
-    rendezvous_store._REPLY = timedelta(seconds=float(os.environ.get("REPLY", 60)))
+    rendezvous.GRACE = float(os.environ.get("GRACE", rendezvous.GRACE))
+    rendezvous_store.SILENCE = int(os.environ.get("SILENCE", rendezvous_store.SILENCE))
+    rendezvous_store.ARRIVAL = float(os.environ.get("ARRIVAL", rendezvous_store.ARRIVAL))
+    rendezvous_store.REPLY = float(os.environ.get("REPLY", rendezvous_store.REPLY))
     code = run_rank(Path(folder), slurm_world.world(strategy), part=part)  # type: ignore[arg-type]
     sys.stdout.flush()
     os._exit(code)

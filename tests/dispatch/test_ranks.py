@@ -170,6 +170,6 @@ def test_a_run_that_is_held_is_left_alone_by_all(make: Make) -> None:
 
 def test_a_process_that_does_not_come_is_told(make: Make) -> None:
     run = make("late", steps=3)
-    with started(run, of_two=[0], COME=3) as processes:
+    with started(run, of_two=[0], ARRIVAL=3) as processes:
         assert processes[0].wait() == FAILED
     assert (run.state.status, run.state.reason) == ("lost", "process 1 of 2 did not come in 3 s")

@@ -1,1 +1,1 @@
-"""One run over several processes."""
+"""One run trained by several processes that srun started: how they meet, and how none is left behind when one goes."""

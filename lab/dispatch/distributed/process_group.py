@@ -10,34 +10,28 @@ from collections.abc import Callable, Sequence
 
 from lab.dispatch.distributed import slurm_world
 from lab.dispatch.distributed.ranks import AGAIN, ALONE
-from lab.dispatch.worker.attempt import Stop
+from lab.dispatch.worker.attempt import FAILED, Stop
 from lab.training.parallel.world import Strategy
 
 
-def share(job: Callable[[], int], strategy: Strategy, threads: int, stop: Stop) -> int:
-    """Do a job's work in its first process, and keep followers in its others, until the first one is done.
+def share(work: Callable[[], int], strategy: Strategy, threads: int, stop: Stop) -> int:
+    """Do a job's work in its first process, and keep a follower in each other one until the work is done.
 
     Args:
-        job: the work, whose runs are done by workers of `command(strategy)`.
+        work: whose runs are trained by workers of `command(strategy)`.
         threads: of CPU operations in each process.
-        stop: tells followers to ask for a stop.
+        stop: followers are told when a stop is asked for.
     Returns:
-        The exit code of the work, in all processes; 1 in one that is left behind.
+        The exit code of the work, in all processes; FAILED in one that is left behind.
     """
     world = slurm_world.world(strategy)
     if not world.several:
-        return job()
+        return work()
     if not world.first:
-        return _keep_following([*command(strategy), "--follow", "--threads", str(threads)], stop)
-    from lab.dispatch.distributed.rendezvous_store import dismiss, hosted
+        return _keep_follower([*command(strategy), "--follow", "--threads", str(threads)], stop)
+    from lab.dispatch.distributed import rendezvous_store
 
-    with hosted(world) as store:
-        code = 1
-        try:
-            code = job()
-        finally:
-            dismiss(store, world, code)
-    return code
+    return rendezvous_store.keep(world, lambda store: work())
 
 
 def command(strategy: Strategy) -> tuple[str, ...]:
@@ -45,16 +39,17 @@ def command(strategy: Strategy) -> tuple[str, ...]:
     return (sys.executable, "-m", "lab.dispatch.distributed.ranks", "--strategy", strategy)
 
 
-def _keep_following(command: Sequence[str], stop: Stop) -> int:
+def _keep_follower(command: Sequence[str], stop: Stop) -> int:
+    """Run a follower, and another one after each whose part of a run failed."""
     while True:
         with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
-            asked = False
+            is_told = False
             while (code := child.poll()) is None:
-                if stop() and not asked:
+                if stop() and not is_told:
                     child.send_signal(signal.SIGUSR2)
-                    asked = True
+                    is_told = True
                 time.sleep(0.1)
         if code == ALONE:
-            return 1
+            return FAILED
         if code != AGAIN and code >= 0:
             return code

@@ -2,12 +2,12 @@
 
     srun python -m lab.dispatch.distributed.ranks RUN_DIR [--strategy ddp|fsdp] [--threads N]
 
-The first process claims the run and holds it, as any worker does; the others wait for its word, train along, and leave
-when it says so. When one of them goes, the others follow within seconds, or a minute if a whole machine went dark, and
-the run goes on from its newest checkpoint at the next attempt.
+The first process claims the run and holds it, as any worker does. The others wait for its word, train along, and leave
+when it says so. When one goes, the others follow within seconds, or a minute if a whole machine went dark. The next
+attempt goes on from the newest checkpoint.
 
-Inside a job of the launcher the first process's side is a worker of the local launcher (`--serve`), and the others are
-kept going by their own part of the job (`--follow`).
+Inside a job of the Slurm launcher the first process's side is a worker of the local launcher (`--serve`), and the
+others are kept going by their own part of the job (`--follow`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lab.dispatch.distributed import slurm_world
 from lab.dispatch.launchers.local.machine import thread_variables
 from lab.dispatch.worker import failure, isolation, worker
 from lab.dispatch.worker.attempt import DIVERGED, FAILED, FINISHED, PREEMPTED, Report, Stop, open_run
-from lab.dispatch.worker.failure import Elsewhere
+from lab.dispatch.worker.failure import PeerFailure
 from lab.records import RunFolder
 from lab.records.state import Status
 from lab.refusals import RequestError
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 ALONE, AGAIN = 7, 8
 """Exit codes of a follower. ALONE: its first process is gone, or never came. AGAIN: its part of a run failed, and
-another process may follow in its place."""
+another follower may take its place."""
 
 Part = Callable[[RunFolder, Report, Stop, World, "Store | None"], Outcome]
 """Trains this process's part of a run, connected to the others through the store."""
 
 
 def run_rank(run: Path, world: World, *, threads: int | None = None, part: Part | None = None) -> int:
-    """Be one of the processes of a run, all of which call this, and return the exit code that the first one comes to.
+    """Be one of the processes of a run, all of which call this; the exit code that the first one comes to.
 
-    The codes are those of `lab.dispatch.worker.attempt`; in a process that is left behind, FAILED.
+    The codes are those of `lab.dispatch.worker.attempt`; a process that is left behind returns FAILED.
 
     Args:
         run: its folder.
@@ -57,37 +57,32 @@ def run_rank(run: Path, world: World, *, threads: int | None = None, part: Part 
     Raises:
         FileNotFoundError: there is no run there.
     """
-    from lab.dispatch.distributed.rendezvous_store import dismiss, hosted
+    from lab.dispatch.distributed import rendezvous_store
 
-    path = open_run(run).path
-    part = part or functools.partial(train_part, threads=threads)
-    if not world.several:
-        return worker.main([str(path)], train=functools.partial(_lead, world=world, store=None, part=part))
-    if not world.first:
-        code = follow(world, _listening(), part, left_behind=FAILED)
+    path = str(open_run(run).path)
+    own_part = part or functools.partial(train_part, threads=threads)
+    if world.several and not world.first:
+        code = follow(world, _stop_on_signals(), own_part, left_behind=FAILED)
         return FAILED if code == ALONE else code
-    with hosted(world) as store:
-        code = FAILED
-        try:
-            code = worker.main([str(path)], train=functools.partial(_lead, world=world, store=store, part=part))
-        finally:
-            dismiss(store, world, code)
-    return code
+
+    def lead(store: TCPStore | None) -> int:
+        return worker.main([path], train=functools.partial(_lead, world=world, store=store, part=own_part))
+
+    return rendezvous_store.keep(world, lead) if world.several else lead(None)
 
 
 def follow(world: World, stop: Stop, part: Part, *, left_behind: int = AGAIN) -> int:
-    """Take part in whatever the first process begins, until it says that it is over: its exit code then.
+    """Take part in every attempt that the first process begins, until it says that the step is over: its exit code.
 
     Returns:
-        that code; ALONE if the first process is gone; `left_behind` after a part that failed: the process has to end
-        then, since its connections are broken.
+        that code; ALONE if the first process is gone; `left_behind` after a part that failed. The process has to end
+        then, as its connections are broken.
     """
     from lab.dispatch.distributed.rendezvous_store import connect
 
     try:
         store = connect(world, left_behind=ALONE if left_behind == AGAIN else left_behind)
-        after = int(store.get(f"taken {world.rank}")) if store.check([f"taken {world.rank}"]) else 0
-        return _follow(store, world, stop, part, after, left_behind)
+        return _follow(store, world, stop, part, left_behind)
     # torch's errors of connections are RuntimeErrors.
     except RuntimeError as error:
         print(f"process {world.rank}: the first process can't be reached: {error}", file=sys.stderr, flush=True)
@@ -113,8 +108,8 @@ def train_part(
         device = environment.device_of(experiment.train.accelerator, world)
         if world.first:
             strategy = world.strategy if world.several else None
-            together = {"processes": world.size, "nodes": world.nodes, "strategy": strategy}
-            run.add_provenance(**environment.facts(device), **together)
+            group = {"processes": world.size, "nodes": world.nodes, "strategy": strategy}
+            run.add_provenance(**environment.facts(device), **group)
         with connected(world, device, store):
             conclude = conclusion(run, experiment.train.accelerator, stop) if world.first else None
             return train(experiment, run.path, trained=needed, report=report, stop=stop, world=world, conclude=conclude)
@@ -124,9 +119,9 @@ def _lead(run: RunFolder, report: Report, stop: Stop, *, world: World, store: TC
     """What the first process does with a run that it holds: call the others, and train."""
     if store is None:
         return part(run, report, stop, world, None)
-    from lab.dispatch.distributed.rendezvous import Turn
+    from lab.dispatch.distributed.rendezvous import Rendezvous
 
-    def stuck(cause: Elsewhere) -> None:
+    def end_stuck(cause: PeerFailure) -> None:
         print(f"training hangs: {cause}", file=sys.stderr, flush=True)
         status: Status = "lost" if cause.kind == "interrupted" else "failed"
         try:
@@ -134,60 +129,60 @@ def _lead(run: RunFolder, report: Report, stop: Stop, *, world: World, store: TC
         finally:
             os._exit(FAILED)
 
-    turn = Turn.announce(store, world, str(run.path))
+    rendezvous = Rendezvous.announce(store, world, str(run.path))
     code = FAILED
     try:
-        if not turn.gather(stop):
+        if not rendezvous.gather(stop):
             code = PREEMPTED
             return Outcome("preempted", None, {})
-        with turn.together(stuck):
-            outcome = part(run, report, stop, world, turn.store)
+        with rendezvous.training(end_stuck):
+            outcome = part(run, report, stop, world, rendezvous.store)
         code = {"finished": FINISHED, "diverged": DIVERGED, "preempted": PREEMPTED}[outcome.status]
         return outcome
     except Exception as error:
-        found = turn.explain(error)
-        if found is error:
+        cause = rendezvous.cause(error)
+        if cause is error:
             raise
-        raise found from error
+        raise cause from error
     finally:
-        turn.close(code)
+        rendezvous.close(code)
 
 
-def _follow(store: TCPStore, world: World, stop: Stop, part: Part, after: int, left_behind: int) -> int:
-    from lab.dispatch.distributed.rendezvous import Turn
+def _follow(store: TCPStore, world: World, stop: Stop, part: Part, left_behind: int) -> int:
+    from lab.dispatch.distributed.rendezvous import Rendezvous
+    from lab.dispatch.distributed.rendezvous_store import Channel
 
-    def stuck(cause: Elsewhere) -> None:
+    def end_stuck(cause: PeerFailure) -> None:
         print(f"process {world.rank}: training hangs: {cause}", file=sys.stderr, flush=True)
         os._exit(left_behind)
 
-    while True:
-        if store.check(["over"]):
-            code = int(store.get("over"))
-            store.set(f"bye {world.rank}", "")
-            return code
-        turn = Turn.next(store, world, after)
-        if turn is None:
+    step = Channel(store)
+    last_attempt = int(step.read(f"joined {world.rank}") or 0)  # of the follower before this one
+    while (over := step.read("over")) is None:
+        rendezvous = Rendezvous.join(store, world, last_attempt)
+        if rendezvous is None:
             time.sleep(0.1)
             continue
-        after = turn.number
-        store.set(f"taken {world.rank}", str(after))
+        last_attempt = rendezvous.number
+        step.write(f"joined {world.rank}", str(last_attempt))
         try:
-            turn.check_code()
-            if not turn.begun():
+            if not rendezvous.starts():
                 continue
-            with isolation.isolated(), turn.together(stuck):
-                part(RunFolder(turn.run), lambda progress: None, stop, world, turn.store)
-            turn.code()
+            with isolation.isolated(), rendezvous.training(end_stuck):
+                part(RunFolder(rendezvous.run), lambda progress: None, stop, world, rendezvous.store)
+            rendezvous.wait_for_end()
         except (Exception, SystemExit) as error:
             traceback.print_exc()
-            turn.fail(error)
+            rendezvous.report(error)
             return left_behind
         finally:
-            turn.close(FAILED)
+            rendezvous.close(FAILED)
+    step.write(f"left {world.rank}")
+    return int(over)
 
 
 def _end_with_parent() -> None:
-    """End once standard input has: the part of the job that holds it open is gone, however that happened."""
+    """End when standard input does: the part of the job that holds it open is gone, however that happened."""
 
     def wait() -> None:
         while os.read(0, 4096):
@@ -197,14 +192,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
-def _listening() -> Stop:
+def _stop_on_signals() -> Stop:
     stop = Stop()
     stop.on_signals()
     return stop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Be one of the processes that Slurm's variables describe, and return the exit code, as a worker does."""
+    """Be one of the processes that Slurm's variables describe; the exit code, as a worker's."""
     parser = argparse.ArgumentParser(prog="python -m lab.dispatch.distributed.ranks", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("run", nargs="?", type=Path, metavar="RUN_DIR", help="folder of the run to train")
@@ -214,22 +209,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="threads of CPU operations (default: torch's)")
     parser.add_argument("--address", help="of the first process's node (default: MASTER_ADDR, or Slurm's)")
     parser.add_argument("--port", type=int, help="default: MASTER_PORT, or one that follows from the job")
-    given = parser.parse_args(arguments)
-    threads = given.threads or (int(os.environ["SLURM_CPUS_PER_TASK"]) if "SLURM_CPUS_PER_TASK" in os.environ else None)
+    options = parser.parse_args(arguments)
+    threads: int | None = options.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 0)) or None
     if threads is not None:
         os.environ.update(thread_variables(threads))
-    strategy: Strategy = given.strategy
-    world = slurm_world.world(strategy, address=given.address, port=given.port)
+    strategy: Strategy = options.strategy
+    world = slurm_world.world(strategy, address=options.address, port=options.port)
     part = functools.partial(train_part, threads=threads)
-    if given.follow:
+    if options.follow:
         _end_with_parent()
-        return follow(world, _listening(), part)
-    if given.serve:
+        return follow(world, _stop_on_signals(), part)
+    if options.serve:
         from lab.dispatch.distributed.rendezvous_store import connect
 
-        leader = functools.partial(_lead, world=world, store=connect(world, left_behind=FAILED), part=part)
-        return worker.main(["--serve"], train=leader)
-    return run_rank(given.run, world, threads=threads)
+        lead = functools.partial(_lead, world=world, store=connect(world, left_behind=FAILED), part=part)
+        return worker.main(["--serve"], train=lead)
+    return run_rank(options.run, world, threads=threads)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""One attempt at a run by several processes: how they begin together, and how none is left behind when one goes.
+"""One attempt at a run by several processes: they start together, and none is left behind when one goes.
 
-They talk through a store that the first process's side keeps. Each gives signs of life there; the first one watches all
-others, and they watch it. Training notices most ends by itself, in its next exchange; what it is stuck in for longer
-than a moment after somebody has gone ends the process.
+Each gives signs of life in the store. The first process watches all others, and they watch it. Training notices most
+ends by itself, in its next exchange. Where it hangs for longer than a moment after somebody has gone, the process ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import os
 import re
@@ -15,222 +16,227 @@ import socket
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lab.code_version import digest
+from lab.dispatch.distributed import rendezvous_store
+from lab.dispatch.distributed.rendezvous_store import Channel, Silence
 from lab.dispatch.worker import failure
-from lab.dispatch.worker.failure import Elsewhere
+from lab.dispatch.worker.failure import PeerFailure
+from lab.records.state import Failure
 from lab.training.parallel.world import World
 
-BEAT = 1.0  # seconds between signs of life
-SILENCE = 60  # own beats without one of another's after which that one counts as gone
-GRACE = 10.0  # seconds that training has to notice for itself
-COME = 300.0  # seconds within which all processes have to have come: they import torch from a busy file server
+GRACE = 10.0  # seconds that training has to notice for itself that a process has gone
 
-# torch raises plain RuntimeErrors from gloo, with the words of its source.
-_SAYS_OTHERS = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe", re.IGNORECASE)
+# torch raises plain RuntimeErrors from gloo, in the words of its source.
+_EXCHANGE_BROKE = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe", re.IGNORECASE)
 
 
-class Turn:
-    """One attempt.
+@dataclasses.dataclass(frozen=True)
+class _Announcement:
+    """What the first process begins: the run's folder, and the digest of the code that it runs."""
 
-    Args:
-        store: this process's connection, a TCPStore.
-        world: where it stands.
-        number: of the turn, from 1.
-        run: folder of the run.
-        code: digest of the first process's code.
+    run: str
+    code: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    host: str
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """What ended a process's part. `is_consequence`: of what happened to another process."""
+
+    kind: Failure
+    reason: str
+    traceback: str
+    is_consequence: bool
+
+
+class Rendezvous:
+    """One attempt. `announce` and `join` make it.
+
     Attributes:
+        number: of the attempt in this step, from 1.
+        run: the run's folder.
         store: where the processes connect for training.
     """
 
-    def __init__(self, store: Any, world: World, number: int, run: str, code: str) -> None:
-        self.world = world
+    def __init__(self, store: TCPStore, world: World, number: int, announcement: _Announcement) -> None:
+        prefix = f"attempt {number}"
         self.number = number
-        self.run = run
-        # One connection for each thread: a wait holds it.
-        self.store: Store = PrefixStore(f"turn {number} group", store.clone())
-        self._talk: Any = PrefixStore(f"turn {number}", store)
-        self._pulse: Any = PrefixStore(f"turn {number}", store.clone())
-        self._code = code
-        self._training = False
-        self._left = threading.Event()
+        self.run = announcement.run
+        self.store: Store = PrefixStore(f"{prefix} group", store.clone())  # type: ignore[attr-defined]
+        self._code = announcement.code
+        self._world = world
+        self._others = [rank for rank in range(world.size) if rank != world.rank]
+        self._channel = Channel(store, prefix)
+        self._heartbeats = Channel(store.clone(), prefix)  # type: ignore[attr-defined]  # for the thread
+        self._on_stuck: Callable[[PeerFailure], None] | None = None
+        self._training_ended = threading.Event()
         self._closed = threading.Event()
-        self._stuck: Callable[[Elsewhere], None] = lambda error: None
-        me = {"host": socket.gethostname(), "pid": os.getpid()}
-        self._talk.set(f"here {world.rank}", json.dumps(me))
-        self._thread = threading.Thread(target=self._live, name="ranks", daemon=True)
-        self._thread.start()
+        self._channel.write(f"member {world.rank}", _text(_Member(socket.gethostname(), os.getpid())))
+        threading.Thread(target=self._beat, name="ranks", daemon=True).start()
 
     @classmethod
-    def announce(cls, store: TCPStore, world: World, run: str) -> Turn:
-        """Begin one, as the first process."""
-        number = int(store.add("turns", 1))
-        store.set(f"turn {number}", json.dumps({"run": run, "code": digest()}))
-        return cls(store, world, number, run, digest())
+    def announce(cls, store: TCPStore, world: World, run: str) -> Rendezvous:
+        """Begin an attempt, as the first process."""
+        step, announcement = Channel(store), _Announcement(run, digest())
+        number = step.add("attempts", 1)
+        step.write(f"attempt {number}", _text(announcement))
+        return cls(store, world, number, announcement)
 
     @classmethod
-    def next(cls, store: TCPStore, world: World, after: int) -> Turn | None:
-        """Take part in the newest one beyond `after` that is still open; None if there is none yet."""
-        number = int(store.add("turns", 0))
-        if (
-            number <= after
-            or not store.check([f"turn {number}"])
-            or PrefixStore(f"turn {number}", store).check(["code"])
-        ):
+    def join(cls, store: TCPStore, world: World, after: int) -> Rendezvous | None:
+        """Take part in the newest attempt if it is beyond `after` and still open; None if there is none yet."""
+        step = Channel(store)
+        number = step.add("attempts", 0)
+        announcement = step.read(f"attempt {number}")
+        if number <= after or announcement is None or Channel(store, f"attempt {number}").read("code") is not None:
             return None
-        told = json.loads(store.get(f"turn {number}"))
-        return cls(store, world, number, told["run"], told["code"])
+        return cls(store, world, number, _Announcement(**json.loads(announcement)))
 
     def gather(self, stop: Callable[[], bool]) -> bool:
-        """Wait for all processes, as the first one, and have them begin; False if it was asked to stop first.
+        """As the first process, wait for all and have them start; False if a stop was asked for meanwhile.
 
         Raises:
-            Elsewhere: one failed, or didn't come in time.
+            PeerFailure: a process failed, or didn't come in time.
         """
-        deadline = time.monotonic() + COME
-        while missing := [rank for rank in range(self.world.size) if not self._talk.check([f"here {rank}"])]:
-            self._raise_failures(self._talk)
+        deadline = time.monotonic() + rendezvous_store.ARRIVAL
+        while missing := [rank for rank in self._others if self._channel.read(f"member {rank}") is None]:
+            self._raise_reported(self._channel)
             if stop():
                 return False
             if time.monotonic() > deadline:
-                names = ", ".join(map(str, missing))
-                raise Elsewhere("interrupted", f"process {names} of {self.world.size} did not come in {COME:.0f} s")
+                who = f"process {', '.join(map(str, missing))} of {self._world.size}"
+                raise PeerFailure("interrupted", f"{who} did not come in {rendezvous_store.ARRIVAL:.0f} s")
             time.sleep(0.1)
-        self._talk.set("go", "")
+        self._channel.write("start")
         return True
 
-    def begun(self) -> bool:
-        """Wait for the first process's word; False if it ended the turn instead."""
-        while not self._talk.check(["go"]):
-            if self._talk.check(["code"]):
+    def starts(self) -> bool:
+        """Wait for the first process's word to start; False if it ended the attempt instead.
+
+        Raises:
+            RuntimeError: this process runs other code than the first one.
+        """
+        if self._code != digest():
+            raise RuntimeError("it is other code than the first process's: the nodes see different installations")
+        while self._channel.read("start") is None:
+            if self._channel.read("code") is not None:
                 return False
             time.sleep(0.1)
         return True
 
-    def check_code(self) -> None:
-        """Raise RuntimeError if this process is other code than the first one."""
-        if self._code != digest():
-            raise RuntimeError("it is other code than the first process's: the nodes see different installations")
-
     @contextlib.contextmanager
-    def together(self, stuck: Callable[[Elsewhere], None]) -> Iterator[None]:
-        """While training: call `stuck` with the cause, from a thread, if others have gone and training hangs for it."""
-        self._stuck = stuck
-        self._left.clear()
-        self._training = True
+    def training(self, on_stuck: Callable[[PeerFailure], None]) -> Iterator[None]:
+        """While training: if others have gone and training hangs for it, call `on_stuck` from a thread."""
+        self._training_ended.clear()
+        self._on_stuck = on_stuck
         try:
             yield
         finally:
-            self._training = False
-            self._left.set()
+            self._on_stuck = None
+            self._training_ended.set()
 
-    def fail(self, error: BaseException) -> None:
+    def report(self, error: BaseException) -> None:
         """Tell the first process what ended this one's part."""
-        told = {
-            "kind": failure.classify(error),
-            "reason": failure.reason(error),
-            "traceback": "".join(traceback.format_exception(error)),
-            "others": _is_others(error),
-        }
-        self._talk.set(f"failed {self.world.rank}", json.dumps(told))
+        trace = "".join(traceback.format_exception(error))
+        report = _Report(failure.classify(error), failure.reason(error), trace, _exchange_broke(error))
+        self._channel.write(f"failure {self._world.rank}", _text(report))
 
-    def explain(self, error: BaseException) -> BaseException:
-        """What was really the matter where training ended with this exception, as far as the first process can tell.
+    def cause(self, error: BaseException) -> BaseException:
+        """What really ended training that raised `error`, as far as the first process can tell.
 
-        An exchange that breaks is a consequence: of an error in another process, or of its end.
+        An exchange that breaks is a consequence of an error in another process, or of its end.
         """
-        if not _is_others(error):
+        if not _exchange_broke(error):
             return error
-        before = self._beats(self._talk)
-        deadline = time.monotonic() + 4 * BEAT
+        before = {rank: self._channel.read(f"beat {rank}") for rank in self._others}
+        deadline = time.monotonic() + 4 * rendezvous_store.BEAT
         while time.monotonic() < deadline:
             try:
-                self._raise_failures(self._talk)
-            except Elsewhere as found:
-                return found
+                self._raise_reported(self._channel)
+            except PeerFailure as reported:
+                return reported
             time.sleep(0.1)
-        after = self._beats(self._talk)
-        gone = [self._name(rank) for rank, beat in before.items() if after[rank] == beat]
+        gone = [rank for rank, beat in before.items() if self._channel.read(f"beat {rank}") == beat]
         if not gone:
-            return Elsewhere("interrupted", f"the processes lost touch with each other: {failure.reason(error)}")
-        return Elsewhere("interrupted", f"{' and '.join(gone)} of {self.world.size} is gone")
+            return PeerFailure("interrupted", f"the processes lost touch with each other: {failure.reason(error)}")
+        names = " and ".join(self._name(rank, self._channel) for rank in gone)
+        return PeerFailure("interrupted", f"{names} of {self._world.size} is gone")
 
     def close(self, code: int) -> None:
-        """End it, with an exit code for all."""
+        """End the attempt. The first process's exit code becomes that of all."""
         with contextlib.suppress(DistError, RuntimeError):
-            if self.world.first:
-                self._talk.set("code", str(code))
+            if self._world.first:
+                self._channel.write("code", str(code))
         self._closed.set()
 
-    def code(self) -> int:
-        """Wait for the first process's exit code."""
-        while not self._talk.check(["code"]):
+    def wait_for_end(self) -> None:
+        """Wait until the first process has closed the attempt."""
+        while self._channel.read("code") is None:
             time.sleep(0.1)
-        return int(self._talk.get("code"))
 
-    def _others(self) -> list[int]:
-        return [rank for rank in range(self.world.size) if rank != self.world.rank]
-
-    def _beats(self, store: Any) -> dict[int, bytes]:
-        keys = {rank: f"beat {rank}" for rank in self._others()}
-        return {rank: store.get(key) if store.check([key]) else b"" for rank, key in keys.items()}
-
-    def _name(self, rank: int, store: Any = None) -> str:
-        store = store or self._talk
-        if not store.check([f"here {rank}"]):
+    def _name(self, rank: int, channel: Channel) -> str:
+        text = channel.read(f"member {rank}")
+        if text is None:
             return f"process {rank}"
-        who = json.loads(store.get(f"here {rank}"))
-        return f"process {rank} ({who['pid']} on {who['host']})"
+        member = _Member(**json.loads(text))
+        return f"process {rank} ({member.pid} on {member.host})"
 
-    def _raise_failures(self, store: Any) -> None:
-        """Raise Elsewhere for an error that another process reports as its own."""
-        for rank in self._others():
-            if store.check([f"failed {rank}"]):
-                told = json.loads(store.get(f"failed {rank}"))
-                if not told["others"]:
-                    error = Elsewhere(told["kind"], f"{self._name(rank, store)} of {self.world.size}: {told['reason']}")
-                    error.add_note(f"There:\n{told['traceback']}")
-                    raise error
+    def _raise_reported(self, channel: Channel) -> None:
+        """Raise PeerFailure for an error that another process reports as its own."""
+        for rank in self._others:
+            text = channel.read(f"failure {rank}")
+            report = _Report(**json.loads(text)) if text is not None else None
+            if report is not None and not report.is_consequence:
+                error = PeerFailure(report.kind, f"{self._name(rank, channel)} of {self._world.size}: {report.reason}")
+                error.add_note(f"There:\n{report.traceback}")
+                raise error
 
-    def _live(self) -> None:
-        seen: dict[int, tuple[bytes, int]] = {}
-        for tick in range(1 << 62):
-            if self._closed.wait(BEAT):
+    def _beat(self) -> None:
+        """Give signs of life and watch the others' until the attempt is closed."""
+        silences: defaultdict[int, Silence] = defaultdict(Silence)
+        for beat in itertools.count(1):
+            if self._closed.wait(rendezvous_store.BEAT):
                 return
             trouble = None
             try:
-                self._pulse.set(f"beat {self.world.rank}", str(tick))
-                self._look(seen, tick)
-            except Elsewhere as error:
+                self._heartbeats.write(f"beat {self._world.rank}", str(beat))
+                self._watch(silences)
+            except PeerFailure as error:
                 trouble = error
             except RuntimeError as error:
-                trouble = Elsewhere("interrupted", f"the first process can't be reached: {failure.reason(error)}")
-            if trouble is not None and self._training and not self._left.wait(GRACE):
-                self._stuck(trouble)
+                trouble = PeerFailure("interrupted", f"the first process can't be reached: {failure.reason(error)}")
+            on_stuck = self._on_stuck
+            if trouble is not None and on_stuck is not None and not self._training_ended.wait(GRACE):
+                on_stuck(trouble)
 
-    def _look(self, seen: dict[int, tuple[bytes, int]], tick: int) -> None:
-        """Raise Elsewhere if another has gone. By ticks, not by the clock: all are silent while a job is suspended."""
-        if not self.world.first and self._pulse.check(["code"]):
-            raise Elsewhere("interrupted", "the first process has left")
-        if self.world.first:
-            self._raise_failures(self._pulse)
-        beats = self._beats(self._pulse)
-        for rank, beat in beats.items() if self.world.first else [(0, beats[0])]:
-            if rank not in seen or seen[rank][0] != beat:
-                seen[rank] = beat, tick
-            elif tick - seen[rank][1] > SILENCE:
-                raise Elsewhere("interrupted", f"process {rank} of {self.world.size} gives no sign of life")
+    def _watch(self, silences: defaultdict[int, Silence]) -> None:
+        """Raise PeerFailure if a process that this one watches has gone."""
+        if self._world.first:
+            self._raise_reported(self._heartbeats)
+        elif self._heartbeats.read("code") is not None:
+            raise PeerFailure("interrupted", "the first process has left")
+        for rank in self._others if self._world.first else [0]:
+            if silences[rank].is_too_long(self._heartbeats.read(f"beat {rank}")):
+                raise PeerFailure("interrupted", f"process {rank} of {self._world.size} gives no sign of life")
 
 
-def _is_others(error: BaseException) -> bool:
+def _text(message: _Announcement | _Member | _Report) -> str:
+    return json.dumps(dataclasses.asdict(message))
+
+
+def _exchange_broke(error: BaseException) -> bool:
     """Whether an exception is about the exchange with other processes."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, DistError) or (isinstance(chain, RuntimeError) and _SAYS_OTHERS.search(str(chain))):
-            return True
-        chain = chain.__cause__ or (None if chain.__suppress_context__ else chain.__context__)
-    return False
+    return any(
+        isinstance(one, DistError) or (isinstance(one, RuntimeError) and _EXCHANGE_BROKE.search(str(one)))
+        for one in failure.chain(error)
+    )

@@ -22,8 +22,8 @@ _OUT_OF_MEMORY = (
 _DISK_FULL = ("no space left on device", "disk quota exceeded", "file write failed")
 
 
-class Elsewhere(RuntimeError):
-    """What ended a run in another of its processes, which said so, or left without a word (`interrupted`).
+class PeerFailure(RuntimeError):
+    """A failure of a run in another of its processes, which reported it or left without a word (`interrupted`).
 
     Attributes:
         kind: of failure.
@@ -36,9 +36,9 @@ class Elsewhere(RuntimeError):
 
 def classify(error: BaseException) -> Failure:
     """out_of_memory, disk_full, or bug; an exception that another one caused, or was raised during, counts with it."""
-    if isinstance(error, Elsewhere):
+    if isinstance(error, PeerFailure):
         return error.kind
-    for each in _chain(error):
+    for each in chain(error):
         # By name, as the class can only have been raised where torch is loaded, and here it needn't be.
         if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
             return "out_of_memory"
@@ -57,7 +57,7 @@ def classify(error: BaseException) -> Failure:
 
 def reason(error: BaseException, longest: int = 300) -> str:
     """The exception in one line: the last line of its traceback that says something."""
-    text = str(error) if isinstance(error, Elsewhere) else "".join(traceback.format_exception_only(error))
+    text = str(error) if isinstance(error, PeerFailure) else "".join(traceback.format_exception_only(error))
     lines = text.strip().splitlines()
     head = lines[0] if lines else type(error).__name__
     return head if len(head) <= longest else head[: longest - 1] + "…"
@@ -86,7 +86,8 @@ def _counted(path: Path) -> int | None:
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception, what caused it, what caused that, …"""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
