@@ -12,7 +12,7 @@ from pathlib import Path
 from lab.dispatch.control import cancel, dependencies, provenance
 from lab.dispatch.worker import failure
 from lab.dispatch.worker.claim import Claim
-from lab.dispatch.worker.heartbeat import Pulse
+from lab.dispatch.worker.heartbeat import Heartbeat
 from lab.dispatch.worker.log import RunLog
 from lab.records import Progress, RunFolder, State
 from lab.records.state import Status
@@ -121,10 +121,10 @@ def execute(
     title = f"attempt {state.attempts} on {state.host}, process {state.pid}"
     with (
         RunLog(run.path / "log.txt", title, capture=capture) as log,
-        Pulse(run, claim, state, lost, stop.request) as pulse,
+        Heartbeat(run, claim, state, lost, stop.request) as heartbeat,
     ):
-        code = _attempt(run, train, stop, log, pulse, report)
-    if pulse.lost:
+        code = _attempt(run, train, stop, log, heartbeat, report)
+    if heartbeat.lost:
         return HELD
     claim.release()
     return code
@@ -142,20 +142,19 @@ def adopt_result(run: RunFolder) -> State:
     return state
 
 
-def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, pulse: Pulse, report: Report | None) -> int:
-    def tell(progress: Reported) -> None:
-        pulse.progress(as_progress(progress))
+def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: Heartbeat, report: Report | None) -> int:
+    def note(progress: Reported) -> None:
+        heartbeat.progress(as_progress(progress))
         if report is not None:
             report(progress)
 
     began = time.monotonic()
-    status: Status
     try:
         if stop():
             outcome = Outcome("preempted", None, {})
         else:
             run.add_provenance(**provenance.of_process())
-            outcome = train(run, tell, stop)
+            outcome = train(run, note, stop)
             run.add_provenance(**outcome.summary.get("provenance", {}))
     except KeyboardInterrupt:
         outcome = Outcome("preempted", "interrupted from the keyboard", {})
@@ -164,18 +163,17 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, pulse: Pulse
         log.exception(error)
         kind = failure.classify(error)
         # With one of its processes gone, a run of several is lost, as it would be had it had no other.
-        status = "lost" if kind == "interrupted" else "failed"
-        pulse.write(status=status, failure=kind, reason=failure.reason(error))
+        heartbeat.end("lost" if kind == "interrupted" else "failed", failure.reason(error), kind)
         return FAILED
+    status: Status = outcome.status
     reason = outcome.reason
-    status = outcome.status
-    if outcome.status == "preempted":
+    if status == "preempted":
         reason = f"stopped by {stop.reason}" if stop.reason else reason
-    if outcome.status == "preempted" and (asked := cancel.requested(run, pulse.state.attempts)) is not None:
-        status, reason = "cancelled", asked
+        cancelled = cancel.requested(run, heartbeat.state.attempts)
+        status, reason = ("preempted", reason) if cancelled is None else ("cancelled", cancelled)
     log.line(f"{status} after {time.monotonic() - began:.1f} s" + (f": {reason}" if reason else ""))
-    pulse.write(status=status, reason=reason)
-    return _code(pulse.state)
+    heartbeat.end(status, reason)
+    return _code(heartbeat.state)
 
 
 def as_progress(reported: Reported) -> Progress:

@@ -5,29 +5,32 @@ From a thread, so that a long validation, a first compilation or the writing of 
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from lab.dispatch.control.cancel import requested
 from lab.dispatch.worker.claim import Claim
 from lab.records import Progress, RunFolder, State
+from lab.records.state import Failure, Status
 
 INTERVAL = 2.0  # seconds between signs of life
 
 
-class Pulse:
+class Heartbeat:
     """Writes `state.json` while a run runs. A context manager: its thread beats inside.
 
     Args:
         run: the run.
         claim: this process's claim on it.
         state: the state to begin with; written on entry.
-        on_lost: called from the thread, once, when another process has taken the run over. Nothing is written after.
-        on_cancel: called from the thread, once, with the reason when somebody has asked for the run to be cancelled.
+        on_lost: called once from the thread when another process has taken the run over. Nothing is written after.
+        on_cancel: called once from the thread, with the reason, when a user has cancelled the run.
+
+    Attributes:
+        state: as last set.
+        lost: whether another process has taken the run over.
     """
 
     def __init__(
@@ -38,18 +41,18 @@ class Pulse:
         on_lost: Callable[[], None],
         on_cancel: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        self.state = state
+        self.lost = False
         self._run = run
         self._claim = claim
-        self._state = state
         self._on_lost = on_lost
         self._on_cancel: Callable[[str], None] | None = on_cancel
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
-        self.lost = False
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Pulse:
-        self.write()
+    def __enter__(self) -> Heartbeat:
+        self._write()
         self._thread.start()
         return self
 
@@ -57,22 +60,22 @@ class Pulse:
         self._ended.set()
         self._thread.join()
 
-    @property
-    def state(self) -> State:
-        """The state as last set."""
-        return self._state
-
     def progress(self, progress: Progress) -> None:
         """Note how far the run is; the next beat writes it. Cheap enough for every step."""
         with self._lock:
-            self._state = dataclasses.replace(self._state, progress=progress)
+            self.state = self.state.replace(progress=progress)
 
-    def write(self, **changes: Any) -> None:
-        """Change the state and write it at once."""
+    def end(self, status: Status, reason: str | None, failure: Failure | None = None) -> None:
+        """Write how the attempt ended."""
+        with self._lock:
+            self.state = self.state.replace(status=status, reason=reason, failure=failure)
+        self._write()
+
+    def _write(self) -> None:
         with self._lock:
             if not self.lost:
-                self._state = dataclasses.replace(self._state, **changes, heartbeat=time.time())
-                self._run.state = self._state
+                self.state = self.state.replace(heartbeat=time.time())
+                self._run.state = self.state
 
     def _beat(self) -> None:
         while not self._ended.wait(INTERVAL):
@@ -81,8 +84,8 @@ class Pulse:
                     self.lost = True
                     self._on_lost()
                     return
-                self.write()
-                reason = requested(self._run, self._state.attempts)
+                self._write()
+                reason = requested(self._run, self.state.attempts)
                 if reason is not None and self._on_cancel is not None:
                     self._on_cancel(reason)
                     self._on_cancel = None

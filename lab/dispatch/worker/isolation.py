@@ -57,7 +57,7 @@ def reset(seed: int, threads: int | None) -> None:
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
     if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()  # its limit on recompilations counts over a process's life
+        torch.compiler.reset()  # its limit on recompilations counts over a process's life
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
