@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from components.registry import Component, OptionError
+from components.registry import OptionError
 from lab.data.options import Data
 from lab.data.shards import TokenShards, prepare
-from lab.records.folder import RunFolder, check_name
+from lab.records.folder import RunFolder
 from lab.refusals import RequestError
+from lab.training.experiment import EvaluatorOptions, Experiment
 
 if TYPE_CHECKING:
     import torch
 
     from components.decoder import Decoder
     from lab.data.tokenizers.encoder import Encoder
-    from lab.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,6 @@ def refuse_other_text(run: RunFolder, digest: str) -> None:
         )
 
 
-TRAININGS = ("train", "val", "unigram")
-"""First parts of the names of what training itself measures."""
-
-
-def unusable(name: str) -> str | None:
-    """Why an evaluation can't be called so, whose metrics are `<name>/<metric>`; None if it can."""
-    try:
-        check_name(name)
-    except ValueError as error:
-        return str(error)
-    return f"metrics called {name}/… are training's; choose another name" if name in TRAININGS else None
-
-
 def refuse_beyond_positions(experiment: Experiment, option: str, tokens: int) -> None:
     """Refuse a text of so many tokens if the model's learned positions end before.
 
@@ -145,10 +132,6 @@ class Findings:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Stopped(Exception):
-    """An evaluation was asked to stop; what it had done is kept, and the next one goes on from there."""
-
-
 class Session(Protocol):
     """One evaluation under way."""
 
@@ -165,11 +148,8 @@ class Session(Protocol):
         """Tell how far the work is."""
 
 
-class Evaluator(Component, kind="evaluator", home="lab.evaluation.catalogue"):
+class Evaluator(EvaluatorOptions):
     """What is measured of a trained model."""
-
-    reads_text: ClassVar[bool] = False
-    """Whether it needs the text that a run was trained on or another, which a run on a synthetic task has not."""
 
     def need_at_least(self, least: int, *options: str) -> None:
         """Refuse an option that is a number below `least`; None stands for a default.
@@ -181,13 +161,6 @@ class Evaluator(Component, kind="evaluator", home="lab.evaluation.catalogue"):
             value = getattr(self, option)
             if value is not None and value < least:
                 raise OptionError(option, f"must be at least {least}, got {value}")
-
-    def check(self, experiment: Experiment) -> None:
-        """Refuse a run that can't be measured so, as far as its configuration tells.
-
-        Raises:
-            OptionError: at an option of this evaluator.
-        """
 
     def evaluate(self, subject: Subject, session: Session) -> Findings:
         """Measure; the same at every call, in whichever parts it was done.

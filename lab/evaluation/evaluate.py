@@ -16,7 +16,7 @@ from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.composition.frozen.recompose import paths_of
 from lab.composition.hydra.overrides import parse
 from lab.evaluation import results_store
-from lab.evaluation.base import Evaluator, Findings, Stopped, Subject
+from lab.evaluation.base import Evaluator, Findings, Subject
 from lab.evaluation.load import load_model
 from lab.evaluation.measure.text import data_of
 from lab.evaluation.session import KeptSession, Report
@@ -25,6 +25,7 @@ from lab.refusals import RequestError
 from lab.training import environment
 from lab.training.checkpoints import verified
 from lab.training.options import Accelerator
+from lab.training.progress.outcome import Stopped
 
 __all__ = ["Evaluated", "Request", "Stopped", "evaluate", "request"]
 

@@ -20,10 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lab.evaluation.base import TRAININGS, Findings, unusable
+from lab.evaluation.base import Findings
 from lab.records import RunFolder
 from lab.records.atomic import write_json, write_text
 from lab.refusals import RequestError
+from lab.training.experiment import TRAINING_METRICS, refusal_of_evaluation_name
 from lab.training.progress.event_file import EventFile
 
 FOLDER = "evaluations"
@@ -35,7 +36,7 @@ def check_name(name: str) -> None:
     Raises:
         RequestError: saying why.
     """
-    if (reason := unusable(name)) is not None:
+    if (reason := refusal_of_evaluation_name(name)) is not None:
         raise RequestError(f"--as: {reason}")
 
 
@@ -83,7 +84,7 @@ def keep(run: RunFolder, name: str, work: Mapping[str, Any], findings: Findings)
 
 def with_evaluations(run: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
     """A run's summary with the metrics of the evaluations that its folder holds; of other weights' none."""
-    metrics = {key: value for key, value in summary["metrics"].items() if key.split("/")[0] in TRAININGS}
+    metrics = {key: value for key, value in summary["metrics"].items() if key.split("/")[0] in TRAINING_METRICS}
     for name in sorted(path.stem for path in (run.path / FOLDER).glob("*.json")):
         found = kept(run, name)
         if found is not None and found["step"] == summary["costs"]["steps"]:

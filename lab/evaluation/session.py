@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from lab.evaluation.base import Stopped
+from lab.training.progress.outcome import Stopped
 
 Report = Callable[[int, int, str], None]
 """Called with how much is done, of how much, and what it is."""

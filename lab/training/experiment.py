@@ -4,15 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from components.architecture import Architecture
-from components.registry import OptionError
+from components.registry import Component, OptionError
 from lab.data.options import Data, Task
-from lab.evaluation.base import Evaluator, unusable
+from lab.records.folder import check_name
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train, Validation
 from lab.training.recipes.base import NextTokenPrediction, Recipe
+
+TRAINING_METRICS = ("train", "val", "unigram")
+"""First parts of the names of what training itself measures."""
+
+
+class EvaluatorOptions(Component, kind="evaluator", home="lab.evaluation.catalogue"):
+    """What is measured of a trained model."""
+
+    reads_text: ClassVar[bool] = False
+    """Whether it needs the text that a run was trained on or another, which a run on a synthetic task has not."""
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse a run that can't be measured so, as far as its configuration tells.
+
+        Raises:
+            OptionError: at an option of this evaluator.
+        """
+
+
+def refusal_of_evaluation_name(name: str) -> str | None:
+    """Why an evaluation can't have a name, under which its metrics are `<name>/<metric>`; None if it can."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        return str(error)
+    return f"metrics called {name}/… are training's; choose another name" if name in TRAINING_METRICS else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +63,7 @@ class Experiment:
     optimizer: Optimizer
     schedule: Schedule
     recipe: Recipe = field(default_factory=NextTokenPrediction)
-    evaluate: Mapping[str, Evaluator] = field(default_factory=dict, metadata={"affects_result": False})
+    evaluate: Mapping[str, EvaluatorOptions] = field(default_factory=dict, metadata={"affects_result": False})
 
     def __post_init__(self) -> None:
         """Raise OptionError if two parts that are sound by themselves cannot go together."""
@@ -65,7 +92,7 @@ class Experiment:
             raise OptionError(f"recipe.{error.option}", error.message) from None
 
         for name, evaluator in self.evaluate.items():
-            if (reason := unusable(name)) is not None:
+            if (reason := refusal_of_evaluation_name(name)) is not None:
                 raise OptionError(f"evaluate.{name}", reason)
             try:
                 evaluator.check(self)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from lab.accounting.utilization import Utilization
-from lab.data.batches import Batches, validation_batches
-from lab.data.synthetic.synthetic_data import Drawn, DrawnBatches
-from lab.evaluation.base import Stopped
+from lab.data.synthetic.synthetic_data import Drawn
 from lab.records.atomic import write_json
 from lab.training import environment
 from lab.training.checkpoints import verified
 from lab.training.checkpoints.lightning_io import VerifiedCheckpointIO
 from lab.training.compilation import Compiler
 from lab.training.conductor import Conductor
+from lab.training.data import Steps, Text, training_batches, validation
 from lab.training.module import NextToken
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
@@ -31,32 +29,14 @@ from lab.training.options import Train, Validation
 from lab.training.parallel.group import Group, connected
 from lab.training.parallel.strategies import strategy_of
 from lab.training.parallel.world import World
-from lab.training.progress.outcome import Outcome, Progress
+from lab.training.progress.outcome import Outcome, Progress, Stopped
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.summary import summarize
-from lab.training.validation import asked, validation_loss
 
 Conclude = Callable[[dict[str, Any]], dict[str, Any]]
 """Given a finished run's summary, before it is written, returns it with what there is to add; may raise `Stopped`."""
 
 _LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
-
-
-class Text(Protocol):
-    """What training needs of tokenized text; `lab.data.shards.TokenShards` is one."""
-
-    @property
-    def train(self) -> np.ndarray[Any, Any]: ...
-    @property
-    def validation(self) -> np.ndarray[Any, Any]: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def validation_bytes(self) -> int: ...
-    @property
-    def unigram_loss(self) -> float: ...
-    @property
-    def separator(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +113,8 @@ def _fit(
 ) -> Outcome:
     budget, world = procedure.train, group.world
     separator = None if isinstance(text, Drawn) or not budget.mask_documents else text.separator
-    batches, validate = _batches(text, model, procedure, separator, group, device)
+    batches = training_batches(text, budget, procedure.data_seed)
+    validate = validation(text, model, budget, procedure.validation.tokens, separator, group, device)
     group.check_same("the text's digest", text.digest)
     newest = group.from_first(verified.newest(folder) if world.first else None)
     start = 0 if newest is None else verified.step_of(newest)
@@ -186,7 +167,7 @@ def _fit(
                 plugins=[VerifiedCheckpointIO(folder, newest), *_environment(world)],
             )
             conductor.report(start, always=True)
-            _run(trainer, trained, _Steps(batches, start, budget.steps, world.part(budget)), newest)
+            _run(trainer, trained, Steps(batches, start, budget.steps, world.part(budget)), newest)
     finally:
         if recorder is not None:
             recorder.close()
@@ -208,45 +189,6 @@ def _fit(
     return Outcome(status, conductor.reason, summary)
 
 
-def _batches(
-    text: Text | Drawn,
-    model: nn.Module,
-    procedure: Procedure,
-    separator: int | None,
-    group: Group,
-    device: torch.device,
-) -> tuple[Batches | DrawnBatches, Callable[[], dict[str, float]]]:
-    """What is trained on, and what measures the model on what is held out."""
-    budget, seed, tokens = procedure.train, procedure.data_seed, procedure.validation.tokens
-    micro = group.world.sequences_per_forward(budget)
-    if isinstance(text, Drawn):
-        drawn = text.validation_batches(budget.context, micro, tokens)
-        return (
-            text.batches(budget.context, budget.global_batch, seed),
-            lambda: dict(zip(("val/loss", "val/accuracy"), asked(model, drawn, device, group), strict=True)),
-        )
-    held_out = validation_batches(text.validation, budget.context, micro, tokens)
-    return (
-        Batches(text.train, budget.context, budget.global_batch, seed),
-        lambda: {"val/loss": validation_loss(model, held_out, device, separator, group)},
-    )
-
-
-class _Steps:
-    """A process's part of the batches of a run, from step `start` on.
-
-    It has no length and no state, so that Lightning neither counts them nor winds them forward: a resumed run's
-    first batch is that of its first step.
-    """
-
-    def __init__(self, batches: Batches | DrawnBatches, start: int, steps: int, part: range) -> None:
-        self._batches, self._start, self._steps, self._part = batches, start, steps, slice(part.start, part.stop)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for step in range(self._start, self._steps):
-            yield tuple(each[self._part] for each in self._batches.at(step))
-
-
 def _placement(world: World, device: torch.device) -> dict[str, Any]:
     """Lightning's options for where the run runs."""
     if not world.several:
@@ -259,7 +201,7 @@ def _environment(world: World) -> list[LightningEnvironment]:
     return [] if world.several else [LightningEnvironment()]
 
 
-def _run(trainer: Trainer, module: NextToken, steps: _Steps, checkpoint: Path | None) -> None:
+def _run(trainer: Trainer, module: NextToken, steps: Steps, checkpoint: Path | None) -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, train_dataloaders=steps, ckpt_path=checkpoint, weights_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lab.training.experiment import Experiment
 from lab.training.fit import Conclude, Procedure, fit
 from lab.training.parallel.world import World
 from lab.training.progress.outcome import Outcome, Progress
-from lab.training.recipes.base import REFERS_TO_RUN
+from lab.training.recipes.base import run_options
 from lab.training.recipes.teacher import Teacher
 
 __all__ = ["Outcome", "Progress", "train"]
@@ -94,14 +93,13 @@ def utilization_of(experiment: Experiment, trained: Mapping[str, Teacher], world
     Args:
         trained: as for `train`.
     """
-    recipe: Any = experiment.recipe
+    recipe = experiment.recipe
     context = experiment.train.context
     flops = costs(experiment.model, context).flops_per_token
-    for option in dataclasses.fields(recipe):
-        if option.metadata.keys() & REFERS_TO_RUN.keys():
-            used: Any = trained[getattr(recipe, option.name)].model
-            forward = costs(used.architecture, context).forward_flops_per_token
-            flops += recipe.flops_in_step(option.name, forward)
+    for option in run_options(type(recipe)):
+        used: Any = trained[getattr(recipe, option)].model
+        forward = costs(used.architecture, context).forward_flops_per_token
+        flops += recipe.flops_in_step(option, forward)
     dtype = torch.bfloat16 if experiment.train.precision == "bf16-mixed" else torch.float32
     device = environment.device_of(experiment.train.accelerator, world)
     return Utilization(flops, peak(device, dtype), world.size)

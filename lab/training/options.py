@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from components.registry import OptionError
+
+if TYPE_CHECKING:
+    from components.architecture import Architecture
+    from lab.data.options import Data
 
 Precision = Literal["fp32", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
@@ -107,3 +111,14 @@ class Validation:
     def interval(self, tokens_per_step: int) -> int | None:
         """Optimizer steps between two validations; None for none before the end."""
         return None if self.every is None else max(1, round(self.every / tokens_per_step))
+
+
+class RunConfiguration(Protocol):
+    """What a recipe may check of a run's configuration; `lab.training.experiment.Experiment` is one."""
+
+    @property
+    def model(self) -> Architecture: ...
+    @property
+    def data(self) -> Data: ...
+    @property
+    def train(self) -> Train: ...

@@ -16,11 +16,12 @@ from lab.comparison.read.collect import collect
 from lab.dispatch.control.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, PREEMPTED, Stop, execute
 from lab.dispatch.worker.worker import train_frozen
-from lab.evaluation.base import Curve, Evaluator, Findings, Session, Stopped, Subject
+from lab.evaluation.base import Curve, Evaluator, Findings, Session, Subject
 from lab.evaluation.evaluate import Request, declared, evaluate
 from lab.evaluation.session import KeptSession
 from lab.planning.plan.build import plan_train
 from lab.records import RunFolder
+from lab.training.progress.outcome import Stopped
 from tests.evaluation.conftest import TINY, Done, Trained, files
 
 Lab = Callable[..., Done]

@@ -12,10 +12,10 @@ import torch
 
 from lab.data.corpora.split import place
 from lab.data.shards import prepare
-from lab.evaluation.base import Stopped
 from lab.evaluation.evaluate import evaluate, request
 from lab.evaluation.load import load_model
 from lab.records import RunFolder
+from lab.training.progress.outcome import Stopped
 from tests.evaluation.conftest import Done, Trained, files, train, write_text
 
 Lab = Callable[..., Done]

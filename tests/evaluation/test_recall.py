@@ -17,11 +17,12 @@ from components.registry import OptionError
 from lab.accounting.reach import reach
 from lab.data.synthetic.draws import Draws
 from lab.data.synthetic.tasks import MQAR, Passkey, Task
-from lab.evaluation.base import Findings, Stopped, Subject
+from lab.evaluation.base import Findings, Subject
 from lab.evaluation.evaluate import request
 from lab.evaluation.evaluators.recall import Recall
 from lab.evaluation.load import load_model
 from lab.records import RunFolder
+from lab.training.progress.outcome import Stopped
 from tests.evaluation.conftest import Done, Trained, files, train
 
 Lab = Callable[..., Done]

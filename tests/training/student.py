@@ -17,7 +17,7 @@ from torch import Tensor
 from lab.training.fit import fit
 from lab.training.module import NextToken
 from lab.training.progress.outcome import Outcome
-from lab.training.recipes.distillation import Distilled
+from lab.training.recipes.student import Distilled
 from lab.training.recipes.teacher import Teacher
 
 from . import tiny

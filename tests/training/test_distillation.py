@@ -21,7 +21,7 @@ from lab.training.checkpoints import verified
 from lab.training.documents import document_ids
 from lab.training.fit import fit
 from lab.training.optimizers.schedule import Constant
-from lab.training.recipes.distillation import soft_losses
+from lab.training.recipes.student import soft_losses
 
 from . import student, tiny
 from .test_fit import PlainDescent

@@ -15,7 +15,7 @@ from components.registry import OptionError
 from lab.data.batches import Batches
 from lab.training.fit import fit
 from lab.training.optimizers.schedule import Constant
-from lab.training.recipes.base import LabelSmoothing
+from lab.training.recipes.label_smoothing import LabelSmoothing
 from lab.training.recipes.smoothing import Smoothed
 
 from . import tiny

@@ -16,8 +16,9 @@ from components.registry import OptionError
 from lab.data.batches import Batches
 from lab.training.fit import fit
 from lab.training.optimizers.schedule import Constant
-from lab.training.recipes.base import Distillation, Targets, bytes_a_token
-from lab.training.recipes.distillation import soft_losses
+from lab.training.recipes.distillation import Distillation
+from lab.training.recipes.student import soft_losses
+from lab.training.recipes.target_options import Targets, bytes_a_token
 from lab.training.recipes.targets import Few, Selection
 
 from . import student, tiny

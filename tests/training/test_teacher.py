@@ -21,7 +21,8 @@ from lab.training import loop
 from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
 from lab.training.recipes import teacher
-from lab.training.recipes.base import Distillation, NextTokenPrediction
+from lab.training.recipes.base import NextTokenPrediction
+from lab.training.recipes.distillation import Distillation
 
 from .test_train import architecture
 from .test_train import experiment as experiment

@@ -25,7 +25,7 @@ from lab.dispatch.worker import failure
 from lab.training.fit import fit
 from lab.training.progress.outcome import Outcome
 from lab.training.recipes import teacher_cache
-from lab.training.recipes.base import Targets, bytes_a_token
+from lab.training.recipes.target_options import Targets, bytes_a_token
 from lab.training.recipes.targets import Few, Selection
 from lab.training.recipes.teacher import Teacher
 from lab.training.recipes.teacher_cache import TeacherCache

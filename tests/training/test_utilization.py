@@ -18,7 +18,7 @@ from lab.training.experiment import Experiment
 from lab.training.options import Train
 from lab.training.parallel.world import World
 from lab.training.recipes import teacher
-from lab.training.recipes.base import Distillation
+from lab.training.recipes.distillation import Distillation
 
 from .test_teacher import finished
 from .test_train import architecture

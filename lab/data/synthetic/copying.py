@@ -9,7 +9,6 @@ import numpy as np
 
 from lab.data.synthetic.draws import Draws, Ints
 from lab.data.synthetic.items import Items
-from lab.data.synthetic.tasks import DIGITS
 
 MARK, ASK = 0, 1
 BLANK = 0
@@ -34,18 +33,20 @@ def induction(draws: Draws, context: int, vocabulary: int, distance: int | None)
     return Items(tokens_BT, asked_B1, targets_B1, asked_B1 - place_B1)
 
 
-def passkey(draws: Draws, context: int, vocabulary: int, digits: int, distance: int | None) -> Items:
+def passkey(draws: Draws, context: int, vocabulary: int, digits: int, base: int, distance: int | None) -> Items:
     """Filler with a mark and a number of some digits in it; at the end a question, and the number is asked for.
 
     As Mohtashami and Jaggi (2305.16300) ask it of language models in English. The digits but the last follow the
     question, so that each is asked for given those before it.
 
     Args:
+        digits: how many the number has.
+        base: how many different digits there are.
         distance: from the question back to the mark, more than `digits`; None for a random one.
     """
     ask = context - digits
-    tokens_BT = DIGIT_0 + DIGITS + draws.below("filler", vocabulary - DIGIT_0 - DIGITS, context)
-    digits_Bn = DIGIT_0 + draws.below("digits", DIGITS, digits)
+    tokens_BT = DIGIT_0 + base + draws.below("filler", vocabulary - DIGIT_0 - base, context)
+    digits_Bn = DIGIT_0 + draws.below("digits", base, digits)
     mark_B1 = _starts(draws, ask, distance, ask - digits)
     np.put_along_axis(tokens_BT, mark_B1, MARK, axis=1)
     np.put_along_axis(tokens_BT, mark_B1 + 1 + np.arange(digits), digits_Bn, axis=1)

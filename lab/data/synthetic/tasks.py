@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lab.data.synthetic.items import Items
 
 DIGITS = 10
+"""Different digits of a passkey."""
 
 
 class Task(Corpus):
@@ -193,7 +194,7 @@ class Passkey(Task):
     def items(self, draws: Draws, context: int, vocabulary: int) -> Items:
         from lab.data.synthetic.copying import passkey
 
-        return passkey(draws, context, vocabulary, self.digits, self.distance)
+        return passkey(draws, context, vocabulary, self.digits, DIGITS, self.distance)
 
 
 @register("selective_copying")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lab.data.errors import DataError
-from lab.data.tokenizers.options import SEPARATOR
+from lab.data.tokenizers.separators import SEPARATOR
 
 Ids = npt.NDArray[np.integer[Any]]
 

@@ -15,23 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from components.registry import Component, OptionError, register, suggestion
 from lab.data.errors import DataError
+from lab.data.tokenizers.separators import SEPARATOR, USUAL_SEPARATORS
 
 if TYPE_CHECKING:
     from lab.data.tokenizers.encoder import Encoder
-
-SEPARATOR = "<|endoftext|>"
-"""How the separator between documents is written by tokenizers that are made here."""
-
-USUAL_SEPARATORS = (
-    SEPARATOR,
-    "<|end_of_text|>",
-    "<eos>",
-    "</s>",
-    "<｜end▁of▁sentence｜>",
-    "<|eot_id|>",
-    "[EOS]",
-    "[SEP]",
-)
 
 _SINGLE_BYTES = 256
 

@@ -6,7 +6,6 @@ in a frozen configuration it holds that run's identity, which is thereby part of
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -28,10 +27,7 @@ from lab.records.folder import TOKENIZER
 from lab.records.naming import resolve
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
-from lab.training.recipes.base import Recipe
-
-REFERS_TO_RUN = "refers_to_run"
-"""The metadata of a field that refers to a run."""
+from lab.training.recipes.base import Recipe, run_options
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def blamed(error: RequestError, sweep: Sweep, arm: Arm, file: SweepFile) -> Requ
         if str(error).startswith(f"{arm.where}: override '{text}': "):
             slot, _, option = path.rpartition(".")
             kind = groups.slots()[slot]
-            having = [name for name in registry.names(kind) if option in _options(registry.lookup(kind, name))]
+            having = [name for name in registry.names(kind) if option in run_options(registry.lookup(kind, name))]
             return RequestError(
                 f"{file.at('needs', arm.named or arm.name, path)}: arm '{arm.name}' has nothing there that refers to a "
                 f"run; it would with {slot}={' or '.join(having)}"
@@ -169,7 +165,7 @@ def fill(
     found = []
     filled = experiment
     for path, component in components_of(experiment).items():
-        for option in _options(type(component)):
+        for option in run_options(type(component)):
             at = f"{path}.{option}"
             place = f"{where}: {at}" if where else at
             named: str = getattr(component, option)
@@ -191,7 +187,7 @@ def fill(
 
 def refer(components: Iterable[Component]) -> bool:
     """Whether any of these components refers to a run, so that `fill` has something to do."""
-    return any(_options(cls) for cls in {type(component) for component in components})
+    return any(run_options(cls) for cls in {type(component) for component in components})
 
 
 def paths() -> list[str]:
@@ -200,13 +196,8 @@ def paths() -> list[str]:
         f"{slot}.{option}"
         for slot, kind in groups.slots().items()
         for name in registry.names(kind)
-        for option in _options(registry.lookup(kind, name))
+        for option in run_options(registry.lookup(kind, name))
     ]
-
-
-def _options(component: Any) -> tuple[str, ...]:
-    """The options of a component's class that refer to runs."""
-    return tuple(field.name for field in dataclasses.fields(component) if field.metadata.get(REFERS_TO_RUN))
 
 
 def _wanted(sweep: Sweep, arm: Arm) -> Mapping[str, NeededRun]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Optimizer(Component, kind="optimizer"):
+class Optimizer(Component, kind="optimizer", home="lab.training.catalogue"):
     """How gradients become steps."""
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:

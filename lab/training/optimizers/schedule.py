@@ -12,7 +12,7 @@ from typing import Literal
 from components.registry import Component, OptionError, register
 
 
-class Schedule(Component, kind="schedule"):
+class Schedule(Component, kind="schedule", home="lab.training.catalogue"):
     """How the learning rate moves over a run."""
 
     warmup_tokens: int

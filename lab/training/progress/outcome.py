@@ -25,6 +25,10 @@ class Progress:
     tokens_per_second: float | None = None
 
 
+class Stopped(Exception):
+    """An evaluation was asked to stop; what it had done is kept, and the next one goes on from there."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a call of `train` ended.

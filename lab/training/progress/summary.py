@@ -15,7 +15,7 @@ from lab.training.validation import bits_per_byte
 
 if TYPE_CHECKING:
     from lab.training.conductor import Conductor
-    from lab.training.fit import Text
+    from lab.training.data import Text
 
 VERSION = 1
 

@@ -1,166 +1,138 @@
-"""A student as a Lightning module: next-token prediction with a teacher's distribution in place of the text's tokens.
-
-The teacher is no part of the module: it is in no checkpoint, no optimizer and no count of parameters.
-"""
+"""Distillation as options. `lab.training.recipes.student` trains by it."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from components.registry import OptionError, register
+from lab.training.recipes.base import REFERS_TO_RUN, Recipe
+from lab.training.recipes.target_options import K, Targets, bytes_a_token
+from lab.units import count
 
-from components.loss import in_fp32, token_losses
-from lab.training.module import Losses, NextToken
-from lab.training.parallel.world import Pass
-from lab.training.recipes.targets import Few, Selection
-from lab.training.recipes.teacher import Teacher
-from lab.training.recipes.teacher_cache import TeacherCache
-
-
-def soft_losses(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of a student against its teacher's distribution, and how much of it is the student's fault.
-
-    With p = softmax(teacher_logits / temperature) and q = softmax(logits / temperature), for each token
-    H(p, q) = -Σ p log q, and KL(p ‖ q) = H(p, q) - H(p), which has the same gradient and is 0 where q is p.
-
-    Args:
-        logits, teacher_logits: [B, T, V]
-    Returns:
-        H(p, q) and KL(p ‖ q), each [B·T] in fp32 (fp64 for fp64 logits), nats; no factor for the temperature.
-    """
-    student, teacher = (in_fp32(each).flatten(0, 1) / temperature for each in (logits, teacher_logits))
-    p = teacher.softmax(dim=-1)
-    cross_entropy = F.cross_entropy(student, p, reduction="none")
-    return cross_entropy, cross_entropy - torch.special.entr(p).sum(dim=-1)
+if TYPE_CHECKING:
+    from lab.data.tokenizers.encoder import Encoder
+    from lab.training.module import NextToken
+    from lab.training.options import RunConfiguration, Train
+    from lab.training.recipes.teacher import Teacher
 
 
-class Distilled(NextToken):
-    """Trains a model as `NextToken` does, on (1 - w) · T² · H(p, q) + w · cross-entropy.
+@register("distillation")
+class Distillation(Recipe):
+    """A teacher's distribution over each next token: cross-entropy -Σ p_teacher log p_student.
 
-    p and q are the teacher's and the student's distributions at temperature T, and w is the weight of the hard labels.
-    With a selection H(p, q) is what `lab.training.recipes.targets` makes of few of the teacher's tokens.
+    As Gemma 2's small models were trained (2408.00118, section 3.2), where no temperature and no share of hard labels
+    is stated. The teacher runs along with the student, in evaluation mode, on the same tokens and documents; or its
+    outputs are kept, and whoever trains on the same batches reads them.
 
-    The loss of a step stays the cross-entropy against the text, as in every recipe. Beside it stand, means over the
-    tokens in nats: `soft_loss`, H(p, q); `kl`, KL(p ‖ q); and `objective`, what is minimised.
-
-    The teacher sees the tokens and document ids that the student sees, under the same autocast. With a cache it sees
-    those only that nobody has shown it before, a process's part of a step at a time, pass by pass as without one.
+    Attributes:
+        teacher: the run to learn from, finished and of the same tokenizer: by its path below the root, or its identity.
+        temperature: divides both models' logits; the term is then multiplied by its square, so that its gradient keeps
+            its size beside the hard labels' (Hinton et al. 2015, 1503.02531, section 2).
+        hard_label_weight: share of the ordinary cross-entropy in the objective; the teacher's term has the rest.
+        targets: what is learnt of the teacher's distribution p. `full`: all of it. `top_k`: its k likeliest tokens,
+            p renormalised over them. `sampled`: k tokens drawn from p with replacement, each with weight 1/k, so that
+            the loss's expectation over draws is that of `full`. `sampled_renormalized`: k different tokens drawn with
+            p's probabilities, p renormalised over them, as Gemma 3 (2503.19786, section 2.2) describes its own; its
+            expectation isn't that of `full` unless k is 1 or the whole vocabulary.
+        k: how many tokens; None for 256 as in Gemma 3, where targets aren't full.
+        cache: keep the teacher's outputs in the lab's cache, and read them where they are already: not with full
+            targets, which would be larger than any text. Results are those of a teacher that runs along, bit for bit.
     """
 
-    from_logits = True
+    teacher: str = field(metadata=REFERS_TO_RUN)
+    temperature: float = 1.0
+    hard_label_weight: float = 0.0
+    targets: Targets = "full"
+    k: int | None = None
+    cache: bool = field(default=False, metadata={"affects_result": False})
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        teacher: Teacher,
-        temperature: float,
-        hard_label_weight: float,
-        selection: Selection | None = None,
-        cache: Path | None = None,
-        **options: Any,
+    def __post_init__(self) -> None:
+        if not self.teacher:
+            raise OptionError("teacher", f"expected {REFERS_TO_RUN['expected']}")
+        if not self.temperature > 0:
+            raise OptionError("temperature", f"must be positive, got {self.temperature}")
+        if not 0 <= self.hard_label_weight < 1:
+            raise OptionError(
+                "hard_label_weight",
+                f"must lie in [0, 1), got {self.hard_label_weight}; without a teacher's share, recipe=next_token",
+            )
+        if self.k is not None and self.targets == "full":
+            raise OptionError("k", f"{self.k} has no effect on full targets; choose recipe.targets=top_k or sampled")
+        if self.k is not None and self.k < 1:
+            raise OptionError("k", f"must be at least 1, got {self.k}")
+
+    @property
+    def n_targets(self) -> int | None:
+        """How many tokens of the teacher's distribution are learnt from; None for all."""
+        return None if self.targets == "full" else self.k or K
+
+    def check(self, experiment: RunConfiguration) -> None:
+        vocab_size = experiment.model.vocab_size
+        if self.targets in ("top_k", "sampled_renormalized") and (self.n_targets or 0) > vocab_size:
+            raise OptionError("k", f"{self.n_targets} different tokens are more than the vocabulary's {vocab_size:,}")
+        if self.cache and self.targets == "full":
+            size = 4 * vocab_size * _trained_tokens(experiment.train)
+            raise OptionError(
+                "cache",
+                f"full distributions would take {count(size)}B a run, 4 bytes for each of {vocab_size:,} tokens at "
+                "every position; keep few of them (recipe.targets=top_k or sampled), or leave recipe.cache=false",
+            )
+
+    def check_run(
+        self, option: str, needed: RunConfiguration, experiment: RunConfiguration, tokenizer: Path | None
     ) -> None:
-        """
-        Args:
-            selection: the few tokens to learn from; None for the whole distribution.
-            cache: the lab's cache, in which the teacher's outputs are kept; None to keep none.
-        """
-        super().__init__(model, **options)
-        # In a tuple, or torch would make it a submodule.
-        self._teacher = (teacher,)
-        self._temperature = temperature
-        self._hard_label_weight = hard_label_weight
-        self._selection = selection
-        self._cache = cache
-        self._kept: TeacherCache | None = None
-        self._given: Few | None = None
-        self._first = 0
+        from lab.training.recipes.teacher import refusal
 
-    def on_train_start(self) -> None:
-        if self._cache is None:
-            self._teacher[0].model.to(self.device)
-        else:
-            self._kept = self._open(self._cache)
+        reason = refusal(needed, experiment, tokenizer)
+        if reason is not None:
+            raise OptionError(option, reason)
 
-    def facts(self) -> dict[str, Any]:
-        found = self._teacher[0].facts()
-        if self._selection is not None:
-            found |= {"targets": self._selection.targets, "k": self._selection.k}
-        if self._kept is not None:
-            found["cache"] = self._kept.facts()
-        return {"teacher": found}
+    def flops_per_token(self, option: str, forward: float) -> float:
+        """A forward pass of the teacher: with a cache too, which somebody's passes have to fill."""
+        return forward
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Any]:
-        if self._kept is not None:
-            passes = [each for each in self._group.world.passes(self._train) if each.counts]
-            begin, inputs = passes[0].first, batch[0]
+    def flops_in_step(self, option: str, forward: float) -> float:
+        return 0.0 if self.cache else forward
 
-            def say() -> Few:
-                self._teacher[0].model.to(self.device)
-                parts = (inputs[each.first - begin : each.first - begin + each.size] for each in passes)
-                return Few.joined([self._select(part, each.first) for part, each in zip(parts, passes, strict=True)])
+    @property
+    def work(self) -> str:
+        if self.targets == "full":
+            return self.name
+        return f"{self.name} {self.targets} {self.n_targets}{' cached' if self.cache else ''}"
 
-            self._given = self._kept.at(self.trainer.global_step, begin, inputs, say)
-        return super().training_step(batch, batch_idx)
+    def cache_bytes(self, experiment: RunConfiguration) -> int:
+        if not self.cache or self.n_targets is None:
+            return 0
+        a_token = bytes_a_token(self.targets, self.n_targets, experiment.model.vocab_size)
+        return a_token * _trained_tokens(experiment.train)
 
-    def _seed_pass(self, each: Pass) -> None:
-        super()._seed_pass(each)
-        self._first = each.first
+    def module(self, trained: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
+        from lab.data.cache import default_cache
+        from lab.training.recipes.student import Distilled
+        from lab.training.recipes.targets import Selection
+        from lab.training.recipes.teacher import digest_of
 
-    def _losses(self, tokens: Tensor, targets: Tensor, logits: Tensor) -> Losses:
-        soft, kl = (each.mean() for each in self._soft_losses(tokens, logits))
-        hard = token_losses(logits if self._hard_label_weight else logits.detach(), targets).mean()
-        objective = (1 - self._hard_label_weight) * self._temperature**2 * soft
-        if self._hard_label_weight:
-            objective = objective + self._hard_label_weight * hard
-        terms = {"soft_loss": soft, "kl": kl, "objective": objective}
-        return Losses(hard, objective, terms={name: term.detach() for name, term in terms.items()})
-
-    def _soft_losses(self, tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        if self._selection is None:
-            return soft_losses(logits, self._teacher_logits(tokens), self._temperature)
-        if self._given is None:
-            few = self._select(tokens, self._first)
-        else:
-            few = self._given.part(self._first - self._group.world.part(self._train).start, len(tokens))
-        return self._selection.losses(logits, few)
-
-    def _select(self, tokens: Tensor, first: int) -> Few:
-        """What the teacher says of tokens [B, T]; `first` is the first row's place in the global batch."""
-        assert self._selection is not None
-        return self._selection.of(self._teacher_logits(tokens), self._seed, self.trainer.global_step, first)
-
-    def _teacher_logits(self, tokens: Tensor) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = self._teacher[0].model(*self._inputs(tokens))
-        return found
-
-    def _open(self, cache: Path) -> TeacherCache:
-        """The kept outputs that are the ones this run's teacher would give here."""
-        assert self._selection is not None, "whole distributions are not kept"
-        world, train, selection = self._group.world, self._train, self._selection
-        made_by = {
-            "teacher": self._teacher[0].identity,
-            "targets": selection.targets,
-            "k": selection.k,
-            # What follows changes which tokens are drawn, or how sums are rounded.
-            **({"temperature": selection.temperature, "seed": self._seed} if selection.random else {}),
-            "separator": self._separator,
-            "precision": train.precision,
-            "device": self.device.type,
-            "sequences_per_forward": world.sequences_per_forward(train),
-        }
-        kept = TeacherCache(
-            cache,
-            made_by,
-            selection,
-            self._teacher[0].vocab_size,
-            tokens_per_step=train.tokens_per_step,
-            steps=train.steps,
+        teacher = trained.get(self.teacher)
+        if teacher is None:
+            raise OptionError("recipe.teacher", f"run {self.teacher[:12]}… is needed, and was not brought along")
+        if teacher.tokenizer != digest_of(tokenizer):
+            raise OptionError(
+                "recipe.teacher", f"{teacher.run} was trained on another tokenizer's tokens than this text is in"
+            )
+        k = self.n_targets
+        return functools.partial(
+            Distilled,
+            teacher=teacher,
+            temperature=self.temperature,
+            hard_label_weight=self.hard_label_weight,
+            selection=None if k is None else Selection(self.targets, k, self.temperature),
+            cache=default_cache() if self.cache else None,
         )
-        if world.first:
-            kept.announce()
-        return kept
+
+
+def _trained_tokens(train: Train) -> int:
+    return train.steps * train.tokens_per_step

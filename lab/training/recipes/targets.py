@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from components.loss import in_fp32
-from lab.training.recipes.base import Targets
+from lab.training.recipes.target_options import Targets
 
 _ROWS = 1024
 """Positions whose probabilities are added up at once."""
@@ -127,7 +127,7 @@ class Selection:
         Args:
             logits: the student's, [B, T, V]
         Returns:
-            As `soft_losses` in `distillation`: -Σ w log q over the chosen tokens with their weights w, and the same
+            As `soft_losses` in `student`: -Σ w log q over the chosen tokens with their weights w, and the same
             less the entropy of w, or for `sampled` less that of the teacher's whole distribution, whose expectation is
             KL(p ‖ q). Each [B·T], no factor for the temperature.
         """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lab.data.options import Data
     from lab.data.tokenizers.encoder import Encoder
-    from lab.training.experiment import Experiment
+    from lab.training.options import RunConfiguration
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Teacher:
         }
 
 
-def load(run: RunFolder, experiment: Experiment, *, kernel: str) -> Teacher:
+def load(run: RunFolder, experiment: RunConfiguration, *, kernel: str) -> Teacher:
     """A finished run, ready to be learnt from.
 
     Args:
@@ -93,7 +93,7 @@ def load(run: RunFolder, experiment: Experiment, *, kernel: str) -> Teacher:
     )
 
 
-def refusal(teacher: Experiment, student: Experiment, tokenizer: Path | None) -> str | None:
+def refusal(teacher: RunConfiguration, student: RunConfiguration, tokenizer: Path | None) -> str | None:
     """Why one run's model can't teach another, from their configurations; None if it can.
 
     Args:

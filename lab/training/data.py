@@ -1,0 +1,73 @@
+"""What a run trains on and is validated on: batches by step, of text or of a synthetic task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lab.data.batches import Batches, validation_batches
+from lab.data.synthetic.synthetic_data import Drawn, DrawnBatches
+from lab.training.options import Train
+from lab.training.parallel.group import Group
+from lab.training.validation import asked, validation_loss
+
+
+class Text(Protocol):
+    """What training needs of tokenized text; `lab.data.shards.TokenShards` is one."""
+
+    @property
+    def train(self) -> np.ndarray[Any, Any]: ...
+    @property
+    def validation(self) -> np.ndarray[Any, Any]: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def validation_bytes(self) -> int: ...
+    @property
+    def unigram_loss(self) -> float: ...
+    @property
+    def separator(self) -> int: ...
+
+
+def training_batches(data: Text | Drawn, train: Train, seed: int) -> Batches | DrawnBatches:
+    """The global batch of every step, in an order or from draws that `seed` decides."""
+    if isinstance(data, Drawn):
+        return data.batches(train.context, train.global_batch, seed)
+    return Batches(data.train, train.context, train.global_batch, seed)
+
+
+def validation(
+    data: Text | Drawn,
+    model: nn.Module,
+    train: Train,
+    tokens: int,
+    separator: int | None,
+    group: Group,
+    device: torch.device,
+) -> Callable[[], dict[str, float]]:
+    """What measures the model as it is when called: `val/loss`, and for a task `val/accuracy`."""
+    micro_batch = group.world.sequences_per_forward(train)
+    if isinstance(data, Drawn):
+        items = data.validation_batches(train.context, micro_batch, tokens)
+        return lambda: dict(zip(("val/loss", "val/accuracy"), asked(model, items, device, group), strict=True))
+    windows = validation_batches(data.validation, train.context, micro_batch, tokens)
+    return lambda: {"val/loss": validation_loss(model, windows, device, separator, group)}
+
+
+class Steps:
+    """A process's part of the batches of a run, from step `start` on.
+
+    It has no length and no state, so that Lightning neither counts them nor winds them forward: a resumed run's
+    first batch is that of its first step.
+    """
+
+    def __init__(self, batches: Batches | DrawnBatches, start: int, steps: int, part: range) -> None:
+        self._batches, self._start, self._steps, self._part = batches, start, steps, slice(part.start, part.stop)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for step in range(self._start, self._steps):
+            yield tuple(each[self._part] for each in self._batches.at(step))
