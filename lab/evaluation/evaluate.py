@@ -79,7 +79,8 @@ def request(name: str, texts: Sequence[str]) -> Request:
 def declared(run: RunFolder) -> dict[str, Request]:
     """The evaluations that a run's own configuration asks for and its folder doesn't hold of its newest weights."""
     with extensions.of_run(run.path, run.info):
-        asked = {name: Request(evaluator) for name, evaluator in load_experiment(run.config).evaluate.items()}
+        options = load_experiment(run.config).evaluate
+    asked = {name: Request(evaluator) for name, evaluator in options.items() if isinstance(evaluator, Evaluator)}
     newest = verified.newest(run.path)
     step = None if newest is None else verified.step_of(newest)
     return {name: each for name, each in asked.items() if not _held(run, name, each.evaluator, step)}

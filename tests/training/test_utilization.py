@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lab.training.experiment import Experiment
 from lab.training.options import Train
 from lab.training.parallel.world import World
 from lab.training.recipes import teacher
+from lab.training.recipes.base import NextTokenPrediction, run_options
 from lab.training.recipes.distillation import Distillation
 
 from .test_teacher import finished
@@ -97,6 +98,20 @@ def test_a_teachers_forward_pass_is_work_too(experiment: Experiment, tmp_path: P
     kept = Distillation(teacher="e" * 64, targets="top_k", k=8, cache=True)
     read = loop.utilization_of(replace(taught, recipe=kept), {"e" * 64: given}, World())
     assert read.flops_per_token == own, "what is read from the cache is no work of the step's"
+
+
+@pytest.mark.usefixtures("known")
+def test_an_option_refers_to_a_run_only_if_it_says_so(experiment: Experiment) -> None:
+    """Metadata such as `expected`, which an option that refers to a run has too, don't make it one."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Described(NextTokenPrediction):
+        unit: str = field(default="nats", metadata={"expected": "a unit, such as nats"})
+
+    assert run_options(Described) == ()
+    assert run_options(Distillation) == ("teacher",)
+    found = loop.utilization_of(replace(experiment, recipe=Described()), {}, World())
+    assert found.flops_per_token == costs(experiment.model, 32).flops_per_token
 
 
 def test_a_cpu_is_measured_before_the_first_step_and_never_again(experiment: Experiment, tmp_path: Path) -> None:
