@@ -25,6 +25,7 @@ from components.mlp import MLP
 from components.moe import experts  # noqa: F401  they register components
 from components.norm import Norm
 from components.position import embedding as position_embedding  # noqa: F401  they register components
+from components.position import rope_scaling  # noqa: F401  it registers components
 from components.position.positions import Position
 from components.registry import Component, OptionError, suggestion
 from components.residual import Residual

@@ -29,7 +29,7 @@ NAMED = r"made with commit abababab \(digest cdcdcdcd\); the code here is (commi
 @dataclass(frozen=True)
 class Planned:
     number: int
-    code_version: dict[str, Any] | None = None
+    code: dict[str, Any] | None = None
     files: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -194,14 +194,14 @@ class TestTheDigest:
         assert code_version.digest_of(copy) != before
 
     def test_is_the_same_in_a_process_that_has_no_repository(self, copy: dict[str, Path]) -> None:
-        script = "from lab import code; c = code.current(); print(c.commit, c.changes, c.digest)"
+        script = "from lab import code_version; c = code_version.current(); print(c.commit, c.changes, c.digest)"
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, cwd=copy["lab"].parent, check=True
         )
         assert done.stdout.split() == ["None", "None", code_version.digest_of(copy)]
 
     def test_costs_no_import_of_torch(self) -> None:
-        script = "import sys; from lab import code; code.current(); print('torch' in sys.modules)"
+        script = "import sys; from lab import code_version; code_version.current(); print('torch' in sys.modules)"
         done = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,

@@ -1,0 +1,20 @@
+"""Processes that tests start as `[sys.executable, "-m", MODULE, …]` are forked from one that has imported torch.
+
+That holds for what they start in turn, such as the local launcher's workers: see `tests.forked`. Where a process of its
+own is the point (what a start loads, a crash while it imports), a test starts `forked.REAL_PYTHON`, or runs Python with -c.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tests import forked
+
+os.environ["TESTS_PYTHON"] = forked.REAL_PYTHON
+sys.executable = forked.PYTHON
+
+
+def pytest_runtest_setup() -> None:
+    """The server starts with the first test, and not where tests are only collected."""
+    os.environ[forked.SOCKET] = forked.server()
