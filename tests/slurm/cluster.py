@@ -4,13 +4,18 @@
         job = cluster.sbatch("--wrap", "hostname")
         cluster.wait_for(job, "COMPLETED")
 
+Several processes may use one (`join`); it ends after the last of them. `of_one_test` gives a test its own view of a
+cluster that others use too: it sees, and clears away, its own jobs only.
+
 By hand: `python -m tests.slurm.cluster up`, `status`, `down`, and `install` (as root on Debian or Ubuntu).
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import getpass
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from tests.slurm.configuration import ACCOUNTS, LONGEST_FOLDER, Configuration
 from tests.slurm.daemons import Daemons, free_ports
@@ -29,6 +34,8 @@ from tests.slurm.packages import ClusterError, missing, program, remedy
 from tests.slurm.process import PATIENCE, eventually, tail
 
 FOLDER = Path(tempfile.gettempdir()) / f"lab-slurm-{getpass.getuser()}"  # of the cluster that `up` starts
+
+USERS, KEEP = "users.lock", "keep"  # in a cluster's folder: who uses it hold the one; with the other its logs stay
 
 Found = TypeVar("Found")
 Row = dict[str, str]
@@ -42,12 +49,18 @@ class Cluster:
         nodes: names of the nodes; they don't resolve, so a process group over several needs MASTER_ADDR=127.0.0.1.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """The cluster that was started in `folder`, by whichever process."""
+    def __init__(self, folder: Path, mark: str | None = None) -> None:
+        """The cluster that was started in `folder`, by whichever process.
+
+        Args:
+            mark: of this view's own jobs; None for all jobs.
+        """
         self.folder = folder
+        self._mark = mark
         self._daemons = Daemons.of(folder)
         self.nodes = self._daemons.configuration.node_names()
         self._guard: subprocess.Popen[bytes] | None = None
+        self._hold: IO[str] | None = None
 
     # Starting and stopping
 
@@ -69,7 +82,8 @@ class Cluster:
         Args:
             requeue_delay: seconds that Slurm holds a requeued job back (its own default is 120).
             options: other keys of slurm.conf, e.g. {"MinJobAge": "5"}.
-            outlive: leave it running when this process ends; else it is stopped then, even after a SIGKILL.
+            outlive: leave it running when all processes that use it have ended; else it is removed then, even after a
+                SIGKILL.
 
         Raises:
             ClusterError: programs are missing, or a daemon didn't start; says which, with the end of its log.
@@ -90,16 +104,43 @@ class Cluster:
         daemons = Daemons(configuration)
         daemons.write_files()
         cluster = cls(folder)
+        (folder / USERS).touch()
+        cluster._hold = _held(folder)
         if not outlive:
             guard = [sys.executable, "-m", "tests.slurm.cluster", "guard", "--folder", str(folder)]
-            root = Path(__file__).parents[2]
-            cluster._guard = subprocess.Popen(guard, cwd=root, stdin=subprocess.PIPE, start_new_session=True)
+            cluster._guard = subprocess.Popen(guard, cwd=Path(__file__).parents[2], start_new_session=True)
         try:
             cluster._start()
         except BaseException:
             cluster.stop()
             raise
         return cluster
+
+    @classmethod
+    def join(cls, folder: Path) -> Cluster | None:
+        """The cluster in `folder`, which stays up until this process ends or leaves it; None if none is up there."""
+        try:
+            hold = _held(folder)
+            cluster = cls(folder)
+        except FileNotFoundError:
+            return None
+        cluster._hold = hold
+        if not cluster.up():
+            cluster.leave()
+            return None
+        return cluster
+
+    def of_one_test(self) -> Cluster:
+        """A view of the cluster with jobs of its own, known by their wckey; it can do nothing to the cluster itself."""
+        return Cluster(self.folder, f"test-{secrets.token_hex(4)}")
+
+    def leave(self, *, keep_logs: bool = False) -> None:
+        """Use it no longer. If nobody else does, it is removed, unless it was started to outlive its users."""
+        if keep_logs:
+            (self.folder / KEEP).touch()
+        if self._hold is not None:
+            self._hold.close()
+            self._hold = None
 
     def _start(self) -> None:
         self._daemons.start_munge()
@@ -116,12 +157,13 @@ class Cluster:
     def stop(self) -> None:
         """End every process of the cluster, its jobs among them. The folder, with the logs, stays."""
         self._daemons.stop()
+        self.leave(keep_logs=True)
         if self._guard is not None:
-            self._guard.communicate()
+            self._guard.wait()
             self._guard = None
 
     def remove(self) -> None:
-        """Stop, and delete the folder."""
+        """Stop, and delete the folder with the logs."""
         self.stop()
         shutil.rmtree(self.folder)
 
@@ -146,7 +188,8 @@ class Cluster:
 
     def environment(self) -> dict[str, str]:
         """This process's environment with this cluster as the only one: for subprocesses, `lab` among them."""
-        return self._daemons.environment()
+        marks = {} if self._mark is None else {"SBATCH_WCKEY": self._mark, "SLURM_WCKEY": self._mark}
+        return self._daemons.environment() | marks
 
     def run(
         self, command: str, *arguments: str, check: bool = True, input: str = "", seconds: float = PATIENCE
@@ -178,11 +221,16 @@ class Cluster:
     def squeue(self, *arguments: str) -> list[Row]:
         """A row a job or array task, finished ones too while slurmctld remembers them (MinJobAge, 300 s).
 
-        Keys: JOBID, STATE, REASON, NODELIST, PARTITION, RESTARTS, NAME.
+        Keys: JOBID, STATE, REASON, NODELIST, PARTITION, RESTARTS, WCKEY, NAME.
         """
-        shown = "JobArrayID:|,State:|,Reason:|,NodeList:|,Partition:|,RestartCnt:|,Name:"
+        shown = "JobArrayID:|,State:|,Reason:|,NodeList:|,Partition:|,RestartCnt:|,WCKey:|,Name:"
         done = self.run("squeue", "--array", "--noheader", "--all", "--states=all", "--Format", shown, *arguments)
-        return _rows(done.stdout, ("JOBID", "STATE", "REASON", "NODELIST", "PARTITION", "RESTARTS", "NAME"))
+        keys = ("JOBID", "STATE", "REASON", "NODELIST", "PARTITION", "RESTARTS", "WCKEY", "NAME")
+        return [row for row in _rows(done.stdout, keys) if self._mark in (None, row["WCKEY"])]
+
+    def live(self) -> list[str]:
+        """Ids of the jobs and array tasks that are queued, run, or are being ended."""
+        return [row["JOBID"] for row in self.squeue("--states=PENDING,RUNNING,SUSPENDED,COMPLETING")]
 
     def sacct(self, *arguments: str, fields: str = "JobID,State,ExitCode,NodeList,Elapsed,JobName") -> list[Row]:
         """Rows of the accounting database, one a job, task and step. They come seconds late: wait for them."""
@@ -246,7 +294,30 @@ class Cluster:
         self.run("scontrol", "update", f"JobId={job}", f"EndTime={moment}")
 
     def clear(self) -> None:
-        """As at the start: no jobs, every daemon up, every node idle. What is recorded of finished jobs stays."""
+        """As at the start: no jobs, every daemon up, every node idle. What is recorded of finished jobs stays.
+
+        The view of one test clears its own jobs away.
+        """
+        if self._mark is None:
+            self._restart_dead_daemons()
+        self.wait(lambda: not self._end_jobs(), "empty queue")
+        if self._mark is not None:
+            return
+        for node, state in self._node_states().items():
+            if state.startswith(("down", "drain")):
+                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+        self._wait_for_nodes(*self.nodes)
+
+    def _end_jobs(self) -> list[str]:
+        """End the jobs that there are, which may still send others: their ids."""
+        jobs = self.live()
+        if jobs:
+            whose = f"--user={getpass.getuser()}" if self._mark is None else f"--wckey={self._mark}"
+            self.run("scancel", whose, check=False)
+            self._daemons.kill_tasks(self._mark)  # each has KillWait seconds left, and scancel no quicker signal
+        return jobs
+
+    def _restart_dead_daemons(self) -> None:
         if not self._daemons.alive("slurmdbd"):
             self.start_accounting()
         if not self._daemons.alive("slurmctld"):
@@ -254,22 +325,15 @@ class Cluster:
         for node in self.nodes:
             if not self._daemons.alive(node):
                 self._daemons.start_node(node)
-        if self._queued():
-            self.run("scancel", "--user", getpass.getuser(), check=False)
-            self._daemons.kill_tasks()  # each has KillWait seconds left, and scancel no signal that is quicker
-            self.wait(lambda: not self._queued(), "empty queue")
-        for node, state in self._node_states().items():
-            if state.startswith(("down", "drain")):
-                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-        self._wait_for_nodes(*self.nodes)
-
-    def _queued(self) -> str:
-        return self.run("squeue", "--noheader", "--all").stdout.strip()
 
     # Faults
 
+    def _must_be_whole(self) -> None:
+        assert self._mark is None, "other tests use this cluster: ask for the fixture `fragile_cluster`"
+
     def kill_node(self, node: str) -> None:
         """SIGKILL to the slurmd and to all that it runs, as when the machine dies; Slurm notices later by itself."""
+        self._must_be_whole()
         self._daemons.kill_node(node)
 
     def start_node(self, node: str) -> None:
@@ -279,6 +343,7 @@ class Cluster:
 
     def stop_controller(self, number: int = signal.SIGTERM) -> None:
         """End slurmctld with this signal; jobs run on."""
+        self._must_be_whole()
         self._daemons.end("slurmctld", number)
 
     def start_controller(self) -> None:
@@ -308,6 +373,7 @@ class Cluster:
 
     def stop_accounting(self) -> None:
         """End slurmdbd: sacct fails, slurmctld keeps what it has to report."""
+        self._must_be_whole()
         self._daemons.end("slurmdbd")
 
     def start_accounting(self) -> None:
@@ -332,6 +398,13 @@ class Cluster:
             reasons = self.run("sinfo", "--list-reasons", check=False).stdout
             log = tail(self._daemons.log((dead() or ["slurmctld"])[0]))
             raise ClusterError(f"{', '.join(nodes)} not idle, but {self._node_states()}.\n{reasons}{log}")
+
+
+def _held(folder: Path) -> IO[str]:
+    """A hold on the cluster in a folder, which its guard heeds. The system lets go of it when this process ends."""
+    hold = (folder / USERS).open()
+    fcntl.flock(hold, fcntl.LOCK_SH)
+    return hold
 
 
 def _rows(shown: str, names: Iterable[str]) -> list[Row]:

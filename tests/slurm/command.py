@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import sys
 from pathlib import Path
 
-from tests.slurm.cluster import FOLDER, Cluster
+from tests.slurm.cluster import FOLDER, KEEP, USERS, Cluster
 from tests.slurm.packages import ClusterError, install
 
 
@@ -52,10 +53,12 @@ def down(folder: Path) -> None:
 
 
 def guard(folder: Path) -> None:
-    """Stop the cluster, logs kept, when our standard input closes: who started it has ended, in whatever way."""
-    sys.stdin.buffer.read()
-    if (cluster := found(folder)) is not None:
-        cluster.stop()
+    """Remove the cluster once every process that uses it has ended, in whatever way; logs that one wants stay."""
+    with (folder / USERS).open() as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        are_wanted = (folder / KEEP).exists()
+        if (cluster := found(folder)) is not None:
+            cluster.stop() if are_wanted else cluster.remove()
 
 
 def found(folder: Path) -> Cluster | None:

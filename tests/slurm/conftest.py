@@ -1,27 +1,28 @@
-"""One Slurm for each pytest process, so that a fault of one test never meets another's jobs, and as new for each test.
+"""Two Slurm clusters for a run of pytest, shared by its processes, and started when a test needs one.
 
-It is the idle one that `make slurm-up` started, if no other pytest has it, or one of our own. LAB_REQUIRE_SLURM=1 makes
-a skipped test a failed one.
+`cluster` is for tests that only send, watch and cancel jobs. They use it at the same time, and each sees its own jobs
+alone. `fragile_cluster` is for tests that break a cluster or change its configuration: one at a time has it, all of it,
+and as new. LAB_REQUIRE_SLURM=1 makes a skipped test a failed one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.slurm.cluster import FOLDER, Cluster
-from tests.slurm.command import running
+from tests.slurm.cluster import Cluster
 from tests.slurm.once import once, place
 from tests.slurm.packages import missing, remedy
+from tests.slurm.shared import alone, joined
 
 if TYPE_CHECKING:
     from tests.slurm.evidence import Result
+
+CLUSTERS = {"calm_cluster", "breakable_cluster"}
 
 
 def _why_not() -> str | None:
@@ -30,39 +31,56 @@ def _why_not() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skipped by a mark, so that pytest says it once a file and not once a test."""
-    said = _why_not()
-    if said is None or os.environ.get("LAB_REQUIRE_SLURM"):
-        return
+    """Skip by a mark, so that pytest says it once a file and not once a test. Put those that take turns first.
+
+    Next to each other they come to one process, which then waits for no other one.
+    """
+    said = None if os.environ.get("LAB_REQUIRE_SLURM") else _why_not()
     for item in items:
-        if item.path.is_relative_to(Path(__file__).parent) and "cluster" in getattr(item, "fixturenames", ()):
+        if said is not None and CLUSTERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.skip(reason=said))
+    items.sort(key=lambda item: "breakable_cluster" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def calm_cluster(request: pytest.FixtureRequest, shared: Path) -> Iterator[Cluster]:
+    yield from _joined(request, shared, "calm", or_persons=True)
+
+
+@pytest.fixture(scope="session")
+def breakable_cluster(request: pytest.FixtureRequest, shared: Path) -> Iterator[Cluster]:
+    yield from _joined(request, shared, "breakable")
+
+
+def _joined(request: pytest.FixtureRequest, shared: Path, name: str, *, or_persons: bool = False) -> Iterator[Cluster]:
     if (said := _why_not()) is not None:
         pytest.fail(said, pytrace=False)
-    with _persons() as persons:
-        if persons is not None:
-            yield persons
-            return
-        own = Cluster.start()
-        yield own
-        if request.session.testsfailed:
-            own.stop()
-            print(f"The cluster's logs stay in {own.folder / 'log'}")
-        else:
-            own.remove()
+    with joined(request, shared, name, or_persons=or_persons) as cluster:
+        yield cluster
 
 
-@pytest.fixture(autouse=True)
-def _as_new(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test that used the cluster: no jobs, and whatever it killed is up again."""
-    used = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
-    yield
-    if used is not None:
-        used.clear()
+@pytest.fixture
+def cluster(calm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The shared cluster, as the only one that this process knows; no jobs of other tests are seen."""
+    own = calm_cluster.of_one_test()
+    _point(monkeypatch, own)
+    yield own
+    own.clear()
+
+
+@pytest.fixture
+def fragile_cluster(breakable_cluster: Cluster, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A whole cluster, as the only one that this process knows, for this test alone; afterwards it is mended."""
+    with alone(shared / "turn.lock"):
+        whole = Cluster(breakable_cluster.folder)  # anew: another process may have restarted daemons
+        _point(monkeypatch, whole)
+        yield whole
+        whole.clear()
+
+
+def _point(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> None:
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -84,19 +102,3 @@ def references(shared: Path) -> dict[int, Result]:
         return {str(seed): str(bench.run("undisturbed", seed)) for seed in range(8)}
 
     return {int(seed): Result.of(Path(folder)) for seed, folder in once(shared, "undisturbed-were", run).items()}
-
-
-@contextmanager
-def _persons() -> Iterator[Cluster | None]:
-    """The cluster that `make slurm-up` started, unless there is none, it is in use, or another pytest has it."""
-    found = running(FOLDER)
-    if found is None or found.squeue("--states=PENDING,RUNNING,COMPLETING"):
-        yield None
-        return
-    with (FOLDER / "pytest.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield found

@@ -134,9 +134,12 @@ class Daemons:
             process.send(signal.SIGKILL)
         return left
 
-    def kill_tasks(self) -> None:
-        """SIGKILL to every task of every job; their slurmds see them end."""
-        for process in with_environment(SLURM_CONF=str(self.folder / "slurm.conf"), SLURM_JOB_UID=str(os.getuid())):
+    def kill_tasks(self, mark: str | None = None) -> None:
+        """SIGKILL to every task of the jobs with this wckey, or of every job; their slurmds see them end."""
+        marks = {} if mark is None else {"SBATCH_WCKEY": mark}
+        for process in with_environment(
+            SLURM_CONF=str(self.folder / "slurm.conf"), SLURM_JOB_UID=str(os.getuid()), **marks
+        ):
             process.send(signal.SIGKILL)
 
     def stop(self) -> None:

@@ -56,7 +56,7 @@ def test_an_array_runs_and_is_accounted_for(cluster: Cluster, tmp_path: Path) ->
 
 def test_a_step_runs_on_two_nodes(cluster: Cluster) -> None:
     command = ("sh", "-c", "echo $SLURM_PROCID $SLURMD_NODENAME")
-    said = cluster.run("srun", "--nodes=2", "--ntasks-per-node=2", *command).stdout.split("\n")
+    said = cluster.run("srun", "--nodelist=n1,n2", "--ntasks-per-node=2", *command).stdout.split("\n")
     assert sorted(said) == ["", "0 n1", "1 n1", "2 n2", "3 n2"]
 
 
@@ -78,11 +78,11 @@ def test_requests_that_break_a_limit_are_refused(cluster: Cluster) -> None:
         assert reason in done.stderr, flags
 
 
-def test_other_limits_hold_for_a_while(cluster: Cluster) -> None:
+def test_other_limits_hold_for_a_while(fragile_cluster: Cluster) -> None:
     array = ("--test-only", "--array=0-3", "--wrap", "true")
-    with cluster.configured(MaxArraySize="3"), pytest.raises(ClusterError, match="Invalid job array"):
-        cluster.sbatch(*array)
-    cluster.sbatch(*array)
+    with fragile_cluster.configured(MaxArraySize="3"), pytest.raises(ClusterError, match="Invalid job array"):
+        fragile_cluster.sbatch(*array)
+    fragile_cluster.sbatch(*array)
 
 
 def test_a_requeued_job_starts_again(cluster: Cluster, tmp_path: Path) -> None:
@@ -97,46 +97,46 @@ def test_a_requeued_job_starts_again(cluster: Cluster, tmp_path: Path) -> None:
     cluster.wait(lambda: told.read_text().splitlines() == ["attempt", "attempt 1"], "second start")
 
 
-def test_a_job_of_a_lost_node_runs_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
-    job = Stubborn(cluster, tmp_path)
-    cluster.wait(lambda: job.told() == ["n1 0"], "start")
-    assert with_environment(SLURM_CONF=str(cluster.conf), SLURM_JOB_ID=job.id)
-    cluster.kill_node("n1")
-    assert not with_environment(SLURM_CONF=str(cluster.conf), SLURM_JOB_ID=job.id)
-    cluster.wait_for(job.id, "PENDING", seconds=40.0)
-    cluster.release(job.id)
-    cluster.wait(lambda: job.told() == ["n1 0", "n2 1"], "start elsewhere")
-    cluster.start_node("n1")
-    assert cluster.run("srun", "--nodelist=n1", "sh", "-c", "echo $SLURMD_NODENAME").stdout == "n1\n"
+def test_a_job_of_a_lost_node_runs_elsewhere(fragile_cluster: Cluster, tmp_path: Path) -> None:
+    job = Stubborn(fragile_cluster, tmp_path)
+    fragile_cluster.wait(lambda: job.told() == ["n1 0"], "start")
+    assert with_environment(SLURM_CONF=str(fragile_cluster.conf), SLURM_JOB_ID=job.id)
+    fragile_cluster.kill_node("n1")
+    assert not with_environment(SLURM_CONF=str(fragile_cluster.conf), SLURM_JOB_ID=job.id)
+    fragile_cluster.wait_for(job.id, "PENDING", seconds=40.0)
+    fragile_cluster.release(job.id)
+    fragile_cluster.wait(lambda: job.told() == ["n1 0", "n2 1"], "start elsewhere")
+    fragile_cluster.start_node("n1")
+    assert fragile_cluster.run("srun", "--nodelist=n1", "sh", "-c", "echo $SLURMD_NODENAME").stdout == "n1\n"
 
 
-def test_a_job_outlives_the_controller(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_outlives_the_controller(fragile_cluster: Cluster, tmp_path: Path) -> None:
     command = f"touch {tmp_path}/on; sleep 2; echo $SLURM_RESTART_COUNT done"
-    job = cluster.sbatch(f"--output={tmp_path}/out", "--wrap", command)
-    cluster.wait((tmp_path / "on").exists, "start")
-    cluster.stop_controller()
-    assert "DOWN" in cluster.run("scontrol", "ping", check=False).stdout
-    cluster.start_controller()
-    assert cluster.wait_for(job, "COMPLETED")["Restarts"] == "0"
+    job = fragile_cluster.sbatch(f"--output={tmp_path}/out", "--wrap", command)
+    fragile_cluster.wait((tmp_path / "on").exists, "start")
+    fragile_cluster.stop_controller()
+    assert "DOWN" in fragile_cluster.run("scontrol", "ping", check=False).stdout
+    fragile_cluster.start_controller()
+    assert fragile_cluster.wait_for(job, "COMPLETED")["Restarts"] == "0"
     assert (tmp_path / "out").read_text() == "done\n"
 
 
-def test_jobs_run_without_accounting_and_are_accounted_for_later(cluster: Cluster) -> None:
-    cluster.stop_accounting()
-    job = cluster.sbatch("--output=/dev/null", "--wrap", "true")
-    cluster.wait_for(job, "COMPLETED")
+def test_jobs_run_without_accounting_and_are_accounted_for_later(fragile_cluster: Cluster) -> None:
+    fragile_cluster.stop_accounting()
+    job = fragile_cluster.sbatch("--output=/dev/null", "--wrap", "true")
+    fragile_cluster.wait_for(job, "COMPLETED")
     with pytest.raises(ClusterError, match="sacct"):
-        cluster.sacct("-j", job)
-    cluster.start_accounting()
-    cluster.wait_for_accounting(job, "COMPLETED")
+        fragile_cluster.sacct("-j", job)
+    fragile_cluster.start_accounting()
+    fragile_cluster.wait_for_accounting(job, "COMPLETED")
 
 
 def test_a_preempted_job_is_warned_before_it_is_killed(cluster: Cluster, tmp_path: Path) -> None:
-    whole_node = ("--nodelist=n1", "--cpus-per-task=8")
+    whole_node = ("--nodelist=n4", "--cpus-per-task=8")  # the last one to be filled: nobody else is there
     job = Stubborn(cluster, tmp_path, "--partition=scavenge", *whole_node)
-    cluster.wait(lambda: job.told() == ["n1 0"], "start")
+    cluster.wait(lambda: job.told() == ["n4 0"], "start")
     other = cluster.sbatch("--output=/dev/null", *whole_node, "--wrap", "true")
-    cluster.wait(lambda: job.told() == ["n1 0", "SIGTERM"], "warning")
+    cluster.wait(lambda: job.told() == ["n4 0", "SIGTERM"], "warning")
     assert cluster.state(job.id) == "RUNNING"
     cluster.wait_for(other, "COMPLETED", seconds=45.0)
     assert cluster.state(job.id) == "PENDING"

@@ -10,6 +10,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.evidence import Result, check
 from tests.slurm.once import once
+from tests.slurm.shared import alone
 from tests.slurm.storm import SEEDS, TOGETHER, Storm
 from tests.slurm.workbench import STEPS, Workbench
 
@@ -41,13 +42,17 @@ class Past:
 
 
 @pytest.fixture(scope="module")
-def storm(cluster: Cluster, shared: Path, references: dict[int, Result]) -> Past:
+def storm(breakable_cluster: Cluster, shared: Path, references: dict[int, Result]) -> Past:
     """Made once, by whichever process comes first; the other ones read what it left."""
 
     def run() -> dict[str, Any]:
-        calm = Workbench(shared / "calm", cluster.environment())
-        calm.sweep(TOGETHER)
-        return {**Storm(cluster, shared / "storm").run(calm), "calm": str(calm.run(TOGETHER))}
+        with alone(shared / "turn.lock"):
+            cluster = Cluster(breakable_cluster.folder)
+            calm = Workbench(shared / "calm", cluster.environment())
+            calm.sweep(TOGETHER)
+            noted = Storm(cluster, shared / "storm").run(calm)
+            cluster.clear()
+        return {**noted, "calm": str(calm.run(TOGETHER))}
 
     content = once(shared, "storm-was", run)
     undisturbed = {name: references[seed] for name, seed in SEEDS.items()}

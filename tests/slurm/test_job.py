@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from lab.dispatch.launchers.slurm.job.circuit_breaker import Marks, error_of
 from lab.dispatch.launchers.slurm.send import journal, submission
 from lab.dispatch.launchers.slurm.send.settings import Settings
@@ -22,12 +20,6 @@ Make = Callable[..., RunFolder]
 Until = Callable[..., None]
 
 LONG = {"steps": 100, "pause": 0.05}
-
-
-@pytest.fixture(autouse=True)
-def _here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in cluster.environment().items():
-        monkeypatch.setenv(name, value)
 
 
 def sent(root: Path, **settings: Any) -> list[str]:
@@ -87,9 +79,9 @@ def test_a_preempted_job_goes_on_later(
     tmp_path: Path,
 ) -> None:
     run = make("caps/both/seed-0", **LONG)
-    (job,) = sent(tmp_path, partition="scavenge", cpus_per_task=8, sbatch={"nodelist": "n1"})
+    (job,) = sent(tmp_path, partition="scavenge", cpus_per_task=8, sbatch={"nodelist": "n3"})
     until(lambda: step(run) > 3)
-    whole = ("--nodelist=n1", "--cpus-per-task=8", "--output=/dev/null")
+    whole = ("--nodelist=n3", "--cpus-per-task=8", "--output=/dev/null")
     other = cluster.sbatch(*whole, "--wrap", "sleep 1")
     cluster.wait(lambda: run.state.status == "preempted", "preemption")
     assert "SIGTERM" in (run.state.reason or "")
@@ -149,7 +141,7 @@ def test_a_killed_worker_is_replaced_in_the_same_job(
 
 
 def test_a_lost_node_s_run_goes_on_elsewhere(
-    cluster: Cluster,
+    fragile_cluster: Cluster,
     make: Make,  # noqa: F811
     until: Until,  # noqa: F811
     tmp_path: Path,
@@ -157,13 +149,13 @@ def test_a_lost_node_s_run_goes_on_elsewhere(
     run = make("caps/both/seed-0", **LONG)
     (job,) = sent(tmp_path)
     until(lambda: step(run) > 3)
-    node = cluster.job(job)["NodeList"]
-    cluster.kill_node(node)
-    cluster.wait_for(job, "PENDING")
-    cluster.release(job)
-    cluster.wait(lambda: run.state.status == "finished", "end of the run")
+    node = fragile_cluster.job(job)["NodeList"]
+    fragile_cluster.kill_node(node)
+    fragile_cluster.wait_for(job, "PENDING")
+    fragile_cluster.release(job)
+    fragile_cluster.wait(lambda: run.state.status == "finished", "end of the run")
     assert (results(run), begun(run)) == (1, 2)
-    assert cluster.job(job)["NodeList"] != node
+    assert fragile_cluster.job(job)["NodeList"] != node
 
 
 def test_the_same_error_in_three_runs_stops_the_rest(

@@ -16,19 +16,6 @@ from lab.dispatch.launchers.slurm.send import sbatch
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from tests.slurm.cluster import Cluster
 
-
-def point(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> None:
-    for name, value in cluster.environment().items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """The cluster, as the only one that this process knows."""
-    point(monkeypatch, cluster)
-    return cluster
-
-
 REFUSED: list[tuple[Mapping[str, Any], int, str]] = [
     ({"partition": "mian"}, 1, "partition: there is no 'mian'; did you mean 'main'?"),
     ({"account": "smal"}, 1, "account: you have none called 'smal'; did you mean 'small'?"),
@@ -51,13 +38,13 @@ REFUSED: list[tuple[Mapping[str, Any], int, str]] = [
 
 @pytest.mark.parametrize(("settings", "jobs", "message"), REFUSED, ids=[message[:30] for _, _, message in REFUSED])
 def test_each_limit_is_named_before_sending(
-    here: Cluster, tmp_path: Path, settings: Mapping[str, Any], jobs: int, message: str
+    cluster: Cluster, tmp_path: Path, settings: Mapping[str, Any], jobs: int, message: str
 ) -> None:
     said = limits.refusals(Settings(**settings), jobs, tmp_path)
     assert any(message in each for each in said), said
 
 
-def test_what_is_just_within_the_limits_is_not_refused(here: Cluster, tmp_path: Path) -> None:
+def test_what_is_just_within_the_limits_is_not_refused(cluster: Cluster, tmp_path: Path) -> None:
     allowed: list[tuple[Mapping[str, Any], int]] = [
         ({}, 1000),
         ({"partition": "short", "time": 1, "signal_seconds": 20}, 1),
@@ -72,25 +59,25 @@ def test_what_is_just_within_the_limits_is_not_refused(here: Cluster, tmp_path: 
         assert sbatch.trial(Settings(**settings), jobs) is None
 
 
-def test_the_jobs_there_are_count(here: Cluster, tmp_path: Path) -> None:
-    here.sbatch("--account=small", "--array=0-2", "--hold", "--output=/dev/null", "--wrap", "true")
+def test_the_jobs_there_are_count(fragile_cluster: Cluster, tmp_path: Path) -> None:
+    fragile_cluster.sbatch("--account=small", "--array=0-2", "--hold", "--output=/dev/null", "--wrap", "true")
     (said,) = limits.refusals(Settings(account="small", runs_per_job=2), 4, tmp_path)
     assert "4 jobs on top of 3 of yours are more than the 5 that account small" in said
     assert said.endswith("launcher.runs_per_job=4")  # in two jobs, which is what is left
-    here.sbatch("--account=small", "--array=0-1", "--hold", "--output=/dev/null", "--wrap", "true")
+    fragile_cluster.sbatch("--account=small", "--array=0-1", "--hold", "--output=/dev/null", "--wrap", "true")
     (said,) = limits.refusals(Settings(account="small"), 1, tmp_path)
     assert said.endswith("wait until some have ended")
 
 
-def test_slurm_itself_has_the_last_word(here: Cluster) -> None:
+def test_slurm_itself_has_the_last_word(cluster: Cluster) -> None:
     refused = sbatch.trial(Settings(sbatch={"licenses": "gold"}), 3)
     assert refused is not None
     assert "license" in refused
-    assert here.squeue("--states=PENDING,RUNNING") == []
+    assert cluster.squeue("--states=PENDING,RUNNING") == []
 
 
-def test_without_accounting_the_rest_is_checked(here: Cluster, tmp_path: Path) -> None:
-    here.stop_accounting()
+def test_without_accounting_the_rest_is_checked(fragile_cluster: Cluster, tmp_path: Path) -> None:
+    fragile_cluster.stop_accounting()
     found = limits.look()
     assert found.value is not None
     assert found.value.accounts is None
@@ -100,8 +87,8 @@ def test_without_accounting_the_rest_is_checked(here: Cluster, tmp_path: Path) -
     assert "nodes: 5" in said
 
 
-def test_a_controller_that_does_not_answer_is_named(here: Cluster, tmp_path: Path) -> None:
-    here.stop_controller()
+def test_a_controller_that_does_not_answer_is_named(fragile_cluster: Cluster, tmp_path: Path) -> None:
+    fragile_cluster.stop_controller()
     (said,) = limits.refusals(Settings(), 1, tmp_path)
     assert said.startswith("SLURM's controller doesn't answer: ")
     assert "scontrol ping" in said
@@ -134,7 +121,7 @@ def test_a_root_on_a_disk_of_this_machine_is_not_visible_on_others(
 
 
 def test_a_hidden_root_is_refused_unless_the_user_knows_better(
-    here: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_filesystem, "is_here", lambda address: False)
     monkeypatch.setattr(shared_filesystem, "mounts", lambda: [("/", "ext4")])
@@ -167,7 +154,7 @@ def test_slurms_words_are_understood() -> None:
     }  # fmt: skip
 
 
-def test_the_suggested_packing_fits(here: Cluster, tmp_path: Path) -> None:
+def test_the_suggested_packing_fits(cluster: Cluster, tmp_path: Path) -> None:
     found = limits.look().value
     assert found is not None
     for runs in (6, 11, 99, 100, 101):

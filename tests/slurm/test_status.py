@@ -28,12 +28,6 @@ Until = Callable[..., None]
 FOR_EVER = 100_000
 
 
-@pytest.fixture(autouse=True)
-def _here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in cluster.environment().items():
-        monkeypatch.setenv(name, value)
-
-
 class Sweep:
     """Runs below a root, sent to the cluster with workers that only pretend to train."""
 
@@ -76,6 +70,7 @@ def test_a_waiting_run_shows_its_job_and_slurms_reason(sweep: Sweep, make: Make,
     sweep.wait(lambda row: row["status"] == "finished")
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_running_run_shows_how_far_it_is_and_when_it_was_last_seen(sweep: Sweep, make: Make) -> None:  # noqa: F811
     make("caps/both/seed-0", steps=FOR_EVER)
     sweep.send()
@@ -87,6 +82,7 @@ def test_a_running_run_shows_how_far_it_is_and_when_it_was_last_seen(sweep: Swee
     assert "ago" in sweep.lab(status_command, "caps").stdout
 
 
+@pytest.mark.usefixtures("cluster")
 def test_cancelling_one_run_of_a_job_leaves_the_others(sweep: Sweep, make: Make, until: Until) -> None:  # noqa: F811
     first = make("caps/both/seed-0", steps=FOR_EVER)
     others = [make(f"caps/both/seed-{n}") for n in (1, 2, 3)]
@@ -154,22 +150,22 @@ def test_a_time_limit_that_left_no_time_to_stop_is_told_apart(sweep: Sweep, make
     assert run.state.failure == "time"
 
 
-def test_a_lost_node_is_told_apart(sweep: Sweep, make: Make, cluster: Cluster) -> None:  # noqa: F811
+def test_a_lost_node_is_told_apart(sweep: Sweep, make: Make, fragile_cluster: Cluster) -> None:  # noqa: F811
     make("caps/both/seed-0", steps=FOR_EVER)
     sweep.send(requeue=False)
     row = sweep.wait(lambda row: row["status"] == "running" and row["step"])
-    node = cluster.job(row["job"])["NodeList"]
-    cluster.kill_node(node)
+    node = fragile_cluster.job(row["job"])["NodeList"]
+    fragile_cluster.kill_node(node)
     row = sweep.wait(lambda row: row["failure"] == "node_lost")
     assert row["status"] == "lost"
     assert node in row["reason"]
 
 
-def test_status_and_cancel_work_without_accounting(sweep: Sweep, make: Make, cluster: Cluster) -> None:  # noqa: F811
+def test_status_and_cancel_work_without_accounting(sweep: Sweep, make: Make, fragile_cluster: Cluster) -> None:  # noqa: F811
     make("caps/both/seed-0")
     make("caps/both/seed-1", steps=FOR_EVER)
     sweep.send(sbatch={"hold": True})
-    cluster.stop_accounting()
+    fragile_cluster.stop_accounting()
     assert sweep.rows()["seed-0"]["waits_for"] == "JobHeldUser"
     assert "2 cancelled" in sweep.lab(cancel_command, "caps").stdout
 
@@ -177,17 +173,18 @@ def test_status_and_cancel_work_without_accounting(sweep: Sweep, make: Make, clu
 def test_without_a_controller_the_folders_are_shown_and_a_line_says_so(
     sweep: Sweep,
     make: Make,  # noqa: F811
-    cluster: Cluster,
+    fragile_cluster: Cluster,
 ) -> None:
     make("caps/both/seed-0")
     sweep.send(sbatch={"hold": True})
-    cluster.stop_controller()
+    fragile_cluster.stop_controller()
     shown = sweep.lab(status_command, "caps")
     assert shown.exit_code == 0
     assert "queued" in shown.stdout
     assert sum(line.startswith("note: Slurm doesn't say") for line in shown.stdout.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("cluster")
 def test_what_a_job_said_before_its_run_began_is_in_the_logs(sweep: Sweep, make: Make) -> None:  # noqa: F811
     make("caps/both/seed-0")
     sweep.send(setup=("echo no such module: cuda/99", "exit 7"))
@@ -217,6 +214,7 @@ def test_following_a_log_goes_on_over_a_requeue_and_ends_with_the_run(
     assert results(run) == 1
 
 
+@pytest.mark.usefixtures("cluster")
 def test_the_doctor_knows_the_cluster(sweep: Sweep) -> None:
     shown = sweep.lab(doctor_command, "--on", "slurm", "--json")
     assert shown.exit_code == 0, shown.stdout
@@ -237,8 +235,8 @@ def test_the_doctor_knows_the_cluster(sweep: Sweep) -> None:
         assert said in refused.stdout
 
 
-def test_the_doctor_says_that_the_controller_is_down(sweep: Sweep, cluster: Cluster) -> None:
-    cluster.stop_controller()
+def test_the_doctor_says_that_the_controller_is_down(sweep: Sweep, fragile_cluster: Cluster) -> None:
+    fragile_cluster.stop_controller()
     refused = sweep.lab(doctor_command, "--on", "slurm")
     assert refused.exit_code == 2
     assert "controller doesn't answer" in refused.stdout

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,26 +19,9 @@ from lab.refusals import RequestError
 from tests.dispatch.conftest import make, until  # noqa: F401  fixtures
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, most_at_once, results
 from tests.slurm.cluster import Cluster
+from tests.slurm.killed import HELD, Moment, killed_once, raced
 
 Make = Callable[..., RunFolder]
-HOLD = {"hold": True}
-
-SEND = f"""
-import sys
-from pathlib import Path
-from lab.dispatch.launchers.slurm.send import submission
-from lab.dispatch.launchers.slurm.send.settings import Settings
-from lab.records import find_runs
-root = Path(sys.argv[1])
-settings = Settings(sbatch={{"hold": True}})
-print(submission.send(find_runs(root), root, "caps", settings, worker={FAKE_WORKER!r}).describe())
-"""
-
-
-@pytest.fixture(autouse=True)
-def _here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in cluster.environment().items():
-        monkeypatch.setenv(name, value)
 
 
 def send(root: Path, **settings: Any) -> submission.Sent:
@@ -50,17 +30,6 @@ def send(root: Path, **settings: Any) -> submission.Sent:
 
 def finish(cluster: Cluster, runs: list[RunFolder]) -> None:
     cluster.wait(lambda: all(run.state.ended for run in runs), "end of the runs")
-
-
-def queued(cluster: Cluster) -> list[str]:
-    """Ids of the jobs and array tasks that live."""
-    return [row["JOBID"] for row in cluster.squeue("--states=PENDING,RUNNING")]
-
-
-def tasks(root: Path) -> dict[str, tuple[str, ...]]:
-    """Job → its runs, of everything that stands."""
-    found = journal.records(root)
-    return {job: task.runs for record in found for job, task in zip(record.jobs, record.tasks, strict=False)}
 
 
 def test_an_array_of_runs_is_sent_at_once_and_done_once(
@@ -105,68 +74,34 @@ def test_runs_of_a_job_are_done_side_by_side(cluster: Cluster, make: Make, tmp_p
 
 
 def test_arrays_are_cut_to_what_the_cluster_allows(
-    cluster: Cluster,
+    fragile_cluster: Cluster,
     make: Make,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     for n in range(12):
         make(f"caps/both/seed-{n}")
-    with cluster.configured(MaxArraySize="5"):
-        sent = send(tmp_path, sbatch=HOLD)
+    with fragile_cluster.configured(MaxArraySize="5"):
+        sent = send(tmp_path, sbatch=HELD)
         assert [len(record.tasks) for record in sent.records] == [5, 5, 2]
-        assert sorted(queued(cluster)) == sorted(job for record in sent.records for job in record.jobs)
+        assert sorted(fragile_cluster.live()) == sorted(job for record in sent.records for job in record.jobs)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_submission_killed_halfway_is_repeated_without_loss_or_doubles(
-    cluster: Cluster,
+    fragile_cluster: Cluster,
     make: Make,  # noqa: F811
     tmp_path: Path,
-    when: str,
+    when: Moment,
 ) -> None:
-    """The submitting process dies around its 13th of 20 calls of sbatch: before the call, or when it has succeeded."""
-    root = tmp_path
-    names = [make(f"caps/both/seed-{n}").name for n in range(200)]
-    real, fake, count = shutil.which("sbatch"), root / "bin" / "sbatch", root / "count"
-    fake.parent.mkdir()
-    kill = f'if [ "$n" = 13 ]; then kill -9 $PPID; {"exit" if when == "before" else ":"}; fi'
-    call = f'{real} "$@"'
-    order = f"{kill}\n{call}" if when == "before" else f"{call}\n{kill}"
-    fake.write_text(f"#!/bin/sh\nn=$(($(cat {count} 2>/dev/null || echo 0) + 1))\necho $n > {count}\n{order}\n")
-    fake.chmod(0o755)
-    path = f"{fake.parent}{os.pathsep}{os.environ['PATH']}"
-    with cluster.configured(MaxArraySize="10"):
-        done = subprocess.run([sys.executable, "-c", SEND, str(root)], env={**os.environ, "PATH": path})
-        assert done.returncode == -9
-        half = 12 if when == "before" else 13
-        cluster.wait(lambda: len(queued(cluster)) == 10 * half, "first half of the jobs")
-        again = send(root, sbatch=HOLD)
-        assert (again.runs, len(again.queued)) == (200 - 10 * half, 10 * half)
-        assert len(queued(cluster)) == 200
-        assert sorted(queued(cluster)) == sorted(tasks(root))
-        assert sorted(run for runs in tasks(root).values() for run in runs) == sorted(names)
-        for record in journal.records(root):
-            for job in record.jobs:  # the jobs of the call that was cut short have something to start from, too
-                assert (record.folder / f"{job}_submitted.pkl").is_file()
-        assert send(root, sbatch=HOLD).describe() == "200 runs in the queue already"
+    killed_once(fragile_cluster, make, tmp_path, when, per_array=2)
 
 
 def test_of_two_submissions_at_once_one_sends_each_run(
-    cluster: Cluster,
+    fragile_cluster: Cluster,
     make: Make,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    for n in range(40):
-        make(f"caps/both/seed-{n}")
-    with cluster.configured(MaxArraySize="4"):
-        racing = [
-            subprocess.Popen([sys.executable, "-c", SEND, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-            for _ in range(3)
-        ]
-        said = [process.communicate()[0].strip() for process in racing]
-        assert [process.returncode for process in racing] == [0, 0, 0]
-        assert len(queued(cluster)) == 40
-        assert sorted(said)[1:] == ["40 runs in the queue already"] * 2
+    raced(fragile_cluster, make, tmp_path, runs=20)
 
 
 def test_a_sbatch_that_fails_sends_nothing_and_says_why(
@@ -180,7 +115,7 @@ def test_a_sbatch_that_fails_sends_nothing_and_says_why(
     (record,) = journal.records(tmp_path)
     assert record.job is None
     assert "Invalid partition" in (record.void or "")
-    assert len(send(tmp_path, sbatch=HOLD).records) == 1
+    assert len(send(tmp_path, sbatch=HELD).records) == 1
 
 
 def test_the_settings_win_over_variables_of_the_environment(
@@ -193,7 +128,7 @@ def test_the_settings_win_over_variables_of_the_environment(
     monkeypatch.setenv("SBATCH_PARTITION", "short")
     monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
     monkeypatch.setenv("SLURM_JOB_ID", "77")  # as inside of a job
-    (record,) = send(tmp_path, partition="main", time=7, sbatch=HOLD).records
+    (record,) = send(tmp_path, partition="main", time=7, sbatch=HELD).records
     assert record.job is not None
     job = cluster.job(record.job)
     assert (job["Partition"], job["TimeLimit"]) == ("main", "00:07:00")
@@ -231,7 +166,7 @@ def test_a_run_waits_for_the_job_of_the_run_that_it_needs(
     assert marks(good)[0][2] > marks(first)[-1][2]
     assert (second.state.status, bad.state.status, begun(bad)) == ("failed", "blocked", 0)
     assert bad.state.reason == "needs caps/teacher/seed-1, which failed: KeyError: 'n_heads'"
-    cluster.wait(lambda: not queued(cluster), "end of the jobs whose runs are blocked")
+    cluster.wait(lambda: not cluster.live(), "end of the jobs whose runs are blocked")
 
 
 def test_a_run_that_shares_its_job_with_a_failing_one_does_not_block_others(
@@ -254,7 +189,7 @@ def test_a_failed_run_is_tried_once_more_where_that_is_asked_for(
 ) -> None:
     run = make("caps/both/seed-0", do="bug")  # in the first attempt only
     send(tmp_path)
-    cluster.wait(lambda: run.state.status == "failed" and not queued(cluster), "failure")
+    cluster.wait(lambda: run.state.status == "failed" and not cluster.live(), "failure")
     send(tmp_path)
     finish(cluster, [run])
     assert (begun(run), run.state.attempts) == (2, 2)
@@ -288,9 +223,9 @@ def test_the_command_sends_returns_and_repeats_nothing(cluster: Cluster, folder:
     assert first.exit_code == 0, first.output
     assert "mine: 2 new" in first.output
     assert "SLURM: 2 runs in 2 jobs (array " in first.output
-    assert len(queued(cluster)) == 2
+    assert len(cluster.live()) == 2
     again = submit("launcher.sbatch.hold=true")
-    assert (again.exit_code, len(queued(cluster))) == (0, 2)
+    assert (again.exit_code, len(cluster.live())) == (0, 2)
     assert "SLURM: 2 runs in the queue already" in again.output
 
 
@@ -301,7 +236,7 @@ def test_what_would_be_sent_is_shown_and_nothing_made(cluster: Cluster, folder: 
         assert f"#SBATCH {line}\n" in shown.output
     assert "\nmodule load x\n" in shown.output
     assert not (folder / "runs").exists()
-    assert queued(cluster) == []
+    assert cluster.live() == []
 
 
 @pytest.mark.parametrize(
