@@ -53,3 +53,8 @@ def duration(seconds: float | None) -> str:
         if amount < limit:
             return f"{amount:.0f} {unit}" if amount >= 9.95 or unit == "s" else f"{amount:.1f} {unit}"
     return f"{seconds / 86400:.1f} d" if seconds < 99.95 * 86400 else f"{seconds / 86400:,.0f} d"
+
+
+def plural(number: int, noun: str) -> str:
+    """A number of things: `1 run`, `3 runs`, `1,024 runs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

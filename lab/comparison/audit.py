@@ -1,6 +1,7 @@
-"""Whether a sweep's arms are comparable: how far each is from the baseline in what is held equal, or in size.
+"""Whether a sweep's arms are comparable: how far each arm's costs are from the baseline's.
 
-A sweep that holds nothing equal is allowed; then every table says which arms are larger, and in what.
+A sweep declares what its arms hold equal. One that holds nothing equal is allowed; its tables then say which arms are
+larger, and in what.
 """
 
 from __future__ import annotations
@@ -9,22 +10,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lab.comparison.read.results import Arm, Sweep
+from lab.comparison.metrics import COST_TITLES
+from lab.comparison.read.results import ArmResults, SweepResults
 
-# What each rule of matching holds equal, by the name of the cost.
-_HELD = {
+# The costs that each rule of matching holds equal.
+_MATCHED_COSTS = {
     "params": ("parameters",),
     "flops": ("total_flops",),
     "kv": ("kv_bytes_per_token",),
     "tokens": ("tokens",),
     "none": ("parameters", "flops_per_token", "total_flops"),
-}
-TITLES = {
-    "parameters": "parameters",
-    "total_flops": "FLOPs in all",
-    "flops_per_token": "FLOPs/token",
-    "kv_bytes_per_token": "KV bytes/token",
-    "tokens": "tokens",
 }
 
 
@@ -33,54 +28,62 @@ class Audit:
     """How far the arms are from the baseline.
 
     Attributes:
-        match: what is held equal: params, flops, kv, tokens or none; None where no run says.
-        tolerance: largest difference that counts as equal, as a fraction.
-        deviations: arm → cost → (the arm's / the baseline's) - 1, of the costs that the rule is about, where known.
+        match: what is held equal: params, flops, kv, tokens or none; None if no run says.
+        tolerance: the largest difference that counts as equal, as a fraction.
+        deviations: arm → cost → (the arm's / the baseline's) - 1, for the costs that the rule is about.
     """
 
     match: str | None
     tolerance: float
     deviations: Mapping[str, Mapping[str, float]]
 
-    def off(self, arm: str) -> dict[str, float]:
+    @property
+    def is_matched(self) -> bool:
+        """Whether the sweep declares that it holds something equal."""
+        return self.match not in (None, "none")
+
+    def mismatches(self, arm: str) -> dict[str, float]:
         """The deviations of an arm that are beyond the tolerance."""
-        found = self.deviations.get(arm, {})
-        return {cost: off for cost, off in found.items() if abs(off) > self.tolerance * (1 + 1e-9)}
+        deviations = self.deviations.get(arm, {})
+        return {cost: value for cost, value in deviations.items() if abs(value) > self.tolerance * (1 + 1e-9)}
 
     def describe(self, arm: str) -> str:
         """`+3.1% parameters, -2.0% FLOPs/token`; empty for an arm within the tolerance."""
-        return ", ".join(f"{percent(off)} {TITLES[cost]}" for cost, off in self.off(arm).items())
+        return ", ".join(f"{percent(value)} {COST_TITLES[cost]}" for cost, value in self.mismatches(arm).items())
 
 
-def audit(sweep: Sweep) -> Audit:
-    """Compare every arm's costs with the baseline's. A rule that this version doesn't know is taken for none."""
+def audit(sweep: SweepResults) -> Audit:
+    """Compare every arm's costs with the baseline's. A matching rule that this version doesn't know counts as none."""
     baseline = sweep.arms.get(sweep.baseline)
-    costs = _HELD.get(sweep.match or "none", _HELD["none"])
-    found = {arm.name: _deviations(arm, baseline, costs) for arm in sweep.arms.values()} if baseline else {}
-    for deviations in found.values():
-        # Of the whole training only where that says more: other tokens, or a teacher's forward passes.
-        per_token, total = deviations.get("flops_per_token"), deviations.get("total_flops")
+    costs = _MATCHED_COSTS.get(sweep.match or "none", _MATCHED_COSTS["none"])
+    arms = sweep.arms.values() if baseline else ()
+    deviations = {arm.name: _deviations(arm, baseline, costs) for arm in arms if baseline}
+    for of_arm in deviations.values():
+        # The FLOPs of the whole training are listed only if they say more than those of a token: another number of
+        # tokens, or a teacher's forward passes.
+        per_token, total = of_arm.get("flops_per_token"), of_arm.get("total_flops")
         if per_token is not None and total is not None and abs(total - per_token) <= sweep.tolerance:
-            del deviations["total_flops"]
-    return Audit(sweep.match, sweep.tolerance, found)
+            del of_arm["total_flops"]
+    return Audit(sweep.match, sweep.tolerance, deviations)
 
 
-def _deviations(arm: Arm, baseline: Arm, costs: tuple[str, ...]) -> dict[str, float]:
+def _deviations(arm: ArmResults, baseline: ArmResults, costs: tuple[str, ...]) -> dict[str, float]:
     return {
-        cost: _off(arm.costs[cost], baseline.costs[cost])
+        cost: deviation(arm.costs[cost], baseline.costs[cost])
         for cost in costs
         if cost in arm.costs and cost in baseline.costs
     }
 
 
-def _off(value: float, held: float) -> float:
-    if held:
-        return value / held - 1
+def deviation(value: float, reference: float) -> float:
+    """By which fraction a value is larger than a reference; infinite where the reference is 0."""
+    if reference:
+        return value / reference - 1
     return math.inf if value else 0.0
 
 
 def percent(fraction: float) -> str:
-    """A signed percentage with one decimal: `+3.1%`; whole above a hundred."""
+    """A signed percentage with one decimal, `+3.1%`; without decimals above a hundred."""
     if not math.isfinite(fraction):
         return "from none to"
     return f"{100 * fraction:+.0f}%" if abs(fraction) >= 1 else f"{100 * fraction:+.1f}%"

@@ -1,4 +1,4 @@
-"""What a metric's name says: how a person reads it, and which direction is better."""
+"""What names of metrics and costs mean: how to write them for a reader, and which direction of a metric is better."""
 
 from __future__ import annotations
 
@@ -6,25 +6,39 @@ from typing import Literal
 
 Direction = Literal["lower", "higher"]
 
-# By the last part of the name: `val/loss` and `train/loss` are better in the same direction.
-_LOWER = (
-    "loss", "perplexity", "bits_per_byte", "error", "calibration_error", "grad_norm", "spikes", "seconds", "memorised",
-    "bytes",
-)  # fmt: skip
-_HIGHER = ("accuracy", "recall", "exact_match", "f1", "score", "tokens_per_second", "mfu", "stable_lr")
+# The last part of a name decides: `val/loss` and `train/loss` improve in the same direction.
+_ENDINGS: dict[Direction, tuple[str, ...]] = {
+    "lower": (
+        "loss", "perplexity", "bits_per_byte", "error", "calibration_error", "grad_norm", "spikes", "seconds",
+        "memorised", "bytes",
+    ),
+    "higher": (
+        "accuracy", "recall", "exact_match", "f1", "score", "tokens_per_second", "mfu", "stable_lr",
+    ),
+}  # fmt: skip
 
 _PARTS = {"val": "validation", "train": "training"}
 
+COST_TITLES = {
+    "parameters": "parameters",
+    "flops_per_token": "FLOPs/token",
+    "kv_bytes_per_token": "KV bytes/token",
+    "tokens": "tokens",
+    "total_flops": "FLOPs in all",
+    "tokens_per_second": "tokens/s",
+}
+"""Costs of an arm or a run, by their names in plan.json and summary.json."""
+
 
 def better(metric: str) -> Direction | None:
-    """The direction in which a metric improves; None for a metric whose name doesn't say.
+    """The direction in which a metric improves; None if its name doesn't say.
 
-    A name such as `recall/far_accuracy` counts by its ending: `accuracy`.
+    Only the end of a name counts: `recall/far_accuracy` is an `accuracy`.
     """
     last = metric.rsplit("/", 1)[-1]
-    for direction, endings in (("lower", _LOWER), ("higher", _HIGHER)):
-        if any(last == ending or last.endswith("_" + ending) for ending in endings):
-            return direction  # type: ignore[return-value]
+    for direction, endings in _ENDINGS.items():
+        if any(last == ending or last.endswith(f"_{ending}") for ending in endings):
+            return direction
     return None
 
 

@@ -1,33 +1,34 @@
-"""Charts as inline SVG that keeps its text and its dots at their size however wide the page is.
+"""Charts as inline SVG that keeps the size of its text and dots however wide the page is.
 
-Places are percentages, curves lie in a stretched inner SVG, and labels are HTML: a phone shows the same chart with the
-same letters. Colours are classes (`c0` the baseline, `c1` … an arm each), so that light and dark are the page's matter.
-Whatever text is given is escaped.
+Places are percentages, curves are drawn in an inner SVG that is stretched, and labels are HTML: a phone shows the same
+chart with letters of the same size. Colours are classes (`c0` the baseline, `c1` … the other arms), so that the page's
+style decides about light and dark. Every text is escaped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lab.report.scales import Scale
+from lab.report.scales import Scale, scale
 from lab.report.thinning import envelope, thin
 
 _UNITS = 10_000  # of the inner SVG
+_STRIP_ROOM = 0.75  # how far a strip's axis follows an interval beyond the seeds, as a share of their range
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve, with a band where it has one.
+    """A curve, perhaps with a band.
 
     Attributes:
-        slot: its colour.
-        told: what the read-out says besides the name: how many seeds.
+        slot: the number of its colour.
+        detail: what the read-out says besides the name: how many seeds.
         mark: an x to mark in the line's colour.
         dotted: with a dot at each point.
-        dashed: a run of its own, not a mean.
+        dashed: a single run, not a mean.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Line:
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
-    told: str = ""
+    detail: str = ""
     mark: float | None = None
     dotted: bool = False
     dashed: bool = False
@@ -44,20 +45,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point that links to what it is about.
+    """A point that links to what it stands for.
 
     Attributes:
-        slot: its colour; None for grey.
-        told: the read-out.
-        size: radius in pixels.
-        faint: one of a cloud.
+        slot: the number of its colour; None for grey.
+        detail: the read-out.
+        size: the radius in pixels.
+        faint: one of many.
     """
 
     x: float
     y: float
     slot: int | None
     href: str
-    told: str
+    detail: str
     size: float = 4.5
     faint: bool = False
 
@@ -89,72 +90,66 @@ def chart(
     """A chart of lines and dots.
 
     Args:
-        front: corners of a line behind the dots.
+        front: the corners of a line behind the dots.
         zero: draw the line y = 0 more strongly.
     """
-    grid = Markup("").join(
-        Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(_from_top(place))
-        for place, _ in y.ticks
-    )
+    grid = [_horizontal("grid", place) for place, _ in y.ticks]
     if zero and 0 <= y.at(0) <= 1:
-        grid += Markup('<line class="zero" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(_from_top(y.at(0)))
-    curves = Markup("").join(_line(line, x, y) for line in lines)
-    behind = Markup("")
+        grid.append(_horizontal("zero", y.at(0)))
+    curves = [_line(line, x, y) for line in lines]
     if front:
-        points = " ".join(_point(a, b, x, y) for a, b in front)
-        behind = Markup('<polyline class="front" points="{}"/>').format(points)
-    inner = Markup(
-        '<svg width="100%" height="100%" viewBox="0 0 {0} {0}" preserveAspectRatio="none">{1}{2}</svg>'
-    ).format(_UNITS, behind, curves)
-    marks = Markup("").join(
+        curves.insert(
+            0,
+            Markup('<polyline class="front" points="{}"/>').format(
+                _path([a for a, _ in front], [b for _, b in front], x, y)
+            ),
+        )
+    inner = Markup('<svg width="100%" height="100%" viewBox="0 0 {0} {0}" preserveAspectRatio="none">{1}</svg>').format(
+        _UNITS, _concat(curves)
+    )
+    marks = [
         Markup('<line class="mark s{0}" x1="{1}" x2="{1}" y1="0" y2="100%"/>').format(
             line.slot, _percent(x.at(line.mark))
         )
         for line in lines
         if line.mark is not None and 0 < x.at(line.mark) < 1
-    )
-    # Of a line with few points each has a dot.
-    beads = Markup("").join(
-        Markup('<circle class="bead f{} c" data-s="{}" cx="{}" cy="{}" r="2.6"/>').format(
-            line.slot, line.slot, _percent(x.at(a)), _from_top(y.at(b))
+    ]
+    beads = [
+        Markup('<circle class="bead f{0} c" data-s="{0}" cx="{1}" cy="{2}" r="2.6"/>').format(
+            line.slot, _percent(x.at(a)), _from_top(y.at(b))
         )
         for line in lines
         if line.dotted
         for a, b in zip(line.x, line.y, strict=True)
-    )
-    clouds = Markup("").join(_dot(dot, x, y) for dot in sorted(dots, key=lambda dot: not dot.faint))
+    ]
+    circles = [_dot(dot, x, y) for dot in sorted(dots, key=lambda dot: not dot.faint)]
     texts = [Markup('<span class="yt" style="top:{}">{}</span>').format(_from_top(at), text) for at, text in y.ticks]
-    texts += [Markup('<span class="xt" style="left:{}">{}</span>').format(_percent(at), text) for at, text in x.ticks]
+    texts += [_tick_label(at, text) for at, text in x.ticks]
     texts += [
         Markup('<span class="pl t{} {}" style="left:{};top:{}">{}</span>').format(
-            "n" if label.slot is None else label.slot,
-            label.side,
-            _percent(x.at(label.x)),
-            _from_top(y.at(label.y)),
-            label.text,
+            _colour(label.slot), label.side, _percent(x.at(label.x)), _from_top(y.at(label.y)), label.text
         )
         for label in labels
     ]
-    wide = max(4, *(len(text) for _, text in y.ticks), 0)
     return Markup(
-        '<div class="chart" role="img" aria-label="{y_title} against {x_title}" style="--h:{height}px;--yw:{wide}ch">'
+        '<div class="chart" role="img" aria-label="{y_title} against {x_title}" style="--h:{height}px;--yw:{width}ch">'
         '<div class="ytitle">{y_title}</div>'
         '<div class="plot" data-x="{x_axis}" data-y="{y_axis}" data-xt="{x_title}">'
-        '<svg width="100%" height="100%">{grid}{marks}{inner}{beads}<line class="cross" y1="0" y2="100%"/>{clouds}'
+        '<svg width="100%" height="100%">{grid}{marks}{inner}{beads}<line class="cross" y1="0" y2="100%"/>{circles}'
         '</svg>{texts}</div><div class="xtitle">{x_title}</div></div>'
     ).format(
         y_title=y_title,
         x_title=x_title,
         height=height,
-        wide=wide,
+        width=max(4, *(len(text) for _, text in y.ticks), 0),
         x_axis=_axis(x),
         y_axis=_axis(y),
-        grid=grid,
-        marks=marks,
+        grid=_concat(grid),
+        marks=_concat(marks),
         inner=inner,
-        beads=beads,
-        clouds=clouds,
-        texts=Markup("").join(texts),
+        beads=_concat(beads),
+        circles=_concat(circles),
+        texts=_concat(texts),
     )
 
 
@@ -166,24 +161,20 @@ def strip(
     slot: int | None,
     margin: float | None = None,
 ) -> Markup:
-    """One row of a forest plot: the line of no difference, the interval, its mean, and a dot a seed below.
+    """One row of a forest plot: the line of no difference, the interval and its mean, and below them a dot a seed.
 
     Args:
         margin: shade what is within it of no difference.
     """
-    colour = "n" if slot is None else str(slot)
-    parts = [
-        Markup('<line class="grid" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(_percent(at)) for at, _ in x.ticks
-    ]
+    colour, parts = _colour(slot), []
     if margin is not None:
         low, high = max(0.0, x.at(-margin)), min(1.0, x.at(margin))
-        parts.insert(
-            0,
+        parts.append(
             Markup('<rect class="margin" x="{}" width="{}" y="0" height="100%"/>').format(
                 _percent(low), _percent(high - low)
-            ),
+            )
         )
-    parts.append(Markup('<line class="zero" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(_percent(x.at(0))))
+    parts += [_vertical("grid", at) for at, _ in x.ticks] + [_vertical("zero", x.at(0))]
     if interval is not None:
         low, high = (x.at(end) for end in interval)
         parts.append(
@@ -192,78 +183,100 @@ def strip(
             )
         )
         if low < 0:
-            parts.append(Markup('<path class="f{}" d="M0 11l7-4v8z"/>').format(colour))
+            parts.append(_symbol(colour, "0%", "M0 0l7-4v8z"))
         if high > 1:
-            parts.append(
-                Markup('<svg x="100%" y="11" overflow="visible"><path class="f{}" d="M0 0l-7-4v8z"/></svg>').format(
-                    colour
-                )
-            )
+            parts.append(_symbol(colour, "100%", "M0 0l-7-4v8z"))
     if mean is not None:
-        parts.append(
-            Markup('<svg x="{}" y="11" overflow="visible"><path class="f{}" d="M-5 0L0-5 5 0 0 5Z"/></svg>').format(
-                _percent(x.at(mean)), colour
-            )
+        parts.append(_symbol(colour, _percent(x.at(mean)), "M-5 0L0-5 5 0 0 5Z"))
+    parts += [
+        Markup('<a href="{}"><circle class="f{} seed" cx="{}" cy="24" r="3.2" data-t="{}"/></a>').format(
+            dot.href, colour, _percent(x.at(dot.x)), dot.detail
         )
-    for dot in dots:
-        parts.append(
-            Markup('<a href="{}"><circle class="f{} seed" cx="{}" cy="24" r="3.2" data-t="{}"/></a>').format(
-                dot.href, colour, _percent(x.at(dot.x)), dot.told
-            )
-        )
-    inner = Markup("").join(parts)
-    return Markup('<div class="strip"><svg width="100%" height="100%">{}</svg></div>').format(inner)
+        for dot in dots
+    ]
+    return Markup('<div class="strip"><svg width="100%" height="100%">{}</svg></div>').format(_concat(parts))
+
+
+def strip_scale(values: Iterable[float], intervals: Iterable[tuple[float, float]]) -> Scale:
+    """An axis for strips. It contains zero and every seed, and of the intervals as much as leaves the seeds room."""
+    shown = [0.0, *values]
+    low, high = min(shown), max(shown)
+    room = _STRIP_ROOM * (high - low)
+    for start, end in intervals:
+        shown += [max(low - room, start), min(high + room, end)]
+    return scale(shown, pad=0.03)
 
 
 def strip_axis(x: Scale) -> Markup:
     """The labels below the strips."""
-    texts = (Markup('<span class="xt" style="left:{}">{}</span>').format(_percent(at), text) for at, text in x.ticks)
-    return Markup('<div class="axis">{}</div>').format(Markup("").join(texts))
+    return Markup('<div class="axis">{}</div>').format(_concat(_tick_label(at, text) for at, text in x.ticks))
 
 
 def swatch(slot: int | None) -> Markup:
     """A spot of an arm's colour."""
-    return Markup('<i class="sw b{}"></i>').format("n" if slot is None else slot)
+    return Markup('<i class="sw b{}"></i>').format(_colour(slot))
 
 
 def _line(line: Line, x: Scale, y: Scale) -> Markup:
     band = Markup("")
     if line.low is not None and line.high is not None:
         xs, low, high = envelope(line.x, line.low, line.high)
-        there = [_point(a, b, x, y) for a, b in zip(xs, high, strict=True)]
-        back = [_point(a, b, x, y) for a, b in zip(xs, low, strict=True)]
-        band = Markup('<polygon class="band f{}" points="{}"/>').format(line.slot, " ".join([*there, *reversed(back)]))
-    xs, ys = thin(line.x, line.y)
-    points = " ".join(_point(a, b, x, y) for a, b in zip(xs, ys, strict=True))
+        outline = _path([*xs, *reversed(xs)], [*high, *reversed(low)], x, y)
+        band = Markup('<polygon class="band f{}" points="{}"/>').format(line.slot, outline)
     return Markup(
         '<g class="c" data-s="{0}" data-n="{1}" data-d="{2}">{3}<polyline class="line s{0}{5}" points="{4}"/></g>'
-    ).format(line.slot, line.name, line.told, band, points, " single" if line.dashed else "")
+    ).format(line.slot, line.name, line.detail, band, _path(*thin(line.x, line.y), x, y), " single" * line.dashed)
 
 
 def _dot(dot: Dot, x: Scale, y: Scale) -> Markup:
     return Markup(
-        '<a href="{}" class="c" data-s="{}"><circle class="f{}{}" cx="{}" cy="{}" r="{}" data-t="{}"/></a>'
+        '<a href="{}" class="c" data-s="{}"><circle class="f{} {}" cx="{}" cy="{}" r="{}" data-t="{}"/></a>'
     ).format(
         dot.href,
-        "n" if dot.slot is None else dot.slot,
-        "n" if dot.slot is None else dot.slot,
-        " faint" if dot.faint else " dot",
+        _colour(dot.slot),
+        _colour(dot.slot),
+        "faint" if dot.faint else "dot",
         _percent(x.at(dot.x)),
         _from_top(y.at(dot.y)),
         dot.size,
-        dot.told,
+        dot.detail,
     )
+
+
+def _horizontal(name: str, place: float) -> Markup:
+    return Markup('<line class="{0}" x1="0" x2="100%" y1="{1}" y2="{1}"/>').format(name, _from_top(place))
+
+
+def _vertical(name: str, place: float) -> Markup:
+    return Markup('<line class="{0}" x1="{1}" x2="{1}" y1="0" y2="100%"/>').format(name, _percent(place))
+
+
+def _symbol(colour: str, x: str, path: str) -> Markup:
+    """A shape on the line of a strip's interval; `path` is relative to its place."""
+    return Markup('<svg x="{}" y="11" overflow="visible"><path class="f{}" d="{}"/></svg>').format(x, colour, path)
+
+
+def _tick_label(place: float, text: str) -> Markup:
+    return Markup('<span class="xt" style="left:{}">{}</span>').format(_percent(place), text)
+
+
+def _colour(slot: int | None) -> str:
+    return "n" if slot is None else str(slot)
+
+
+def _concat(parts: Iterable[Markup]) -> Markup:
+    return Markup("").join(parts)
 
 
 def _axis(scale: Scale) -> str:
     return f"{scale.low!r} {scale.high!r} {'log' if scale.log else 'linear'}"
 
 
-def _point(a: float, b: float, x: Scale, y: Scale) -> str:
-    return f"{_clipped(x.at(a))},{_clipped(1 - y.at(b))}"
+def _path(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale) -> str:
+    return " ".join(f"{_unit(x.at(a))},{_unit(1 - y.at(b))}" for a, b in zip(xs, ys, strict=True))
 
 
-def _clipped(place: float) -> int:
+def _unit(place: float) -> int:
     return round(_UNITS * min(3.0, max(-2.0, place)))
 
 

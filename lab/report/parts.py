@@ -1,4 +1,4 @@
-"""What panels are put together from: tables, tabs, legends and links; every text given is escaped."""
+"""What panels are put together from: tables, tabs, legends and links. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from lab.comparison.read.curves import Band
-from lab.report.charts import Line, swatch
-from lab.report.facts import ArmFacts, RunFacts
-from lab.report.wording import some
+from lab.report.charts import Line, strip_axis, swatch
+from lab.report.report_data import ReportedArm, ReportedRun
+from lab.report.scales import Scale
+from lab.units import plural
 
 MOST_DOTTED = 24
-"""Points of a line, up to which each has a dot."""
+"""A line of at most so many points has a dot at each of them."""
 
 Text = str | Markup
 
@@ -26,8 +27,8 @@ class Panel:
     Attributes:
         anchor: its id in the page.
         lead: what it shows, in a sentence or two.
-        body: None where there is nothing to show.
-        missing: what would fill it, where there is nothing to show: a sentence, and the command that does.
+        body: None if there is nothing to show.
+        missing: what would fill it if there is nothing to show: a sentence, and the command that does.
         notes: small print below.
     """
 
@@ -48,39 +49,48 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Text]], *, marked: Sequence[int] = ()) -> Markup:
-    """A table that scrolls sideways by itself where it is wider than the page.
+    """A table that scrolls sideways by itself if it is wider than the page.
 
     Args:
-        marked: places of rows that are set apart: the baseline's.
+        marked: numbers of rows that are set apart, such as the baseline's.
     """
-    head = Markup("").join(Markup('<th scope="col" class="{}">{}</th>').format(c.kind, c.title) for c in columns)
+    head = concat(Markup('<th scope="col" class="{}">{}</th>').format(c.kind, c.title) for c in columns)
     body = []
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         cells = [Markup('<th scope="row" class="{}">{}</th>').format(columns[0].kind, row[0])]
         cells += [
             Markup('<td class="{}">{}</td>').format(column.kind, cell)
             for column, cell in zip(columns[1:], row[1:], strict=True)
         ]
-        mark = Markup(' class="base"') if place in marked else Markup("")
-        body.append(Markup("<tr{}>{}</tr>").format(mark, Markup("").join(cells)))
+        mark = Markup(' class="base"') if number in marked else Markup("")
+        body.append(Markup("<tr{}>{}</tr>").format(mark, concat(cells)))
     return Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
-    ).format(head, Markup("").join(body))
+    ).format(head, concat(body))
+
+
+def arm_table(columns: Sequence[Column], arms: Sequence[ReportedArm], rows: Iterable[Sequence[Text]]) -> Markup:
+    """A table with a row for each arm, the baseline's set apart."""
+    return table(columns, rows, marked=[number for number, arm in enumerate(arms) if arm.is_baseline])
 
 
 def tabs(parts: Sequence[tuple[Text, Markup]]) -> Markup:
-    """Several views of one thing, one of them shown; all of them, each under its name, where scripts don't run."""
+    """Several views of one thing, one of them shown at a time; without scripts all of them, each under its name."""
     if len(parts) == 1:
         return parts[0][1]
-    names = Markup("").join(Markup('<button type="button" role="tab">{}</button>').format(name) for name, _ in parts)
-    panes = Markup("").join(
+    names = concat(Markup('<button type="button" role="tab">{}</button>').format(name) for name, _ in parts)
+    panes = concat(
         Markup('<div role="tabpanel"><h3 class="pane">{}</h3>{}</div>').format(name, pane) for name, pane in parts
     )
     return Markup('<div class="tabs"><div role="tablist">{}</div>{}</div>').format(names, panes)
 
 
-def arm_link(arm: ArmFacts) -> Markup:
+def concat(parts: Iterable[Text]) -> Markup:
+    return Markup("").join(parts)
+
+
+def arm_link(arm: ReportedArm) -> Markup:
     """An arm's name with its colour, leading to its runs."""
     return Markup('<span class="al">{}<a class="arm" href="#{}" title="{}">{}</a></span>').format(
         swatch(arm.slot), arm.anchor, arm.name, breakable(arm.name)
@@ -88,63 +98,71 @@ def arm_link(arm: ArmFacts) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """A name that a narrow column breaks where its parts end: after a comma, =, /, _ or a dot before a letter."""
+    """A name that a narrow column breaks between its parts: after a comma, =, /, _ or a dot before a letter."""
     parts = re.split(r"(?<=[,=/_])|(?<=\.)(?=[a-z])", name)
     return Markup("<wbr>").join(parts)
 
 
-def runs_link(arm: ArmFacts, text: Text) -> Markup:
-    """A number of an arm's, leading to its runs."""
+def runs_link(arm: ReportedArm, text: Text) -> Markup:
+    """A number of an arm, leading to its runs."""
     return Markup('<a class="n" href="#{}">{}</a>').format(arm.anchor, text)
 
 
-def run_link(run: RunFacts, text: Text) -> Markup:
-    """A number of a run's, leading to it."""
+def run_link(run: ReportedRun, text: Text) -> Markup:
+    """A number of a run, leading to it."""
     return Markup('<a class="n" href="#{}">{}</a>').format(run.anchor, text)
 
 
 def every_run_link(text: Text) -> Markup:
-    """A number of several arms', leading to all runs."""
+    """A number of several arms, leading to all runs."""
     return Markup('<a class="n" href="#runs">{}</a>').format(text)
 
 
-def legend(arms: Iterable[ArmFacts]) -> Markup:
+def legend(arms: Iterable[ReportedArm]) -> Markup:
     """The arms with their colours."""
-    items = Markup("").join(
+    items = concat(
         Markup('<li data-s="{}">{}</li>').format(arm.slot, arm_link(arm)) for arm in arms if arm.slot is not None
     )
     return Markup('<ul class="legend">{}</ul>').format(items)
 
 
 def figure(body: Markup, caption: Text = "") -> Markup:
-    said = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
-    return Markup("<figure>{}{}</figure>").format(body, said)
+    below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
+    return Markup("<figure>{}{}</figure>").format(body, below)
 
 
-def states(arm: ArmFacts) -> Markup:
-    """How many runs have each state, each in a word."""
-    chips = Markup(" ").join(
-        Markup('<span class="st {}">{} {}</span>').format(status, n, status)
-        for status, n in arm.row.arm.statuses.items()
+def forest(rows: Iterable[Markup], axis: Scale, caption: Text, *, wide: bool = False) -> Markup:
+    """Rows of a forest plot above their common axis."""
+    return figure(
+        Markup('<div class="forest{}">{}<div class="row last"><span></span>{}<span></span></div></div>').format(
+            " wide" if wide else "", concat(rows), strip_axis(axis)
+        ),
+        caption,
     )
-    return runs_link(arm, chips)
 
 
-def mean_line(arm: ArmFacts, found: Band, mark: float | None = None) -> Line:
-    """An arm's mean over seeds with its band, in the arm's colour; `mark` is an x to mark."""
+def status_chips(arm: ReportedArm) -> Markup:
+    """How many runs have each status."""
+    statuses = arm.row.arm.statuses.items()
+    return Markup(" ").join(
+        Markup('<span class="st {}">{} {}</span>').format(status, n, status) for status, n in statuses
+    )
+
+
+def mean_line(arm: ReportedArm, band: Band, mark: float | None = None) -> Line:
+    """An arm's mean over seeds with its band, in the arm's colour.
+
+    Args:
+        mark: an x to mark.
+    """
     return Line(
         arm.name,
         arm.slot or 0,
-        found.x,
-        found.mean,
-        found.low,
-        found.high,
-        told=seeds(found.seeds),
+        band.x,
+        band.mean,
+        band.low,
+        band.high,
+        detail=plural(len(band.seeds), "seed"),
         mark=mark,
-        dotted=len(found.x) <= MOST_DOTTED,
+        dotted=len(band.x) <= MOST_DOTTED,
     )
-
-
-def seeds(numbers: Sequence[int]) -> str:
-    """`3 seeds`."""
-    return some(len(numbers), "seed")

@@ -1,11 +1,10 @@
-"""Numbers and verdicts as the report words them: one number of decimals a column, a true minus, verdicts in words."""
+"""Numbers and lists as the report words them: the same number of decimals in a column, a true minus."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from lab.units import count
 
@@ -13,7 +12,7 @@ MINUS = "\N{MINUS SIGN}"
 NONE = "–"
 
 
-def places(values: Iterable[float | None], spreads: Iterable[float | None]) -> int:
+def decimals_for(values: Iterable[float | None], spreads: Iterable[float | None]) -> int:
     """Decimals for a column: two digits of the typical spread (a standard deviation), at least one, at most six.
 
     Without a spread, four digits of the largest value.
@@ -40,27 +39,22 @@ def fixed(value: float | None, decimals: int, *, signed: bool = False) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """`p = 0.013`, `p < 0.001`; empty where there is none."""
+    """`p = 0.013`, `p < 0.001`; empty if there is none."""
     if p is None:
         return ""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def short(name: str, most: int = 44) -> str:
-    """A name for a sentence: of a longer one the middle is left out."""
+def shorten(name: str, most: int = 44) -> str:
+    """A name for a sentence, without its middle if it is long."""
     return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
 
 
-def plain(value: Any) -> str:
+def as_written(value: object) -> str:
     """A configuration's value, as its file has it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def listed(names: Sequence[str], last: str = "and") -> str:
+def join(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
-
-
-def some(number: int, what: str) -> str:
-    """`1 run`, `3 runs`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

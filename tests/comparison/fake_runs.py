@@ -12,6 +12,8 @@ from typing import Any
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from lab.comparison.read.curves import MetricCurve, averaged_runs, run_curve
+from lab.comparison.read.results import ArmResults
 from lab.records import RunFolder, State, write_json
 
 UNIGRAM = 5.5
@@ -105,3 +107,9 @@ def fake_sweep(root: Path, losses: dict[str, Sequence[float | None]], **options:
         for seed, loss in enumerate(values):
             run = {"status": "diverged"} if loss is None else {"loss": loss}
             fake_run(root, arm, seed, order=order, baseline=baseline, **(run | options))
+
+
+def arm_curves(arm: ArmResults, metric: str) -> dict[int, MetricCurve]:
+    """Seed → curve over tokens, for the runs with a point that the arm's mean is over."""
+    curves = {seed: run_curve(run, metric) for seed, run in averaged_runs(arm).items()}
+    return {seed: curve for seed, curve in curves.items() if len(curve)}

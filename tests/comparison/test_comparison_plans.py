@@ -20,12 +20,13 @@ from tensorboard.plugins.hparams import metadata
 from lab.comparison.compare import Comparison, compare
 from lab.comparison.read import folders
 from lab.comparison.read.collect import collect
+from lab.comparison.tables import export
 from lab.comparison.tables.table import MOST_ROWS, show
 from lab.comparison.tensorboard.serve import build_view
 from lab.planning.solve.selection import Cell, Tried, select
 from lab.records import RunFolder, State, write_json
 from tests.comparison.fake_runs import fake_run, fake_sweep
-from tests.comparison.test_comparison_view import session, summaries
+from tests.comparison.test_tensorboard_view import session, summaries
 
 Row = dict[str, Any]
 
@@ -90,7 +91,7 @@ def test_a_run_that_another_sweep_made_first_is_this_sweeps_too(tmp_path: Path) 
     plan(tmp_path, [row(shared, "gqa", 0), row(own, "mha", 0)])
     comparison = compared(tmp_path)
     assert [arm.values("val/loss") for arm in comparison.sweep.arms.values()] == [{0: 3.0}, {0: 3.1}]
-    data = comparison.as_data()
+    data = export.as_data(comparison)
     assert data["arms"][0]["seeds"][0]["run"] == "earlier/plain/seed-0"
     links = [path for path in (build_view(tmp_path, "softcap") / "gqa" / "seed-0").iterdir() if path.is_symlink()]
     assert [link.resolve().parent for link in links] == [shared.path.resolve()]
@@ -187,14 +188,14 @@ def test_the_table_says_what_each_arm_picked_and_on_what_ground(tmp_path: Path) 
 def test_what_was_picked_is_in_the_json_and_the_csv(tmp_path: Path) -> None:
     tuned(tmp_path, GOOD, report=PICKED)
     comparison = compared(tmp_path)
-    data = json.loads(comparison.as_json())
+    data = json.loads(export.as_json(comparison))
     assert data["version"] == 2
     assert data["arms"][1]["tuned"] == {
         "cell": "lr=0.004", "values": {"optimizer.lr": 0.004}, "metric": "val/loss", "seeds": [5], "tried": 3,
         "means": {"lr=0.001": 2.0, "lr=0.002": 1.5, "lr=0.004": 1.0}, "diverged": [], "waiting": 0,
         "edges": {"optimizer.lr": "largest"},
     }  # fmt: skip
-    lines = list(csv.DictReader(io.StringIO(comparison.as_csv())))
+    lines = list(csv.DictReader(io.StringIO(export.as_csv(comparison))))
     assert [each["tuned:optimizer.lr"] for each in lines] == ["0.002", "0.004"]
 
 
@@ -320,7 +321,7 @@ def test_the_tolerance_is_the_plans(tmp_path: Path) -> None:
 
 def test_deviations_are_in_the_json(tmp_path: Path) -> None:
     arms(tmp_path, "none", parameters=1_031_000)
-    data = compared(tmp_path).as_data()
+    data = export.as_data(compared(tmp_path))
     assert data["tolerance"] == 0.005
     assert data["arms"][1]["deviations"]["parameters"] == pytest.approx(0.031)
     assert data["arms"][1]["off_match"] == ["parameters"]
@@ -352,7 +353,7 @@ def test_of_thousands_of_arms_the_best_are_shown_and_the_others_counted(tmp_path
         f"52 arms more: of {MOST_ROWS + 52}, the baseline and the best by validation loss are shown; "
         "--json and --csv have all. Without a result for some seed: 1 of them." in text
     )
-    assert len(comparison.as_data()["arms"]) == MOST_ROWS + 52
+    assert len(export.as_data(comparison)["arms"]) == MOST_ROWS + 52
 
 
 def test_a_broken_folder_of_another_sweep_is_told(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_pairs_are_made_by_seed_and_not_by_place() -> None:
 def test_one_pair_has_a_difference_and_no_interval() -> None:
     found = paired_difference({3: 2.0}, {3: 1.5})
     assert (found.n, found.mean, found.sd, found.interval) == (1, 0.5, None, None)
-    assert found.verdict == "unclear"
+    assert found.sign == "unclear"
     assert found.remarks == ("one pair (seed 3): no interval",)
 
 
@@ -94,13 +94,13 @@ def test_a_value_that_is_not_finite_leaves_the_pairs_and_is_told(bad: float, sid
 
 @pytest.mark.parametrize(("shift", "verdict"), [(-1.0, "lower"), (1.0, "higher"), (0.03, "unclear")])
 def test_verdict_is_the_sign_of_an_interval_that_excludes_zero(shift: float, verdict: str) -> None:
-    assert paired_difference({seed: value + shift for seed, value in ARM.items()}, BASELINE).verdict == verdict
+    assert paired_difference({seed: value + shift for seed, value in ARM.items()}, BASELINE).sign == verdict
 
 
 def test_identical_arms_are_said_to_be_identical() -> None:
     found = paired_difference(BASELINE, BASELINE)
     assert found.interval is not None
-    assert (found.interval.low, found.interval.high, found.verdict) == (0, 0, "unclear")
+    assert (found.interval.low, found.interval.high, found.sign) == (0, 0, "unclear")
     assert found.remarks == ("identical on every seed",)
 
 

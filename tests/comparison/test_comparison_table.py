@@ -13,6 +13,7 @@ from scipy import stats
 from lab.comparison.compare import Comparison, compare
 from lab.comparison.metrics import better, title
 from lab.comparison.read.collect import collect
+from lab.comparison.tables import export
 from lab.comparison.tables.table import show
 from lab.units import count, measure
 from tests.comparison.fake_runs import fake_run, fake_sweep
@@ -206,7 +207,7 @@ def test_json_is_strict_versioned_and_holds_every_seed(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    data = json.loads(compared(tmp_path).as_json(), parse_constant=refuse)
+    data = json.loads(export.as_json(compared(tmp_path)), parse_constant=refuse)
     assert data["version"] == 2
     assert (data["sweep"], data["baseline"], data["level"]) == ("softcap", "both", 0.95)
     assert data["metrics"] == [{"metric": "val/loss", "title": "validation loss", "better": "lower"}]
@@ -236,7 +237,7 @@ def test_csv_has_a_line_an_arm_and_metric_with_the_axes_as_the_sweep_writes_them
                 metrics=metrics,
                 results=more,
             )
-    lines = list(csv.DictReader(io.StringIO(compared(tmp_path).as_csv())))
+    lines = list(csv.DictReader(io.StringIO(export.as_csv(compared(tmp_path)))))
     assert [(line["arm"], line["metric"]) for line in lines] == [(a, m) for a in ("both", "neither") for m in metrics]
     assert [line["axis:model/window"] for line in lines] == ["128", "128", "null", "null"]
     assert float(lines[2]["difference"]) == pytest.approx(1.0)

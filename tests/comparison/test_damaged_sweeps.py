@@ -15,7 +15,8 @@ from rich.console import Console
 
 from lab.comparison.compare import compare
 from lab.comparison.read.collect import collect
-from lab.comparison.read.results import Sweep
+from lab.comparison.read.results import SweepResults
+from lab.comparison.tables import export
 from lab.comparison.tables.documents import as_latex, as_markdown
 from lab.comparison.tables.table import show
 from lab.comparison.tensorboard import event_files
@@ -29,13 +30,13 @@ from tests.comparison.test_comparison_plans import plan, row
 LONG = "x" * 300
 
 
-def shown(root: Path, sweep: str = "softcap") -> tuple[Sweep, str]:
+def shown(root: Path, sweep: str = "softcap") -> tuple[SweepResults, str]:
     """The sweep, and all that is said of it: the view is built, and every text can be written."""
     found = collect(root, sweep)
     comparison = compare(found)
     file = io.StringIO()
     show(comparison, Console(file=file, width=1000))
-    texts = [comparison.as_json(), comparison.as_csv(), as_latex(comparison), as_markdown(comparison)]
+    texts = [export.as_json(comparison), export.as_csv(comparison), as_latex(comparison), as_markdown(comparison)]
     view = build_view(root, sweep)
     assert view.resolve().is_relative_to(root.resolve())
     said = "\n".join([file.getvalue(), *texts, report(root, sweep)])
@@ -296,7 +297,9 @@ def test_a_metric_is_drawn_where_it_has_a_curve_and_not_where_a_longer_name_has(
 
 def test_a_tag_is_found_in_an_event_file_by_its_whole_name() -> None:
     for many in (1, 40):
-        records = [event_files.Record(n, event_files.scalars({"a/loss_x": 1.0, f"b{n}": 2.0})) for n in range(many)]
+        records = [
+            event_files.EventRecord(n, event_files.scalars({"a/loss_x": 1.0, f"b{n}": 2.0})) for n in range(many)
+        ]
         content = event_files.event_file(0.0, records)
         assert event_files.has_tag(content, "a/loss_x")
         assert event_files.has_tag(content, f"b{many - 1}")

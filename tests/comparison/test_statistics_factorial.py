@@ -18,15 +18,16 @@ from statsmodels.stats.multitest import multipletests
 
 from lab.comparison.compare import compare
 from lab.comparison.read.collect import collect
-from lab.comparison.read.results import Arm, Run, Sweep
+from lab.comparison.read.results import ArmResults, RunResult, SweepResults
 from lab.comparison.statistics.factorial import Effect, Factorial, factorial
+from lab.comparison.tables import export
 from tests.comparison.fake_runs import fake_run
 from tests.comparison.test_comparison_table import printed
 
 Loss = Callable[[tuple[Any, ...], int], float | None]
 
 
-def swept(axes: Mapping[str, list[Any]], loss: Loss, seeds: int = 4, baseline: str | None = None) -> Sweep:
+def swept(axes: Mapping[str, list[Any]], loss: Loss, seeds: int = 4, baseline: str | None = None) -> SweepResults:
     """A grid with a loss for each cell and seed; None for a run that diverged."""
     arms = {}
     for values in itertools.product(*axes.values()):
@@ -35,9 +36,11 @@ def swept(axes: Mapping[str, list[Any]], loss: Loss, seeds: int = 4, baseline: s
         for seed in range(seeds):
             found = loss(values, seed)
             status = "diverged" if found is None else "finished"
-            runs[seed] = Run(name, seed, f"{name}/{seed}", status, metrics={} if found is None else {"val/loss": found})
-        arms[name] = Arm(name, dict(zip(axes, values, strict=True)), runs, {})
-    return Sweep("grid", None, baseline or next(iter(arms)), ("val/loss",), "none", arms)
+            runs[seed] = RunResult(
+                name, seed, f"{name}/{seed}", status, metrics={} if found is None else {"val/loss": found}
+            )
+        arms[name] = ArmResults(name, dict(zip(axes, values, strict=True)), runs, {})
+    return SweepResults("grid", None, baseline or next(iter(arms)), ("val/loss",), "none", arms)
 
 
 def noisy(values: tuple[Any, ...], seed: int) -> float:
@@ -51,7 +54,7 @@ AXES: dict[str, list[Any]] = {"heads": ["a", "bb"], "window": ["c", "dd"]}
 THREE: dict[str, list[Any]] = {"heads": ["a", "bb"], "window": ["c", "dd", "eee"], "norm": ["f", "gg"]}
 
 
-def table(sweep: Sweep) -> Any:
+def table(sweep: SweepResults) -> Any:
     rows = [
         {**arm.axes, "seed": seed, "loss": value}
         for arm in sweep.arms.values()
@@ -95,7 +98,6 @@ def test_each_effect_has_the_t_interval_and_p_value_of_its_contrast_over_seeds()
     sweep = swept(THREE, noisy, seeds=5)
     found = factorial(sweep, "val/loss", level=0.9)
     assert [len(each.factors) for each in found.effects] == [1] * 4 + [2] * 5
-    assert (len(found.main), len(found.interactions)) == (4, 5)
     data = table(sweep)
     heads = data.groupby(["seed", "heads"])["loss"].mean().unstack()
     expected = stats.ttest_1samp(heads["bb"] - heads["a"], 0.0)
@@ -127,7 +129,7 @@ def test_the_baselines_levels_are_what_the_others_are_beside() -> None:
     found = factorial(swept(AXES, noisy, baseline="heads=bb,window=c"), "val/loss")
     assert [factor.reference for factor in found.factors] == ["bb", "c"]
     assert found.effects[0].name == "heads: a less bb"
-    assert found.interactions[0].name == "heads a (not bb) × window dd (not c)"
+    assert found.effects[-1].name == "heads a (not bb) × window dd (not c)"
     other = factorial(swept(AXES, noisy), "val/loss")
     assert found.effects[0].mean == pytest.approx(-other.effects[0].mean)
 
@@ -147,8 +149,8 @@ def test_axes_in_step_are_one_factor() -> None:
     arms = {}
     for name, arm in flat.arms.items():
         (layers, d_model), heads = arm.axes.values()
-        arms[name] = Arm(name, {"layers": layers, "d_model": d_model, "heads": heads}, arm.runs, {})
-    found = factorial(Sweep("grid", None, next(iter(arms)), ("val/loss",), "none", arms), "val/loss")
+        arms[name] = ArmResults(name, {"layers": layers, "d_model": d_model, "heads": heads}, arm.runs, {})
+    found = factorial(SweepResults("grid", None, next(iter(arms)), ("val/loss",), "none", arms), "val/loss")
     assert [(factor.name, factor.levels) for factor in found.factors] == [
         ("layers & d_model", ("2, 64", "4, 128")),
         ("heads", ("a", "bb")),
@@ -187,7 +189,7 @@ def test_a_sweep_of_one_axis_and_one_with_twins_have_no_effects() -> None:
     one = factorial(swept({"heads": ["a", "bb"]}, noisy2), "val/loss")
     assert one.reason == "fewer than two axes vary: the differences from the baseline are the effects"
     sweep = swept(AXES, noisy)
-    sweep.arms["twin"] = Arm("twin", dict(sweep.arms["heads=a,window=c"].axes), {}, {})
+    sweep.arms["twin"] = ArmResults("twin", dict(sweep.arms["heads=a,window=c"].axes), {}, {})
     assert factorial(sweep, "val/loss").reason == "arms heads=a,window=c and twin stand in the same cell of the axes"
 
 
@@ -216,7 +218,7 @@ def test_the_table_and_the_json_tell_the_effects(tmp_path: Path) -> None:
     assert "model/heads: mha less gqa: +0.200" in text
     assert "window: 64 less 16: -0.0" in text
     assert "model/heads mha (not gqa) × window 64 (not 16): " in text
-    (data,) = comparison.as_data()["effects"]
+    (data,) = export.as_data(comparison)["effects"]
     assert data["factors"] == [
         {"name": "model/heads", "levels": ["gqa", "mha"]},
         {"name": "window", "levels": ["16", "64"]},

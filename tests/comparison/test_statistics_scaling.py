@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from lab.comparison.read.results import Arm, Run, Sweep
+from lab.comparison.read.results import ArmResults, RunResult, SweepResults
 from lab.comparison.statistics.scaling import refusal, scaling
 from lab.comparison.statistics.scaling_law import HUBER, Law, NoLaw, Point, _Problem, fit
 
@@ -114,12 +114,12 @@ def test_a_sweep_has_a_fit_for_each_architecture_over_its_sizes() -> None:
     for heads, (size, n), d in itertools.product(laws, enumerate(SIZES[:3]), TOKENS[:3]):
         name = f"{heads},{size},{d:g}"
         loss = {"val/loss": laws[heads].loss(n, d)}
-        runs = {seed: Run(name, seed, f"{name}/{seed}", "finished", metrics=loss) for seed in (0, 1)}
-        runs[2] = Run(name, 2, f"{name}/2", "diverged", metrics={"val/loss": 99.0})
+        runs = {seed: RunResult(name, seed, f"{name}/{seed}", "finished", metrics=loss) for seed in (0, 1)}
+        runs[2] = RunResult(name, 2, f"{name}/2", "diverged", metrics={"val/loss": 99.0})
         axes = {"model/heads": heads, "model.d_model": 64 * (size + 1), "train.tokens": d}
-        arms[name] = Arm(name, axes, runs, {"parameters": n, "tokens": d})
-    arms["far,0"] = Arm("far,0", {"model/heads": "mqa", "model.d_model": 64, "train.tokens": 1}, {}, {})
-    gqa, mha, mqa = scaling(Sweep("sizes", None, "far,0", ("val/loss",), "none", arms), resamples=3)
+        arms[name] = ArmResults(name, axes, runs, {"parameters": n, "tokens": d})
+    arms["far,0"] = ArmResults("far,0", {"model/heads": "mqa", "model.d_model": 64, "train.tokens": 1}, {}, {})
+    gqa, mha, mqa = scaling(SweepResults("sizes", None, "far,0", ("val/loss",), "none", arms), resamples=3)
     assert (gqa.group, len(gqa.arms)) == ({"model/heads": "gqa"}, 9)
     assert gqa.fit is not None
     assert mha.fit is not None

@@ -49,7 +49,7 @@ def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
     for seed in range(300):
         found = difference(drawn(4, seed, 0.8))
         assert found.p is not None
-        assert (found.p < 0.05) == (found.verdict != "unclear")
+        assert (found.p < 0.05) == (found.sign != "unclear")
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 9])

@@ -13,6 +13,7 @@ from lab.comparison.compare import compare
 from lab.comparison.read.collect import collect
 from lab.comparison.statistics.paired import PairedDifference, paired_difference
 from lab.comparison.statistics.verdicts import Judgement, judge
+from lab.comparison.tables import export
 from lab.planning.forecast.seeds import POWER, equivalence_power, power, seeds_needed
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_plans import plan, row
@@ -151,7 +152,7 @@ def test_an_arm_that_diverged_says_so_beside_its_number_everywhere(tmp_path: Pat
     comparison = compare(collect(tmp_path, "softcap"))
     cell = comparison.rows[1].cells["val/loss"]
     assert (cell.verdict, cell.diverged, cell.sample.n) == ("better", "1 of 5 seeds", 4)
-    data = json.loads(comparison.as_json())["arms"]
+    data = json.loads(export.as_json(comparison))["arms"]
     assert data[1]["metrics"]["val/loss"]["diverged"] == "1 of 5 seeds"
     assert data[1]["metrics"]["val/loss"]["remarks"] == ["diverged in 1 of 5 seeds", "4 of 5 seeds paired"]
     assert data[2]["metrics"]["val/loss"]["diverged"] == "5 of 5 seeds"
@@ -160,7 +161,7 @@ def test_an_arm_that_diverged_says_so_beside_its_number_everywhere(tmp_path: Pat
     assert "better (diverged in 1 of 5 seeds)" in line(text, "lower")
     assert "(diverged in 5 of 5 seeds)" in line(text, "lost")
     assert "lower diverged in 1 of 5 seeds: its numbers are of seeds that didn't, and may flatter it." in text
-    assert ",1 of 5 seeds,diverged in 1 of 5 seeds; 4 of 5 seeds paired\n" in comparison.as_csv()
+    assert ",1 of 5 seeds,diverged in 1 of 5 seeds; 4 of 5 seeds paired\n" in export.as_csv(comparison)
 
 
 def test_a_baseline_that_diverged_says_so_and_its_seed_is_in_no_difference(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_the_table_says_how_many_seeds_would_tell(tmp_path: Path) -> None:
     assert "can't tell (over 1,000 seeds)" in line(text, "nearest")
     assert "can't tell" not in line(text, "same")
     assert "identical on every seed" in line(text, "same")
-    assert "Can't tell (seeds): so many would tell with 80% power" in text
+    assert "Can't tell (seeds): that many seeds would tell with 80% power" in text
 
 
 def test_the_margin_of_the_plan_makes_arms_equivalent_in_the_first_metric_alone(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_the_margin_of_the_plan_makes_arms_equivalent_in_the_first_metric_alone(
     cells = comparison.rows[1].cells
     assert (cells["val/loss"].verdict, cells["train/loss"].verdict) == ("equivalent", "worse")
     assert cells["train/loss"].equivalence is None
-    data = comparison.as_data()
+    data = export.as_data(comparison)
     assert data["equivalence"] == 0.03
     told = data["arms"][1]["metrics"]["val/loss"]["equivalence"]
     assert told["margin"] == 0.03
@@ -222,7 +223,7 @@ def test_the_legend_says_what_is_corrected_and_where_an_interval_misleads(tmp_pa
     p = comparison.rows[1].cells["val/loss"].p_holm
     assert p is not None
     assert (
-        "close: the interval of its validation loss excludes 0, but of so many arms one may do so by chance: "
+        "close: the interval of its validation loss excludes 0, but with this many arms one may do so by chance: "
         f"corrected p = {p:.2g}." in text
     )
     fake_sweep(tmp_path, {"both": BOTH, "other": shifted(0.05)}, sweep="two")
@@ -241,8 +242,8 @@ def test_a_verdict_that_sign_flips_do_not_give_is_told(tmp_path: Path) -> None:
     sharper = compare(collect(tmp_path, "softcap"), level=0.99)
     assert sharper.rows[1].cells["val/loss"].verdict == "worse"
     assert (
-        "arm: validation loss is told by the t test; the exact sign-flip test, which assumes less, has p = 0.016."
-        in (printed(sharper))
+        "arm: the verdict on validation loss rests on the t test; the exact sign-flip test, which assumes less, "
+        "has p = 0.016." in (printed(sharper))
     )
 
 
@@ -250,11 +251,11 @@ def test_bootstrap_and_sign_flips_come_with_ten_and_six_pairs(tmp_path: Path) ->
     values = [float(x) for x in np.random.default_rng(0).normal(3, 0.1, 10)]
     for n in (5, 6, 9, 10):
         fake_sweep(tmp_path, {"both": [3.0] * n, "arm": values[:n]}, sweep=f"of_{n}")
-        cell = compare(collect(tmp_path, f"of_{n}")).as_data()["arms"][1]["metrics"]["val/loss"]
+        cell = export.as_data(compare(collect(tmp_path, f"of_{n}")))["arms"][1]["metrics"]["val/loss"]
         assert (cell["sign_flip_p"] is None) == (n < 6)
         assert (cell["bootstrap"] is None) == (n < 10)
 
 
 def test_a_value_that_is_not_finite_is_strict_json(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": [*BOTH], "arm": [math.nan, math.inf, *BOTH[2:]]})
-    assert "NaN" not in compare(collect(tmp_path, "softcap")).as_json()
+    assert "NaN" not in export.as_json(compare(collect(tmp_path, "softcap")))

@@ -23,19 +23,22 @@ def command(sweep: str, root: Path, as_csv: bool, as_latex: bool, as_markdown: b
     from lab.comparison.read.collect import collect
     from lab.refusals import RequestError
 
-    forms = {"--csv": as_csv, "--latex": as_latex, "--markdown": as_markdown, "--json": as_json}
-    chosen = [form for form, asked in forms.items() if asked]
+    options = {"--csv": as_csv, "--latex": as_latex, "--markdown": as_markdown, "--json": as_json}
+    chosen = [option for option, is_given in options.items() if is_given]
     if len(chosen) > 1:
-        raise RequestError(f"{' and '.join(chosen)} exclude each other")
+        raise RequestError(f"{' and '.join(chosen)} exclude each other", kind="conflict")
     comparison = compare(collect(root, sweep))
-    if as_json or as_csv:
-        click.echo(comparison.as_json() if as_json else comparison.as_csv().rstrip("\n"))
-    elif chosen:
-        from lab.comparison.tables import documents
-
-        said = documents.as_latex(comparison) if as_latex else documents.as_markdown(comparison)
-        click.echo(said.rstrip("\n"))
-    else:
+    if not chosen:
         from lab.comparison.tables.table import show
 
         show(comparison)
+        return
+    if as_json or as_csv:
+        from lab.comparison.tables import export
+
+        text = export.as_json(comparison) if as_json else export.as_csv(comparison)
+    else:
+        from lab.comparison.tables import documents
+
+        text = documents.as_latex(comparison) if as_latex else documents.as_markdown(comparison)
+    click.echo(text.rstrip("\n"))

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lab.comparison.read.folders import Found, Shelf, numbers
-from lab.comparison.read.labels import WrongShape, check_labels, check_rows, clean, is_number
-from lab.comparison.read.results import BUDGET, COSTS, MISSING, Arm, Run, Sweep
+from lab.comparison.read.labels import WrongShape, check_labels, check_rows, is_number, printable
+from lab.comparison.read.results import BUDGET, COSTS, MISSING, ArmResults, RunResult, SweepResults
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Cell, Selection, Tried
 from lab.records import run_paths
@@ -29,14 +29,14 @@ from lab.refusals import RequestError
 class _Entry(NamedTuple):
     """A run that the sweep is to have, and what is there of it."""
 
-    run: Run
+    run: RunResult
     role: str
     cell: Cell
     axes: dict[str, Any]
     costs: dict[str, float]
 
 
-def collect(root: Path | str, sweep: str) -> Sweep:
+def collect(root: Path | str, sweep: str) -> SweepResults:
     """Everything that the run folders below `root` say about a sweep.
 
     Where `<root>/<sweep>/plan.json` stands, the runs that it lists are the sweep, under its labels: others are left
@@ -58,14 +58,14 @@ def collect(root: Path | str, sweep: str) -> Sweep:
     if not arms:
         why = "all that are there are for tuning" if plan is None else "its plan.json lists none that is there"
         raise RequestError(f"sweep '{sweep}' in {root} has no run to compare yet: {why}")
-    return Sweep(
-        name=clean(sweep),
+    return SweepResults(
+        name=printable(sweep),
         question=labels.get("question"),
         baseline=labels.get("baseline") or "",
         metrics=tuple(dict.fromkeys(labels.get("metrics") or ("val/loss",))),
         match=labels.get("match"),
         arms=arms,
-        tolerance=float((labels.get("matching") or {}).get("tolerance") or Sweep.tolerance),
+        tolerance=float((labels.get("matching") or {}).get("tolerance") or SweepResults.tolerance),
         equivalence=_positive(labels.get("equivalence")),
         left_out=(*others, *unpicked),
         tuning=tuple(tuning),
@@ -73,7 +73,7 @@ def collect(root: Path | str, sweep: str) -> Sweep:
     )
 
 
-def _planned(plan: dict[str, Any], shelf: Shelf) -> tuple[list[_Entry], list[Run], Mapping[str, Any]]:
+def _planned(plan: dict[str, Any], shelf: Shelf) -> tuple[list[_Entry], list[RunResult], Mapping[str, Any]]:
     """The entries of a plan; runs that are there and not in it; the labels in force."""
     rows = plan["runs"]
     taken = [shelf.take(row["folder"], row["identity"]) if row.get("folder") else None for row in rows]
@@ -95,7 +95,7 @@ def _entry(row: dict[str, Any], found: Found | None) -> _Entry | None:
     if not label:
         return None
     arm, seed = label["arm"], label["seed"]
-    run = found.run if found else Run(arm, seed, row["identity"], MISSING)
+    run = found.run if found else RunResult(arm, seed, row["identity"], MISSING)
     if (run.arm, run.seed) != (arm, seed):
         run = replace(run, arm=arm, seed=seed)  # another sweep made it, under a label of its own
     cell = Cell(row.get("cell") or "", row.get("tuned") or {})
@@ -104,7 +104,7 @@ def _entry(row: dict[str, Any], found: Found | None) -> _Entry | None:
     return _Entry(run, row.get("role", "report"), cell, axes, _costs(found) | known)
 
 
-def _newest(found: list[Found]) -> tuple[list[_Entry], list[Run], Mapping[str, Any]]:
+def _newest(found: list[Found]) -> tuple[list[_Entry], list[RunResult], Mapping[str, Any]]:
     """As `_planned`, without a plan: of each arm and seed the newest run that reports, in the order of run.json."""
     found.sort(key=_age)  # the newest last, so that it wins
     report = [each for each in found if each.info.get("role", "report") == "report"]
@@ -117,14 +117,16 @@ def _newest(found: list[Found]) -> tuple[list[_Entry], list[Run], Mapping[str, A
         known = next(each for each in reversed(of_arm) if each is not None)
         axes = (known.info.get("axes") or {}) | (known.info.get("tuned") or {})
         for seed, each in zip(seeds, of_arm, strict=True):
-            run = each.run if each else Run(arm, seed, "", MISSING)
+            run = each.run if each else RunResult(arm, seed, "", MISSING)
             entries.append(_Entry(run, "report", Cell(), axes, _costs(each)))
     kept = {id(each) for each in counted.values()}
     others = [each.run for each in found if id(each) not in kept]
     return entries, others, found[-1].info if found else {}
 
 
-def _arms(entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any) -> tuple[dict[str, Arm], list[Run], list[Run]]:
+def _arms(
+    entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any
+) -> tuple[dict[str, ArmResults], list[RunResult], list[RunResult]]:
     """The arms, each with the runs of what it picked; reporting runs of what it didn't; and those that tuned."""
     of_arm: dict[str, list[_Entry]] = {}
     for entry in entries:
@@ -145,7 +147,7 @@ def _arms(entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any) -> tupl
         costs: dict[str, float] = {}
         for entry in shown or found[:1]:
             costs |= entry.costs
-        arms[name] = Arm(name, dict(found[0].axes), runs, costs, made)
+        arms[name] = ArmResults(name, dict(found[0].axes), runs, costs, made)
     return arms, unpicked, tuning
 
 
@@ -182,7 +184,7 @@ def _plan(path: Path) -> dict[str, Any] | None:
         RequestError: it isn't one, or says something that isn't what its key takes.
     """
     try:
-        plan = clean(json.loads(path.read_text(encoding="utf-8")))
+        plan = printable(json.loads(path.read_text(encoding="utf-8")))
         runs = plan["runs"]
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -1,8 +1,8 @@
-"""Curves of runs over steps, tokens, FLOPs or seconds; their mean with its band over seeds, and their differences.
+"""Curves of runs over steps, tokens, FLOPs or seconds; their mean over seeds with its band, and their differences.
 
-Nothing is extrapolated. Over steps and tokens, curves are joined on the points that all of them have; over FLOPs and
-seconds, which differ between architectures and machines, on the points of the sparsest curve, the others' values lying
-on straight lines between their neighbouring points.
+Nothing is extrapolated. Over steps and tokens, curves are joined at the points that all of them have. FLOPs and seconds
+differ between architectures and machines: there, curves are joined at the points of the sparsest one, and the others'
+values are interpolated on straight lines between neighbouring points.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lab.comparison.read.points import Points, is_finite
-from lab.comparison.read.results import Arm, Run
+from lab.comparison.read.points import Points
+from lab.comparison.read.results import ArmResults, RunResult
 from lab.records import BrokenRun
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 X = Literal["step", "tokens", "flops", "seconds"]
 
-_COUNTED = ("step", "tokens")
+_SHARED_AXES = ("step", "tokens")  # on which the same run of points means the same for every architecture
 _UNDER_WAY = ("queued", "running", "preempted")
 _UNREADABLE = (BrokenRun, AttributeError, KeyError, TypeError, ValueError, OverflowError)  # of files edited by hand
 
 
 @dataclass(frozen=True)
-class Curve:
+class MetricCurve:
     """One run's values of one metric.
 
     Attributes:
@@ -50,10 +50,10 @@ class Band:
     """A mean over seeds, with its t interval at every x.
 
     Attributes:
-        x: ascending; inside the range of every counted seed.
-        low: lower end of the interval; None below two seeds.
-        high: as `low`, the upper end.
-        seeds: those counted, ascending: the ones with a point (for a difference, in the arm and in the baseline).
+        x: ascending; within the range of every seed.
+        low: the lower end of the interval; None below two seeds.
+        high: the upper end.
+        seeds: the seeds with a point, ascending; for a difference, those with a point in the arm and in the baseline.
     """
 
     x: tuple[float, ...]
@@ -63,47 +63,52 @@ class Band:
     seeds: tuple[int, ...]
 
 
-def run_curve(run: Run, metric: str, x: X = "tokens") -> Curve:
-    """A run's curve of a metric from its metrics.jsonl; empty where it recorded none, or doesn't say what x is."""
+def run_curve(run: RunResult, metric: str, x: X = "tokens") -> MetricCurve:
+    """A run's curve of a metric from its metrics.jsonl; empty if it recorded none, or doesn't say what x is."""
     return run_curves(run, (metric,), (x,))[metric, x]
 
 
-def run_curves(run: Run, metrics: Sequence[str], axes: Sequence[X]) -> dict[tuple[str, X], Curve]:
+def run_curves(run: RunResult, metrics: Sequence[str], axes: Sequence[X]) -> dict[tuple[str, X], MetricCurve]:
     """(metric, axis) → the run's curve: several from one reading of the file.
 
-    Tokens are steps times the run's tokens per step. FLOPs are tokens times the FLOPs per token of training, those of
-    a teacher's forward passes included. Seconds are those of training, as recorded; where a later step has an earlier
-    time, or the same, as after a clock that was set back, it is left out until the time is past what was reached.
+    Tokens are steps times the run's tokens per step. FLOPs are tokens times the FLOPs per token of training, with those
+    of a teacher's forward passes. Seconds are those of training, as recorded. If the clock was set back, points are
+    left out until the time is past what it had reached.
     """
     if run.folder is None:
-        return {(metric, axis): Curve((), (), axis) for metric in metrics for axis in axes}
+        return {(metric, axis): MetricCurve((), (), axis) for metric in metrics for axis in axes}
     points = Points(run.folder.path / "metrics.jsonl", metrics)
     values = {metric: points.values(metric) for metric in metrics}
-    found = {}
+    curves = {}
     for axis in axes:
         place = _places(run, points, axis) if any(values.values()) else None
-        for metric, measured in values.items():
-            found[metric, axis] = _placed(measured, place, axis)
-    return found
+        for metric, of_metric in values.items():
+            curves[metric, axis] = _curve(of_metric, place, axis)
+    return curves
 
 
-def _placed(measured: Mapping[float, float], place: float | Mapping[float, float] | None, axis: X) -> Curve:
+def _curve(values: Mapping[float, float], place: float | Mapping[float, float] | None, axis: X) -> MetricCurve:
+    """The curve of a metric (step → value).
+
+    Args:
+        place: what a step is worth on the axis, or the place of each step on it; None if the run doesn't say.
+    """
     if isinstance(place, float | int):
-        if measured and not all(math.isfinite(step * place) for step in (min(measured), max(measured))):
-            measured = {step: value for step, value in measured.items() if math.isfinite(step * place)}
-        return Curve(tuple([step * place for step in measured]), tuple(measured.values()), axis)
-    shown: list[tuple[float, float]] = []
-    for step, value in measured.items():
-        if place and step in place and (not shown or place[step] > shown[-1][0]):
-            shown.append((place[step], value))
-    return Curve(tuple(x for x, _ in shown), tuple(y for _, y in shown), axis)
+        if values and not all(math.isfinite(step * place) for step in (min(values), max(values))):
+            values = {step: value for step, value in values.items() if math.isfinite(step * place)}
+        return MetricCurve(tuple([step * place for step in values]), tuple(values.values()), axis)
+    points: list[tuple[float, float]] = []
+    for step, value in values.items():
+        if place and step in place and (not points or place[step] > points[-1][0]):
+            points.append((place[step], value))
+    return MetricCurve(tuple(x for x, _ in points), tuple(y for _, y in points), axis)
 
 
-def counted(arm: Arm) -> dict[int, Run]:
-    """The runs of an arm that its mean curve is over: the finished ones, from two on; before, those under way as well.
+def averaged_runs(arm: ArmResults) -> dict[int, RunResult]:
+    """The runs that an arm's mean curve is over: the finished ones; before two have finished, those under way as well.
 
-    A run that diverged, failed or was given up is in no mean, however good its curve looked; the curve of one that is
-    under way would cut the mean of finished ones short.
+    Runs that diverged, failed or were given up are in no mean, however good their curve looked. Once two have finished,
+    the curve of a run that is under way would cut their mean short.
     """
     finished = {seed: run for seed, run in arm.runs.items() if run.finished}
     if len(finished) > 1:
@@ -111,36 +116,26 @@ def counted(arm: Arm) -> dict[int, Run]:
     return {seed: run for seed, run in arm.runs.items() if run.finished or run.status in _UNDER_WAY}
 
 
-def arm_curves(arm: Arm, metric: str, x: X = "tokens") -> dict[int, Curve]:
-    """Seed → curve of the runs that the arm's mean is over (`counted`), those that have a point."""
-    found = {seed: run_curve(run, metric, x) for seed, run in counted(arm).items()}
-    return {seed: curve for seed, curve in found.items() if len(curve)}
-
-
-def band(curves: Mapping[int, Curve], level: float = 0.95) -> Band:
-    """The mean over seeds (seed → curve) where all have a value, with its t interval, and a float holds them.
+def band(curves: Mapping[int, MetricCurve], level: float = 0.95) -> Band:
+    """The mean over seeds (seed → curve) with its t interval, wherever all seeds have a value.
 
     Raises:
         ValueError: the level isn't between 0 and 1, or the curves are over different axes.
     """
     seeds = sorted(seed for seed, curve in curves.items() if len(curve))
-    x, y = _joined([curves[seed] for seed in seeds])
+    x, y = _join([curves[seed] for seed in seeds])
     return _band(x, y, seeds, level)
 
 
-def difference(arm: Mapping[int, Curve], baseline: Mapping[int, Curve], level: float = 0.95) -> Band:
-    """The mean of arm - baseline over the seeds that both have, paired, with its paired t interval at every x.
+def difference(arm: Mapping[int, MetricCurve], baseline: Mapping[int, MetricCurve], level: float = 0.95) -> Band:
+    """The mean of arm - baseline over the seeds that both have, paired, with its t interval at every x.
 
     Raises:
         ValueError: as for `band`.
     """
-    import numpy as np
-
     seeds = sorted(seed for seed in set(arm) & set(baseline) if len(arm[seed]) and len(baseline[seed]))
-    x, y = _joined([arm[seed] for seed in seeds] + [baseline[seed] for seed in seeds])
-    with np.errstate(over="ignore"):
-        apart = y[: len(seeds)] - y[len(seeds) :]
-    return _band(x, apart, seeds, level)
+    x, y = _join([arm[seed] for seed in seeds] + [baseline[seed] for seed in seeds])
+    return _band(x, y[: len(seeds)] - y[len(seeds) :], seeds, level)
 
 
 def _band(x: np.ndarray, y: np.ndarray, seeds: Sequence[int], level: float) -> Band:
@@ -149,26 +144,18 @@ def _band(x: np.ndarray, y: np.ndarray, seeds: Sequence[int], level: float) -> B
         raise ValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level!r}")
     if not seeds:
         return Band((), (), None, None, ())
-    import numpy as np
+    n, places, mean = len(seeds), tuple(x.tolist()), y.mean(axis=0)
+    if n == 1:
+        return Band(places, tuple(mean.tolist()), None, None, tuple(seeds))
+    from scipy.special import stdtrit
 
-    n = len(seeds)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, half = y.mean(axis=0), np.zeros(y.shape[1])
-        if n > 1:
-            from scipy.special import stdtrit
-
-            # Over a power of two, so that no square overflows: exact.
-            power = np.frexp(abs(y).max(axis=0))[1]
-            spread = np.ldexp(np.ldexp(y, -power).std(axis=0, ddof=1), power)
-            half = float(stdtrit(n - 1, (1 + level) / 2)) * spread / n**0.5
-        low, high = mean - half, mean + half
-    known = np.isfinite(low) & np.isfinite(high)
-    ends = [tuple(end[known].tolist()) if n > 1 else None for end in (low, high)]
-    return Band(tuple(x[known].tolist()), tuple(mean[known].tolist()), ends[0], ends[1], tuple(seeds))
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * y.std(axis=0, ddof=1) / n**0.5
+    low, high = tuple((mean - half).tolist()), tuple((mean + half).tolist())
+    return Band(places, tuple(mean.tolist()), low, high, tuple(seeds))
 
 
-def _joined(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """The x that curves are joined on, and their values there [curves, points]."""
+def _join(curves: Sequence[MetricCurve]) -> tuple[np.ndarray, np.ndarray]:
+    """The x at which curves are joined, and their values there [curves, points]."""
     import numpy as np
 
     if len({curve.axis for curve in curves}) > 1:
@@ -178,7 +165,7 @@ def _joined(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     first = curves[0]
     if all(curve.x == first.x for curve in curves):
         return np.asarray(first.x, dtype=float), np.array([curve.y for curve in curves], dtype=float)
-    if first.axis in _COUNTED:
+    if first.axis in _SHARED_AXES:
         x = np.array(sorted(set(first.x).intersection(*(curve.x for curve in curves))), dtype=float)
     else:
         start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
@@ -187,25 +174,25 @@ def _joined(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     return x, np.array([np.interp(x, curve.x, curve.y) for curve in curves])
 
 
-def _places(run: Run, points: Points, axis: X) -> float | dict[float, float] | None:
-    """What a step is worth on the axis, or the place of each step on it; None where the run doesn't say."""
+def _places(run: RunResult, points: Points, axis: X) -> float | dict[float, float] | None:
+    """What a step is worth on the axis, or the place of each step on it; None if the run doesn't say."""
     if axis == "step":
         return 1
     if axis == "seconds":
         return points.seconds()
-    tokens = points.tokens_per_step() or _configured(run)
-    flops_per_token = 1.0 if axis == "tokens" else _flops_per_token(run)
-    if tokens is None or flops_per_token is None:
+    tokens = points.tokens_per_step() or _tokens_per_step(run)
+    per_token = 1.0 if axis == "tokens" else _flops_per_token(run)
+    if tokens is None or per_token is None:
         return None
-    worth = tokens * flops_per_token
+    worth = tokens * per_token
     return worth if 0 < worth < math.inf else None
 
 
-def _configured(run: Run) -> float | None:
-    """Tokens per step of a run whose points don't say, as those of evaluations."""
+def _tokens_per_step(run: RunResult) -> float | None:
+    """From the run's costs or its configuration, for a run whose points don't say, as those of evaluations."""
     tokens, steps = run.costs.get("tokens"), run.costs.get("steps")
-    if is_finite(tokens) and is_finite(steps) and steps:
-        return float(tokens) / float(steps)
+    if tokens and steps and math.isfinite(tokens / steps):
+        return tokens / steps
     assert run.folder is not None
     with contextlib.suppress(*_UNREADABLE):
         train = run.folder.config["train"]
@@ -213,8 +200,8 @@ def _configured(run: Run) -> float | None:
     return None
 
 
-def _flops_per_token(run: Run) -> float | None:
-    """Those of the model's training and of using the runs that it learns from; None where run.json has none."""
+def _flops_per_token(run: RunResult) -> float | None:
+    """Those of the model's training and of using the runs that it learns from; None if run.json has none."""
     assert run.folder is not None
     with contextlib.suppress(*_UNREADABLE):
         info = run.folder.info

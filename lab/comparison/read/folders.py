@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.comparison.read.labels import WrongShape, check_run, clean, is_number
-from lab.comparison.read.results import Run
+from lab.comparison.read.labels import WrongShape, check_run, is_number, printable
+from lab.comparison.read.points import LARGEST, is_measured
+from lab.comparison.read.results import RunResult
 from lab.records import BrokenRun, RunFolder, run_paths
 
 
@@ -20,21 +22,21 @@ class Folder(RunFolder):
 
     @property
     def name(self) -> str:
-        return str(clean(super().name))
+        return str(printable(super().name))
 
     @property
     def info(self) -> dict[str, Any]:
-        return clean(super().info)  # type: ignore[no-any-return]
+        return printable(super().info)  # type: ignore[no-any-return]
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        return clean(super().summary)  # type: ignore[no-any-return]
+        return printable(super().summary)  # type: ignore[no-any-return]
 
 
 class Found(NamedTuple):
     """A run that stands, and what its run.json says of it."""
 
-    run: Run
+    run: RunResult
     info: dict[str, Any]
 
 
@@ -97,7 +99,7 @@ class Shelf:
             return False
 
     def _note(self, path: Path, problem: str) -> None:
-        told = (Path(clean(str(path))), clean(problem))
+        told = (Path(printable(str(path))), printable(problem))
         if told not in self.broken:
             self.broken.append(told)
 
@@ -116,9 +118,22 @@ def _read(folder: Folder) -> Found:
     else:
         state = folder.state
         status, reason = state.status, state.reason
-    reason = None if reason is None else clean(str(reason))
+    reason = None if reason is None else printable(str(reason))
     metrics, costs = (numbers(summary.get(key)) if summary else {} for key in ("metrics", "costs"))
-    return Found(Run(info["arm"], info["seed"], info["identity"], status, folder, reason, metrics, costs), info)
+    _refuse_unmeasurable(folder.path / "summary.json", summary.get("metrics") if summary else None)
+    return Found(RunResult(info["arm"], info["seed"], info["identity"], status, folder, reason, metrics, costs), info)
+
+
+def _refuse_unmeasurable(path: Path, metrics: Any) -> None:
+    """Refuse a finite value that no run can have measured: sums and squares of such values overflow.
+
+    Raises:
+        BrokenRun: naming the file and the key.
+    """
+    for name, value in metrics.items() if isinstance(metrics, dict) else ():
+        if type(value) in (int, float) and value == value and abs(value) != math.inf and not is_measured(value):
+            shown = f"{value:g}" if isinstance(value, float) else f"a number of {len(str(abs(value)))} digits"
+            raise BrokenRun(f"{path}: `metrics.{name}`: expected a number up to {LARGEST:g} in size, got {shown}")
 
 
 def numbers(found: Any) -> dict[str, float]:

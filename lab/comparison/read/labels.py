@@ -142,7 +142,7 @@ def _shown(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def clean(found: Any) -> Any:
+def printable(found: Any) -> Any:
     """The same, of JSON, with texts that can be printed and written: half a character, or a byte that is none, as
     `\\udce9`."""
     try:

@@ -1,7 +1,7 @@
-"""Equivalence: whether a difference is shown to be of no consequence, within a margin that the sweep names.
+"""Equivalence: whether a difference is shown to be negligible, within a margin that the sweep names.
 
 Two one-sided t tests (Schuirmann 1987): one that the difference is above -margin, one that it is below +margin. Both
-must hold, so the larger of the two p-values counts; at α that is the 1 - 2α interval lying within ±margin.
+must hold, so the larger of the two p-values counts. At α this is the same as the 1 - 2α interval lying within ±margin.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from lab.comparison.statistics.paired import Interval, PairedDifference, t_inter
 
 @dataclass(frozen=True)
 class Equivalence:
-    """What is known of a difference being within ±margin.
+    """The evidence that a difference lies within ±margin.
 
     Attributes:
         margin: in the metric's unit.
         p: of the two one-sided tests; None below two pairs.
-        p_holm: corrected for the number of arms; None where `p` is.
-        interval: of level 1 - 2α, in which the difference lies as far as the tests can tell; None below two pairs.
+        p_holm: corrected for the number of arms; None if `p` is.
+        interval: the interval of level 1 - 2α that belongs to the tests at α; None below two pairs.
     """
 
     margin: float
@@ -32,7 +32,7 @@ class Equivalence:
 def equivalence_p(difference: PairedDifference, margin: float) -> float | None:
     """The p-value of the two one-sided paired t tests against ±margin; None below two pairs.
 
-    Differences that are the same on every seed, and within the margin, have that of as many signs: 1/2ⁿ.
+    If the difference is within the margin and the same on every seed, it is 1/2ⁿ, that of the signs.
     """
     from scipy.special import stdtr
 
@@ -40,12 +40,12 @@ def equivalence_p(difference: PairedDifference, margin: float) -> float | None:
         return None
     if difference.sd == 0:
         return 0.5**difference.n if abs(difference.mean) < margin else 1.0
-    nearest = (abs(difference.mean) - margin) / difference.sd * math.sqrt(difference.n)
-    return float(stdtr(difference.n - 1, nearest))
+    t = (abs(difference.mean) - margin) / difference.sd * math.sqrt(difference.n)
+    return float(stdtr(difference.n - 1, t))
 
 
 def equivalence_interval(difference: PairedDifference, alpha: float) -> Interval | None:
-    """The 1 - 2α interval that goes with the tests at α; None below two pairs, and from α = 1/2 on."""
+    """The 1 - 2α interval that belongs to the tests at α; None below two pairs, and from α = 1/2 on."""
     if difference.mean is None or difference.sd is None or alpha >= 0.5:
         return None
     return t_interval(difference.mean, difference.sd, difference.n, 1 - 2 * alpha)

@@ -1,10 +1,9 @@
-"""The noise floor: how much the baseline's own number moves from seed to seed, and from one validation to the next.
+"""The noise floor: how much the baseline's own value moves from seed to seed, and from one validation to the next.
 
-A difference below either is no more than another seed, or stopping a little earlier, would have made of the baseline.
-Along a run it is the spread of the last validation points about a straight line through them, so that a loss that
-still falls isn't taken for noise (Heineman et al. 2025, arXiv 2508.13144, take the spread itself). Nor is one that
-falls in a curve: only points of the last quarter of the training count, and of runs with fewer than four there nothing
-is said.
+A difference below either could come from another seed alone, or from stopping a little earlier. Along a run, the noise
+is the spread of the last validation points about a straight line through them, so that a loss that still falls isn't
+taken for noise (Heineman et al. 2025, arXiv 2508.13144, take the spread itself). So that a curved fall isn't taken for
+noise either, only points of the last quarter of the training count; runs with fewer than four there are left out.
 """
 
 from __future__ import annotations
@@ -12,20 +11,23 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.comparison.read.points import is_finite
-from lab.comparison.read.results import Arm
-from lab.comparison.statistics.paired import mean_of, sample, scaled, unscaled
+from lab.comparison.read.points import is_measured
+from lab.comparison.read.results import ArmResults
+from lab.comparison.statistics.paired import mean_of, sample
 
 POINTS = 5
-"""Validation points at the end of a run that are looked at."""
+"""How many validation points at the end of a run count."""
 END = 0.25
 """The share of a run's steps that is its end."""
-_FEWEST = 4  # with three, a single degree of freedom is left beside the line
+_FEWEST = 4  # three points about a line leave a single degree of freedom
 _CHUNK = 65_536
+
+Tail = Sequence[tuple[float, float]]
+"""Points (x, y) at the end of a curve, by x."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ class NoiseFloor:
 
     Attributes:
         seeds: finished seeds with a finite value.
-        seeds_sd: sample standard deviation over them; None below two.
-        runs: those with enough validation points.
-        points_sd: standard deviation of a run's last points about their line, pooled over the runs; None without any,
-            and where no float holds it.
+        seeds_sd: the sample standard deviation over them; None below two.
+        runs: the number of runs with enough validation points.
+        points_sd: the standard deviation of a run's last points about their line, pooled over the runs; None without
+            any.
     """
 
     metric: str
@@ -46,60 +48,45 @@ class NoiseFloor:
     runs: int
     points_sd: float | None
 
-    def as_dict(self) -> dict[str, float | int | str | None]:
-        return vars(self) | {"points": POINTS}
 
-
-def noise_floor(baseline: Arm, metric: str) -> NoiseFloor:
+def noise_floor(baseline: ArmResults, metric: str) -> NoiseFloor:
     """The noise of a metric in an arm's finished runs."""
-    found = sample(baseline.values(metric))
+    over_seeds = sample(baseline.values(metric))
     folders = [run.folder.path for run in baseline.runs.values() if run.finished and run.folder]
-    tails = [
-        tail for folder in folders if len(tail := at_end(last_points(folder / "metrics.jsonl", metric))) >= _FEWEST
-    ]
-    return NoiseFloor(metric, found.n, found.sd, len(tails), spread_about_lines(tails))
+    tails = [at_end(last_points(folder / "metrics.jsonl", metric)) for folder in folders]
+    tails = [tail for tail in tails if len(tail) >= _FEWEST]
+    return NoiseFloor(metric, over_seeds.n, over_seeds.sd, len(tails), spread_about_lines(tails))
 
 
-def at_end(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of a run's last points (step, value), ascending, that lie in the last quarter of its steps."""
+def at_end(points: Tail) -> list[tuple[float, float]]:
+    """Those of a run's last points (step, value), by step, that lie in the last quarter of its steps."""
     return [point for point in points if point[0] >= (1 - END) * points[-1][0]]
 
 
-def spread_about_lines(tails: Iterable[Mapping[float, float] | Sequence[tuple[float, float]]]) -> float | None:
-    """The pooled standard deviation of points (x, y) about the least-squares line of each tail; None without any.
+def spread_about_lines(tails: Iterable[Tail]) -> float | None:
+    """The pooled standard deviation of points about the least-squares line of each tail; None without any.
 
-    Each tail of n points with different x has n - 2 degrees of freedom. None too where no float holds it.
+    A tail of n points with different x has n - 2 degrees of freedom.
     """
     residuals: list[float] = []
     degrees = 0
     for tail in tails:
-        points = list(tail.items()) if isinstance(tail, Mapping) else list(tail)
-        n = len(points)
-        if n < 3:
+        if len(tail) < 3:
             continue
-        (x, _), (y, power) = _centred([x for x, _ in points]), _centred([y for _, y in points])
-        xx = math.fsum(a * a for a in x)
+        x_mean, y_mean = mean_of([x for x, _ in tail]), mean_of([y for _, y in tail])
+        xx = math.fsum((x - x_mean) ** 2 for x, _ in tail)
         if xx == 0:
             continue  # all at one x: no line goes through them
-        slope = math.fsum(a * b for a, b in zip(x, y, strict=True)) / xx
-        residuals += [unscaled(b - slope * a, power) for a, b in zip(x, y, strict=True)]
-        degrees += n - 2
-    spread = math.hypot(*residuals) / math.sqrt(degrees) if degrees else math.inf
-    return spread if math.isfinite(spread) else None
-
-
-def _centred(values: Sequence[float]) -> tuple[list[float], int]:
-    """Deviations from the mean over a power of two that leaves the largest below 1; and the power."""
-    small, power = scaled(values)
-    mean = mean_of(small)
-    near, closer = scaled([value - mean for value in small])
-    return near, power + closer
+        slope = math.fsum((x - x_mean) * (y - y_mean) for x, y in tail) / xx
+        residuals += [(y - y_mean) - slope * (x - x_mean) for x, y in tail]
+        degrees += len(tail) - 2
+    return math.hypot(*residuals) / math.sqrt(degrees) if degrees else None
 
 
 def last_points(path: Path, metric: str, points: int = POINTS) -> list[tuple[float, float]]:
-    """The last finite values of a metric in a metrics.jsonl with their steps, ascending; empty where it can't be read.
+    """The last finite values of a metric in a metrics.jsonl with their steps, by step; empty if it can't be read.
 
-    Only as much of the file is read as they take, from its end.
+    The file is read from its end, and only as far as needed.
     """
     try:
         with path.open("rb") as file:
@@ -108,19 +95,21 @@ def last_points(path: Path, metric: str, points: int = POINTS) -> list[tuple[flo
                 start = max(0, size - length)
                 file.seek(start)
                 lines = file.read(size - start).splitlines()
-                found = _last(lines if start == 0 else lines[1:], metric, points)
-                if len(found) >= points or start == 0:
-                    return sorted(found.items())
+                values = _last_values(lines if start == 0 else lines[1:], metric, points)
+                if len(values) >= points or start == 0:
+                    return sorted(values.items())
                 length *= 4
     except OSError:
         return []
 
 
-def _last(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float]:
-    """Step → value, of as many points from the end. A line that a crash left half written is none, nor is one without
-    a step that is a number."""
+def _last_values(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float]:
+    """Step → value, for at most so many points from the end.
+
+    Lines that aren't a point are passed over, such as one that a crash left half written.
+    """
     name = json.dumps(metric).encode()
-    found: dict[float, float] = {}
+    values: dict[float, float] = {}
     for line in reversed(lines):
         if name not in line:
             continue
@@ -131,8 +120,8 @@ def _last(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float
         if type(point) is not dict:
             continue
         step, value = point.get("step"), point.get(metric)
-        if is_finite(step) and is_finite(value):
-            found.setdefault(step, value)
-        if len(found) == points:
+        if is_measured(step) and is_measured(value):
+            values.setdefault(step, value)
+        if len(values) == points:
             break
-    return found
+    return values

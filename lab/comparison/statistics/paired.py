@@ -1,17 +1,14 @@
-"""How sure we are: differences from a baseline, paired by seed, with the paired t interval and Holm's correction.
+"""Differences from a baseline, paired by seed, with the paired t interval and Holm's correction.
 
-Runs of two arms with the same seed share their data order and the initial values of all that they have in common, so
-their difference is less noisy than either. At three seeds the paired t interval covers what it says; an interval from
-the normal distribution covers about 81%, a percentile bootstrap 76%.
-
-Beside it: equivalence.py (within a margin), resampling.py (sign flips, bootstrap), verdicts.py (what is said of an
-arm), factorial.py (effects of a grid's axes), noise.py (the baseline's own), scaling.py (loss by size and tokens).
+Runs of two arms with the same seed share their data order and the initial values of every weight that both have, so
+their difference is less noisy than either value. At three seeds the paired t interval covers the truth as often as it
+promises; an interval from the normal distribution covers 81%, a percentile bootstrap 76%.
 """
 
 from __future__ import annotations
 
 import math
-import sys
+import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -20,13 +17,12 @@ K = TypeVar("K", bound=Hashable)
 Sign = Literal["lower", "higher", "unclear"]
 
 ROUNDING = 1e-12
-"""Of the size of what a value was worked out from: differences below it are rounding, and count as none."""
-_LARGEST = sys.float_info.max
+"""Relative to the values that a difference was computed from: a smaller difference is rounding, and counts as 0."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, in the unit of what it is about."""
+    """A confidence interval, in the unit of its quantity."""
 
     low: float
     high: float
@@ -42,10 +38,10 @@ class Sample:
     """One arm's values of one metric over its seeds.
 
     Attributes:
-        n: finite values.
+        n: the number of finite values.
         mean: of the finite values; None if there is none.
         sd: sample standard deviation (n - 1); None below two values.
-        not_finite: seeds whose value is NaN or infinite. They are in no mean, and must be shown.
+        not_finite: seeds whose value is NaN or infinite. No mean includes them, so they must be shown.
     """
 
     n: int
@@ -60,16 +56,16 @@ class PairedDifference:
 
     Attributes:
         seeds: the seeds of the pairs, ascending.
-        values: the differences, in the order of the seeds; all the same where they are but for rounding.
-        mean: mean difference, arm - baseline; None without a pair.
-        sd: sample standard deviation of the differences; None below two pairs.
-        interval: the paired t interval of the mean difference; None below two pairs, and where all are the same and
-            not 0: of their spread nothing is known then.
+        values: the differences, in the order of the seeds. Values that differ by rounding alone are made equal.
+        mean: the mean difference, arm - baseline; None without a pair.
+        sd: the sample standard deviation of the differences; None below two pairs.
+        interval: the paired t interval of the mean difference. None below two pairs, and if all differences are the
+            same and not 0: then nothing is known about their spread.
         p: of the two-sided paired t test, not corrected for the number of arms; None below two pairs.
         correlation: Pearson's, between the two arms over the pairs: how much pairing helped. None below three pairs
-            (two points always lie on a line) and where an arm has the same value for every seed, but for rounding.
+            (two points always lie on a line), and if an arm has the same value for every seed.
         unpaired: seeds that only one of the two has.
-        not_finite: seeds that both have, where a value or the difference is NaN or infinite.
+        not_finite: seeds that both have, with a value that is NaN or infinite.
     """
 
     seeds: tuple[int, ...]
@@ -88,46 +84,45 @@ class PairedDifference:
         return len(self.seeds)
 
     @property
-    def verdict(self) -> Sign:
-        """The sign of the difference where its own interval excludes zero, else that it is unclear. Not corrected for
-        the number of arms: what is said of an arm is in verdicts.py."""
+    def sign(self) -> Sign:
+        """The sign of the difference if its own interval excludes zero. Not corrected for the number of arms; an
+        arm's verdict is in verdicts.py."""
         if self.interval is None or not self.interval.excludes_zero:
             return "unclear"
         return "lower" if self.interval.high < 0 else "higher"
 
     @property
     def identical(self) -> bool:
-        """Whether the two are the same, but for rounding, on every one of two seeds or more."""
+        """Whether arm and baseline have the same value on every seed, of two seeds or more."""
         return self.n > 1 and self.mean == 0 and self.sd == 0
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know besides the numbers: too few pairs, seeds without a partner, values not finite,
-        differences without any spread."""
-        said = []
+        """What a reader must know besides the numbers, in a few words each."""
+        remarks = []
         if self.n == 0:
-            said.append("no seed in common with the baseline")
+            remarks.append("no seed in common with the baseline")
         elif self.n == 1:
-            said.append(f"one pair (seed {self.seeds[0]}): no interval")
+            remarks.append(f"one pair (seed {self.seeds[0]}): no interval")
         elif self.identical:
-            said.append("identical on every seed")
+            remarks.append("identical on every seed")
         elif self.sd == 0:
-            said.append("the same difference on every seed")
+            remarks.append("the same difference on every seed")
         if self.unpaired and self.n:
-            said.append(f"{self.n} of {self.n + len(self.unpaired) + len(self.not_finite)} seeds paired")
+            remarks.append(f"{self.n} of {self.n + len(self.unpaired) + len(self.not_finite)} seeds paired")
         if self.not_finite:
-            said.append(f"not finite: {_seeds(self.not_finite)}")
-        return tuple(said)
+            remarks.append(f"not finite: {seed_list(self.not_finite)}")
+        return tuple(remarks)
 
 
 def sample(values: Mapping[int, float]) -> Sample:
-    """Mean and spread of a metric over seeds (seed → value), values that aren't finite counted apart."""
-    known = [float(values[seed]) for seed in sorted(values) if finite(values[seed])]
+    """Mean and spread of a metric over seeds (seed → value)."""
+    finite = [values[seed] for seed in sorted(values) if math.isfinite(values[seed])]
     return Sample(
-        n=len(known),
-        mean=mean_of(known) if known else None,
-        sd=_sd(known) if len(known) > 1 else None,
-        not_finite=tuple(seed for seed in sorted(values) if not finite(values[seed])),
+        n=len(finite),
+        mean=mean_of(finite) if finite else None,
+        sd=_sd(finite) if len(finite) > 1 else None,
+        not_finite=tuple(seed for seed in sorted(values) if not math.isfinite(values[seed])),
     )
 
 
@@ -136,8 +131,7 @@ def paired_difference(
 ) -> PairedDifference:
     """The difference arm - baseline over shared seeds (seed → value), with its paired t interval.
 
-    The interval is mean ± t(1 - (1 - level)/2, n - 1) · sd / √n (Student 1908). Differences that vary by rounding alone
-    have no spread: accuracies in steps of 0.05 that gain a step on every seed gain the same.
+    The interval is mean ± t(1 - (1 - level)/2, n - 1) · sd / √n (Student 1908).
 
     Raises:
         ValueError: the level isn't between 0 and 1.
@@ -145,10 +139,9 @@ def paired_difference(
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level!r}")
     shared = sorted(set(arm) & set(baseline))
-    both = [seed for seed in shared if finite(arm[seed]) and finite(baseline[seed])]
-    seeds = tuple(seed for seed in both if finite(float(arm[seed]) - float(baseline[seed])))
-    pairs = [(float(arm[seed]), float(baseline[seed])) for seed in seeds]
-    differences = steadied([a - b for a, b in pairs], [max(abs(a), abs(b)) for a, b in pairs])
+    seeds = tuple(seed for seed in shared if math.isfinite(arm[seed]) and math.isfinite(baseline[seed]))
+    pairs = [(arm[seed], baseline[seed]) for seed in seeds]
+    differences = merge_rounding([a - b for a, b in pairs], [max(abs(a), abs(b)) for a, b in pairs])
     mean = mean_of(differences) if differences else None
     sd = _sd(differences) if len(differences) > 1 else None
     return PairedDifference(
@@ -165,8 +158,8 @@ def paired_difference(
 
 
 def t_interval(mean: float, sd: float, n: int, level: float) -> Interval:
-    """The t interval of a mean of `n` values whose sample standard deviation is `sd`; a point where `sd` is 0."""
-    from scipy.special import stdtrit  # half a second, which help texts and completion needn't pay
+    """The t interval of a mean of `n` values whose sample standard deviation is `sd`; a single point if `sd` is 0."""
+    from scipy.special import stdtrit  # half a second, which help texts and completion shouldn't take
 
     if sd == 0:
         return Interval(mean, mean, level)
@@ -175,10 +168,10 @@ def t_interval(mean: float, sd: float, n: int, level: float) -> Interval:
 
 
 def t_test_p(mean: float, sd: float, n: int) -> float:
-    """The two-sided p-value of a mean of `n` values being 0.
+    """The two-sided p-value of the hypothesis that the mean of `n` values is 0.
 
-    Without any spread it is 1 at 0 and elsewhere that of the exact sign-flip test, 2/2ⁿ: a metric that moves in steps
-    moves by one step on two seeds now and then.
+    If `sd` is 0, it is that of the exact sign-flip test, 2/2ⁿ, or 1 for a mean of 0. A metric that moves in steps, as
+    an accuracy does, now and then moves by the same step on two seeds.
     """
     from scipy.special import stdtr
 
@@ -188,25 +181,27 @@ def t_test_p(mean: float, sd: float, n: int) -> float:
 
 
 def holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
-    """P-values corrected for their number by Holm's step-down procedure (1979); None where there is none.
+    """P-values corrected for their number by Holm's step-down procedure (1979); None stays None.
 
-    What has no p-value (yet) counts as one of them, so that a finding doesn't go when it comes.
+    A comparison that has no p-value yet counts too, so that a verdict doesn't change when its p-value arrives.
     """
     corrected: dict[K, float | None] = dict.fromkeys(p_values)
     known = {key: p for key, p in p_values.items() if p is not None}
     largest = 0.0
-    for place, key in enumerate(sorted(known, key=known.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - place) * known[key]))
+    for rank, key in enumerate(sorted(known, key=known.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * known[key]))
         corrected[key] = largest
     return corrected
 
 
-def steadied(values: Sequence[float], sizes: Sequence[float]) -> tuple[float, ...]:
-    """Values as they are; where they are the same but for rounding, that one: 0 where it may be 0.
+def merge_rounding(values: Sequence[float], sizes: Sequence[float]) -> tuple[float, ...]:
+    """The values; if they differ by rounding alone, their mean in place of each, or 0 if that is rounding too.
+
+    Accuracies in steps of 0.05 that gain a step on every seed have gained the same.
 
     Args:
-        sizes: of what each was worked out from. The rounding of 3.2 - 3.1 is that of 3.2, and not of 0.1. The median
-            counts: beside one value of 1e200, which is broken, 0.1 and 0.2 are no rounding.
+        sizes: of the numbers that each value was computed from: the rounding of 3.2 - 3.1 is that of 3.2, not of 0.1.
+            Their median counts, so that a single broken value doesn't turn all others into rounding.
     """
     if len(values) < 2:
         return tuple(values)
@@ -217,34 +212,14 @@ def steadied(values: Sequence[float], sizes: Sequence[float]) -> tuple[float, ..
     return (0.0 if abs(mean) <= rounding else mean,) * len(values)
 
 
-def finite(value: float) -> bool:
-    """Whether it is a number that a float holds: JSON has whole numbers beyond, which `math.isfinite` fails at."""
-    return -_LARGEST <= value <= _LARGEST
-
-
-def scaled(values: Sequence[float]) -> tuple[list[float], int]:
-    """Values over a power of two that leaves the largest below 1, so that no square overflows; and the power. Exact."""
-    power = math.frexp(max(map(abs, values), default=0.0))[1]
-    return [math.ldexp(value, -power) for value in values], power
-
-
-def unscaled(value: float, power: int) -> float:
-    """A value times a power of two, infinite where no float holds it."""
-    try:
-        return math.ldexp(value, power)
-    except OverflowError:
-        return math.copysign(math.inf, value)
-
-
 def mean_of(values: Sequence[float]) -> float:
-    """The mean of finite values, of equal ones exactly theirs."""
-    if max(values) == min(values):
-        return values[0]
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:
-        small, power = scaled(values)
-        return unscaled(math.fsum(small) / len(small), power)
+    """The mean of finite values; that of equal values is exactly their value."""
+    return values[0] if max(values) == min(values) else math.fsum(values) / len(values)
+
+
+def seed_list(seeds: Sequence[int]) -> str:
+    """`seed 3`, `seeds 3, 5`."""
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
 
 
 def _sd(values: Sequence[float]) -> float:
@@ -255,23 +230,10 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def _correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    if len(x) < 3:
+    if len(x) < 3 or _is_constant(x) or _is_constant(y):
         return None
-    of_x, of_y = _deviations(x), _deviations(y)
-    if of_x is None or of_y is None:
-        return None
-    covariance = math.fsum(a * b for a, b in zip(of_x, of_y, strict=True))
-    return max(-1.0, min(1.0, covariance / (math.hypot(*of_x) * math.hypot(*of_y))))
+    return max(-1.0, min(1.0, statistics.correlation(x, y)))
 
 
-def _deviations(values: Sequence[float]) -> list[float] | None:
-    """From their mean, in some unit; None where they are rounding alone."""
-    small, _ = scaled(values)
-    if max(small) - min(small) <= ROUNDING * max(map(abs, small)):
-        return None
-    mean = mean_of(small)
-    return [value - mean for value in small]
-
-
-def _seeds(seeds: tuple[int, ...]) -> str:
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+def _is_constant(values: Sequence[float]) -> bool:
+    return max(values) - min(values) <= ROUNDING * max(map(abs, values))

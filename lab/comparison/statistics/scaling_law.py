@@ -1,9 +1,10 @@
 """L(N, D) = E + A / N^α + B / D^β fitted to runs: how the loss falls with parameters and tokens.
 
 Approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556, appendix D.3): the Huber loss of log L, minimised by L-BFGS from a
-grid of starts. Approach 2 is biased even without noise. As Besiroglu et al. 2024 (arXiv 2404.10102) found, the loss
-must be summed and the optimiser not stop early: it is scaled here so that tolerances mean something. Intervals are from
-a bootstrap over the runs: one over the configurations covers 65 to 78% for 95% where there are nine of them.
+grid of starts. Approach 2 is biased even without noise. As Besiroglu et al. 2024 (arXiv 2404.10102) found, the
+loss must be summed, and the optimiser must not stop early; here it is scaled so that the optimiser's tolerances have a
+meaning. Intervals come from a bootstrap over the runs: with nine configurations, a bootstrap over configurations covers
+65 to 78% where it promises 95%.
 """
 
 from __future__ import annotations
@@ -12,29 +13,32 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lab.comparison.statistics.paired import Interval
 
+if TYPE_CHECKING:
+    from numpy import ndarray
+
 HUBER = 1e-3
 RESAMPLES = 200
-_STARTED, _POLISHED = 12, 2  # of the grid's starts the best, and of what these come to
-_NOTHING, _GONE = 1e-3, -100.0  # of the loss, and the logarithm of a term that is nothing
-_HUGE = 700.0  # the logarithm of nearly the largest number there is
-_PROBED = 20  # resamples that are tried from another start before it is given up
-_STEPS_ROUGH, _STEPS, _STEPS_AGAIN = 200, 3_000, 500  # of the optimiser: from the grid, to the end, of a resample
+_STARTED, _POLISHED = 12, 2  # the best starts of the grid, and the best of their rough solutions
+_NEGLIGIBLE, _LOG_ZERO = 1e-3, -100.0  # the share of the loss below which a term is 0, and the logarithm set for it
+_LOG_HUGE = 700.0  # nearly the logarithm of the largest float
+_PROBED = 20  # resamples that are also tried from the second start before it is given up
+_STEPS_ROUGH, _STEPS, _STEPS_RESAMPLE = 200, 3_000, 500  # of the optimiser: from the grid, to the end, for a resample
 _SEED = 0
 # Hoffmann's starts: log A and log B, log E, α and β.
 _GRID = (range(0, 30, 5), range(0, 30, 5), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
 
 
 class NoLaw(ValueError):
-    """The points are of no such law."""
+    """The points follow no such law. The message says why."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run: its parameters, the tokens that it trained on, its final loss in nats per token."""
+    """One run: its parameters, the tokens that it was trained on, and its final loss in nats per token."""
 
     parameters: float
     tokens: float
@@ -52,31 +56,31 @@ class Law:
     beta: float
 
     def loss(self, parameters: float, tokens: float) -> float:
-        """Nats per token; infinite where that is beyond floating point."""
+        """In nats per token; infinite if no float holds it."""
         return self.e + _term(self.a, parameters, self.alpha) + _term(self.b, tokens, self.beta)
 
     @property
     def falls(self) -> bool:
-        """Whether loss falls with parameters and with tokens, and the law's numbers are ones."""
+        """Whether loss falls with parameters and with tokens, and all numbers of the law are finite."""
         return min(self.alpha, self.beta) > 0 and math.isfinite(self.a + self.b + self.e)
 
-    def floors(self, loss: float) -> bool:
-        """Whether E is more than a hundredth of a loss: below that, losses fall as if there were no floor."""
+    def has_floor_below(self, loss: float) -> bool:
+        """Whether E is more than a hundredth of a loss: a smaller E has no visible effect on how losses fall."""
         return self.e > 0.01 * loss
 
     @property
     def optimal_exponent(self) -> float:
-        """The optimal N grows as FLOPs to this power, β / (α + β); the optimal D as FLOPs to what is left of 1."""
+        """β / (α + β): the optimal N grows as FLOPs to this power, the optimal D as FLOPs to 1 minus it."""
         return self.beta / (self.alpha + self.beta)
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A law and how sure it is.
+class LawFit:
+    """A law and how certain it is.
 
     Attributes:
         intervals: of e, a, b, alpha, beta and optimal_exponent: percentiles of the bootstrap's laws.
-        laws: the bootstrap's, for a band about a curve.
+        laws: the bootstrap's laws.
         rms: root mean square of log(loss) - log(law).
     """
 
@@ -88,18 +92,18 @@ class Fit:
 
     @property
     def has_floor(self) -> bool:
-        """Whether the runs tell E from 0: whether all but a few of the bootstrap's laws have one."""
+        """Whether E is certainly above 0: nearly all of the bootstrap's laws have a floor."""
         least = min(point.loss for point in self.points)
         level = self.intervals["e"].level
-        return sum(law.floors(least) for law in self.laws) >= level * len(self.laws)
+        return sum(law.has_floor_below(least) for law in self.laws) >= level * len(self.laws)
 
     def band(self, parameters: float, tokens: float) -> Interval:
         """The bootstrap's interval of the law's loss."""
         return _interval([law.loss(parameters, tokens) for law in self.laws], self.intervals["e"].level)
 
 
-def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMPLES) -> Fit:
-    """Fit the law to points that `refusal` has nothing against.
+def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMPLES) -> LawFit:
+    """Fit the law to points that `scaling.refusal` accepts.
 
     Raises:
         NoLaw: the loss doesn't fall with parameters or with tokens, or the interval of an exponent holds 0.
@@ -111,39 +115,39 @@ def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMP
     ones = np.ones(len(points))
     rough = problem.solutions(_starts(problem), ones, _STEPS_ROUGH)
     best = problem.solutions(rough[:_POLISHED], ones, _STEPS)[0]
-    law = problem.law(best)
-    if not law.falls:
-        raise NoLaw(f"the loss doesn't fall with {_flat([law])} as a law would have it")
+    best_law = problem.law(best)
+    if not best_law.falls:
+        raise NoLaw(f"the loss doesn't fall with {_least_certain([best_law])} as a law would have it")
     generator = np.random.default_rng(_SEED)
-    best, beside = problem.beside(best)
+    best, second_start = problem.starts_of_resample(best)
     laws: list[Law] = []
-    nearer = False
+    second_helps = False
     for _ in range(resamples):
-        # Weights rather than a draw with replacement (Rubin 1981): no resample is left with too few sizes for a fit.
+        # Weights instead of a draw with replacement (Rubin 1981): no resample has too few sizes for a fit.
         weights = generator.exponential(size=len(points))
         weights /= weights.mean()
-        found = problem.solutions([best], weights, _STEPS_AGAIN)[0]
-        if beside is not None and (nearer or len(laws) < _PROBED):
-            other = problem.solutions([beside], weights, _STEPS_AGAIN)[0]
-            if problem.value(other, weights)[0] < problem.value(found, weights)[0]:
-                found, nearer = other, True
-        laws.append(problem.law(found))
-    falling = [each for each in laws if each.falls]
+        theta = problem.solutions([best], weights, _STEPS_RESAMPLE)[0]
+        if second_start is not None and (second_helps or len(laws) < _PROBED):
+            other = problem.solutions([second_start], weights, _STEPS_RESAMPLE)[0]
+            if problem.value(other, weights)[0] < problem.value(theta, weights)[0]:
+                theta, second_helps = other, True
+        laws.append(problem.law(theta))
+    falling = [law for law in laws if law.falls]
     if len(laws) - len(falling) > (1 - level) / 2 * len(laws):
-        raise NoLaw(f"the runs don't tell that the loss falls with {_flat(laws)}")
-    residuals = y - np.log([law.loss(point.parameters, point.tokens) for point in points])
+        raise NoLaw(f"the runs don't tell that the loss falls with {_least_certain(laws)}")
+    residuals = y - np.log([best_law.loss(point.parameters, point.tokens) for point in points])
     names = ("e", "a", "b", "alpha", "beta", "optimal_exponent")
-    intervals = {name: _interval([getattr(each, name) for each in falling], level) for name in names}
-    return Fit(law, intervals, tuple(falling), tuple(points), float(np.sqrt(np.mean(residuals**2))))
+    intervals = {name: _interval([getattr(law, name) for law in falling], level) for name in names}
+    return LawFit(best_law, intervals, tuple(falling), tuple(points), float(np.sqrt(np.mean(residuals**2))))
 
 
-def _flat(laws: Sequence[Law]) -> str:
-    """What the loss falls with in the fewest of the laws."""
-    rising = {
+def _least_certain(laws: Sequence[Law]) -> str:
+    """Parameters or tokens: the one that the loss falls with in fewer of the laws."""
+    not_falling = {
         "parameters": sum(law.alpha <= 0 or not math.isfinite(law.a) for law in laws),
         "tokens": sum(law.beta <= 0 or not math.isfinite(law.b) for law in laws),
     }
-    return max(rising, key=lambda name: rising[name])
+    return max(not_falling, key=lambda name: not_falling[name])
 
 
 def _term(scale: float, size: float, exponent: float) -> float:
@@ -151,44 +155,45 @@ def _term(scale: float, size: float, exponent: float) -> float:
     if scale <= 0:
         return 0.0
     power = math.log(scale) - exponent * math.log(size)
-    return math.exp(power) if power < _HUGE else math.inf
+    return math.exp(power) if power < _LOG_HUGE else math.inf
 
 
 class _Problem:
-    """Weighted Huber loss of log L in θ = (a, b, e, α, β), with log N and log D about their means.
+    """The weighted Huber loss of log L as a function of θ = (a, b, e, α, β), with centred log N and log D.
 
     log L(N, D) = LSE(a - α (log N - mean), b - β (log D - mean), e).
     """
 
-    def __init__(self, n: Any, d: Any, y: Any) -> None:
+    def __init__(self, n: ndarray, d: ndarray, y: ndarray) -> None:
         self.n_mean, self.d_mean = float(n.mean()), float(d.mean())
         self.n, self.d, self.y = n - self.n_mean, d - self.d_mean, y
 
-    def _terms(self, theta: Any) -> Any:
-        """Logarithms of the law's three terms at every point [3, points]."""
+    def _terms(self, theta: ndarray) -> ndarray:
+        """The logarithms of the law's three terms at every point [3, points]."""
         import numpy as np
 
         a, b, e, alpha, beta = theta
         return np.stack([a - alpha * self.n, b - beta * self.d, np.full_like(self.y, e)])
 
-    def beside(self, best: Any) -> tuple[Any, Any | None]:
-        """Two starts for a resample where a term of the best law is nothing: without it, and with it.
+    def starts_of_resample(self, best: ndarray) -> tuple[ndarray, ndarray | None]:
+        """The start for a resample and, if a term of the best law is negligible, a second one in which it isn't.
 
-        No gradient leads from the one to the other, and halfway a search for the end of a slope without one is long.
+        No gradient leads from the one to the other. In the first, the negligible term is set to 0, since the optimiser
+        would take long to follow its vanishing slope.
         """
         import numpy as np
 
         terms = self._terms(best)
-        gone = terms.max(axis=1) < np.log(_NOTHING) + self.y.min()
-        if not gone.any():
+        negligible = terms.max(axis=1) < np.log(_NEGLIGIBLE) + self.y.min()
+        if not negligible.any():
             return best, None
-        without, other = np.array(best), np.array(best)
-        without[:3][gone] = _GONE
-        other[:3][gone] = self.y.min() - np.log(3)
-        other[3:][gone[:2]] = 0.5
-        return without, other
+        first, second = np.array(best), np.array(best)
+        first[:3][negligible] = _LOG_ZERO
+        second[:3][negligible] = self.y.min() - np.log(3)
+        second[3:][negligible[:2]] = 0.5
+        return first, second
 
-    def value(self, theta: Any, weights: Any) -> tuple[float, Any]:
+    def value(self, theta: ndarray, weights: ndarray) -> tuple[float, ndarray]:
         """The loss in units of HUBER², and its gradient."""
         import numpy as np
 
@@ -205,28 +210,28 @@ class _Problem:
         slopes = [-(shares[0] * self.n) @ pull, -(shares[1] * self.d) @ pull]
         return float(weights @ loss), np.concatenate([gradient, slopes])
 
-    def solutions(self, starts: Iterable[Any], weights: Any, steps: int) -> list[Any]:
-        """What L-BFGS makes of each start in so many steps, the best θ first."""
+    def solutions(self, starts: Iterable[ndarray], weights: ndarray, steps: int) -> list[ndarray]:
+        """The θ that L-BFGS finds from each start in so many steps, the best first."""
         from scipy.optimize import minimize
 
         options = {"maxiter": steps, "maxfun": steps, "ftol": 1e-14, "gtol": 1e-8, "maxcor": 20}
-        found = [minimize(self.value, start, (weights,), "L-BFGS-B", jac=True, options=options) for start in starts]
-        return [each.x for each in sorted(found, key=lambda each: float(each.fun))]
+        results = [minimize(self.value, start, (weights,), "L-BFGS-B", jac=True, options=options) for start in starts]
+        return [result.x for result in sorted(results, key=lambda result: float(result.fun))]
 
-    def law(self, theta: Any) -> Law:
+    def law(self, theta: ndarray) -> Law:
         import numpy as np
 
         a, b, e, alpha, beta = map(float, theta)
-        with np.errstate(over="ignore"):  # far out in a bootstrap: infinite
+        with np.errstate(over="ignore"):  # a law of the bootstrap may be infinite
             scales = [float(x) for x in np.exp([e, a + alpha * self.n_mean, b + beta * self.d_mean])]
         return Law(scales[0], scales[1], scales[2], alpha, beta)
 
 
-def _starts(problem: _Problem) -> list[Any]:
+def _starts(problem: _Problem) -> list[ndarray]:
     """The best starts of Hoffmann's grid, by their loss before any step."""
     import numpy as np
 
-    tried, losses = [], []
+    blocks, losses = [], []
     for alpha, beta in itertools.product(*_GRID[3:]):
         starts = np.array(
             [
@@ -237,10 +242,10 @@ def _starts(problem: _Problem) -> list[Any]:
         a, b, e = starts.T[:3, :, None]
         law = np.logaddexp(np.logaddexp(a - alpha * problem.n, b - beta * problem.d), e)
         size = np.abs(law - problem.y) / HUBER
-        tried.append(starts)
+        blocks.append(starts)
         losses.append(np.where(size <= 1, size**2 / 2, size - 0.5).sum(axis=1))
-    every = np.concatenate(tried)
-    return [every[i] for i in np.argsort(np.concatenate(losses), kind="stable")[:_STARTED]]
+    candidates = np.concatenate(blocks)
+    return [candidates[i] for i in np.argsort(np.concatenate(losses), kind="stable")[:_STARTED]]
 
 
 def _interval(values: Sequence[float], level: float) -> Interval:

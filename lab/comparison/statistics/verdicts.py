@@ -1,7 +1,7 @@
-"""What is said of an arm: better, worse, different, equivalent, or can't tell and how many seeds that would take.
+"""The verdict on an arm: better, worse, different, equivalent, or can't tell and how many seeds would tell.
 
-The arms of one metric are judged together: their p-values are corrected by Holm's procedure, those of differing and
-those of being equivalent each for themselves, so that α is the chance that any arm is wrongly called better or worse.
+The arms of one metric are judged together. Holm's procedure corrects their p-values, those of the difference and those
+of equivalence each as a family of their own, so that α is the chance that any arm is wrongly called better or worse.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from lab.planning.forecast.seeds import seeds_needed, seeds_to_equate
 Verdict = Literal["better", "worse", "different", "equivalent", "can't tell"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What is known of one arm's difference from the baseline in one metric.
+    """What is known about one arm's difference from the baseline in one metric.
 
     Attributes:
-        verdict: `equivalent` wherever that is shown, also of a certain difference that is of no consequence;
-            `different` for a metric of which nobody knows the better direction.
+        verdict: `equivalent` whenever that is shown, even for a significant difference: it is negligible. `different`
+            is for a metric whose better direction isn't known. None for the baseline.
         p: of the two-sided paired t test; None below two pairs.
         p_holm: corrected for the number of arms.
         sign_flip_p: of the exact sign-flip test, not corrected; None below six pairs.
-        bootstrap: BCa interval of the mean difference, not corrected; None below ten pairs.
+        bootstrap: the BCa interval of the mean difference, not corrected; None below ten pairs.
         equivalence: None without a margin.
-        seeds_needed: with which a verdict would be reached with the power of a plan if the true difference and its
-            spread are what was seen; None unless it can't tell, and where nothing was seen to go by.
+        seeds_needed: the number of seeds that would give a verdict with the power of a plan, if the true difference
+            and its spread are the observed ones. None unless the verdict is `can't tell`, and without an observation.
     """
 
-    verdict: Verdict
-    p: float | None
-    p_holm: float | None
-    sign_flip_p: float | None
-    bootstrap: Interval | None
-    equivalence: Equivalence | None
-    seeds_needed: int | None
+    verdict: Verdict | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    sign_flip_p: float | None = None
+    bootstrap: Interval | None = None
+    equivalence: Equivalence | None = None
+    seeds_needed: int | None = None
 
 
 def judge(
@@ -55,31 +55,37 @@ def judge(
     """Judge all arms of one metric (arm → its difference from the baseline).
 
     Args:
-        better: the direction in which the metric improves; None where that isn't known.
+        better: the direction in which the metric improves; None if that isn't known.
         level: 1 - α.
-        margin: the largest difference that is of no consequence; None to show nothing equivalent.
+        margin: the largest negligible difference; None to call nothing equivalent.
     """
     alpha = 1 - level
-    corrected = holm({arm: difference.p for arm, difference in differences.items()})
-    equal: dict[str, Equivalence] = {}
-    if margin is not None:
-        p_equal = {arm: equivalence_p(difference, margin) for arm, difference in differences.items()}
-        p_holm = holm(p_equal)
-        for arm, difference in differences.items():
-            equal[arm] = Equivalence(margin, p_equal[arm], p_holm[arm], equivalence_interval(difference, alpha))
-    judged = {}
+    p_holm = holm({arm: difference.p for arm, difference in differences.items()})
+    equivalences = {} if margin is None else _equivalences(differences, margin, alpha)
+    judgements = {}
     for arm, difference in differences.items():
-        verdict = _verdict(difference, corrected[arm], equal.get(arm), better, alpha)
-        judged[arm] = Judgement(
+        equivalence = equivalences.get(arm)
+        verdict = _verdict(difference, p_holm[arm], equivalence, better, alpha)
+        unclear = verdict == "can't tell"
+        judgements[arm] = Judgement(
             verdict=verdict,
             p=difference.p,
-            p_holm=corrected[arm],
+            p_holm=p_holm[arm],
             sign_flip_p=sign_flip_p(difference.values),
             bootstrap=bootstrap_interval(difference.values, level),
-            equivalence=equal.get(arm),
-            seeds_needed=_seeds(difference, len(differences), alpha, margin) if verdict == "can't tell" else None,
+            equivalence=equivalence,
+            seeds_needed=_seeds_needed(difference, len(differences), alpha, margin) if unclear else None,
         )
-    return judged
+    return judgements
+
+
+def _equivalences(differences: Mapping[str, PairedDifference], margin: float, alpha: float) -> dict[str, Equivalence]:
+    p = {arm: equivalence_p(difference, margin) for arm, difference in differences.items()}
+    p_holm = holm(p)
+    return {
+        arm: Equivalence(margin, p[arm], p_holm[arm], equivalence_interval(difference, alpha))
+        for arm, difference in differences.items()
+    }
 
 
 def _verdict(
@@ -98,12 +104,12 @@ def _verdict(
     return "better" if (difference.mean < 0) == (better == "lower") else "worse"
 
 
-def _seeds(difference: PairedDifference, comparisons: int, alpha: float, margin: float | None) -> int | None:
-    """The fewer of those that find the difference and those that show it to be within the margin."""
+def _seeds_needed(difference: PairedDifference, comparisons: int, alpha: float, margin: float | None) -> int | None:
+    """The smaller of two numbers: seeds that find the difference, and seeds that show it to be within the margin."""
     mean, sd = difference.mean, difference.sd
     if mean is None or sd is None:
         return None
-    if sd == 0:  # so many that the sign-flip test tells
+    if sd == 0:  # as many as the sign-flip test needs
         signs = math.floor(math.log2(comparisons / alpha)) + 1
         return 1 + signs if mean else signs if margin is not None else None
     equating = None if margin is None else seeds_to_equate(margin, sd, comparisons, alpha, mean)

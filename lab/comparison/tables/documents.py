@@ -1,12 +1,12 @@
-"""The comparison as a table for a text, in LaTeX (booktabs) or Markdown; it says what `lab compare` prints."""
+"""The comparison as a table for a text, in LaTeX (booktabs) or Markdown. It says what `lab compare` prints."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from lab.comparison.compare import Comparison
-from lab.comparison.tables.footnotes import legend
+from lab.comparison.compare import Comparison, ComparisonRow
+from lab.comparison.tables.footnotes import footnotes
 from lab.comparison.tables.table import cells, columns
 from lab.units import measure
 
@@ -20,77 +20,92 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 def as_latex(comparison: Comparison) -> str:
-    """A table environment for `\\usepackage{booktabs}`, with the question as caption and the legend below."""
+    """A table environment for `\\usepackage{booktabs}`, with the question as its caption and the footnotes below."""
     heads = columns(comparison, comparison.sweep.metrics)
+    rows = _rows(comparison, comparison.rows)
     lines = [
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{_latex(comparison.sweep.question or comparison.sweep.name)}}}",
         rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', comparison.sweep.name)}}}",
-        rf"  \begin{{tabular}}{{{''.join('r' if right else 'l' for _, right in heads)}}}",
+        rf"  \begin{{tabular}}{{{''.join('r' if is_number else 'l' for _, is_number in heads)}}}",
         r"    \toprule",
         f"    {' & '.join(_latex(name) for name, _ in heads)} \\\\",
         r"    \midrule",
-        *(f"    {' & '.join([_first(arm), *map(_numbers, rest)])} \\\\" for arm, *rest in _rows(comparison)),
+        *(f"    {' & '.join([_latex_arm(arm), *map(_latex_numbers, rest)])} \\\\" for arm, *rest in rows),
         r"    \bottomrule",
         r"  \end{tabular}",
         r"  \par\smallskip\footnotesize",
-        *(f"  {_numbers(line)}" for line in legend(comparison)),
+        *(f"  {_latex_numbers(line)}" for line in footnotes(comparison)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A table of GitHub's Markdown, with the question above and the legend below."""
-    heads = columns(comparison, comparison.sweep.metrics)
-    lines = [
-        f"**{_markdown(comparison.sweep.question or comparison.sweep.name)}**",
-        "",
-        f"| {' | '.join(_markdown(name) for name, _ in heads)} |",
-        f"|{'|'.join('---:' if right else '---' for _, right in heads)}|",
-        *(f"| {' | '.join(map(_markdown, row))} |" for row in _rows(comparison)),
-        "",
-        *(f"- {_markdown(line)}" for line in legend(comparison)),
-    ]
-    return "\n".join(lines) + "\n"
+    """A table in GitHub's Markdown, with the question above and the footnotes below."""
+    question = _escape_markdown(comparison.sweep.question or comparison.sweep.name)
+    table = comparison_in_markdown(comparison, comparison.rows, _escape_markdown)
+    notes = [f"- {_escape_markdown(line)}" for line in footnotes(comparison)]
+    return "\n".join([f"**{question}**", "", table, "", *notes]) + "\n"
 
 
-def _rows(comparison: Comparison) -> Iterator[list[str]]:
-    """Cells as texts; a mean has its spread over seeds beside it, as a reader of a paper expects."""
-    for row in comparison.rows:
-        found = [text.plain for text in cells(comparison, row, comparison.sweep.metrics)]
+def comparison_in_markdown(comparison: Comparison, rows: Sequence[ComparisonRow], escape: Callable[[str], str]) -> str:
+    """The table alone.
+
+    Args:
+        escape: makes of a text the Markdown that shows it unchanged: dialects differ in what they escape.
+    """
+    heads = [(escape(name), is_number) for name, is_number in columns(comparison, comparison.sweep.metrics)]
+    return markdown_table(heads, ([escape(text) for text in row] for row in _rows(comparison, rows)))
+
+
+def markdown_table(heads: Sequence[tuple[str, bool]], rows: Iterator[list[str]]) -> str:
+    """A Markdown table.
+
+    Args:
+        heads: the columns, each with whether its numbers are aligned to the right.
+    """
+    rule = "|".join("---:" if is_number else "---" for _, is_number in heads)
+    lines = [f"| {' | '.join(name for name, _ in heads)} |", f"|{rule}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _rows(comparison: Comparison, rows: Sequence[ComparisonRow]) -> Iterator[list[str]]:
+    """The cells as texts. A mean has its spread over seeds beside it, as readers of a paper expect."""
+    for row in rows:
+        texts = [text.plain for text in cells(comparison, row, comparison.sweep.metrics)]
         for number, metric in enumerate(comparison.sweep.metrics):
             sd = row.cells[metric].sample.sd
-            found[2 + 2 * number] += "" if sd is None else f" ± {measure(sd)}"
-        yield found
+            texts[2 + 2 * number] += "" if sd is None else f" ± {measure(sd)}"
+        yield texts
 
 
 def _latex(text: str) -> str:
-    """Text as LaTeX prints it, whatever is in it; on one line."""
-    return _escaped(" ".join(text.split()))
+    """Text as LaTeX prints it unchanged, on one line."""
+    return _escape_latex(" ".join(text.split()))
 
 
-def _first(arm: str) -> str:
-    """An arm's name at the start of a row, where a bracket would be an option of the line's end before it."""
-    said = _latex(arm)
-    return f"{{{said}}}" if said.startswith(("[", "*")) else said
+def _latex_arm(arm: str) -> str:
+    """An arm's name at the start of a row, where LaTeX would take a bracket for an option of the line before."""
+    text = _latex(arm)
+    return f"{{{text}}}" if text.startswith(("[", "*")) else text
 
 
-def _numbers(text: str) -> str:
-    """The same, with numbers in mathematics: a minus is no hyphen."""
-    found, end = "", 0
+def _latex_numbers(text: str) -> str:
+    """Text with its numbers set as mathematics, so that a minus is no hyphen."""
+    parts, end = [], 0
     for match in _NUMBER.finditer(text):
         digits, _, power = match[0].replace(",", "{,}").partition("e")
         exponent = rf" \times 10^{{{int(power)}}}" if power else ""
-        found += _escaped(text[end : match.start()]) + f"${digits}{exponent}$"
+        parts += [_escape_latex(text[end : match.start()]), f"${digits}{exponent}$"]
         end = match.end()
-    return found + _escaped(text[end:])
+    return "".join([*parts, _escape_latex(text[end:])])
 
 
-def _escaped(text: str) -> str:
+def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, " " if character.isspace() else character) for character in text)
 
 
-def _markdown(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

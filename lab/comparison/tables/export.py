@@ -1,6 +1,6 @@
 """The comparison of a sweep's arms as JSON and as CSV.
 
-Field names don't change without VERSION; new columns of the CSV stand at its end.
+Field names don't change without a new VERSION; new columns of the CSV stand at its end.
 """
 
 from __future__ import annotations
@@ -10,26 +10,25 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
+from lab.comparison.audit import Audit
+from lab.comparison.compare import Comparison, ComparisonCell, ComparisonRow
 from lab.comparison.metrics import better, title
 from lab.comparison.read.results import BUDGET, COSTS
-
-if TYPE_CHECKING:
-    from lab.comparison.audit import Audit
-    from lab.comparison.compare import Cell, Comparison, Row
-    from lab.comparison.statistics.factorial import Effect, Factorial
-    from lab.comparison.statistics.paired import Interval
+from lab.comparison.statistics.factorial import Factorial
+from lab.comparison.statistics.noise import POINTS
+from lab.comparison.statistics.paired import Interval
 
 VERSION = 2
 
-_CSV = (
+Data = dict[str, object]
+"""Plain lists and dicts, as JSON has them."""
+
+_FIRST = (
     *("sweep", "arm", "is_baseline", "metric", "states", "n", "mean", "sd"),
     *("pairs", "difference", "low", "high", "level", "difference_sd", "correlation", "verdict"),
 )
-
-
-_CSV_JUDGED = (
+_LAST = (
     *("p", "p_holm", "sign_flip_p", "bootstrap_low", "bootstrap_high"),
     *("equivalence_margin", "equivalence_p", "equivalence_p_holm", "equivalence_low", "equivalence_high"),
     *("seeds_needed", "diverged", "remarks"),
@@ -37,12 +36,12 @@ _CSV_JUDGED = (
 
 
 def as_json(comparison: Comparison) -> str:
-    """Strict JSON: what isn't finite or isn't known is null."""
+    """The comparison as strict JSON: what isn't finite or isn't known is null."""
     return json.dumps(_strict(as_data(comparison)), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def as_data(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain lists and dicts, the fields of the JSON."""
+def as_data(comparison: Comparison) -> Data:
+    """The comparison as plain lists and dicts, with the fields of the JSON."""
     sweep = comparison.sweep
     return {
         "version": VERSION,
@@ -58,45 +57,44 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "unigram_loss": list(comparison.unigram_loss) if comparison.unigram_loss else None,
         "left_out": [{"arm": run.arm, "seed": run.seed, "identity": run.identity} for run in sweep.left_out],
         "broken": [{"path": str(path), "problem": problem} for path, problem in sweep.broken],
-        "noise": [floor.as_dict() for floor in comparison.noise.values()],
-        "effects": [_factorial_data(found) for found in comparison.effects.values()],
+        "noise": [vars(floor) | {"points": POINTS} for floor in comparison.noise.values()],
+        "effects": [_effects_data(effects) for effects in comparison.effects.values()],
         "arms": [_row_data(row, comparison.audit) for row in comparison.rows],
     }
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line an arm and metric; swept axes as `axis:<name>`, an arm's picks of tuned axes as `tuned:<name>`."""
+    """A line for each arm and metric. Swept axes are `axis:<name>`, what an arm picked of tuned axes `tuned:<name>`."""
     axes, tuned = comparison.sweep.axes, comparison.sweep.tuned
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(
-        [*_CSV, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
+        [*_FIRST, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
         + [f"tuned:{axis}" for axis in tuned]
-        + ["mfu", *_CSV_JUDGED]
+        + ["mfu", *_LAST]
     )
     for row in comparison.rows:
-        costs = [*(row.arm.costs.get(name) for name in COSTS), row.tokens_per_second]
-        states = " ".join(f"{status}:{n}" for status, n in row.arm.statuses.items())
+        arm = row.arm
+        costs = [*(arm.costs.get(name) for name in COSTS), row.tokens_per_second]
+        swept = [_axis_text(arm.axes, axis) for axis in axes]
+        budget = [*(arm.costs.get(name) for name in BUDGET), comparison.audit.describe(arm.name)]
+        picked = [_axis_text(arm.picked, axis) for axis in tuned]
+        states = " ".join(f"{status}:{n}" for status, n in arm.statuses.items())
         for cell in row.cells.values():
-            data = _cell_data(cell) | {
+            data = _cell_columns(cell) | {
                 "sweep": comparison.sweep.name,
-                "arm": row.arm.name,
+                "arm": arm.name,
                 "is_baseline": str(row.is_baseline).lower(),
                 "metric": cell.metric,
-                "remarks": "; ".join(cell.remarks),
                 "states": states,
                 "level": comparison.level,
             }
-            values = [data[name] for name in _CSV]
-            swept = [_axis_text(row.arm.axes, axis) for axis in axes]
-            budget = [*(row.arm.costs.get(name) for name in BUDGET), comparison.audit.describe(row.arm.name)]
-            picked = [_axis_text(row.arm.picked, axis) for axis in tuned]
-            judged = [_flat(data)[name] for name in _CSV_JUDGED]
-            lines.writerow([*values, *costs, *swept, *budget, *picked, row.mfu, *judged])
+            first, last = [data[name] for name in _FIRST], [data[name] for name in _LAST]
+            lines.writerow([*first, *costs, *swept, *budget, *picked, row.mfu, *last])
     return text.getvalue()
 
 
-def _row_data(row: Row, audit: Audit) -> dict[str, Any]:
+def _row_data(row: ComparisonRow, audit: Audit) -> Data:
     return {
         "arm": row.arm.name,
         "is_baseline": row.is_baseline,
@@ -105,7 +103,7 @@ def _row_data(row: Row, audit: Audit) -> dict[str, Any]:
         "metrics": {name: _cell_data(cell) for name, cell in row.cells.items()},
         **{name: row.arm.costs.get(name) for name in (*COSTS, *BUDGET)},
         "deviations": dict(audit.deviations.get(row.arm.name, {})),
-        "off_match": sorted(audit.off(row.arm.name)),
+        "off_match": sorted(audit.mismatches(row.arm.name)),
         "tuned": row.arm.selection.as_dict() if row.arm.selection else None,
         "tokens_per_second": row.tokens_per_second,
         "mfu": row.mfu,
@@ -124,9 +122,9 @@ def _row_data(row: Row, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _cell_data(cell: Cell) -> dict[str, Any]:
+def _cell_data(cell: ComparisonCell) -> Data:
     difference = cell.difference
-    interval = difference.interval if difference else None
+    low, high = _ends(difference.interval if difference else None) or (None, None)
     return {
         "n": cell.sample.n,
         "mean": cell.sample.mean,
@@ -134,8 +132,8 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
         "not_finite": list(cell.sample.not_finite),
         "pairs": difference.n if difference else None,
         "difference": difference.mean if difference else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
+        "low": low,
+        "high": high,
         "difference_sd": difference.sd if difference else None,
         "correlation": difference.correlation if difference else None,
         "verdict": cell.verdict,
@@ -144,12 +142,7 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
         "p_holm": cell.p_holm,
         "sign_flip_p": cell.sign_flip_p,
         "bootstrap": _ends(cell.bootstrap),
-        "equivalence": {
-            "margin": cell.equivalence.margin,
-            "p": cell.equivalence.p,
-            "p_holm": cell.equivalence.p_holm,
-            "interval": _ends(cell.equivalence.interval),
-        }
+        "equivalence": vars(cell.equivalence) | {"interval": _ends(cell.equivalence.interval)}
         if cell.equivalence
         else None,
         "seeds_needed": cell.seeds_needed,
@@ -157,18 +150,21 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell's data with the ends of intervals as entries of their own."""
-    equivalence = cell["equivalence"] or {}
-    low, high = cell["bootstrap"] or (None, None)
-    equal_low, equal_high = equivalence.get("interval") or (None, None)
+def _cell_columns(cell: ComparisonCell) -> Data:
+    """A cell's data with the ends of its intervals, and its remarks, in columns of their own."""
+    equivalence = cell.equivalence
+    low, high = _ends(cell.bootstrap) or (None, None)
+    equivalence_low, equivalence_high = _ends(equivalence.interval if equivalence else None) or (None, None)
     return {
-        **cell,
+        **_cell_data(cell),
+        "remarks": "; ".join(cell.remarks),
         "bootstrap_low": low,
         "bootstrap_high": high,
-        **{f"equivalence_{name}": equivalence.get(name) for name in ("margin", "p", "p_holm")},
-        "equivalence_low": equal_low,
-        "equivalence_high": equal_high,
+        "equivalence_margin": equivalence.margin if equivalence else None,
+        "equivalence_p": equivalence.p if equivalence else None,
+        "equivalence_p_holm": equivalence.p_holm if equivalence else None,
+        "equivalence_low": equivalence_low,
+        "equivalence_high": equivalence_high,
     }
 
 
@@ -176,31 +172,29 @@ def _ends(interval: Interval | None) -> list[float] | None:
     return [interval.low, interval.high] if interval else None
 
 
-def _factorial_data(found: Factorial) -> dict[str, Any]:
+def _effects_data(effects: Factorial) -> Data:
     return {
-        "metric": found.metric,
-        "factors": [{"name": factor.name, "levels": list(factor.levels)} for factor in found.factors],
-        "seeds": list(found.seeds),
-        "lacking": {str(seed): list(arms) for seed, arms in found.lacking},
-        "reason": found.reason,
-        "effects": [_effect_data(effect) for effect in found.effects],
+        "metric": effects.metric,
+        "factors": [{"name": factor.name, "levels": list(factor.levels)} for factor in effects.factors],
+        "seeds": list(effects.seeds),
+        "lacking": {str(seed): list(arms) for seed, arms in effects.lacking},
+        "reason": effects.reason,
+        "effects": [
+            vars(effect) | {"name": effect.name, "interval": _ends(effect.interval)} for effect in effects.effects
+        ],
     }
 
 
-def _effect_data(effect: Effect) -> dict[str, Any]:
-    return vars(effect) | {"name": effect.name, "interval": _ends(effect.interval)}
-
-
-def _axis_text(axes: Mapping[str, Any], axis: str) -> str:
-    """An axis's value as a sweep's file writes it: null and true, not None and True. Empty where the arm lacks it."""
+def _axis_text(axes: Mapping[str, object], axis: str) -> str:
+    """An axis's value as a sweep's file writes it: null and true, not None and True. Empty if the arm lacks it."""
     if axis not in axes:
         return ""
     value = axes[axis]
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _strict(data: Any) -> Any:
-    if isinstance(data, dict):
+def _strict(data: object) -> object:
+    if isinstance(data, Mapping):
         return {key: _strict(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [_strict(value) for value in data]

@@ -1,7 +1,6 @@
-"""The TensorBoard view of sweeps as a folder that is built and shown; what it holds is `view`'s.
+"""The TensorBoard view of sweeps as a folder: building it, and serving it. `view` says what it contains.
 
-It can be thrown away and rebuilt at any time, also under a TensorBoard that is showing it and beside runs that are
-still writing.
+It can be thrown away and rebuilt at any time, even while a TensorBoard shows it and runs are still writing.
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ PORT = 6006
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _STARTUP_SECONDS = 60.0
-_RETIRED_SECONDS = 60.0
+_KEPT_SECONDS = 60.0
 
 
 def build_view(root: Path | str, sweeps: str | Sequence[str], elsewhere: Path | None = None) -> Path:
-    """Build, or bring up to date, the view of one or more sweeps, and say where it is.
+    """Build the view of one or more sweeps, or bring it up to date, and return where it is.
 
-    The new view takes the old one's place in one step; one that is up to date is left alone. Runs that haven't begun
-    are not in it. A run that failed or diverged has NaN as the last value of the sweep's metrics: TensorBoard would
-    average its last finite value with the other seeds' results.
+    The new view replaces the old one in one step; a view that is up to date stays. Runs that haven't begun are not in
+    it. A run that failed or diverged has NaN as the final value of the sweep's metrics: TensorBoard would average its
+    last finite value with the other seeds' results.
 
     Args:
-        elsewhere: where views are built of a root that this user may not write in.
+        elsewhere: where to build views of a root that this user can't write to.
 
     Returns:
-        `<root>/<sweep>/.tensorboard`, or for more than one sweep a folder under `<root>/.tensorboard-views`, where runs
-        are called `sweep/arm/seed-n`. Below `elsewhere` likewise, in a folder of the root's own.
+        `<root>/<sweep>/.tensorboard`, or for several sweeps a folder under `<root>/.tensorboard-views`, in which runs
+        are called `sweep/arm/seed-n`. Below `elsewhere` it is the same, in a folder for each root.
 
     Raises:
         RequestError: no sweep is named, one of them has no runs, or the view can't be written.
@@ -55,38 +54,38 @@ def build_view(root: Path | str, sweeps: str | Sequence[str], elsewhere: Path | 
     names = [sweeps] if isinstance(sweeps, str) else list(dict.fromkeys(sweeps))
     if not names:
         raise RequestError("a TensorBoard view needs at least one sweep")
-    found = [collect(root, name) for name in names]
+    collected = [collect(root, name) for name in names]
     view = _place(root, names)
     own = None if elsewhere is None else _place(elsewhere / _digest(os.path.realpath(root)), names)
     if own is not None and not _may_write(view.parent):
-        # Also where somebody's view stands and is up to date: a TensorBoard on it would miss what is built here later.
+        # Even if another user's view is there and up to date: later changes wouldn't reach a TensorBoard on it.
         view, own = own, None
-    layout = lay_out(found, standing=view)
+    layout = lay_out(collected, previous=view)
     try:
-        return _built(view, layout, apart=not view.is_relative_to(root))
+        return _build(view, layout, apart=not view.is_relative_to(root))
     except OSError as error:
         if own is None or error.errno not in _CLOSED:
             raise RequestError(f"no view can be built in {view.parent}: {error.strerror or error}") from None
     try:
-        return _built(own, layout, apart=True)
+        return _build(own, layout, apart=True)
     except OSError as error:
         raise RequestError(f"no view can be built in {own.parent}: {error.strerror or error}") from None
 
 
-def _built(view: Path, layout: Layout, *, apart: bool) -> Path:
-    if not _stands(view, layout):
+def _build(view: Path, layout: Layout, *, apart: bool) -> Path:
+    if not _is_current(view, layout):
         view.parent.mkdir(parents=True, exist_ok=True)
         _replace(view, layout, apart=apart)
     return view
 
 
 def _may_write(folder: Path) -> bool:
-    """Whether this user may make something in a folder, or make it."""
+    """Whether this user can create something in a folder, or the folder itself."""
     return os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK)
 
 
 def _place(base: Path, names: Sequence[str]) -> Path:
-    """Where the view of these sweeps stands below a folder."""
+    """Where the view of these sweeps is, below a folder."""
     return base / names[0] / VIEW if len(names) == 1 else base / f"{VIEW}-views" / _digest("\0".join(names))
 
 
@@ -102,15 +101,15 @@ def serve(
     refresh_seconds: float = 30.0,
     echo: Callable[[str], object] = print,
 ) -> None:
-    """Show a view, on this machine's loopback address alone, until interrupted.
+    """Show a view until interrupted, on this machine's loopback address alone.
 
     Args:
         port: the port to listen on; None is the first free one from 6006.
-        refresh: called every `refresh_seconds` while it is shown, so that new runs and results appear.
+        refresh: called every `refresh_seconds`, so that new runs and results appear.
         echo: prints the address once it answers.
 
     Raises:
-        RequestError: the port is taken, or TensorBoard ended by itself; its last words are in the message.
+        RequestError: the port is taken, or TensorBoard ended by itself; the message has its last lines.
     """
     with contextlib.suppress(KeyboardInterrupt), _ending_on_sigterm(), server(view, port) as (address, process):
         echo(f"TensorBoard: {address} (Ctrl-C ends it)")
@@ -120,7 +119,7 @@ def serve(
             if refresh is not None and process.poll() is None:
                 try:
                     refresh()
-                except (OSError, ValueError, RequestError) as error:  # what is shown still stands
+                except (OSError, ValueError, RequestError) as error:  # the view that is shown stays
                     echo(f"not refreshed: {error}")
         raise RequestError(f"TensorBoard ended with exit code {process.returncode}")
 
@@ -129,7 +128,7 @@ def serve(
 def server(
     view: Path, port: int | None = None, *, reload_seconds: float = 5.0
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """TensorBoard on a view for the length of the context: its address, once it answers, and its process.
+    """TensorBoard on a view for the duration of the context: its address, once it answers, and its process.
 
     Raises:
         RequestError: the port is taken, or TensorBoard doesn't start.
@@ -140,10 +139,10 @@ def server(
         raise RequestError(f"port {port or PORT} is taken; choose another")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(view), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--reload_interval", f"{reload_seconds:g}", "--window_title", _window(view)]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
-            _wait_for(process, port, said.fileno())
+            _wait_for(process, port, output.fileno())
             yield f"http://127.0.0.1:{port}/", process
         finally:
             process.terminate()
@@ -154,11 +153,11 @@ def server(
                 process.wait()
 
 
-def _stands(view: Path, layout: Layout) -> bool:
-    """Whether the view is what it should be, file for file."""
+def _is_current(view: Path, layout: Layout) -> bool:
+    """Whether the view has exactly these files, with this content."""
     try:
-        found = {path.relative_to(view).as_posix() for path in view.rglob("*") if path.is_symlink() or path.is_file()}
-        if found != set(layout):
+        names = {path.relative_to(view).as_posix() for path in view.rglob("*") if path.is_symlink() or path.is_file()}
+        if names != set(layout):
             return False
         for name, content in layout.items():
             path = view / name
@@ -167,20 +166,20 @@ def _stands(view: Path, layout: Layout) -> bool:
                     return False
             elif not path.is_symlink() or path.resolve() != content.resolve():
                 return False
-    except OSError:  # somebody else's, or one that was just replaced
+    except OSError:  # it belongs to somebody else, or was replaced just now
         return False
     return True
 
 
 def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
-    """Build the view beside the old one, then turn the link `view` to it: at every moment one whole view stands.
+    """Build the view beside the old one, then point the link `view` to it: there is a whole view at every moment.
 
     Args:
-        apart: the view stands outside of the root.
+        apart: the view is outside of the root.
 
     Raises:
         RequestError: a path of the layout leads out of the view.
-        OSError: the old view still stands, and nothing is left behind.
+        OSError: the old view stays, and nothing is left behind.
     """
     stem = VIEW if view.name == VIEW else view.name
     folder = view.with_name(f"{stem}-{secrets.token_hex(6)}")
@@ -197,12 +196,12 @@ def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
                 path.write_bytes(content)
             else:
                 target = content.resolve()
-                # Relative, so that a root that is moved or mounted elsewhere keeps its view.
+                # Relative links keep a view intact when its root is moved or mounted elsewhere.
                 path.symlink_to(target if apart else os.path.relpath(target, path.parent))
         link.symlink_to(folder.name, target_is_directory=True)
         if view.is_symlink():
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                os.utime(view)  # follows the link: the old view's time of retirement
+                os.utime(view)  # follows the link: when the old view was replaced
         elif view.is_dir():
             shutil.rmtree(view)  # a copy of a root may hold a folder where the link was
         os.replace(link, view)
@@ -210,25 +209,25 @@ def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
         link.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    _forget_old(view.parent, stem, folder)
+    _remove_old(view.parent, stem, folder)
 
 
-def _forget_old(parent: Path, stem: str, current: Path) -> None:
-    """Remove the views that this one replaced, but for those that a reader may have set out for a moment ago.
+def _remove_old(parent: Path, stem: str, current: Path) -> None:
+    """Remove the views that this one replaced, except for recent ones.
 
-    A reader that has followed the link and finds nothing takes every run for deleted. Nor is one removed that another
-    process is building.
+    A reader may just have followed the link to one, and would take every run for deleted; and another process may be
+    building one.
     """
     for path in parent.glob(f"{stem}-*"):
-        # Gone or busy (network file systems keep what TensorBoard has open): then the next rebuild finds it.
+        # If it is gone or busy (network file systems keep what TensorBoard has open), the next rebuild finds it.
         with contextlib.suppress(OSError):
-            if path.name != current.name and time.time() - path.lstat().st_mtime > _RETIRED_SECONDS:
+            if path.name != current.name and time.time() - path.lstat().st_mtime > _KEPT_SECONDS:
                 path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 @contextlib.contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, so that TensorBoard isn't left behind."""
+    """Let SIGTERM end this process as Ctrl-C does, so that TensorBoard ends too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -239,15 +238,15 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int, said: int) -> None:
+def _wait_for(process: subprocess.Popen[bytes], port: int, output: int) -> None:
     deadline = time.monotonic() + _STARTUP_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    words = os.pread(said, 100_000, 0).decode(errors="replace").strip().splitlines()[-5:]
+    lines = os.pread(output, 100_000, 0).decode(errors="replace").strip().splitlines()[-5:]
     why = f"exit code {process.returncode}" if process.poll() is not None else f"no answer in {_STARTUP_SECONDS:.0f} s"
-    raise RequestError("\n".join([f"TensorBoard did not start ({why}):", *words]))
+    raise RequestError("\n".join([f"TensorBoard did not start ({why}):", *lines]))
 
 
 def _free(port: int) -> bool:

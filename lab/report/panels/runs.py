@@ -1,4 +1,4 @@
-"""The runs themselves: where each stands on disk, what it is, and how to make it again."""
+"""The runs themselves: where each is on disk, what it is, and how to make it again."""
 
 from __future__ import annotations
 
@@ -8,101 +8,86 @@ from markupsafe import Markup
 
 from lab.comparison.metrics import title
 from lab.report.charts import swatch
-from lab.report.facts import ArmFacts, Facts, RunFacts
-from lab.report.panels.reproducibility import rerun
+from lab.report.panels.reproducibility import train_command
 from lab.report.panels.verdicts import decimals
-from lab.report.parts import Panel, states
-from lab.report.wording import fixed, plain, some
-from lab.units import count, duration
+from lab.report.parts import Panel, Text, concat, status_chips
+from lab.report.report_data import ReportData, ReportedArm, ReportedRun
+from lab.report.wording import as_written, fixed
+from lab.units import count, duration, plural
 
 MOST_DIFFERENCES = 30
 
 
-def panel(facts: Facts) -> Panel:
-    places = {metric: decimals(facts, metric) for metric in facts.comparison.sweep.metrics}
-    open_all = len(facts.arms) <= 3
-    arms = Markup("").join(_arm(facts, arm, places, open_all) for arm in facts.arms)
-    left = facts.comparison.sweep.left_out
-    notes = []
-    if left:
-        notes.append(f"Left out: {some(len(left), 'run')} that are not in the plan or were replaced by newer ones.")
-    return Panel("runs", "Runs", "Every run, arm by arm; paths are below the folder of runs.", arms, notes=tuple(notes))
+def panel(data: ReportData) -> Panel:
+    digits = {metric: decimals(data, metric) for metric in data.comparison.sweep.metrics}
+    is_open = len(data.arms) <= 3
+    arms = concat(_arm(arm, digits, is_open) for arm in data.arms)
+    lead = "Every run, arm by arm; paths are below the folder of runs."
+    left_out = data.comparison.sweep.left_out
+    notes: tuple[Text, ...] = ()
+    if left_out:
+        notes = (f"Left out: {plural(len(left_out), 'run')} that are not in the plan or were replaced by newer ones.",)
+    return Panel("runs", "Runs", lead, arms, notes=notes)
 
 
-def _arm(facts: Facts, arm: ArmFacts, places: dict[str, int], opened: bool) -> Markup:
-    runs = Markup("").join(_run(run, places) for run in arm.runs)
-    said = "the baseline" if arm.row.is_baseline else _differences(arm)
+def _arm(arm: ReportedArm, digits: dict[str, int], is_open: bool) -> Markup:
     return Markup(
         '<details id="{}" class="arm-runs"{}><summary>{} <b>{}</b> {}</summary><p class="diff">{}</p>{}</details>'
     ).format(
         arm.anchor,
-        Markup(" open") if opened else Markup(""),
+        Markup(" open") if is_open else "",
         swatch(arm.slot),
         arm.name,
-        _chips(arm),
-        said,
-        runs,
+        status_chips(arm),
+        "the baseline" if arm.is_baseline else _differences(arm),
+        concat(_run(run, digits) for run in arm.runs),
     )
 
 
-def _chips(arm: ArmFacts) -> Markup:
-    # Without the link that it has elsewhere: it would lead here.
-    return Markup(str(states(arm)).split(">", 1)[1].rsplit("</a>", 1)[0])
-
-
-def _differences(arm: ArmFacts) -> Markup:
+def _differences(arm: ReportedArm) -> Markup:
     if not arm.differs:
         return Markup("The same configuration as the baseline.")
-    items = [
-        Markup("<code>{}: {} → {}</code>").format(key, plain(held), plain(own))
-        for key, (held, own) in list(arm.differs.items())[:MOST_DIFFERENCES]
+    items: list[Text] = [
+        Markup("<code>{}: {} → {}</code>").format(key, as_written(reference), as_written(value))
+        for key, (reference, value) in list(arm.differs.items())[:MOST_DIFFERENCES]
     ]
     more = len(arm.differs) - MOST_DIFFERENCES
-    return Markup("Differs from the baseline in {}").format(
-        Markup(", ").join([*items, *([some(more, "option") + " more"] if more > 0 else [])])
-    )
+    items += [f"{plural(more, 'option')} more"] if more > 0 else []
+    return Markup("Differs from the baseline in {}").format(Markup(", ").join(items))
 
 
-def _run(run: RunFacts, places: dict[str, int]) -> Markup:
-    reason = Markup(" {}").format(run.run.reason) if run.run.reason else Markup("")
-    facts: list[tuple[str, Markup | str]] = [
-        ("state", Markup('<span class="st {0}">{0}</span>{1}').format(run.run.status, reason)),
-        ("path", Markup("<code>{}</code>").format(run.name)),
-    ]
-    if run.run.identity:
-        facts.append(("identity", Markup("<code>{}</code>").format(run.run.identity)))
-    if run.attempts:
-        facts.append(("attempts", str(run.attempts)))
-    if run.jobs:
-        facts.append(("SLURM jobs", ", ".join(run.jobs)))
+def _run(run: ReportedRun, digits: dict[str, int]) -> Markup:
+    result = run.result
+    reason = Markup(" {}").format(result.reason) if result.reason else ""
     measured = [
-        f"{title(metric)} {fixed(run.run.metrics[metric], n)}"
-        for metric, n in places.items()
-        if metric in run.run.metrics
+        f"{title(metric)} {fixed(result.metrics[metric], n)}"
+        for metric, n in digits.items()
+        if metric in result.metrics
     ]
-    if measured:
-        facts.append(("measured", "; ".join(measured)))
-    costs = _costs(run)
-    if costs:
-        facts.append(("cost", costs))
-    if run.evaluations:
-        facts.append(("evaluations", ", ".join(run.evaluations)))
-    command = rerun(run)
-    if command:
-        facts.append(("again", Markup("<code>{}</code>").format(command)))
-    items = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(key, value) for key, value in facts)
-    return Markup('<article id="{}"><h4>seed {}</h4><dl>{}</dl></article>').format(run.anchor, run.run.seed, items)
+    command = train_command(run)
+    rows: list[tuple[str, Text]] = [
+        ("state", Markup('<span class="st {0}">{0}</span>{1}').format(run.status, reason)),
+        ("path", Markup("<code>{}</code>").format(run.name)),
+        ("identity", Markup("<code>{}</code>").format(result.identity) if result.identity else ""),
+        ("attempts", str(run.attempts) if run.attempts else ""),
+        ("SLURM jobs", ", ".join(run.jobs)),
+        ("measured", "; ".join(measured)),
+        ("cost", _costs(run)),
+        ("evaluations", ", ".join(run.evaluations)),
+        ("again", Markup("<code>{}</code>").format(command) if command else ""),
+    ]
+    items = concat(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows if value)
+    return Markup('<article id="{}"><h4>seed {}</h4><dl>{}</dl></article>').format(run.anchor, run.seed, items)
 
 
-def _costs(run: RunFacts) -> str:
-    costs = run.run.costs
-    told = []
+def _costs(run: ReportedRun) -> str:
+    costs, parts = run.result.costs, []
     if "tokens" in costs:
-        told.append(f"{count(costs['tokens'])} tokens")
+        parts.append(f"{count(costs['tokens'])} tokens")
     if run.seconds is not None and math.isfinite(run.seconds):
-        told.append(duration(run.seconds))
+        parts.append(duration(run.seconds))
     if "tokens_per_second" in costs:
-        told.append(f"{count(costs['tokens_per_second'])} tokens/s")
+        parts.append(f"{count(costs['tokens_per_second'])} tokens/s")
     if "peak_memory_bytes" in costs:
-        told.append(f"{count(costs['peak_memory_bytes'])} bytes at most")
-    return ", ".join(told)
+        parts.append(f"{count(costs['peak_memory_bytes'])} bytes at most")
+    return ", ".join(parts)

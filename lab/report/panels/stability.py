@@ -1,4 +1,4 @@
-"""Stability and failures: what became of every run, why, and how rough its training was."""
+"""Stability and failures: the status of every run and its reason, and how rough its training was."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 
 from markupsafe import Markup
 
-from lab.report.facts import ArmFacts, Facts, RunFacts
-from lab.report.parts import Column, Panel, Text, arm_link, run_link, runs_link, states, table
-from lab.report.wording import NONE, fixed, some
+from lab.report.parts import Column, Panel, Text, arm_link, arm_table, concat, run_link, runs_link, status_chips
+from lab.report.report_data import ReportData, ReportedArm
+from lab.report.wording import NONE, fixed
+from lab.units import plural
 
 MOST_REASONS = 40
 _MEASURED = (
@@ -19,86 +20,75 @@ _MEASURED = (
 )
 
 
-def panel(facts: Facts) -> Panel:
-    measured = [(key, name) for key, name in _MEASURED if any(_values(arm, key) for arm in facts.arms)]
+def panel(data: ReportData) -> Panel:
+    measured = [(key, name) for key, name in _MEASURED if any(_values(arm, key) for arm in data.arms)]
     columns = [Column("arm", "text"), Column("runs", "text"), Column("attempts")]
     columns += [Column(name) for _, name in measured]
     rows: list[list[Text]] = []
-    for arm in facts.listed:
-        attempts = sum(run.attempts for run in arm.runs)
-        cells: list[Text] = [arm_link(arm), states(arm), runs_link(arm, str(attempts))]
-        cells += [_mean(arm, key) for key, _ in measured]
-        rows.append(cells)
-    body = table(columns, rows, marked=[i for i, arm in enumerate(facts.listed) if arm.row.is_baseline])
-    told = list(_reasons(facts))
-    if told:
-        items = Markup("").join(told[:MOST_REASONS])
-        rest = len(told) - MOST_REASONS
-        more = Markup("<li>and {} more.</li>").format(some(rest, "run")) if rest > 0 else Markup("")
-        body += Markup('<h3>Why runs have no result</h3><ul class="reasons">{}{}</ul>').format(items, more)
-    for path, problem in facts.comparison.sweep.broken[:MOST_REASONS]:
+    for arm in data.listed:
+        attempts = str(sum(run.attempts for run in arm.runs))
+        cells: list[Text] = [arm_link(arm), runs_link(arm, status_chips(arm)), runs_link(arm, attempts)]
+        rows.append(cells + [_mean(arm, key) for key, _ in measured])
+    body = arm_table(columns, data.listed, rows)
+    reasons = _reasons(data)
+    if reasons:
+        rest = len(reasons) - MOST_REASONS
+        more = Markup("<li>and {} more.</li>").format(plural(rest, "run")) if rest > 0 else ""
+        body += Markup('<h3>Why runs have no result</h3><ul class="reasons">{}{}</ul>').format(
+            concat(reasons[:MOST_REASONS]), more
+        )
+    for path, problem in data.comparison.sweep.broken[:MOST_REASONS]:
         body += Markup('<p class="warn">Can’t be read: {} ({})</p>').format(path.name, problem)
-    for run in [run for run in facts.runs if run.unread][:MOST_REASONS]:
+    for run in [run for run in data.runs if run.unread][:MOST_REASONS]:
         body += Markup('<p class="warn">{}: its state can’t be read: {}</p>').format(
             run_link(run, run.name), run.unread
         )
-    notes: list[Text] = []
-    if measured:
-        notes.append(
-            "Spikes and magnitudes are means over the finished runs that the stability evaluator has measured; where "
-            "those aren't all, it says of how many."
-        )
-    else:
-        notes.append(
-            Markup("Spikes of the curves and the largest logits come from <code>lab eval {} stability</code>.").format(
-                facts.sweep
-            )
-        )
-    lead = "What became of every run. Nothing that failed or diverged is dropped; attempts count restarts and requeues."
-    return Panel("stability", "Stability and failures", lead, body, notes=tuple(notes))
+    note: Text = (
+        "Spikes and magnitudes are means over the finished runs that the stability evaluator has measured; if those "
+        "aren't all, it is said how many they are."
+    )
+    if not measured:
+        note = Markup(
+            "For spikes of the curves and the largest logits, run <code>lab eval {} stability</code>."
+        ).format(data.sweep)
+    lead = "The status of every run. Nothing that failed or diverged is dropped; attempts count restarts and requeues."
+    return Panel("stability", "Stability and failures", lead, body, notes=(note,))
 
 
-def _mean(arm: ArmFacts, key: str) -> Text:
-    """A metric's mean over the arm's finished runs; a value that isn't finite is the finding, and is no part of it."""
+def _mean(arm: ReportedArm, key: str) -> Text:
+    """A metric's mean over the arm's finished runs. A value that isn't finite is a finding, and in no mean."""
     values = _values(arm, key)
     finite = [value for value in values.values() if math.isfinite(value)]
-    told = [fixed(math.fsum(finite) / len(finite), 1 if key.endswith("spikes") else 2)] if finite else []
-    told += [f"{value} in seed {seed}" for seed, value in values.items() if not math.isfinite(value)]
-    if not told:
+    parts = [fixed(math.fsum(finite) / len(finite), 1 if key.endswith("spikes") else 2)] if finite else []
+    parts += [f"{value} in seed {seed}" for seed, value in values.items() if not math.isfinite(value)]
+    if not parts:
         return NONE
-    finished = sum(run.run.finished for run in arm.runs)
-    of = Markup(" <small>({} of {})</small>").format(len(values), finished) if len(values) < finished else ""
-    return runs_link(arm, "; ".join(told)) + of
+    finished = arm.row.arm.finished
+    count = Markup(" <small>({} of {})</small>").format(len(values), finished) if len(values) < finished else ""
+    return runs_link(arm, "; ".join(parts)) + count
 
 
-def _values(arm: ArmFacts, key: str) -> dict[int, float]:
-    """A metric of the stability evaluator by seed, of the arm's finished runs; of two evaluations the first one's."""
-    found: dict[int, float] = {}
+def _values(arm: ReportedArm, key: str) -> dict[int, float]:
+    """A metric of the stability evaluator by seed, for finished runs; of several evaluations the first counts."""
+    values: dict[int, float] = {}
     for run in arm.runs:
-        for evaluation in run.evaluations.values() if run.run.finished else ():
-            value = evaluation["metrics"].get(key) if evaluation.get("evaluator") == "stability" else None
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found.setdefault(run.run.seed, float(value))
-    return found
+        for evaluation in run.evaluations.values() if run.finished else ():
+            if evaluation.evaluator == "stability" and key in evaluation.metrics:
+                values.setdefault(run.seed, evaluation.metrics[key])
+    return values
 
 
-def _reasons(facts: Facts) -> list[Markup]:
+def _reasons(data: ReportData) -> list[Markup]:
     return [
         Markup('<li>{}, {}: <span class="st {}">{}</span> {}{}</li>').format(
             arm_link(arm),
-            run_link(run, f"seed {run.run.seed}"),
-            run.run.status,
-            run.run.status,
-            run.run.reason or "no reason was recorded",
-            _kind(run),
+            run_link(run, f"seed {run.seed}"),
+            run.status,
+            run.status,
+            run.result.reason or "no reason was recorded",
+            Markup(' <small class="dim">({})</small>').format(run.failure.replace("_", " ")) if run.failure else "",
         )
-        for arm in facts.arms
+        for arm in data.arms
         for run in arm.runs
-        if run.run.status in ("diverged", "failed", "lost", "blocked", "cancelled", "preempted")
+        if run.status in ("diverged", "failed", "lost", "blocked", "cancelled", "preempted")
     ]
-
-
-def _kind(run: RunFacts) -> Markup:
-    return (
-        Markup(' <small class="dim">({})</small>').format(run.failure.replace("_", " ")) if run.failure else Markup("")
-    )

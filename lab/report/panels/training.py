@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from lab.comparison.metrics import title
-from lab.comparison.read.curves import Band, Curve, X, band, counted, difference, run_curves
+from lab.comparison.read.curves import MetricCurve, X, averaged_runs, band, difference, run_curves
 from lab.comparison.tables.footnotes import percent
-from lab.report import scales
 from lab.report.charts import Line, chart
-from lab.report.facts import ArmFacts, Facts
 from lab.report.parts import Panel, figure, legend, mean_line, tabs
+from lab.report.report_data import ReportData, ReportedArm
+from lab.report.scales import scale, short_count, short_duration
 from lab.report.thinning import MOST_POINTS
-from lab.report.wording import listed
+from lab.report.wording import join
 
-"""Points of a line up to which each has a dot."""
 _TITLE = "Training curves"
 _ALWAYS = ("val/loss", "train/loss")
-_START = 0.05  # share of a training whose steep fall the vertical axis need not hold
+_START = 0.05  # the share of a training whose steep fall the vertical axis needn't contain
 
 
-@dataclass(frozen=True)
-class _Along:
+class _Axis(NamedTuple):
     """What curves are drawn over."""
 
     x: X
@@ -33,47 +31,40 @@ class _Along:
     tab: str
 
 
-_ALONG = (
-    _Along("tokens", "tokens trained on", "over tokens"),
-    _Along("flops", "training FLOPs", "over FLOPs"),
-    _Along("seconds", "time of training", "over time"),
+_AXES = (
+    _Axis("tokens", "tokens trained on", "over tokens"),
+    _Axis("flops", "training FLOPs", "over FLOPs"),
+    _Axis("seconds", "time of training", "over time"),
 )
 
-
-_Read = Mapping[int, Mapping[tuple[str, X], Curve]]
-"""An arm's curves: seed → metric and axis → curve."""
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """One arm's curves by seed: those that its band is of, and others that stand for themselves."""
-
-    arm: ArmFacts
-    counted: Mapping[int, Curve]
-    others: Mapping[int, Curve] = field(default_factory=dict)
+_ArmCurves = Mapping[int, Mapping[tuple[str, X], MetricCurve]]
+"""Seed → (metric, axis) → curve."""
 
 
-def panel(facts: Facts) -> Panel:
-    level = facts.comparison.level
+class _Curves(NamedTuple):
+    """One arm's curves of one metric by seed: those that its mean is over, and others that are drawn by themselves."""
+
+    arm: ReportedArm
+    averaged: Mapping[int, MetricCurve]
+    others: Mapping[int, MetricCurve]
+
+
+def panel(data: ReportData) -> Panel:
     lead = (
-        f"The mean over an arm's seeds with its {percent(level)} t band, at the points that the seeds share, and below "
-        "it the difference from the baseline, paired by seed."
+        f"The mean over an arm's seeds with its {percent(data.comparison.level)} t band, at the points that the seeds "
+        "share, and below it the difference from the baseline, paired by seed."
     )
-    names = _metrics(facts)
-    axes = [along.x for along in _ALONG]
-    read = {arm.name: {run.run.seed: run_curves(run.run, names, axes) for run in arm.runs} for arm in facts.drawn}
-    views = [(title(name), view) for name in names if (view := _of_metric(facts, name, read)) is not None]
+    # The sweep's metrics, and the losses that every training has.
+    metrics = list(dict.fromkeys([*data.comparison.sweep.metrics, *_ALWAYS]))
+    axes = [axis.x for axis in _AXES]
+    curves = {arm.name: {run.seed: run_curves(run.result, metrics, axes) for run in arm.runs} for arm in data.charted}
+    views = [(title(metric), view) for metric in metrics if (view := _view(data, metric, curves)) is not None]
     if not views:
         return Panel(
-            "curves",
-            _TITLE,
-            lead,
-            missing=("No run has written a curve yet.", f"lab submit {facts.sweep} --wait"),
+            "curves", _TITLE, lead, missing=("No run has written a curve yet.", f"lab submit {data.sweep} --wait")
         )
-    notes = [facts.left_undrawn] if facts.left_undrawn else []
-    lonely = [arm.name for arm in facts.drawn if len(counted(arm.row.arm)) == 1]
-    if lonely:
-        notes.append(f"One seed, so no band: {listed(lonely)}.")
+    single = [arm.name for arm in data.charted if len(averaged_runs(arm.row.arm)) == 1]
+    notes = [*data.chart_notes, *([f"One seed, so no band: {join(single)}."] if single else [])]
     notes.append(
         f"Lines of more than {MOST_POINTS} points are drawn by the lowest and the highest value in each of "
         f"{MOST_POINTS // 2} equal slices, bands at their widest there: nothing is smoothed. "
@@ -81,73 +72,63 @@ def panel(facts: Facts) -> Panel:
         "before there are two over those under way as well; other runs, such as diverged ones, are dashed lines of "
         "their own, in no mean. Over FLOPs and time, seeds are joined on straight lines between neighbouring points."
     )
-    return Panel("curves", _TITLE, lead, legend(facts.drawn) + tabs(views), notes=tuple(notes))
+    return Panel("curves", _TITLE, lead, legend(data.charted) + tabs(views), notes=tuple(notes))
 
 
-def _metrics(facts: Facts) -> list[str]:
-    """The metrics whose curves are looked for: the sweep's, and the losses that every training has."""
-    return list(dict.fromkeys([*facts.comparison.sweep.metrics, *_ALWAYS]))
-
-
-def _of_metric(facts: Facts, metric: str, read: Mapping[str, _Read]) -> Markup | None:
+def _view(data: ReportData, metric: str, curves: Mapping[str, _ArmCurves]) -> Markup | None:
+    """A metric's charts over each axis; None if no run has two points."""
     views = []
-    for along in _ALONG:
-        arms = [
-            _arm(arm, {seed: curves[metric, along.x] for seed, curves in read[arm.name].items()}) for arm in facts.drawn
-        ]
-        drawn = _charts(facts, metric, along, arms)
-        if drawn is not None:
-            views.append((along.tab, drawn))
+    for axis in _AXES:
+        arms = [_of_metric(arm, curves[arm.name], (metric, axis.x)) for arm in data.charted]
+        charts = _charts(data, metric, axis, arms)
+        if charts is not None:
+            views.append((axis.tab, charts))
     return tabs(views) if views else None
 
 
-def _arm(arm: ArmFacts, curves: Mapping[int, Curve]) -> _Arm:
-    there = {seed: curve for seed, curve in curves.items() if len(curve)}
-    mean = {seed: curve for seed, curve in there.items() if seed in counted(arm.row.arm)}
-    return _Arm(arm, mean, {seed: curve for seed, curve in there.items() if seed not in mean})
+def _of_metric(arm: ReportedArm, curves: _ArmCurves, key: tuple[str, X]) -> _Curves:
+    with_points = {seed: of_run[key] for seed, of_run in curves.items() if len(of_run[key])}
+    averaged = {seed: curve for seed, curve in with_points.items() if seed in averaged_runs(arm.row.arm)}
+    return _Curves(arm, averaged, {seed: curve for seed, curve in with_points.items() if seed not in averaged})
 
 
-def _charts(facts: Facts, metric: str, along: _Along, arms: Sequence[_Arm]) -> Markup | None:
-    """The curves and their differences; None where no line has two points."""
-    level = facts.comparison.level
-    lines = [line for arm in arms for line in _lines(arm, band(arm.counted, level) if arm.counted else None)]
+def _charts(data: ReportData, metric: str, axis: _Axis, arms: Sequence[_Curves]) -> Markup | None:
+    """The curves and their differences; None if no line has two points."""
+    level = data.comparison.level
+    lines = [line for arm in arms for line in _lines(arm, level)]
     if not any(len(line.x) > 1 for line in lines):
         return None
-    drawn = figure(_chart(lines, along, title(metric)))
-    held = next((arm for arm in arms if arm.arm.row.is_baseline), None)
-    if held is None or not held.counted:
-        return drawn
-    apart = []
-    for arm in arms:
-        if arm is held or not arm.counted:
-            continue
-        found = difference(arm.counted, held.counted, level)
-        if found.x:
-            apart.append(mean_line(arm.arm, found))
-    if not apart:
-        return drawn
-    name = f"{title(metric)}, difference from {held.arm.name}"
-    return drawn + figure(_chart(apart, along, name, zero=True, height=210))
+    body = figure(_chart(lines, axis, title(metric)))
+    baseline = next((arm for arm in arms if arm.arm.is_baseline), None)
+    if baseline is None or not baseline.averaged:
+        return body
+    differences = [
+        mean_line(arm.arm, difference(arm.averaged, baseline.averaged, level)) for arm in arms if arm is not baseline
+    ]
+    differences = [line for line in differences if line.x]
+    if not differences:
+        return body
+    name = f"{title(metric)}, difference from {baseline.arm.name}"
+    return body + figure(_chart(differences, axis, name, zero=True, height=210))
 
 
-def _lines(arm: _Arm, found: Band | None) -> Iterator[Line]:
-    if found is not None and found.x:
-        yield mean_line(arm.arm, found)
-    for seed, curve in arm.others.items():
-        run = next(run for run in arm.arm.runs if run.run.seed == seed)
-        yield Line(
-            f"{arm.arm.name}, seed {seed}", arm.arm.slot or 0, curve.x, curve.y, told=run.run.status, dashed=True
-        )
+def _lines(curves: _Curves, level: float) -> Iterator[Line]:
+    arm, mean = curves.arm, band(curves.averaged, level)
+    if mean.x:
+        yield mean_line(arm, mean)
+    for run in arm.runs:
+        if run.seed in curves.others:
+            curve = curves.others[run.seed]
+            yield Line(f"{arm.name}, seed {run.seed}", arm.slot or 0, curve.x, curve.y, detail=run.status, dashed=True)
 
 
-def _chart(lines: Sequence[Line], along: _Along, name: str, *, zero: bool = False, height: int = 300) -> Markup:
+def _chart(lines: Sequence[Line], axis: _Axis, name: str, *, zero: bool = False, height: int = 300) -> Markup:
     ends = [value for line in lines for value in line.x]
-    label = scales.seconds if along.x == "seconds" else scales.counted
-    x = scales.scale([*ends, 0.0], pad=0.0, label=label)
+    label = short_duration if axis.x == "seconds" else short_count
     return chart(
-        x,
-        scales.scale(_shown(lines, max(ends)), zero=zero),
-        x_title=along.title,
+        scale([*ends, 0.0], pad=0.0, label=label),
+        scale(_shown(lines, max(ends)), zero=zero),
+        x_title=axis.title,
         y_title=name,
         lines=lines,
         zero=zero,
@@ -156,7 +137,7 @@ def _chart(lines: Sequence[Line], along: _Along, name: str, *, zero: bool = Fals
 
 
 def _shown(lines: Sequence[Line], end: float) -> list[float]:
-    """The values that the vertical axis holds: means after the start, and of the bands what doesn't flatten them."""
+    """The values that the vertical axis contains: means after the start, and of the bands what doesn't flatten them."""
     late = [
         value
         for line in lines
@@ -168,9 +149,11 @@ def _shown(lines: Sequence[Line], end: float) -> list[float]:
         return []
     low, high = min(late), max(late)
     room = 0.5 * (high - low)
-    edges = []
-    for line in lines:
-        for ends in (line.low, line.high):
-            known = zip(line.x, ends or (), strict=False)
-            edges += [v for place, v in known if place >= _START * end and low - room <= v <= high + room]
+    edges = [
+        edge
+        for line in lines
+        for ends in (line.low, line.high)
+        for place, edge in zip(line.x, ends or (), strict=False)
+        if place >= _START * end and low - room <= edge <= high + room
+    ]
     return [low, high, *([min(edges), max(edges)] if edges else [])]

@@ -6,12 +6,12 @@ import pytest
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lab.comparison.tensorboard.event_files import Record, event_file, scalars
+from lab.comparison.tensorboard.event_files import EventRecord, event_file, scalars
 
 
 @pytest.mark.parametrize("n", [0, 3, 200])
 def test_an_event_file_is_what_tensorboards_writer_writes(n: int) -> None:
-    records = [Record(i, scalars({f"loss{'!' * (i % 7)}": i / 7}, {"loss": "of seeds 0, 1"})) for i in range(n)]
+    records = [EventRecord(i, scalars({f"loss{'!' * (i % 7)}": i / 7}, {"loss": "of seeds 0, 1"})) for i in range(n)]
     expected = io.BytesIO()
     writer = RecordWriter(expected)
     writer.write(event_pb2.Event(wall_time=5.0, file_version="brain.Event:2").SerializeToString())

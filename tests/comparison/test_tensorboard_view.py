@@ -86,7 +86,7 @@ def test_there_is_one_experiment_record_with_the_swept_axes_alone_and_no_nameles
     assert list(infos["model/qk_norm"].domain_discrete) == [True, False]
     assert [(m.name.tag, m.display_name) for m in experiment.metric_infos] == [
         *[("val/loss", "validation loss"), ("far/accuracy", "far accuracy"), ("costs/parameters", "parameters")],
-        *[("costs/flops_per_token", "FLOPs per token"), ("costs/kv_bytes_per_token", "KV bytes per token")],
+        *[("costs/flops_per_token", "FLOPs/token"), ("costs/kv_bytes_per_token", "KV bytes/token")],
         ("costs/tokens_per_second", "tokens/s"),
     ]
 

@@ -1,6 +1,6 @@
 """What a report shows of a sweep, as data: its comparison, and what each run folder says besides.
 
-Every run is read as it stands, so that a report can be made while the sweep is still running.
+Every run is read as it is now, so that a report can be made while the sweep is still running.
 """
 
 from __future__ import annotations
@@ -16,46 +16,57 @@ from typing import Any
 
 import yaml
 
-from lab.comparison.compare import Comparison, Row
+from lab.comparison.compare import Comparison, ComparisonRow
 from lab.comparison.metrics import better
-from lab.comparison.read.results import Run
+from lab.comparison.read.results import RunResult
+from lab.comparison.tables.table import MOST_ROWS, rank
 from lab.planning.plan.config_diff import differences
 from lab.records import BrokenRun
+from lab.report.evaluations import Evaluation, read_evaluations
 
-MOST_DRAWN = 8
-"""Arms that charts tell apart by colour: more can't be told apart by anybody."""
-MOST_LISTED = 200
-"""Arms in a table, as many as `lab compare` prints."""
+MOST_CHARTED = 8
+"""Arms in a chart: nobody can tell more colours apart."""
 
-_PARTS = ("metrics", "curves", "details")  # of an evaluation, mappings all
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SEED = re.compile(r"^seed: .*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class ReportedRun:
     """One run.
 
     Attributes:
         anchor: its id in the page.
-        name: its path below the root; of a run without a folder, where it would stand.
+        name: its path below the root; for a run without a folder, the path that it would have.
         info: its run.json; empty without a folder.
         attempts: how many times a worker has begun it.
-        failure: what kind of failure ended it, where one did.
-        evaluations: name → what `evaluations/<name>.json` holds.
-        jobs: ids of the SLURM jobs that were sent for it, the oldest first.
-        unread: why its state can't be read; None where it can.
+        failure: the kind of failure that ended it; None if none did.
+        evaluations: by their names.
+        jobs: ids of the Slurm jobs that were sent for it, the oldest first.
+        unread: why its state can't be read; None if it can.
     """
 
-    run: Run
+    result: RunResult
     anchor: str
     name: str
     info: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 0
     failure: str | None = None
-    evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     jobs: tuple[str, ...] = ()
     unread: str | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.result.seed
+
+    @property
+    def status(self) -> str:
+        return self.result.status
+
+    @property
+    def finished(self) -> bool:
+        return self.result.finished
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -65,52 +76,60 @@ class RunFacts:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of training, as the summary counts them; None before the run has ended."""
-        return self.run.costs.get("seconds")
+        """Seconds of training, from the summary; None before the run has ended."""
+        return self.result.costs.get("seconds")
 
 
 @dataclass(frozen=True)
-class ArmFacts:
+class ReportedArm:
     """One arm.
 
     Attributes:
         anchor: its id in the page.
-        slot: its colour in every chart, 0 for the baseline; None for an arm that charts leave out.
+        slot: the number of its colour in every chart, 0 for the baseline; None for an arm that charts leave out.
         runs: by seed, ascending.
-        differs: dotted key → (the baseline's value, the arm's), of the configuration without its seed.
-        uneven: keys in which the arm's own runs differ, seed aside: there should be none.
+        differs: dotted key → (the baseline's value, the arm's), for the configuration without its seed.
+        uneven: keys in which the arm's own runs differ, apart from the seed; there should be none.
     """
 
-    row: Row
+    row: ComparisonRow
     anchor: str
     slot: int | None
-    runs: tuple[RunFacts, ...]
-    differs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    runs: tuple[ReportedRun, ...]
+    differs: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     uneven: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.row.arm.name
 
+    @property
+    def is_baseline(self) -> bool:
+        return self.row.is_baseline
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        return self.row.arm.costs
+
 
 @dataclass(frozen=True)
-class Facts:
+class ReportData:
     """A sweep.
 
     Attributes:
-        root: that the run folders are below.
-        arms: all, in the sweep's order.
-        aside: runs of the sweep that are in no arm: those that tuned, and those left out.
-        knob: the option that matching solved for; None where nothing was solved.
+        root: the folder of the runs.
+        arms: all arms, in the sweep's order.
+        other_runs: runs of the sweep that belong to no arm: those for tuning, and those left out.
+        knob: the option that matching solved for; None if nothing was solved.
         made: when this was read.
     """
 
     root: Path
     comparison: Comparison
-    arms: tuple[ArmFacts, ...]
+    arms: tuple[ReportedArm, ...]
     knob: str | None
     made: datetime
-    aside: tuple[RunFacts, ...] = ()
+    other_runs: tuple[ReportedRun, ...] = ()
 
     @property
     def sweep(self) -> str:
@@ -122,41 +141,42 @@ class Facts:
         return self.comparison.sweep.metrics[0]
 
     @property
-    def baseline(self) -> ArmFacts | None:
-        return next((arm for arm in self.arms if arm.row.is_baseline), None)
+    def baseline(self) -> ReportedArm | None:
+        return next((arm for arm in self.arms if arm.is_baseline), None)
 
     @property
-    def drawn(self) -> tuple[ArmFacts, ...]:
+    def charted(self) -> tuple[ReportedArm, ...]:
         """The arms that charts show, the baseline first."""
         return tuple(sorted((arm for arm in self.arms if arm.slot is not None), key=lambda arm: arm.slot or 0))
 
     @property
-    def listed(self) -> tuple[ArmFacts, ...]:
+    def listed(self) -> tuple[ReportedArm, ...]:
         """The arms that tables show, in the sweep's order: all, or the baseline and the best."""
-        if len(self.arms) <= MOST_LISTED:
+        if len(self.arms) <= MOST_ROWS:
             return self.arms
-        best = {id(arm) for arm in sorted(self.arms, key=lambda arm: _rank(arm.row, self.metric))[:MOST_LISTED]}
+        best = {id(arm) for arm in sorted(self.arms, key=lambda arm: rank(arm.row, self.metric))[:MOST_ROWS]}
         return tuple(arm for arm in self.arms if id(arm) in best)
 
     @property
-    def runs(self) -> Iterator[RunFacts]:
+    def runs(self) -> Iterator[ReportedRun]:
         for arm in self.arms:
             yield from arm.runs
 
     @property
-    def left_undrawn(self) -> str:
-        """Which arms the charts show, where that isn't all of them; else empty."""
-        if len(self.drawn) == len(self.arms):
-            return ""
-        return f"Of {len(self.arms):,} arms the baseline and the {len(self.drawn) - 1} best by {self.metric} are drawn."
+    def chart_notes(self) -> list[str]:
+        """A note on which arms the charts show; none if they show all."""
+        n = len(self.charted)
+        if n == len(self.arms):
+            return []
+        return [f"Of {len(self.arms):,} arms the baseline and the {n - 1} best by {self.metric} are drawn."]
 
 
-def gather(root: Path, comparison: Comparison) -> Facts:
+def read_report_data(root: Path, comparison: Comparison) -> ReportData:
     """Read what the run folders say besides what the comparison holds."""
     sweep = comparison.sweep
-    jobs, drawn = _jobs(root, sweep.name), _drawn(comparison)
-    held = next((row for row in comparison.rows if row.is_baseline), None)
-    baseline = _configuration(held)[0] if held is not None else None
+    jobs, slots = _jobs(root, sweep.name), _slots(comparison)
+    baseline_row = next((row for row in comparison.rows if row.is_baseline), None)
+    baseline = _configuration(baseline_row)[0] if baseline_row is not None else None
     arms, number = [], 0
     for place, row in enumerate(comparison.rows):
         runs = []
@@ -165,34 +185,28 @@ def gather(root: Path, comparison: Comparison) -> Facts:
             number += 1
         config, uneven = _configuration(row)
         differs = differences(baseline, config) if baseline is not None and config is not None else {}
-        slot = drawn.get(row.arm.name)
-        arms.append(ArmFacts(row, f"arm-{place}", slot, tuple(runs), differs, uneven))
-    aside = tuple(_run(run, "runs", sweep.name, jobs) for run in (*sweep.tuning, *sweep.left_out))
+        arms.append(ReportedArm(row, f"arm-{place}", slots.get(row.arm.name), tuple(runs), differs, uneven))
+    other_runs = tuple(_run(run, "runs", sweep.name, jobs) for run in (*sweep.tuning, *sweep.left_out))
     knob = _knob(root / sweep.name / "plan.json")
-    return Facts(root, comparison, tuple(arms), knob, datetime.now(UTC), aside)
+    return ReportData(root, comparison, tuple(arms), knob, datetime.now(UTC), other_runs)
 
 
-def _drawn(comparison: Comparison) -> dict[str, int]:
-    """Arm → colour: the baseline's is 0, the others' are in the sweep's order, the best ones' where there are many."""
-    ranked = sorted(comparison.rows, key=lambda row: _rank(row, comparison.sweep.metrics[0]))
-    if len(ranked) <= MOST_DRAWN or better(comparison.sweep.metrics[0]) is None:
-        ranked = sorted(comparison.rows, key=lambda row: not row.is_baseline)
-    chosen = {row.arm.name for row in ranked[:MOST_DRAWN]}
-    of_baseline = [row.arm.name for row in comparison.rows if row.is_baseline]
+def _slots(comparison: Comparison) -> dict[str, int]:
+    """Arm → colour: 0 for the baseline, then in the sweep's order; only for the best arms if there are many."""
+    metric = comparison.sweep.metrics[0]
+    best = sorted(comparison.rows, key=lambda row: rank(row, metric))
+    if better(metric) is None:
+        best = sorted(comparison.rows, key=lambda row: not row.is_baseline)
+    chosen = {row.arm.name for row in best[:MOST_CHARTED]}
     others = [row.arm.name for row in comparison.rows if row.arm.name in chosen and not row.is_baseline]
-    return dict.fromkeys(of_baseline, 0) | {name: slot for slot, name in enumerate(others, start=1)}
+    return {row.arm.name: 0 for row in comparison.rows if row.is_baseline} | {
+        name: slot for slot, name in enumerate(others, start=1)
+    }
 
 
-def _rank(row: Row, metric: str) -> tuple[bool, float]:
-    """For sorting: the baseline, then the arms from the best mean on, those without one last."""
-    mean = row.cells[metric].sample.mean
-    sign = -1 if better(metric) == "higher" else 1
-    return not row.is_baseline, float("inf") if mean is None else sign * mean
-
-
-def _run(run: Run, anchor: str, sweep: str, jobs: Mapping[str, list[str]]) -> RunFacts:
+def _run(run: RunResult, anchor: str, sweep: str, jobs: Mapping[str, list[str]]) -> ReportedRun:
     if run.folder is None:
-        return RunFacts(run, anchor, f"{sweep}/{run.arm}/seed-{run.seed}")
+        return ReportedRun(run, anchor, f"{sweep}/{run.arm}/seed-{run.seed}")
     name = run.folder.name
     info: Mapping[str, Any] = {}
     with suppress(BrokenRun):
@@ -202,8 +216,8 @@ def _run(run: Run, anchor: str, sweep: str, jobs: Mapping[str, list[str]]) -> Ru
         attempts, failure = run.folder.state.attempts, run.folder.state.failure
     except BrokenRun as error:
         unread = str(error)
-    evaluations, sent = _evaluations(run.folder.path), tuple(jobs.get(name, ()))
-    return RunFacts(run, anchor, name, info, attempts, failure, evaluations, sent, unread)
+    evaluations, sent = read_evaluations(run.folder.path), tuple(jobs.get(name, ()))
+    return ReportedRun(run, anchor, name, info, attempts, failure, evaluations, sent, unread)
 
 
 _TYPES: dict[str, type] = dict.fromkeys(("commit", "code_digest", "data", "device", "cpu", "host"), str)
@@ -215,19 +229,7 @@ def _sound(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in provenance.items() if type(value) is _TYPES.get(key, type(value))}
 
 
-def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every evaluation that is there and can be read."""
-    found = {}
-    for path in sorted((folder / "evaluations").glob("*.json")):
-        with suppress(OSError, ValueError):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                parts = {key: value for key in _PARTS if isinstance(value := content.get(key), dict)}
-                found[path.stem] = {**content, **{key: {} for key in _PARTS}, **parts}
-    return found
-
-
-def _configuration(row: Row) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+def _configuration(row: ComparisonRow) -> tuple[dict[str, object] | None, tuple[str, ...]]:
     """An arm's configuration without its seed, and the keys in which its runs differ besides."""
     texts: dict[str, None] = {}
     for run in row.arm.runs.values():

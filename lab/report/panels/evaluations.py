@@ -1,0 +1,158 @@
+"""What evaluators measured along an axis: loss by position and context, recall by distance, and any other curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from lab.comparison.read.curves import MetricCurve, band
+from lab.comparison.tables.footnotes import percent
+from lab.report.charts import Line, chart
+from lab.report.evaluations import EvaluationCurve
+from lab.report.parts import Panel, figure, legend, mean_line, tabs
+from lab.report.report_data import ReportData, ReportedArm
+from lab.report.scales import scale
+from lab.report.wording import join
+
+MOST_CURVES = 24
+
+_TITLES = {
+    "loss_by_position": "by position in the window",
+    "loss_by_context": "by context",
+    "loss_by_window": "by window at inference",
+    "accuracy_by_distance": "recall by distance",
+}
+_LOSSES = ("loss_by_position", "loss_by_context", "loss_by_window")
+_RECALL = ("accuracy_by_distance",)
+_EVENTS = ("loss_spikes", "grad_norm_spikes")  # the events of a single run, which have no mean
+
+Key = tuple[str, str]
+"""The names of an evaluation and of one of its curves."""
+
+
+class _Measured(NamedTuple):
+    """One run's curve, and how far the layers of its model together can look back."""
+
+    curve: EvaluationCurve
+    reach: float | None
+
+
+_Seeds = Mapping[int, _Measured]
+_Curves = Mapping[Key, Mapping[str, _Seeds]]
+"""Key → arm → seed → curve."""
+
+
+def panels(data: ReportData) -> list[Panel]:
+    curves = _curves(data)
+    losses = {key: arms for key, arms in curves.items() if key[1] in _LOSSES}
+    recall = {key: arms for key, arms in curves.items() if key[1] in _RECALL}
+    rest = {key: arms for key, arms in curves.items() if key[1] not in (*_LOSSES, *_RECALL, *_EVENTS)}
+    found = [
+        _panel(
+            data,
+            losses,
+            "positions",
+            "Loss by position and context",
+            "How much the text before a token helps each arm.",
+            ("No run has been measured along its context.", f"lab eval {data.sweep} context"),
+        ),
+        _panel(
+            data,
+            recall,
+            "recall",
+            "Recall by distance",
+            "How far back the arms can look something up.",
+            ("No run has been asked to recall.", f"lab eval {data.sweep} recall"),
+        ),
+    ]
+    if rest:
+        lead = "Everything else that evaluators measured along an axis."
+        found.append(_panel(data, rest, "evaluations", "Other evaluations", lead, ("", "")))
+    return found
+
+
+def _curves(data: ReportData) -> _Curves:
+    """The curves of finished runs, for the arms that charts show."""
+    curves: dict[Key, dict[str, dict[int, _Measured]]] = {}
+    for arm in data.charted:
+        for run in arm.runs:
+            for name, evaluation in run.evaluations.items() if run.finished else ():
+                for key, curve in evaluation.curves.items():
+                    seeds = curves.setdefault((name, key), {}).setdefault(arm.name, {})
+                    seeds[run.seed] = _Measured(curve, evaluation.reach)
+    return curves
+
+
+def _panel(data: ReportData, curves: _Curves, anchor: str, title: str, lead: str, missing: tuple[str, str]) -> Panel:
+    if not curves:
+        return Panel(anchor, title, lead, missing=missing)
+    shown = list(curves.items())[:MOST_CURVES]
+    lines = {key: _lines(data, arms) for key, arms in shown}
+    views = [(_title(key, curves), _chart(arms, lines[key])) for key, arms in shown]
+    notes = ["Bands may extend beyond the axis, which is drawn to the means."]
+    if any(line.mark is not None for of_key in lines.values() for line in of_key):
+        notes.append("A dotted line in an arm's colour marks how far all its layers together can look back.")
+    notes += data.chart_notes
+    measured = {arm for arms in curves.values() for arm in arms}
+    unmeasured = [arm.name for arm in data.charted if arm.name not in measured]
+    if unmeasured:
+        notes.append(f"Not measured yet: {join(unmeasured)}.")
+    notes += _missing_seeds(data, curves)
+    if len(curves) > len(shown):
+        notes.append(f"{len(curves) - len(shown)} curves more are in the runs' evaluations.")
+    lead += f" Means over an arm's seeds with their {percent(data.comparison.level)} t bands."
+    arms = [arm for arm in data.charted if arm.name in measured]
+    return Panel(anchor, title, lead, legend(arms) + tabs(views), notes=tuple(notes))
+
+
+def _missing_seeds(data: ReportData, curves: _Curves) -> list[str]:
+    """Which seeds of the arms that are shown are in no mean, and why."""
+    notes = []
+    for arm in data.charted:
+        seeds = {seed for arms in curves.values() for seed in arms.get(arm.name, ())}
+        missing = [
+            f"{run.seed} ({'not measured' if run.finished else run.status})"
+            for run in arm.runs
+            if run.seed not in seeds
+        ]
+        if seeds and missing:
+            notes.append(f"{arm.name} without seed {join(missing)}.")
+    return notes
+
+
+def _title(key: Key, curves: _Curves) -> str:
+    """A curve's name in words, with its evaluation's if two have such a curve."""
+    evaluation, curve = key
+    name = _TITLES.get(curve, curve.replace("_", " "))
+    alone = sum(other[1] == curve for other in curves) == 1
+    return name if alone and curve in _TITLES else f"{evaluation}: {name}"
+
+
+def _lines(data: ReportData, arms: Mapping[str, _Seeds]) -> list[Line]:
+    lines = [_line(arm, arms[arm.name], data.comparison.level) for arm in data.charted if arm.name in arms]
+    return [line for line in lines if line.x]
+
+
+def _line(arm: ReportedArm, seeds: _Seeds, level: float) -> Line:
+    curves = {}
+    for seed, (curve, _) in sorted(seeds.items()):
+        curves[seed] = MetricCurve(tuple(x for x, _ in curve.points), tuple(y for _, y in curve.points))
+    mean = band(curves, level)
+    reach = next(iter(seeds.values())).reach
+    return mean_line(arm, mean, reach if reach is not None and mean.x and reach < max(mean.x) else None)
+
+
+def _chart(arms: Mapping[str, _Seeds], lines: Sequence[Line]) -> Markup:
+    first = next(iter(next(iter(arms.values())).values())).curve
+    places = sorted({x for line in lines for x in line.x})
+    log = bool(places) and places[0] > 0 and places[-1] >= 16 * places[0]
+    few = len(places) <= 9 and all(place == int(place) for place in places)
+    x = scale(places, log=log, pad=0.02, named=places if few else ())
+    values = [value for line in lines for value in line.y]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = 0.3 * (high - low)
+    edges = [edge for line in lines for ends in (line.low, line.high) for edge in ends or ()]
+    values += [min(max(edge, low - room), high + room) for edge in edges]
+    return figure(chart(x, scale(values), x_title=first.x_title, y_title=first.y_title, lines=lines))
