@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from click.testing import CliRunner
 
+from lab.cli import main
 from lab.comparison.read.collect import collect
 from lab.comparison.tensorboard import serve
 from lab.comparison.tensorboard.serve import build_view
@@ -34,26 +38,50 @@ def folder() -> Iterator[Path]:
         yield found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def commands_are_loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Load what the commands load late: the packages may be where only root may read."""
+    root = tmp_path_factory.mktemp("loaded")
+    fake_sweep(root, {"both": [3.0, 3.1], "neither": [3.2]}, curves=True)
+    for command in (["compare"], ["tensorboard", "--build-only"], ["report"]):
+        done = CliRunner().invoke(main.cli, [*command, "--root", str(root), "softcap"], standalone_mode=False)
+        assert done.exception is None
+
+
 def nobody(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`lab` with these arguments as a user who owns nothing but the cache."""
+    """`lab` with these arguments in a fork of this process, as a user who owns nothing but the cache."""
     cache.mkdir(exist_ok=True)
     os.chown(cache, NOBODY, NOBODY)
-    # What is loaded late is loaded before: the interpreter itself may lie where only root may read.
-    code = (
-        "import contextlib, os, pathlib, sys\n"
-        "import numpy, scipy.special\n"
-        "from lab.cli import compare_command, main, report_command, tensorboard_command\n"
-        "from lab.comparison import documents, tensorboard\n"
-        "from lab.report import page\n"
-        "from lab.data import cache\n"
-        "root = pathlib.Path(sys.argv[sys.argv.index('--root') + 1])\n"
-        "with contextlib.suppress(Exception):\n"
-        "    page.report(root, sys.argv[-1])\n"
-        f"os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})\n"
-        "main.main()"
-    )
-    environment = {**os.environ, "LAB_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        child = os.fork()
+        if child == 0:
+            _run_as_nobody(cache, arguments, stdout.fileno(), stderr.fileno())
+        _, status = os.waitpid(child, 0)
+        stdout.seek(0)
+        stderr.seek(0)
+        code = os.waitstatus_to_exitcode(status)
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
+
+
+def _run_as_nobody(cache: Path, arguments: Sequence[str], stdout: int, stderr: int) -> NoReturn:
+    code: object = 1
+    try:
+        sys.stdout, sys.stderr = os.fdopen(os.dup(stdout), "w"), os.fdopen(os.dup(stderr), "w")
+        os.environ["LAB_CACHE"] = str(cache)
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        sys.argv = ["lab", *arguments]
+        main.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 @as_nobody
