@@ -6,7 +6,7 @@ All workers of a pytest run share it. It ends when process PID, which is pytest'
 
 A request is one line of JSON with three open files, which become the new process's standard streams. The answers are
 lines of JSON too: {"pid": …} once it has begun, {"code": …} once it has ended, negative for a signal. A number that the
-client sends is a signal for the process; when the client goes away, the process and its children are killed.
+client sends is a signal for the process; when the client goes away, the process and all that it started are killed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import sys
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
+
+import psutil
 
 PRELOADED = (
     "torch",
@@ -81,12 +83,21 @@ def _attend(connection: socket.socket) -> NoReturn:
             os._exit(0)
         numbers = _numbers(connection)
         if numbers is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            _kill_tree(pid)
             os._exit(0)
         for number in numbers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and all that it has started, in whatever session, as Slurm does at the end of a job."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        tree = [process, *process.children(recursive=True)]
+        for member in tree:
+            with contextlib.suppress(psutil.Error):
+                member.kill()
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
 
+from tests.forked import REAL_PYTHON
 from tests.slurm.configuration import ACCOUNTS, LONGEST_FOLDER, Configuration
 from tests.slurm.daemons import Daemons, free_ports
 from tests.slurm.packages import ClusterError, missing, program, remedy
@@ -107,7 +108,7 @@ class Cluster:
         (folder / USERS).touch()
         cluster._hold = _held(folder)
         if not outlive:
-            guard = [sys.executable, "-m", "tests.slurm.cluster", "guard", "--folder", str(folder)]
+            guard = [REAL_PYTHON, "-m", "tests.slurm.cluster", "guard", "--folder", str(folder)]
             cluster._guard = subprocess.Popen(guard, cwd=Path(__file__).parents[2], start_new_session=True)
         try:
             cluster._start()

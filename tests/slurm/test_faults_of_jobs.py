@@ -50,8 +50,10 @@ def storm(breakable_cluster: Cluster, shared: Path, references: dict[int, Result
             cluster = Cluster(breakable_cluster.folder)
             calm = Workbench(shared / "calm", cluster.environment())
             calm.sweep(TOGETHER)
-            noted = Storm(cluster, shared / "storm").run(calm)
-            cluster.clear()
+            try:
+                noted = Storm(cluster, shared / "storm").run(calm)
+            finally:
+                cluster.clear()
         return {**noted, "calm": str(calm.run(TOGETHER))}
 
     content = once(shared, "storm-was", run)
