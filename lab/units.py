@@ -24,6 +24,11 @@ def count(value: float | None) -> str:
     return f"{scaled:.{digits}f}{_PREFIXES[power]}"
 
 
+def number_of(count: int, noun: str) -> str:
+    """A number of things: "1 run", "1,200 runs"."""
+    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def measure(value: float | None, *, signed: bool = False) -> str:
     """A metric's value: four decimals, fewer where it is large, three significant digits where four decimals are none.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab.dispatch.launchers.slurm.job.circuit_breaker import Marks, error_of
+from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker, failure_site
 from lab.dispatch.launchers.slurm.send import journal, submission
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder, find_runs
@@ -184,20 +184,22 @@ def test_errors_in_different_places_are_different_errors(make: Make, tmp_path: P
         (run.path / "log.txt").write_text(
             f"Traceback (most recent call last):\n  File \"a.py\", line {line}, in f\n    x[0]\nKeyError: 'n_heads'\n"
         )
-    assert str(error_of(runs[0])) == "KeyError at a.py:7"
-    noted = Marks(tmp_path / "marks")
-    assert noted.note(runs[0], 2) is None
-    assert noted.note(runs[0], 2) is None  # the same run once more
-    assert noted.note(runs[2], 2) is None
-    assert noted.stopped() is None
-    assert "KeyError at a.py:7" in (noted.note(runs[1], 2) or "")
-    assert noted.stopped() == noted.note(runs[1], 2)
+    assert str(failure_site(runs[0])) == "KeyError at a.py:7"
+    breaker = CircuitBreaker(tmp_path / "marks")
+    assert breaker.record(runs[0], 2) is None
+    assert breaker.record(runs[0], 2) is None  # the same run once more
+    assert breaker.record(runs[2], 2) is None
+    assert breaker.stopped() is None
+    stopped = breaker.record(runs[1], 2)
+    assert stopped is not None
+    assert "KeyError at a.py:7" in stopped.cause
+    assert breaker.stopped() == breaker.record(runs[1], 2) == stopped
 
 
 def test_out_of_memory_in_one_arm_says_nothing_of_the_others(make: Make, tmp_path: Path) -> None:  # noqa: F811
     run = make("caps/both/seed-0")
     run.state = run.state.replace(status="failed", failure="out_of_memory", reason="OutOfMemoryError: CUDA")
-    assert Marks(tmp_path / "marks").note(run, 1) is None
+    assert CircuitBreaker(tmp_path / "marks").record(run, 1) is None
 
 
 def test_a_job_of_a_submission_that_was_given_up_does_nothing(

@@ -11,9 +11,11 @@ import pytest
 
 from lab.dispatch.launchers.slurm.check import limits, shared_filesystem
 from lab.dispatch.launchers.slurm.client import commands
-from lab.dispatch.launchers.slurm.client.cluster import Bounds, gres, minutes_of
-from lab.dispatch.launchers.slurm.send import sbatch
+from lab.dispatch.launchers.slurm.client.cluster import Bounds, look
+from lab.dispatch.launchers.slurm.client.units import gres, minutes
+from lab.dispatch.launchers.slurm.send import sbatch, submission
 from lab.dispatch.launchers.slurm.send.settings import Settings
+from lab.refusals import RequestError
 from tests.slurm.cluster import Cluster
 
 REFUSED: list[tuple[Mapping[str, Any], int, str]] = [
@@ -36,12 +38,16 @@ REFUSED: list[tuple[Mapping[str, Any], int, str]] = [
 ]  # fmt: skip
 
 
+def refused(settings: Settings, jobs: int, root: Path) -> list[str]:
+    return [refusal.text for refusal in limits.refusals(settings, jobs, root, look())]
+
+
 @pytest.mark.parametrize(("settings", "jobs", "message"), REFUSED, ids=[message[:30] for _, _, message in REFUSED])
 def test_each_limit_is_named_before_sending(
     cluster: Cluster, tmp_path: Path, settings: Mapping[str, Any], jobs: int, message: str
 ) -> None:
-    said = limits.refusals(Settings(**settings), jobs, tmp_path)
-    assert any(message in each for each in said), said
+    messages = refused(Settings(**settings), jobs, tmp_path)
+    assert any(message in text for text in messages), messages
 
 
 def test_what_is_just_within_the_limits_is_not_refused(cluster: Cluster, tmp_path: Path) -> None:
@@ -55,49 +61,48 @@ def test_what_is_just_within_the_limits_is_not_refused(cluster: Cluster, tmp_pat
         ({"sbatch": {"mail-type": "FAIL", "exclude": "n1"}}, 1),
     ]
     for settings, jobs in allowed:
-        assert limits.refusals(Settings(**settings), jobs, tmp_path) == []
+        assert refused(Settings(**settings), jobs, tmp_path) == []
         assert sbatch.trial(Settings(**settings), jobs) is None
 
 
 def test_the_jobs_there_are_count(fragile_cluster: Cluster, tmp_path: Path) -> None:
     fragile_cluster.sbatch("--account=small", "--array=0-2", "--hold", "--output=/dev/null", "--wrap", "true")
-    (said,) = limits.refusals(Settings(account="small", runs_per_job=2), 4, tmp_path)
+    (said,) = refused(Settings(account="small", runs_per_job=2), 4, tmp_path)
     assert "4 jobs on top of 3 of yours are more than the 5 that account small" in said
     assert said.endswith("launcher.runs_per_job=4")  # in two jobs, which is what is left
     fragile_cluster.sbatch("--account=small", "--array=0-1", "--hold", "--output=/dev/null", "--wrap", "true")
-    (said,) = limits.refusals(Settings(account="small"), 1, tmp_path)
+    (said,) = refused(Settings(account="small"), 1, tmp_path)
     assert said.endswith("wait until some have ended")
 
 
 def test_slurm_itself_has_the_last_word(cluster: Cluster) -> None:
-    refused = sbatch.trial(Settings(sbatch={"licenses": "gold"}), 3)
-    assert refused is not None
-    assert "license" in refused
+    reason = sbatch.trial(Settings(sbatch={"licenses": "gold"}), 3)
+    assert reason is not None
+    assert "license" in reason
     assert cluster.squeue("--states=PENDING,RUNNING") == []
 
 
 def test_without_accounting_the_rest_is_checked(fragile_cluster: Cluster, tmp_path: Path) -> None:
     fragile_cluster.stop_accounting()
-    found = limits.look()
-    assert found.value is not None
-    assert found.value.accounts is None
-    assert "sacctmgr" in found.value.unknown[0] or "limits of accounts" in found.value.unknown[0]
-    assert limits.refusals(Settings(account="nobody"), 1, tmp_path) == []
-    (said,) = limits.refusals(Settings(nodes=5), 1, tmp_path)
+    accounting = look().accounting
+    assert accounting.accounts is None
+    assert "sacctmgr" in accounting.unknown[0] or "limits of accounts" in accounting.unknown[0]
+    assert refused(Settings(account="nobody"), 1, tmp_path) == []
+    (said,) = refused(Settings(nodes=5), 1, tmp_path)
     assert "nodes: 5" in said
 
 
 def test_a_controller_that_does_not_answer_is_named(fragile_cluster: Cluster, tmp_path: Path) -> None:
     fragile_cluster.stop_controller()
-    (said,) = limits.refusals(Settings(), 1, tmp_path)
-    assert said.startswith("SLURM's controller doesn't answer: ")
-    assert "scontrol ping" in said
+    with pytest.raises(RequestError, match=r"^SLURM's controller doesn't answer: .*scontrol ping"):
+        submission.check(Settings(), 1, tmp_path)
 
 
 def test_without_slurm_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (said,) = limits.refusals(Settings(), 1, tmp_path)
-    assert said == "no SLURM here: sbatch isn't installed; log in where it is, or use --on local"
+    with pytest.raises(RequestError) as refusal:
+        submission.check(Settings(), 1, tmp_path)
+    assert str(refusal.value) == "no SLURM here: sbatch isn't installed; log in where it is, or use --on local"
 
 
 FAR = [("n1", "10.0.0.1"), ("n2", "10.0.0.2")]
@@ -109,8 +114,9 @@ def test_a_root_on_a_disk_of_this_machine_is_not_visible_on_others(
     monkeypatch.setattr(
         shared_filesystem, "mounts", lambda: [("/", "ext4"), (str(tmp_path), "tmpfs"), ("/shared", "nfs4")]
     )
-    said = shared_filesystem.refusal(tmp_path / "runs", FAR)
-    assert said is not None
+    refusal = shared_filesystem.refusal(tmp_path / "runs", FAR)
+    assert refusal is not None
+    said = refusal.text
     assert f"(tmpfs at {tmp_path})" in said
     assert "--root" in said
     assert "launcher.root_is_shared=true" in said
@@ -125,9 +131,9 @@ def test_a_hidden_root_is_refused_unless_the_user_knows_better(
 ) -> None:
     monkeypatch.setattr(shared_filesystem, "is_here", lambda address: False)
     monkeypatch.setattr(shared_filesystem, "mounts", lambda: [("/", "ext4")])
-    (said,) = limits.refusals(Settings(), 1, tmp_path)
+    (said,) = refused(Settings(), 1, tmp_path)
     assert "is not visible on the nodes" in said
-    assert limits.refusals(Settings(root_is_shared=True), 1, tmp_path) == []
+    assert refused(Settings(root_is_shared=True), 1, tmp_path) == []
 
 
 def test_the_deepest_mount_counts() -> None:
@@ -140,9 +146,9 @@ def test_the_deepest_mount_counts() -> None:
 def test_slurms_words_are_understood() -> None:
     assert gres("gpu:a100:4(S:0-1),gpu:v100:2,nvme:1") == {"gpu": 6, "gpu:a100": 4, "gpu:v100": 2, "nvme": 1}
     assert gres("(null)") == {}
-    assert gres("gpu:a100:2", count=1) == {"gpu:a100": 2}
-    assert gres("gpu", count=1) == {"gpu": 1}
-    assert [minutes_of(text) for text in ("UNLIMITED", "00:01:00", "1-02:00:00", "2-00", "10:00")] == [
+    assert gres("gpu:a100:2", requested=True) == {"gpu:a100": 2}
+    assert gres("gpu", requested=True) == {"gpu": 1}
+    assert [minutes(text) for text in ("UNLIMITED", "00:01:00", "1-02:00:00", "2-00", "10:00")] == [
         None, 1, 1560, 2880, 10,
     ]  # fmt: skip
     assert commands.tasks("12_[0-2,5%4]") == ["12_0", "12_1", "12_2", "12_5"]
@@ -155,12 +161,11 @@ def test_slurms_words_are_understood() -> None:
 
 
 def test_the_suggested_packing_fits(cluster: Cluster, tmp_path: Path) -> None:
-    found = limits.look().value
-    assert found is not None
+    found = look()
     for runs in (6, 11, 99, 100, 101):
-        (said,) = limits.refusals(Settings(account="small"), runs, tmp_path, found)
+        (said,) = (refusal.text for refusal in limits.refusals(Settings(account="small"), runs, tmp_path, found))
         suggested = re.search(r"runs_per_job=(\d+)", said)
         assert suggested is not None
         assert -(-runs // int(suggested[1])) <= 5
-    assert found.accounts is not None
-    assert found.accounts["small"] == Bounds(submit=5)
+    assert found.accounting.accounts is not None
+    assert found.accounting.accounts["small"] == Bounds(submit=5)

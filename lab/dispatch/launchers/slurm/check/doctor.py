@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from lab import refusals as data
 from lab.dispatch.launchers.slurm.check import limits
 from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.client.cluster import Bounds, Cluster
 from lab.dispatch.launchers.slurm.send import settings
 from lab.dispatch.status.doctor import Finding
-from lab.refusals import RequestError
+from lab.refusals import Refusal, RequestError
 
 AREA = "slurm"
 
@@ -26,84 +27,88 @@ def examine(root: Path, launcher: str, overrides: Sequence[str], jobs: int = 1) 
         overrides: of the settings, `launcher.partition=gpu`.
         jobs: how many are to be sent.
     """
-    found = clusters.look()
-    if found.value is None:
-        what, _, fix = (found.reason or "no SLURM here").partition("; ")
-        yield Finding(AREA, what, fix or "see `scontrol ping`")
+    try:
+        cluster = clusters.look()
+    except RequestError as error:
+        yield from (_problem(refusal, AREA) for refusal in error.refusals)
         return
-    cluster = found.value
-    yield _controller()
+    yield _controller(cluster)
     yield from _limits(cluster)
     yield from _accounts(cluster)
     try:
         chosen = settings.load(launcher, overrides)
     except RequestError as error:
-        yield Finding("launcher", str(error), "mend that setting")
+        yield from (_problem(refusal, "launcher") for refusal in error.refusals)
         return
-    refused = limits.refusals(chosen, jobs, root, cluster)
-    for reason in refused:
-        what, _, fix = reason.partition(": use ") if ": use " in reason else reason.partition("; ")
-        yield Finding("launcher", what, fix or "change that setting")
-    if not refused:
+    refusals = limits.refusals(chosen, jobs, root, cluster)
+    yield from (_problem(refusal, "launcher") for refusal in refusals)
+    if not refusals:
         partition = cluster.partition(chosen.partition)
         name = partition.name if partition is not None else "?"
-        said = f"jobs of {chosen.time} min in partition {name} would be taken, with the runs in {root}"
-        yield Finding("launcher", said, facts={"partition": name, "settings": chosen.as_dict()})
+        message = f"jobs of {chosen.time} min in partition {name} would be taken, with the runs in {root}"
+        yield Finding("launcher", message, facts={"partition": name, "settings": chosen.as_dict()})
 
 
-def _controller() -> Finding:
+def _problem(refusal: Refusal, area: str) -> Finding:
+    finding = data.Finding.of(refusal, area)
+    return Finding(area, finding.message, finding.fix or "change that setting")
+
+
+def _controller(cluster: Cluster) -> Finding:
     version = (commands.ask("sinfo", "--version").value or "").strip()
-    config = commands.configuration().value or {}
-    name = config.get("ClusterName", "?")
-    return Finding(AREA, f"{version}, cluster {name}: the controller answers", facts={"version": version, "name": name})
+    facts = {"version": version, "name": cluster.name}
+    return Finding(AREA, f"{version}, cluster {cluster.name}: the controller answers", facts=facts)
 
 
 def _limits(cluster: Cluster) -> Iterator[Finding]:
-    for each in cluster.partitions.values():
-        nodes = [node for node in cluster.nodes if each.name in node.partitions]
+    for partition in cluster.partitions.values():
+        nodes = cluster.nodes_of(partition)
         gres = sorted({name for node in nodes for name in node.gres})
-        facts: dict[str, Any] = {
-            "name": each.name, "default": each.default, "state": each.state, "minutes": each.minutes,
-            "max_nodes": each.max_nodes, "nodes": len(nodes), "gres": gres,
-            "cpus": max((node.cpus for node in nodes), default=0),
-        }  # fmt: skip
-        said = f"partition {each.name}{' (default)' if each.default else ''} is {each.state}: {len(nodes)} nodes"
-        said += f" of up to {facts['cpus']} cores{''.join(f', {one}' for one in gres)}"
-        said += f"; {'no time limit' if each.minutes is None else f'at most {each.minutes} min'}"
-        yield Finding(AREA, said, facts=facts)
-    facts = {"MaxArraySize": cluster.max_array, "MaxJobCount": cluster.max_jobs, "queue": len(cluster.queue)}
-    said = (
+        cpus = max((node.cpus for node in nodes), default=0)
+        default = " (default)" if partition.default else ""
+        message = (
+            f"partition {partition.name}{default} is {partition.state}: {len(nodes)} nodes of up to {cpus} cores"
+            f"{''.join(f', {name}' for name in gres)}; "
+            f"{'no time limit' if partition.minutes is None else f'at most {partition.minutes} min'}"
+        )
+        yield Finding(
+            AREA, message, facts=dataclasses.asdict(partition) | {"nodes": len(nodes), "gres": gres, "cpus": cpus}
+        )
+    message = (
         f"MaxArraySize {cluster.max_array:,}, MaxJobCount {cluster.max_jobs:,}; the controller holds "
         f"{len(cluster.queue):,} jobs now"
     )
-    yield Finding(AREA, said, facts=facts)
+    facts = {"MaxArraySize": cluster.max_array, "MaxJobCount": cluster.max_jobs, "queue": len(cluster.queue)}
+    yield Finding(AREA, message, facts=facts)
 
 
 def _accounts(cluster: Cluster) -> Iterator[Finding]:
-    for reason in cluster.unknown:
+    accounting = cluster.accounting
+    for reason in accounting.unknown:
         # No reason not to submit: the controller enforces limits that it has read before.
         yield Finding("accounting", f"not known: {reason}; how ended jobs ended may not be told either")
-    if cluster.unknown:
+    if accounting.unknown:
         return
     probe = commands.sacct(jobs=["1"])
     if probe.reason is not None:
         yield Finding(
             "accounting", f"none ({probe.reason}): how a job ended is known for some minutes after its end only"
         )
-    if cluster.accounts is None:
+    if accounting.accounts is None:
         yield Finding("accounting", "no limits of accounts are enforced", facts={"accounts": None})
         return
-    for name, bounds in cluster.accounts.items():
-        default = " (default)" if name == cluster.default_account else ""
-        levels = cluster.qos_of.get(name, ())
-        said = f"account {name}{default}: {_bounds(bounds)}"
-        for level in levels:
-            said += f"; qos {level}: {_bounds((cluster.qos or {}).get(level, Bounds()))}"
-        yield Finding("accounting", said, facts={"account": name, "qos": list(levels)})
+    for name, bounds in accounting.accounts.items():
+        default = " (default)" if name == accounting.default_account else ""
+        levels = accounting.qos_of.get(name, ())
+        parts = [f"account {name}{default}: {_bounds(bounds)}"]
+        parts += [f"qos {level}: {_bounds((accounting.qos or {}).get(level, Bounds()))}" for level in levels]
+        yield Finding("accounting", "; ".join(parts), facts={"account": name, "qos": list(levels)})
 
 
 def _bounds(bounds: Bounds) -> str:
-    said = [] if bounds.minutes is None else [f"at most {bounds.minutes} min a job"]
-    said += [] if bounds.submit is None else [f"{bounds.submit} jobs of yours at a time"]
-    said += [] if bounds.group is None else [f"{bounds.group} jobs of all users at a time"]
-    return ", ".join(said) or "no limits"
+    parts = [
+        bounds.minutes is not None and f"at most {bounds.minutes} min a job",
+        bounds.submit is not None and f"{bounds.submit} jobs of yours at a time",
+        bounds.group is not None and f"{bounds.group} jobs of all users at a time",
+    ]
+    return ", ".join(part for part in parts if part) or "no limits"

@@ -1,6 +1,6 @@
 """The cluster that this machine belongs to: its partitions and nodes, what accounts and qos allow, and its queue.
 
-Read by Slurm's own commands, each time anew. Where the accounting doesn't answer its part is left out, with a word.
+Slurm's own commands are asked each time anew. What the accounting doesn't tell is left out, and `unknown` says so.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-from lab.dispatch.launchers.slurm.client import commands
+from lab.dispatch.launchers.slurm.client import commands, units
 from lab.dispatch.launchers.slurm.client.commands import Queued, Reply
+from lab.refusals import RequestError
 
-ENDLESS = ("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)", "-1", "")
+T = TypeVar("T")
+
+_UNLIMITED = ("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)", "-1", "")
+_NEEDED = ("sbatch", "srun", "scontrol", "squeue")
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A node. `memory` in MB; `gres`: `gpu` and `gpu:a100` → how many."""
+    """A node. `memory` in MB; `gres`: how many of `gpu`, and of `gpu:a100`."""
 
     name: str
     address: str
@@ -29,7 +34,6 @@ class Node:
     gres: Mapping[str, int]
     features: frozenset[str]
     partitions: frozenset[str]
-    state: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,114 +63,148 @@ class Bounds:
 
 
 @dataclasses.dataclass(frozen=True)
+class Accounting:
+    """What the accounting allows this user.
+
+    Attributes:
+        accounts: of this user → bounds; None where the accounting doesn't answer, isn't there, or enforces nothing.
+        qos_of: account → the qos that this user may use with it, the default one first.
+        default_account: used where none is named.
+        qos: all there are → bounds; None where the accounting doesn't answer or isn't there.
+        unknown: why something could not be found out.
+    """
+
+    accounts: Mapping[str, Bounds] | None = None
+    qos_of: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    default_account: str | None = None
+    qos: Mapping[str, Bounds] | None = None
+    unknown: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Cluster:
     """A cluster as it stands now.
 
     Attributes:
+        name: Slurm's.
         max_array: tasks that one array may have.
         max_jobs: that the controller keeps, all users', array tasks counted.
-        accounts: of this user → bounds; None where the accounting doesn't answer or isn't there.
-        qos_of: account → the qos that this user may use with it, the default one first.
-        default_account: used where none is named.
-        qos: all there are → bounds; None as `accounts`.
         queue: all jobs that the controller knows.
-        unknown: why something could not be found out.
     """
 
+    name: str
     max_array: int
     max_jobs: int
     partitions: Mapping[str, Partition]
     nodes: tuple[Node, ...]
-    accounts: Mapping[str, Bounds] | None
-    qos_of: Mapping[str, tuple[str, ...]]
-    default_account: str | None
-    qos: Mapping[str, Bounds] | None
+    accounting: Accounting
     queue: tuple[Queued, ...]
-    unknown: tuple[str, ...] = ()
 
     def partition(self, name: str | None) -> Partition | None:
         """By name; the default one without."""
         if name is not None:
             return self.partitions.get(name)
-        return next((each for each in self.partitions.values() if each.default), None)
+        return next((partition for partition in self.partitions.values() if partition.default), None)
+
+    def nodes_of(self, partition: Partition) -> list[Node]:
+        """The nodes of a partition."""
+        return [node for node in self.nodes if partition.name in node.partitions]
 
 
-def look() -> Reply[Cluster]:
-    """The cluster that this machine belongs to; without one, the reason and what to do."""
-    for command in ("sbatch", "srun", "scontrol", "squeue"):
+def look() -> Cluster:
+    """The cluster that this machine belongs to.
+
+    Raises:
+        RequestError: there is none here, or its controller doesn't answer.
+    """
+    for command in _NEEDED:
         if shutil.which(command) is None:
-            return Reply(reason=f"no SLURM here: {command} isn't installed; log in where it is, or use --on local")
-    config = commands.configuration()
-    if config.value is None:
-        return Reply(reason=_silent(config.reason))
-    partitions, nodes, queue = commands.records("partition"), commands.records("node"), commands.squeue()
-    for reply in (partitions, nodes, queue):
-        if reply.reason is not None:
-            return Reply(reason=_silent(reply.reason))
-    accounts, qos_of, default, qos, unknown = _accounting(config.value)
-    return Reply(
-        Cluster(
-            max_array=_number(config.value.get("MaxArraySize")) or 1001,
-            max_jobs=_number(config.value.get("MaxJobCount")) or 10_000,
-            partitions={each["PartitionName"]: _partition(each) for each in partitions.value or ()},
-            nodes=tuple(_node(each) for each in nodes.value or ()),
-            accounts=accounts,
-            qos_of=qos_of,
-            default_account=default,
-            qos=qos,
-            queue=tuple(queue.value or ()),
-            unknown=unknown,
-        )
+            raise RequestError(
+                f"no SLURM here: {command} isn't installed",
+                kind="unavailable",
+                fix="log in where it is, or use --on local",
+            )
+    config = answer(commands.configuration())
+    return Cluster(
+        name=config.get("ClusterName", "?"),
+        max_array=max_array(config),
+        max_jobs=_number(config.get("MaxJobCount")) or 10_000,
+        partitions={words["PartitionName"]: _partition(words) for words in answer(commands.records("partition"))},
+        nodes=tuple(_node(words) for words in answer(commands.records("node"))),
+        queue=tuple(answer(commands.squeue())),
+        accounting=_accounting(config),
     )
 
 
-def _accounting(
-    config: Mapping[str, str],
-) -> tuple[dict[str, Bounds] | None, dict[str, tuple[str, ...]], str | None, dict[str, Bounds] | None, tuple[str, ...]]:
-    """This user's accounts with their bounds, their qos, the default account, and all qos with theirs."""
+def max_array(config: Mapping[str, str]) -> int:
+    """Tasks that one array may have, from the controller's configuration."""
+    return _number(config.get("MaxArraySize")) or 1001
+
+
+def answer(reply: Reply[T]) -> T:
+    """What the controller answered.
+
+    Raises:
+        RequestError: it doesn't answer.
+    """
+    if reply.value is None:
+        raise RequestError(
+            f"SLURM's controller doesn't answer: {reply.reason}",
+            kind="unavailable",
+            fix="see `scontrol ping`, and try again once it says UP",
+        )
+    return reply.value
+
+
+def _accounting(config: Mapping[str, str]) -> Accounting:
     if "slurmdbd" not in config.get("AccountingStorageType", ""):
-        return None, {}, None, None, ()
-    cluster, user = config.get("ClusterName", ""), getpass.getuser()
-    fields = ("Account", "User", "MaxSubmit", "GrpSubmit", "MaxWall", "QOS", "DefaultQOS")
-    here = f"cluster={cluster}"
-    with ThreadPoolExecutor() as asked:  # a quarter of a second each, most of it waiting
-        mine, groups, levels, person = asked.map(
+        return Accounting()
+    here, user = f"cluster={config.get('ClusterName', '')}", getpass.getuser()
+    columns = ("Account", "User", "MaxSubmit", "GrpSubmit", "MaxWall", "QOS", "DefaultQOS")
+    with ThreadPoolExecutor() as pool:  # a quarter of a second each, most of it waiting
+        mine, groups, levels, person = pool.map(
             lambda question: commands.sacctmgr(*question),
             (
-                ("association", fields, f"user={user}", here),
+                ("association", columns, f"user={user}", here),
                 ("association", ("Account", "GrpSubmit"), "user=", here),
                 ("qos", ("Name", "MaxSubmitPU", "GrpSubmit", "MaxWall")),
                 ("user", ("User", "DefaultAccount"), f"name={user}"),
             ),
         )
-    unknown = dict.fromkeys(reply.reason for reply in (mine, levels, person) if reply.reason)
     if mine.value is None or levels.value is None or person.value is None:
-        return None, {}, None, None, tuple(f"the limits of accounts and qos: {reason}" for reason in unknown)
+        reasons = dict.fromkeys(reply.reason for reply in (mine, levels, person) if reply.reason)
+        return Accounting(unknown=tuple(f"the limits of accounts and qos: {reason}" for reason in reasons))
     of_group = {row["Account"]: _number(row["GrpSubmit"]) for row in groups.value or ()}
     accounts = {
         row["Account"]: Bounds(
-            minutes_of(row["MaxWall"]),
+            _minutes(row["MaxWall"]),
             _number(row["MaxSubmit"]),
             _least(_number(row["GrpSubmit"]), of_group.get(row["Account"])),
         )
         for row in mine.value
     }
-    qos_of = {}
-    for row in mine.value:
-        names = [name for name in row["QOS"].split(",") if name]
-        first = row["DefaultQOS"] or ("normal" if "normal" in names else names[0] if len(names) == 1 else "")
-        qos_of[row["Account"]] = tuple(dict.fromkeys([*([first] if first else []), *names]))
     qos = {
-        row["Name"]: Bounds(minutes_of(row["MaxWall"]), _number(row["MaxSubmitPU"]), _number(row["GrpSubmit"]))
+        row["Name"]: Bounds(_minutes(row["MaxWall"]), _number(row["MaxSubmitPU"]), _number(row["GrpSubmit"]))
         for row in levels.value
     }
-    default = next((row["DefaultAccount"] for row in person.value if row["DefaultAccount"]), None)
     # Without enforcement limits are on record only, and Slurm takes what goes beyond them.
     enforced = config.get("AccountingStorageEnforce", "")
     if "limits" not in enforced and "safe" not in enforced:
         accounts = dict.fromkeys(accounts, Bounds())
         qos = dict.fromkeys(qos, Bounds())
-    return (accounts if "associations" in enforced else None), qos_of, default, qos, ()
+    return Accounting(
+        accounts=accounts if "associations" in enforced else None,
+        qos_of={row["Account"]: _qos_of(row) for row in mine.value},
+        default_account=next((row["DefaultAccount"] for row in person.value if row["DefaultAccount"]), None),
+        qos=qos,
+    )
+
+
+def _qos_of(association: Mapping[str, str]) -> tuple[str, ...]:
+    """The qos of an account's association, the default one first."""
+    names = [name for name in association["QOS"].split(",") if name]
+    default = association["DefaultQOS"] or ("normal" if "normal" in names else names[0] if len(names) == 1 else "")
+    return tuple(name for name in dict.fromkeys([default, *names]) if name)
 
 
 def _partition(words: Mapping[str, str]) -> Partition:
@@ -174,52 +212,25 @@ def _partition(words: Mapping[str, str]) -> Partition:
         name=words["PartitionName"],
         default=words.get("Default") == "YES",
         state=words.get("State", "UP"),
-        minutes=minutes_of(words.get("MaxTime", "")),
+        minutes=_minutes(words.get("MaxTime", "")),
         max_nodes=_number(words.get("MaxNodes")),
     )
 
 
 def _node(words: Mapping[str, str]) -> Node:
-    features = words.get("AvailableFeatures", "")
     return Node(
         name=words["NodeName"],
         address=words.get("NodeAddr", words["NodeName"]),
         cpus=_number(words.get("CPUTot")) or 1,
         memory=_number(words.get("RealMemory")) or 0,
-        gres=gres(words.get("Gres", "")),
-        features=frozenset(features.split(",")) - set(ENDLESS),
+        gres=units.gres(words.get("Gres", "")),
+        features=frozenset(words.get("AvailableFeatures", "").split(",")) - set(_UNLIMITED),
         partitions=frozenset(words.get("Partitions", "").split(",")),
-        state=words.get("State", ""),
     )
 
 
-def gres(text: str, count: int = 0) -> dict[str, int]:
-    """`gpu:a100:4(S:0-1),nvme:1` → {"gpu": 4, "gpu:a100": 4, "nvme": 1}; where a request names a type, only that."""
-    found: dict[str, int] = {}
-    for each in re.sub(r"\([^)]*\)", "", text).split(","):
-        *names, last = each.removeprefix("gres/").split(":")
-        if last.isdecimal():
-            number = int(last)
-        else:
-            names, number = [*names, last], 1
-        if names and names[0] and names[0] not in ENDLESS:
-            found[":".join(names)] = found.get(":".join(names), 0) + number
-            if len(names) > 1 and not count:
-                found[names[0]] = found.get(names[0], 0) + number
-    return found
-
-
-def minutes_of(text: str) -> int | None:
-    """Slurm's `1-02:00:00` or `10:00` in whole minutes; None for no limit."""
-    if text in ENDLESS:
-        return None
-    days, dash, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:
-        parts = [*parts, 0, 0][:3]
-    elif len(parts) < 3:
-        parts = [0, *parts, 0][:3]
-    return int(days or 0) * 1440 + parts[0] * 60 + parts[1]
+def _minutes(text: str) -> int | None:
+    return None if text in _UNLIMITED else units.minutes(text)
 
 
 def _number(text: str | None) -> int | None:
@@ -229,7 +240,3 @@ def _number(text: str | None) -> int | None:
 
 def _least(*values: int | None) -> int | None:
     return min((value for value in values if value is not None), default=None)
-
-
-def _silent(reason: str | None) -> str:
-    return f"SLURM's controller doesn't answer: {reason}; see `scontrol ping`, and try again once it says UP"

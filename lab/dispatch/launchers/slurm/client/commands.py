@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 SECONDS = 20.0  # a busy controller takes several; one that is not there is noticed by then
 _MANY = 200  # names or ids a command line
@@ -31,10 +31,10 @@ LIVE = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Reply(Generic[T]):
+class Reply(Generic[T_co]):
     """What a command answered: `value`, or None and the `reason` why there is none."""
 
-    value: T | None = None
+    value: T_co | None = None
     reason: str | None = None
 
 

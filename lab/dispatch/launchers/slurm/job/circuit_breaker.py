@@ -1,7 +1,8 @@
-"""The same error in one run after the other: the rest of a submission would only fail likewise, so it is called off.
+"""The circuit breaker of a submission: once several runs failed with the same error, no other run is begun.
 
-Each failed run leaves a mark, by where and how it failed, in a folder of its submission. Whoever finds N of one kind
-writes down that the submission is called off; its jobs look for that before they begin a run.
+The rest would only fail likewise. Each failed run leaves a mark in a folder of its submission, by where and how it
+failed. The job that finds too many of one kind writes down that the submission is stopped; all jobs look for that
+before they begin a run.
 """
 
 from __future__ import annotations
@@ -9,22 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.records import RunFolder
 from lab.records.atomic import write_json
 
 COUNTED = ("bug", "disk_full")
-"""Kinds of failure that say something of other runs. One arm that is out of memory says nothing of a smaller one."""
+"""Kinds of failure that are likely to come again in other runs. A smaller arm may well have enough memory."""
 
 _TAIL = 65536  # bytes at the end of a log in which the last traceback stands
 _PLACE = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Error:
+class FailureSite:
     """How a run failed: the kind of exception and the innermost place, or what its worker died of."""
 
     kind: str
@@ -34,46 +34,61 @@ class Error:
         return f"{self.kind} at {self.place}" if self.place else self.kind
 
 
-class Marks:
-    """The marks of one submission, in `folder`."""
+@dataclass(frozen=True)
+class Stopped:
+    """Why a submission was stopped: so many runs failed with this error, `run` the last of them."""
+
+    count: int
+    error: str
+    run: str
+
+    @property
+    def cause(self) -> str:
+        """For a person: "3 runs of this submission failed alike: KeyError at …"."""
+        return f"{self.count} runs of this submission failed alike: {self.error} (see {self.run}/log.txt)"
+
+
+class CircuitBreaker:
+    """The circuit breaker of one submission, which keeps its files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stopped = folder / "stopped.json"
+        self._file = folder / "stopped.json"
 
-    def note(self, run: RunFolder, limit: int | None) -> str | None:
-        """Mark a run that failed; the reason to call the submission off, once `limit` of them failed alike."""
+    def record(self, run: RunFolder, limit: int | None) -> Stopped | None:
+        """Count a run that failed; why the submission is stopped, once `limit` runs failed alike."""
         if run.state.failure not in COUNTED:
             return None
-        error = error_of(run)
-        kind = self._folder / "failed" / hashlib.sha256(str(error).encode()).hexdigest()[:16]
-        kind.mkdir(parents=True, exist_ok=True)
-        (kind / hashlib.sha256(run.name.encode()).hexdigest()[:16]).touch()
-        count = sum(1 for _ in kind.iterdir())
+        error = str(failure_site(run))
+        marks = self._folder / "failed" / _digest(error)
+        marks.mkdir(parents=True, exist_ok=True)
+        (marks / _digest(run.name)).touch()
+        count = sum(1 for _ in marks.iterdir())
         if limit is None or count < limit:
             return None
-        if (reason := self.stopped()) is None:
-            reason = f"not begun, as {count} runs of this submission failed alike: {error} (see {run.name}/log.txt)"
-            write_json(self._stopped, {"reason": reason, "run": run.name})
-        return reason
+        if self.stopped() is None:
+            write_json(self._file, asdict(Stopped(count, error, run.name)))
+        return self.stopped()
 
-    def stopped(self) -> str | None:
-        """Why the submission was called off; None if it wasn't."""
+    def stopped(self) -> Stopped | None:
+        """Why the submission was stopped; None if it wasn't."""
         try:
-            found: dict[str, Any] = json.loads(self._stopped.read_bytes())
-        except (FileNotFoundError, ValueError):
+            return Stopped(**json.loads(self._file.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
             return None
-        return str(found["reason"])
 
 
-def error_of(run: RunFolder) -> Error:
+def failure_site(run: RunFolder) -> FailureSite:
     """How a failed run failed, from its state and the last traceback of its log."""
-    state = run.state
-    said = state.reason or "an unknown error"
-    kind = said.partition(":")[0] if re.match(r"[\w.]+(:|$)", said) else re.sub(r"\d+", "N", said)
-    _, found, last = _end(run.path / "log.txt").rpartition("Traceback (most recent call last):")
-    places = list(_PLACE.finditer(last)) if found and kind in last else []
-    return Error(kind, f"{places[-1]['file']}:{places[-1]['line']}" if places else None)
+    reason = run.state.reason or "an unknown error"
+    kind = reason.partition(":")[0] if re.match(r"[\w.]+(:|$)", reason) else re.sub(r"\d+", "N", reason)
+    _, separator, last = _end(run.path / "log.txt").rpartition("Traceback (most recent call last):")
+    places = list(_PLACE.finditer(last)) if separator and kind in last else []
+    return FailureSite(kind, f"{places[-1]['file']}:{places[-1]['line']}" if places else None)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _end(path: Path) -> str:

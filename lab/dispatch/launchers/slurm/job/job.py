@@ -1,11 +1,14 @@
 """What a job does on its node: its runs, one after the other or side by side, until they are done or its time is up.
 
-submitit starts it from a pickle that holds a class by name and where the record is: no model, no configuration. The
-runs are claimed by workers of the local launcher, which read their frozen configurations.
+submitit starts it from a pickle that holds a class by its module's name, and where the record of the submission is: no
+model, no configuration. Workers of the local launcher claim the runs and read their frozen configurations.
 
 A job that is told to stop has its workers checkpoint, and then goes back into the queue by itself. There is this one
-path for preemption and time limit; Lightning's requeueing is off, and submitit's handlers are replaced. A job that is
+path for preemption and time limit: Lightning's requeueing is off, and submitit's handlers are replaced. A job that is
 killed without a word is put back by Slurm. Either way the next start goes on where the folders stand.
+
+A later version of the lab may not have the class under that name. Jobs that are queued while the lab is upgraded then
+end at once with an error, before they have touched a run, and `lab submit` sends their runs again.
 """
 
 from __future__ import annotations
@@ -15,31 +18,32 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.dispatch.control import dependencies
 from lab.dispatch.launchers.local.local import WORKER, Summary, run_local
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job import allocation
-from lab.dispatch.launchers.slurm.job.circuit_breaker import Marks
+from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker, Stopped
 from lab.dispatch.launchers.slurm.send import journal
 from lab.dispatch.launchers.slurm.send.journal import Record
+from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import Claim, holder
 from lab.records import BrokenRun, RunFolder
 
 if TYPE_CHECKING:
-    from lab.training.parallel.world import Strategy
+    from submitit.helpers import DelayedSubmission
 
-AGAIN = 1  # times that a job tries a run once more whose worker was killed
+RETRIES = 1  # times that a job tries a run again whose worker was killed
 SILENT = 10.0  # seconds without a sign of life after which a holder on another host is likely gone
 _LOOK_AGAIN = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class RunsJob:
     """One job, or one task of an array, as submitit pickles it.
 
     Attributes:
@@ -65,7 +69,7 @@ class Job:
         # Not a return: submitit would write a result file for each job, and nobody reads them.
         sys.exit(code)
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> DelayedSubmission:
         """For submitit: what to start next time, should it be told to stop before this has put up its handlers."""
         from submitit.helpers import DelayedSubmission
 
@@ -74,116 +78,118 @@ class Job:
     def run(self, stop: Stop) -> int:
         """As `__call__`, with the exit code returned; `stop` stops it."""
         record = journal.read(Path(self.record))
-        me = allocation.own_id()
+        job = allocation.own_id()
         if record.void is not None or (record.job is not None and allocation.own_id(whole=True) != record.job):
-            _say(f"job {me}: nothing to do: {record.void or f'job {record.job} does this'}")
+            _say(f"job {job}: nothing to do: {record.void or f'job {record.job} does this'}")
             return 0
-        settings = record.settings
-        if settings["nodes"] * settings["tasks_per_node"] == 1:
-            return _Work(self, record, stop, me, self.worker or WORKER).do()
+        settings = Settings.of(record.settings)
+        if settings.processes == 1:
+            return _Work(self, record, settings, stop, self.worker or WORKER).do()
         from lab.dispatch.distributed import process_group
 
-        strategy: Strategy = settings["strategy"] or "ddp"
-        work = _Work(self, record, stop, me, self.worker or process_group.command(strategy))
-        return process_group.share(work.do, strategy, settings["cpus_per_task"], stop)
+        strategy = settings.strategy or "ddp"
+        work = _Work(self, record, settings, stop, self.worker or process_group.command(strategy))
+        return process_group.share(work.do, strategy, settings.cpus_per_task, stop)
 
 
 class _Work:
-    def __init__(self, job: Job, record: Record, stop: Stop, me: str, worker: Sequence[str]) -> None:
-        self._settings = record.settings
+    """The work of one task."""
+
+    def __init__(self, job: RunsJob, record: Record, settings: Settings, stop: Stop, worker: Sequence[str]) -> None:
+        self._settings = settings
         self._record = record
         self._stop = stop
-        self._me = me
+        self._job = allocation.own_id()
         self._root = Path(job.root)
         self._task = record.tasks[job.index]
-        self._marks = Marks(record.path.parent / record.group)
+        self._breaker = CircuitBreaker(record.path.parent / record.group)
         self._worker = worker
-        self._called_off: str | None = None
-        self._tried: dict[RunFolder, int] = {}
+        self._stopped: Stopped | None = None
+        self._retries: dict[RunFolder, int] = {}
+        self._preempted: set[str] = set()
 
     def do(self) -> int:
-        runs = [run for run in map(self._folder, self._task.runs) if self._is_mine(run)]
-        _say(f"job {self._me} on {allocation.place()}: {len(runs)} of {len(self._task.runs)} runs to do")
-        self._called_off = self._marks.stopped()
-        if self._called_off is None:
-            _in_thread(lambda: self._rounds(runs))
-        open_runs = [run for run in runs if _open(run)]
+        """All of it; the job's exit code."""
+        runs = [run for run in map(self._folder, self._task.runs) if self._is_own(run)]
+        _say(f"job {self._job} on {allocation.place()}: {len(runs)} of {len(self._task.runs)} runs to do")
+        self._stopped = self._breaker.stopped()
+        if self._stopped is None:
+            _in_thread(lambda: self._run_all(runs))
+        open_runs = [run for run in runs if _is_open(run)]
         for run in runs:
             _say(f"{run.name}: {run.state.status}" + (f": {run.state.reason}" if run.state.reason else ""))
-        if self._called_off is not None:
-            self._call_off(open_runs)
+        if self._stopped is not None:
+            self._cancel_submission(self._stopped, open_runs)
             return 1
         self._block_dependants(runs)
         if self._stop() and open_runs:
-            return self._later(open_runs)
+            return self._requeue(open_runs)
         return 0 if all(run.state.ended for run in map(self._folder, self._task.runs)) else 1
 
     def _folder(self, name: str) -> RunFolder:
         return RunFolder(self._root / name)
 
-    def _is_mine(self, run: RunFolder) -> bool:
+    def _is_own(self, run: RunFolder) -> bool:
         """Whether a run is this job's to try: one that failed is only if that was asked for, and only once."""
         state = run.state
         return state.status != "failed" or self._task.retry.get(run.name) == state.attempts
 
-    def _rounds(self, runs: Sequence[RunFolder]) -> None:
-        """Run them until none is left that another round could bring on."""
+    def _run_all(self, runs: Sequence[RunFolder]) -> None:
+        """Run them, and again those that another round could bring on."""
         todo = list(runs)
         while todo and not self._stop():
-            summary = self._launch(todo)
+            summary = run_local(
+                todo,
+                max_parallel=self._settings.side_by_side,
+                threads=self._settings.threads,
+                retry_failed=True,
+                on_change=self._on_change,
+                stop=self._stop,
+                worker=self._worker,
+            )
+            self._preempted = {name for name, status in summary.ran.items() if status == "preempted"}
             for name, reason in summary.refused.items():
                 _say(f"{name}: refused: {reason}")
             todo = [] if self._stop() else [*self._killed(todo), *self._left_by_others(summary)]
 
-    def _launch(self, runs: Sequence[RunFolder]) -> Summary:
-        side_by_side = self._settings["side_by_side"]
-        return run_local(
-            runs,
-            max_parallel=side_by_side,
-            threads=max(1, self._settings["cpus_per_task"] // side_by_side),
-            retry_failed=True,
-            on_change=self._changed,
-            stop=self._stop,
-            worker=self._worker,
-        )
-
-    def _changed(self, run: RunFolder) -> None:
-        """A run has begun or ended: whether to begin another depends on how those before it failed."""
-        if self._called_off is None and run.state.status == "failed":
-            self._called_off = self._marks.note(run, self._settings["stop_after_same_failure"])
-        self._called_off = self._called_off or self._marks.stopped()
-        if self._called_off is not None:
+    def _on_change(self, run: RunFolder) -> None:
+        """A run has begun or ended: whether another one is begun depends on how those before it failed."""
+        if self._stopped is None and run.state.status == "failed":
+            self._stopped = self._breaker.record(run, self._settings.stop_after_same_failure)
+        self._stopped = self._stopped or self._breaker.stopped()
+        if self._stopped is not None:
             self._stop.request("the same error in other runs of the submission")
 
     def _killed(self, runs: Sequence[RunFolder]) -> list[RunFolder]:
-        """Those whose worker was killed, or stopped by somebody else, and which haven't been tried again yet."""
-        found = []
+        """Those whose worker was killed, or stopped by somebody else, and which this job may try again."""
+        killed = []
         for run in runs:
-            begun = self._tried.get(run, 0)
-            if run.state.status in ("lost", "preempted", "running") and holder(run.path) is None and begun < AGAIN:
-                self._tried[run] = begun + 1
-                found.append(run)
-        return found
+            retries = self._retries.get(run, 0)
+            interrupted = run.state.status in ("lost", "preempted", "running") and holder(run.path) is None
+            if interrupted and retries < RETRIES:
+                self._retries[run] = retries + 1
+                killed.append(run)
+        return killed
 
     def _left_by_others(self, summary: Summary) -> list[RunFolder]:
         """Those of the runs held elsewhere whose holder turns out to be gone: its node was lost, and its claim is old.
 
-        Waits for as long as that can't be told, and no longer: whoever gives signs of life has the run in hand.
+        Waits for as long as that can't be told, and no longer: a holder that gives signs of life has the run in hand.
         """
         waiting = [self._folder(name) for name in summary.elsewhere]
-        found: list[RunFolder] = []
+        free: list[RunFolder] = []
         began = time.monotonic()
         while waiting and not self._stop():
             for run in list(waiting):
                 held = holder(run.path)
                 if held is None and dependencies.standing(run).status != "waits":
-                    found.append(run)
+                    free.append(run)
                 if held is None or (held.age < SILENT and time.monotonic() - began > SILENT):
-                    _say(f"{run.name}: {'free now' if run in found else 'left to whoever holds it, or what it needs'}")
+                    _say(f"{run.name}: {'free now' if run in free else 'left to whoever holds it, or what it needs'}")
                     waiting.remove(run)
             if waiting:
                 time.sleep(_LOOK_AGAIN)
-        return found
+        return free
 
     def _block_dependants(self, runs: Sequence[RunFolder]) -> None:
         """Say in the folders of runs that need one which failed here that they can't be run: Slurm drops their jobs."""
@@ -194,23 +200,25 @@ class _Work:
         others = []
         for run in map(self._folder, sorted(names - broken)):
             with contextlib.suppress(BrokenRun):
-                if run.state.status in ("queued", "preempted", "running", "lost"):
+                if _is_open(run):
                     others.append(run)
-        found = True
-        while found:  # as those that need a blocked one are blocked too
-            found = False
-            for run in list(others):
-                if run.state.status == "queued" and any(need["run"] in broken for need in dependencies.of(run)):
-                    standing = dependencies.standing(run, others)
-                    if standing.status == "blocked" and dependencies.block(run, standing.reason or ""):
-                        others.remove(run)
-                        broken.add(run.name)
-                        found = True
+        while blocked := self._block(others, broken):  # as those that need a blocked one are blocked too
+            broken |= {run.name for run in blocked}
+            others = [run for run in others if run not in blocked]
 
-    def _call_off(self, mine: Sequence[RunFolder]) -> None:
+    def _block(self, others: Sequence[RunFolder], broken: set[str]) -> list[RunFolder]:
+        """Block those of the queued runs that need a broken one: which those were."""
+        blocked = []
+        for run in others:
+            if run.state.status == "queued" and any(need["run"] in broken for need in dependencies.of(run)):
+                standing = dependencies.standing(run, others)
+                if standing.status == "blocked" and dependencies.block(run, standing.reason or ""):
+                    blocked.append(run)
+        return blocked
+
+    def _cancel_submission(self, stopped: Stopped, mine: Iterable[RunFolder]) -> None:
         """Take the rest of the submission out of the queue, and say why in the folders of its runs."""
-        reason = self._called_off or ""
-        _say(f"called off: {reason}")
+        _say(f"called off: {stopped.cause}")
         group = [record for record in journal.records(self._root) if record.group == self._record.group]
         waiting = [record.job for record in group if record.job is not None and record.void is None]
         failed = commands.cancel(waiting, pending_only=True)
@@ -218,26 +226,30 @@ class _Work:
             _say(f"the jobs that wait could not be cancelled ({failed}): they will do nothing")
         names = [name for record in group for task in record.tasks for name in task.runs]
         for run in dict.fromkeys([*mine, *map(self._folder, names)]):
-            if run.state.status in ("queued", "preempted"):
-                note(run, reason if run.state.status == "queued" else reason.replace("not begun", "not gone on with"))
+            if run.state.status == "queued":
+                note(run, f"not begun, as {stopped.cause}")
+            elif run.state.status == "preempted":
+                note(run, f"not gone on with, as {stopped.cause}")
 
-    def _later(self, runs: Sequence[RunFolder]) -> int:
-        """Put this job back into the queue, unless it is there already or somebody ended it."""
+    def _requeue(self, runs: Sequence[RunFolder]) -> int:
+        """Put this job back into the queue, unless it is there already or a user ended it: the exit code."""
+        reason = f"stopped by {self._stop.reason}"
         for run in runs:
-            if (run.state.reason or "").startswith("stopped by SIG"):  # which reached its worker too, who knows no more
-                note(run, f"stopped by {self._stop.reason}")
-        why = allocation.requeue(allowed=self._settings["requeue"])
-        if why is None:
-            _say(f"job {self._me}: back in the queue, with {len(runs)} runs to go on with")
+            # A signal may have reached its worker too, which knows no more than the signal's name.
+            if run.name in self._preempted and run.state.reason != reason:
+                note(run, reason)
+        why_not = allocation.requeue(allowed=self._settings.requeue)
+        if why_not is None:
+            _say(f"job {self._job}: back in the queue, with {len(runs)} runs to go on with")
             return 0
-        _say(f"job {self._me}: not put back into the queue: {why}")
+        _say(f"job {self._job}: not put back into the queue: {why_not}")
         for run in runs:
-            note(run, f"{run.state.reason or 'not begun'}; its job was not put back into the queue: {why}")
+            note(run, f"{run.state.reason or 'not begun'}; its job was not put back into the queue: {why_not}")
         return 1
 
 
 def note(run: RunFolder, reason: str) -> None:
-    """Write into a run that nobody holds why it isn't going on: into its state, and into its log if it has begun."""
+    """Write why a run that nobody holds isn't going on: into its state, and into its log if it has begun."""
     claim = Claim.take(run.path)
     if claim is not None:
         with claim:
@@ -262,12 +274,12 @@ def _in_thread(work: Callable[[], None]) -> None:
     thread = threading.Thread(target=guarded, name="runs")
     thread.start()
     while thread.is_alive():
-        thread.join(0.2)
+        thread.join(0.2)  # a wait without end would let no signal through
     if errors:
         raise errors[0]
 
 
-def _open(run: RunFolder) -> bool:
+def _is_open(run: RunFolder) -> bool:
     """Whether a later start of the job could bring it on."""
     return run.state.status in ("queued", "preempted", "running", "lost")
 

@@ -8,23 +8,27 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job.allocation import own_id
-from lab.dispatch.launchers.slurm.job.job import Job
+from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, submission
 from lab.dispatch.launchers.slurm.send.journal import Record, Task
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.planning.plan.build import Plan
 from lab.refusals import RequestError
 
-PLAN = "plan.json"
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+PLAN, OLD_PLAN = "frozen_plan.json", "plan.json"
+"""The plan as it was submitted, in the folder of the submission's group; and what the file was called before."""
 
 
 @dataclasses.dataclass(frozen=True)
-class NextStage:
-    """The job, as submitit pickles it. `record`, `root` and `worker` are those of `Job` in `slurm.job.job`."""
+class NextStageJob:
+    """The job, as submitit pickles it. `record`, `root` and `worker` are those of `RunsJob`."""
 
     record: str
     root: str
@@ -40,7 +44,7 @@ class NextStage:
             print(f"nothing to do: {record.void}", flush=True)
             sys.exit(0)
         root, settings = Path(self.root), Settings.of(record.settings)
-        plan = load_plan(record.path.parent / record.group / PLAN)
+        plan = load_plan(_plan_file(record.path.parent / record.group))
         stages = Stages(plan, root, **record.then)
         ready = stages.next()
         assert ready is not None
@@ -49,24 +53,24 @@ class NextStage:
             sent = submission.send(ready.to_run, root, plan.sweep, settings, worker=self.worker)
         except (RequestError, OSError) as error:
             print(f"{error}\nso the runs are done here", flush=True)
-            self._here([run.name for run in ready.to_run], record)
+            self._run_here([run.name for run in ready.to_run], record)
             return
         print(sent.describe(), flush=True)
-        for found in stages.unpicked:
-            print(f"{found.arm}: {found.describe()}", flush=True)
-        sys.exit(1 if any(found.stuck for found in stages.unpicked) else 0)
+        for selection in stages.unpicked:
+            print(f"{selection.arm}: {selection.describe()}", flush=True)
+        sys.exit(1 if any(selection.stuck for selection in stages.unpicked) else 0)
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> DelayedSubmission:
         """For submitit: what to start next time, should the time limit come first."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
-    def _here(self, runs: list[str], record: Record) -> None:
+    def _run_here(self, runs: list[str], record: Record) -> None:
         """Do these runs in this job. Its record says so, for whoever asks which job a run is with."""
-        mine = journal.intend(Path(self.root), record.sweep, journal.new_group(), [Task(tuple(runs))], record.settings)
-        mine = mine.sent(own_id())
-        Job(str(mine.path), 0, self.root, self.worker)()
+        own = journal.intend(Path(self.root), record.sweep, journal.new_group(), [Task(tuple(runs))], record.settings)
+        own = own.sent(own_id())
+        RunsJob(str(own.path), 0, self.root, self.worker)()
 
 
 def send_next(
@@ -94,24 +98,28 @@ def send_next(
 
     root = root.resolve()
     with journal.alone(root):
-        records = submission.settled(journal.records(root), root, worker)
-        waiting = [record for record in records if record.kind == "next" and record.sweep == plan.sweep]
-        queue = commands.squeue(names=[record.name for record in waiting]).value or []
-        there = [row.job for row in queue if row.live]
-        if there and not anew:
+        records = submission.settled(journal.records(root))
+        names = [record.name for record in records if record.kind == "next" and record.sweep == plan.sweep]
+        waiting = [row.job for row in commands.squeue(names=names).value or () if row.live]
+        if waiting and not anew:
             return None
-        submission_of = submission.living(records)
-        names = {run.folder_name for run in plan.runs if run.role == "tune"}
-        jobs = {each.record.job for name, each in submission_of.items() if name in names}
+        tuning = {run.folder_name for run in plan.runs if run.role == "tune"}
+        jobs = {job.record.job for run, job in submission.living(records).items() if run in tuning}
         if not jobs:
             return None
-        if there:
-            commands.cancel(there, pending_only=True)
-        (root / plan.sweep / journal.FOLDER / group).mkdir(parents=True, exist_ok=True)
-        write_plan(plan, root / plan.sweep / journal.FOLDER / group / PLAN)
+        if waiting:
+            commands.cancel(waiting, pending_only=True)
+        folder = journal.folder(root, plan.sweep) / group
+        folder.mkdir(parents=True, exist_ok=True)
+        write_plan(plan, folder / PLAN)
         depends = "afterany:" + ":".join(sorted(job for job in jobs if job is not None))
         one = dataclasses.replace(settings, nodes=1, tasks_per_node=1, strategy=None)
         record = journal.intend(
             root, plan.sweep, group, [Task(())], settings.as_dict(), kind="next", depends=depends, then=options
         )
-        return submission.call(record, root, one, worker)
+        return submission.call(record, one, [NextStageJob(str(record.path), str(root), worker)])
+
+
+def _plan_file(folder: Path) -> Path:
+    old = folder / OLD_PLAN
+    return old if old.is_file() else folder / PLAN

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from lab.dispatch.control import dependencies
 from lab.dispatch.launchers.slurm.send.journal import Task
 from lab.records import RunFolder
 
+T = TypeVar("T")
+
 
 @dataclasses.dataclass(frozen=True)
-class Pack:
+class Batch:
     """One array of jobs, or one job, to be sent with one call of sbatch.
 
     Attributes:
         tasks: what each job does.
-        on: what all of them wait for: the runs that their runs need and that aren't done.
+        waits_for: the runs that its runs need and that aren't done; the same for all its runs.
     """
 
     tasks: tuple[Task, ...]
-    on: frozenset[str] = frozenset()
+    waits_for: frozenset[str] = frozenset()
+
+    @property
+    def count(self) -> int:
+        """Runs in it."""
+        return sum(len(task.runs) for task in self.tasks)
 
 
-def pack(
+def needed_by(run: RunFolder) -> list[str]:
+    """Names of the runs that a run needs, by its run.json."""
+    needed = [dependencies.find(run, need) for need in dependencies.of(run)]
+    return [other.name for other in needed if other is not None]
+
+
+def batches(
     runs: Sequence[RunFolder],
     *,
     per_job: int,
     per_array: int,
-    pending: Mapping[str, object] | None = None,
-    needed: Callable[[RunFolder], Sequence[RunFolder]] | None = None,
-) -> list[Pack]:
+    pending: Collection[str] = (),
+    needs: Callable[[RunFolder], Sequence[str]] = needed_by,
+) -> list[Batch]:
     """Runs as arrays of jobs, those that others need first.
 
     Args:
@@ -38,54 +52,51 @@ def pack(
         per_job: most runs in a job.
         per_array: most jobs in an array.
         pending: names of runs that jobs sent earlier are going to do.
-        needed: the runs that a run needs; by default what its run.json says.
+        needs: names of the runs that a run needs.
     """
-    needed = needed or _needed
     names = {run.name for run in runs}
-    waits = {run.name: [each.name for each in needed(run)] for run in runs}
-    going = names | set(pending or ())
+    needed = {run.name: needs(run) for run in runs}
     levels: dict[str, int] = {}
 
     def level(name: str) -> int:
         if name not in levels:
             levels[name] = 0  # a circle can't be planned; if one could, it would end here
-            levels[name] = 1 + max((level(each) for each in waits[name] if each in names), default=-1)
+            levels[name] = 1 + max((level(other) for other in needed[name] if other in names), default=-1)
         return levels[name]
 
     groups: dict[tuple[int, frozenset[str]], list[RunFolder]] = {}
     for run in runs:
-        on = frozenset(name for name in waits[run.name] if name in going)
-        groups.setdefault((level(run.name), on), []).append(run)
-    packs = []
-    for (_, on), members in sorted(groups.items(), key=lambda item: item[0][0]):
-        tasks = [_task(members[start : start + per_job]) for start in range(0, len(members), per_job)]
-        packs += [Pack(tuple(tasks[start : start + per_array]), on) for start in range(0, len(tasks), per_array)]
-    return packs
+        waits_for = frozenset(name for name in needed[run.name] if name in names or name in pending)
+        groups.setdefault((level(run.name), waits_for), []).append(run)
+    result = []
+    for (_, waits_for), members in sorted(groups.items(), key=lambda item: item[0][0]):
+        tasks = map(_task, _chunks(members, per_job))
+        result += [Batch(tuple(array), waits_for) for array in _chunks(list(tasks), per_array)]
+    return result
 
 
-def dependency(on: frozenset[str], jobs: Mapping[str, str], tasks: Mapping[str, Task]) -> str | None:
-    """What sbatch is told that jobs wait for, all of which need the runs `on`.
+def dependency(waits_for: frozenset[str], jobs: Mapping[str, str], tasks: Mapping[str, Task]) -> str | None:
+    """What sbatch is told that jobs wait for, all of which need the same runs.
 
     `afterok` where a job holds nothing but needed runs: should one fail, those that need it are cancelled with it.
     `afterany` for a job that holds others as well: their failures say nothing, and the waiting job looks for itself.
 
     Args:
-        on: names of needed runs.
+        waits_for: names of needed runs.
         jobs: run → id of the job that does it.
         tasks: id of a job → what it does.
     """
-    words = []
-    for job in dict.fromkeys(jobs[name] for name in sorted(on) if name in jobs):
-        words.append(f"{'afterok' if set(tasks[job].runs) <= on else 'afterany'}:{job}")
-    return ",".join(words) or None
+    conditions = []
+    for job in dict.fromkeys(jobs[name] for name in sorted(waits_for) if name in jobs):
+        conditions.append(f"{'afterok' if set(tasks[job].runs) <= waits_for else 'afterany'}:{job}")
+    return ",".join(conditions) or None
 
 
 def _task(runs: Sequence[RunFolder]) -> Task:
     states = {run.name: run.state for run in runs}
-    retry = {name: state.attempts for name, state in states.items() if state.status == "failed"}
-    return Task(tuple(states), retry)
+    return Task(tuple(states), {name: state.attempts for name, state in states.items() if state.status == "failed"})
 
 
-def _needed(run: RunFolder) -> list[RunFolder]:
-    found = [dependencies.find(run, need) for need in dependencies.of(run)]
-    return [each for each in found if each is not None]
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,17 +1,22 @@
-"""One call of sbatch, through submitit: the text of the batch script, a trial of it, and the call itself."""
+"""One call of sbatch, through submitit: the text of the batch script, a trial of it, and the call itself.
+
+This is the one file that uses what submitit keeps private: the function that makes a batch script, and the module that
+the script runs on the node. tests/slurm/test_submission.py compares both with the script that submitit sends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import pickle
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.send.settings import OWN, Settings
@@ -20,16 +25,23 @@ from lab.refusals import RequestError
 _VARIABLES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX", "gpus-per-node": "GPUS_PER_NODE"}
 """Options whose variable isn't called as they are: SBATCH_TIMELIMIT for --time."""
 
+_JOBS = "jobs.pkl"  # beside the logs: what each job starts from, until submitit's own file for it is written
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 
 
+class Job(Protocol):
+    """What submitit pickles for a job, and calls on its node."""
+
+    def __call__(self) -> None: ...
+
+
 def parameters(settings: Settings, name: str, depends: str | None = None) -> dict[str, Any]:
-    """What submitit is given for a job of this name."""
+    """What submitit is given for a job of this name, by the keywords of its executor."""
     srun = [f"--cpus-per-task={settings.cpus_per_task}"]  # which srun doesn't take over from sbatch since 22.05
     if settings.processes > 1:
         srun.append("--kill-on-bad-exit=1")  # the other processes would wait for the lost one for ever
-    options: dict[str, Any] = {"requeue" if settings.requeue else "no-requeue": True, **settings.sbatch}
+    options: dict[str, str | int | bool] = {"requeue" if settings.requeue else "no-requeue": True, **settings.sbatch}
     if depends is not None:
         options["kill-on-invalid-dep"] = "yes"
     return {
@@ -62,8 +74,9 @@ def text(settings: Settings, name: str, folder: Path, count: int, depends: str |
 
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     array = count if count > 1 else None
-    given = parameters(settings, name, depends)
-    return str(_make_sbatch_string(command=command, folder=folder, map_count=array, **given))
+    return str(
+        _make_sbatch_string(command=command, folder=folder, map_count=array, **parameters(settings, name, depends))
+    )
 
 
 def trial(settings: Settings, count: int) -> str | None:
@@ -75,8 +88,10 @@ def trial(settings: Settings, count: int) -> str | None:
     return reply.reason
 
 
-def call(settings: Settings, name: str, folder: Path, jobs: Sequence[Any], depends: str | None = None) -> str:
+def call(settings: Settings, name: str, folder: Path, jobs: Sequence[Job], depends: str | None = None) -> str:
     """Send these jobs, an array if there are several. Returns Slurm's id, of the whole array.
+
+    Should this process be killed before all is written that the jobs start from, `mend` can do it.
 
     Raises:
         RequestError: sbatch refused or failed; it says why. The controller may have taken the jobs nevertheless.
@@ -85,6 +100,7 @@ def call(settings: Settings, name: str, folder: Path, jobs: Sequence[Any], depen
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _JOBS).write_bytes(pickle.dumps(list(jobs)))
     try:
         executor = SlurmExecutor(folder=folder)
         executor.update_parameters(**parameters(settings, name, depends))
@@ -92,21 +108,25 @@ def call(settings: Settings, name: str, folder: Path, jobs: Sequence[Any], depen
         with environment(settings), contextlib.redirect_stderr(io.StringIO()):
             sent = executor.submit_array(jobs) if len(jobs) > 1 else [executor.submit(jobs[0])]
     except (FailedJobError, FailedSubmissionError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        said = commands.complaint(str(error)) or type(error).__name__
-        raise RequestError(f"sbatch: {said}") from None
+        complaint = commands.complaint(str(error)) or type(error).__name__
+        raise RequestError(f"sbatch: {complaint}", kind="unavailable") from None
     return str(sent[0].job_id).partition("_")[0]
 
 
-def mend(folder: Path, job: str, jobs: Sequence[Any]) -> None:
-    """Put down what the jobs with this id start from, where whoever sent them was killed before it could."""
+def mend(folder: Path, job: str) -> None:
+    """Write what the jobs with this id start from, where the process that sent them was killed before it could."""
     from submitit.core.utils import DelayedSubmission, JobPaths
 
-    for index, each in enumerate(jobs):
+    try:
+        jobs: list[Job] = pickle.loads((folder / _JOBS).read_bytes())
+    except (OSError, ImportError, AttributeError):  # from another version of the lab: its jobs can't start here
+        return
+    for index, content in enumerate(jobs):
         paths = JobPaths(folder, f"{job}_{index}" if len(jobs) > 1 else job)
         if not paths.submitted_pickle.exists():
-            whole = paths.submitted_pickle.with_suffix(f".{os.getpid()}.tmp")
-            DelayedSubmission(each).dump(whole)
-            whole.replace(paths.submitted_pickle)
+            part = paths.submitted_pickle.with_suffix(f".{os.getpid()}.tmp")
+            DelayedSubmission(content).dump(part)
+            part.replace(paths.submitted_pickle)
 
 
 @contextlib.contextmanager
@@ -115,9 +135,8 @@ def environment(settings: Settings) -> Iterator[None]:
 
     What a surrounding job has put there is left out too: a job of the same would take it for its own.
     """
-    given = {key: value for key, value in parameters(settings, "").items() if value is not None}
-    options = {key.replace("_", "-") for key in given} | set(settings.sbatch)
-    options |= {*OWN, "array", "signal"}
+    options = {key.replace("_", "-") for key, value in parameters(settings, "").items() if value is not None}
+    options |= {*settings.sbatch, *OWN, "array", "signal"}
     overruling = {f"SBATCH_{_VARIABLES.get(option, option.upper().replace('-', '_'))}" for option in options}
     hidden = {
         name: value

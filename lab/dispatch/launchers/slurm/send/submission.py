@@ -1,6 +1,6 @@
 """Sending runs to SLURM: only what is neither done nor in the queue, however often and by how many it is asked for.
 
-Whoever sends is alone with the root meanwhile. What an earlier call left half done is put right first.
+The process that sends is alone with the root meanwhile. What an earlier call left half done is put right first.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lab.dispatch.control import locate
 from lab.dispatch.control.prepare import PlannedRun
 from lab.dispatch.launchers.slurm.check import limits
+from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
-from lab.dispatch.launchers.slurm.job.job import Job
+from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, sbatch
 from lab.dispatch.launchers.slurm.send.journal import Record, Task
-from lab.dispatch.launchers.slurm.send.packing import dependency, pack
+from lab.dispatch.launchers.slurm.send.packing import batches, dependency
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder
-from lab.refusals import RequestError
+from lab.refusals import Refusal, RequestError
+from lab.units import number_of
 
 Planned = TypeVar("Planned", bound=PlannedRun)
 
@@ -50,28 +52,21 @@ class Sent:
             jobs = sum(len(record.tasks) for record in self.records)
             ids = [record.job or "?" for record in self.records]
             shown = ", ".join(ids if len(ids) < 6 else [*ids[:3], "…", ids[-1]])
-            word = "array" if any(len(record.tasks) > 1 for record in self.records) else "job"
-            what = f"{word} {shown}" if len(ids) == 1 else f"{word}s {shown}"
-            parts.append(f"{_counted(self.runs, 'run')} in {_counted(jobs, 'job')} ({what})")
+            kind = "array" if any(len(record.tasks) > 1 for record in self.records) else "job"
+            kind += "" if len(ids) == 1 else "s"
+            parts.append(f"{number_of(self.runs, 'run')} in {number_of(jobs, 'job')} ({kind} {shown})")
         if self.queued:
-            parts.append(f"{_counted(len(self.queued), 'run')} in the queue already")
+            parts.append(f"{number_of(len(self.queued), 'run')} in the queue already")
         return ", ".join(parts) or "nothing to send"
 
 
 @dataclasses.dataclass(frozen=True)
 class Living:
-    """A job that is going to do something, or may.
-
-    Attributes:
-        job: Slurm's id.
-        task: what it does.
-        state: Slurm's word.
-    """
+    """A job that is going to do something, or may: Slurm's id, and what it does."""
 
     record: Record
     job: str
     task: Task
-    state: str
 
 
 def check(settings: Settings, runs: int, root: Path) -> None:
@@ -81,31 +76,32 @@ def check(settings: Settings, runs: int, root: Path) -> None:
         RequestError: everything that stands in the way, each with what to do.
     """
     jobs = -(-runs // settings.runs_per_job)
-    found = limits.look()
-    if found.value is None:
-        raise RequestError(found.reason or "no SLURM here")
-    said = limits.refusals(settings, jobs, root, found.value)
-    if not said and (refused := sbatch.trial(settings, min(jobs, found.value.max_array))) is not None:
-        said = [f"SLURM would not take these jobs: {refused}"]
-    if said:
-        raise RequestError("\n     ".join(said))
+    cluster = clusters.look()
+    refusals = limits.refusals(settings, jobs, root, cluster)
+    if not refusals and (reason := sbatch.trial(settings, min(jobs, cluster.max_array))) is not None:
+        refusals = [Refusal(f"SLURM would not take these jobs: {reason}", "unavailable")]
+    if refusals:
+        raise RequestError(*refusals)
 
 
 def to_send(planned: Sequence[Planned], root: Path, *, retry_failed: bool = False) -> list[Planned]:
     """Those of the runs that would be sent now, as far as that can be told without making any."""
     by_identity = {run.identity: run for run in planned}
-    found = locate.at_home(root, {identity: run.folder_name for identity, run in by_identity.items()})
-    found |= locate.anywhere(root, [identity for identity in by_identity if identity not in found])
-    known = _known(root) if found else {}
-    left = []
+    there = locate.at_home(root, {identity: run.folder_name for identity, run in by_identity.items()})
+    there |= locate.anywhere(root, [identity for identity in by_identity if identity not in there])
+    jobs: Mapping[str, Living] = {}
+    if there:
+        with contextlib.suppress(RequestError):  # where SLURM can't be asked, all counts as missing
+            jobs = living(journal.records(root))
+    missing = []
     for identity, run in by_identity.items():
-        if identity in found:
-            status = found[identity].state.status
-            wanted = status in ("queued", "preempted", "running", "lost") or (status == "failed" and retry_failed)
-            if not wanted or _covered(found[identity].run, known):
+        if identity in there:
+            status = there[identity].state.status
+            is_open = status in ("queued", "preempted", "running", "lost") or (status == "failed" and retry_failed)
+            if not is_open or is_covered(there[identity].run, jobs):
                 continue
-        left.append(run)
-    return left
+        missing.append(run)
+    return missing
 
 
 def send(
@@ -131,30 +127,29 @@ def send(
     root = root.resolve()
     before = {run: run.state.status for run in runs}
     with journal.alone(root):
-        known = living(settled(journal.records(root), root, worker))
+        living_jobs = living(settled(journal.records(root)))
         # What has changed since is no longer what was asked for: another call has sent it, or it has ended.
         same = [run for run, status in before.items() if run.state.status == status and not run.state.ended]
-        mine = [RunFolder(root / run.name) for run in same]
-        todo = [run for run in mine if not _covered(run, known)]
-        queued = tuple(run for run in mine if _covered(run, known))
-        config = commands.configuration()
-        if config.value is None:
-            raise RequestError(f"SLURM's controller doesn't answer: {config.reason}")
-        per_array = int(config.value.get("MaxArraySize", 1001))
+        open_runs = [RunFolder(root / run.name) for run in same]
+        todo = [run for run in open_runs if not is_covered(run, living_jobs)]
+        queued = tuple(run for run in open_runs if is_covered(run, living_jobs))
+        per_array = clusters.max_array(clusters.answer(commands.configuration()))
         group = group or journal.new_group()
-        jobs = {name: each.job for name, each in known.items()}
-        tasks = {each.job: each.task for each in known.values()}
+        jobs = {name: job.job for name, job in living_jobs.items()}
+        tasks = {job.job: job.task for job in living_jobs.values()}
         sent: list[Record] = []
-        for each in pack(todo, per_job=settings.runs_per_job, per_array=per_array, pending=known):
+        for batch in batches(todo, per_job=settings.runs_per_job, per_array=per_array, pending=living_jobs):
             try:
-                depends = dependency(each.on, jobs, tasks)
-                record = journal.intend(root, sweep, group, each.tasks, settings.as_dict(), depends=depends)
-                record = call(record, root, settings, worker)
+                depends = dependency(batch.waits_for, jobs, tasks)
+                record = journal.intend(root, sweep, group, batch.tasks, settings.as_dict(), depends=depends)
+                content = [RunsJob(str(record.path), index, str(root), worker) for index in range(len(batch.tasks))]
+                record = call(record, settings, content)
             except RequestError as error:
                 if not sent:
                     raise
                 done = Sent(tuple(sent), sum(len(task.runs) for one in sent for task in one.tasks)).describe()
-                raise RequestError(f"{error}; sent before that: {done}; repeat this to send the rest") from None
+                fix = f"sent before that: {done}; repeat this to send the rest"
+                raise RequestError(dataclasses.replace(error.refusal, fix=fix)) from None
             sent.append(record)
             for job, task in zip(record.jobs, record.tasks, strict=True):
                 tasks[job] = task
@@ -162,30 +157,24 @@ def send(
     return Sent(tuple(sent), len(todo), queued)
 
 
-def preview(names: Mapping[str, Sequence[str]], root: Path, sweep: str, settings: Settings, per_array: int) -> str:
+def preview(needs: Mapping[str, Sequence[str]], root: Path, sweep: str, settings: Settings, per_array: int) -> str:
     """The batch scripts with which runs would be sent.
 
     Args:
-        names: run → the runs that it needs, of those that would be sent.
+        needs: run → the runs that it needs, of those that would be sent.
         per_array: jobs in an array at most.
     """
-    runs = [RunFolder(root / name) for name in names]
-    packs = pack(
-        runs,
-        per_job=settings.runs_per_job,
-        per_array=per_array,
-        needed=lambda run: [RunFolder(root / name) for name in names[run.name]],
-    )
-    shown = []
-    for number, each in enumerate(packs, start=1):
-        count = sum(len(task.runs) for task in each.tasks)
-        head = f"# sbatch {number} of {len(packs)}: {_counted(count, 'run')} in {_counted(len(each.tasks), 'job')}"
-        if each.on:
-            head += f", after those that do {', '.join(sorted(each.on))}"
-        place = journal.folder(root.resolve(), sweep) / "TOKEN"
-        depends = "afterok:…" if each.on else None
-        shown.append(f"{head}\n{sbatch.text(settings, f'lab-{sweep}-TOKEN', place, len(each.tasks), depends)}")
-    return "\n".join(shown)
+    runs = [RunFolder(root / name) for name in needs]
+    array = batches(runs, per_job=settings.runs_per_job, per_array=per_array, needs=lambda run: needs[run.name])
+    folder = journal.folder(root.resolve(), sweep) / "TOKEN"
+    scripts = []
+    for number, batch in enumerate(array, start=1):
+        after = f", after those that do {', '.join(sorted(batch.waits_for))}" if batch.waits_for else ""
+        what = f"{number_of(batch.count, 'run')} in {number_of(len(batch.tasks), 'job')}"
+        depends = "afterok:…" if batch.waits_for else None
+        script = sbatch.text(settings, f"lab-{sweep}-TOKEN", folder, len(batch.tasks), depends)
+        scripts.append(f"# sbatch {number} of {len(array)}: {what}{after}\n{script}")
+    return "\n".join(scripts)
 
 
 def living(records: Sequence[Record]) -> dict[str, Living]:
@@ -195,98 +184,73 @@ def living(records: Sequence[Record]) -> dict[str, Living]:
         RequestError: the controller doesn't answer.
     """
     by_name = {record.name: record for record in records if record.job is not None and record.void is None}
-    found: dict[str, Living] = {}
+    jobs: dict[str, Living] = {}
     order = {name: number for number, name in enumerate(by_name)}
     for row in sorted(_queue(list(order)), key=lambda row: order[row.name]):
         record = by_name[row.name]
-        if not row.live or row.job not in record.jobs:
-            continue
-        task = record.tasks[record.jobs.index(row.job)]
-        found |= dict.fromkeys(task.runs, Living(record, row.job, task, row.state))
-    return found
+        if row.live and row.job in record.jobs:
+            task = record.tasks[record.jobs.index(row.job)]
+            jobs |= dict.fromkeys(task.runs, Living(record, row.job, task))
+    return jobs
 
 
-def settled(records: Sequence[Record], root: Path, worker: tuple[str, ...] | None = None) -> list[Record]:
+def settled(records: Sequence[Record]) -> list[Record]:
     """The records, those of calls that were cut short put right: the queue says whether they came to anything.
 
     Raises:
         RequestError: the controller doesn't answer.
     """
-    open_ones = [record for record in records if record.job is None and record.void is None]
-    if not open_ones:
+    unsettled = [record for record in records if record.job is None and record.void is None]
+    if not unsettled:
         return list(records)
-    youngest = max(record.created for record in open_ones)
+    youngest = max(record.created for record in unsettled)
     ids: dict[str, str] = {}
     while True:
-        names = [record.name for record in open_ones if record.name not in ids]
+        names = [record.name for record in unsettled if record.name not in ids]
         ids |= {row.name: row.job.partition("_")[0] for row in _queue(names)}
-        if len(ids) == len(open_ones) or time.time() - youngest > _PATIENCE:
+        if len(ids) == len(unsettled) or time.time() - youngest > _PATIENCE:
             break
         time.sleep(0.3)
-    names = [record.name for record in open_ones if record.name not in ids]
+    names = [record.name for record in unsettled if record.name not in ids]
     if names:
-        since = min(record.created for record in open_ones) - 600
+        since = min(record.created for record in unsettled) - 600
         ids |= {row.name: row.job.partition("_")[0] for row in commands.sacct(names=names, since=since).value or ()}
     mended = {}
-    for record in open_ones:
+    for record in unsettled:
         if record.name in ids:
-            sbatch.mend(record.folder, ids[record.name], jobs_of(record, root, worker))
+            sbatch.mend(record.folder, ids[record.name])
             mended[record.path] = record.sent(ids[record.name])
         else:
-            mended[record.path] = record.given_up("whoever sent it was cut short before SLURM had it")
+            mended[record.path] = record.given_up("its submission was cut short before SLURM had it")
     return [mended.get(record.path, record) for record in records]
 
 
-def call(record: Record, root: Path, settings: Settings, worker: tuple[str, ...] | None) -> Record:
+def call(record: Record, settings: Settings, jobs: Sequence[sbatch.Job]) -> Record:
     """Send what a record says, and write down what became of it.
 
+    Args:
+        jobs: what submitit is to pickle for each task.
     Raises:
         RequestError: sbatch refused it.
     """
     try:
-        jobs = jobs_of(record, root, worker)
         return record.sent(sbatch.call(settings, record.name, record.folder, jobs, record.depends))
     except RequestError as error:
-        (found,) = settled([record], root, worker)  # a controller that is slow to answer may have taken it
-        if found.job is None:
-            found.given_up(str(error))
+        (record,) = settled([record])  # a controller that is slow to answer may have taken it
+        if record.job is None:
+            record.given_up(str(error))
             raise
-        return found
+        return record
 
 
-def jobs_of(record: Record, root: Path, worker: tuple[str, ...] | None) -> list[Any]:
-    """What submitit is to pickle for each task of a record."""
-    if record.kind == "next":
-        from lab.dispatch.launchers.slurm.send.next_stage import NextStage
-
-        return [NextStage(str(record.path), str(root), worker)]
-    return [Job(str(record.path), index, str(root), worker) for index in range(len(record.tasks))]
-
-
-def _known(root: Path) -> dict[str, Living]:
-    """As `living`; nothing where SLURM can't be asked."""
-    with contextlib.suppress(RequestError):
-        return living(journal.records(root))
-    return {}
-
-
-def _covered(run: RunFolder, known: Mapping[str, Living]) -> bool:
+def is_covered(run: RunFolder, jobs: Mapping[str, Living]) -> bool:
     """Whether a living job is going to do a run. One that failed is done again only by a job that was sent for that."""
-    found = known.get(run.name)
-    if found is None:
+    job = jobs.get(run.name)
+    if job is None:
         return False
     state = run.state
-    return state.status != "failed" or found.task.retry.get(run.name) == state.attempts
+    return state.status != "failed" or job.task.retry.get(run.name) == state.attempts
 
 
 def _queue(names: Sequence[str]) -> list[commands.Queued]:
-    if not names:
-        return []
-    reply = commands.squeue(names=names)
-    if reply.value is None:
-        raise RequestError(f"SLURM's controller doesn't answer: {reply.reason}; nothing was sent")
-    return reply.value
-
-
-def _counted(count: int, what: str) -> str:
-    return f"1 {what}" if count == 1 else f"{count:,} {what}s"
+    return clusters.answer(commands.squeue(names=names)) if names else []
