@@ -1,7 +1,8 @@
 """Processes that tests start as `[sys.executable, "-m", MODULE, …]` are forked from one that has imported torch.
 
 That holds for what they start in turn, such as the local launcher's workers: see `tests.forked`. Where a process of its
-own is the point (what a start loads, a crash while it imports), a test starts `forked.REAL_PYTHON`, or runs Python with -c.
+own is the point (what a start loads, a crash while it imports), a test starts `forked.REAL_PYTHON`, or runs Python
+with -c.
 """
 
 from __future__ import annotations

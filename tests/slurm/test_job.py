@@ -215,3 +215,24 @@ def test_a_job_of_a_submission_that_was_given_up_does_nothing(
     cluster.wait_for(job, "COMPLETED")
     assert (run.state.status, begun(run)) == ("queued", 0)
     assert "nothing to do: it was thought to be lost" in said(tmp_path)
+
+
+def test_a_job_that_was_queued_by_another_version_does_nothing_and_its_run_is_sent_again(
+    cluster: Cluster,
+    make: Make,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Its pickle names a class that isn't there any more."""
+    run = make("caps/both/seed-0")
+    (job,) = sent(tmp_path, sbatch={"hold": True})
+    (record,) = journal.records(tmp_path)
+    (pickled,) = record.folder.glob("*_submitted.pkl")
+    content = pickled.read_bytes()
+    assert b"RunsJob" in content
+    pickled.write_bytes(content.replace(b"RunsJob", b"GoneJob"))
+    cluster.run("scontrol", "release", job)
+    cluster.wait_for(job, "FAILED")
+    assert (run.state.status, run.state.attempts, begun(run)) == ("queued", 0, 0)
+    assert len(sent(tmp_path)) == 1
+    cluster.wait(lambda: run.state.status == "finished", "end of the run")
+    assert (results(run), begun(run)) == (1, 1)

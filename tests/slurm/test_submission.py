@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from lab.cli.main import cli
-from lab.dispatch.launchers.slurm.send import journal, submission
+from lab.dispatch.launchers.slurm.send import journal, sbatch, submission
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder, find_runs
 from lab.refusals import RequestError
@@ -116,6 +116,20 @@ def test_a_sbatch_that_fails_sends_nothing_and_says_why(
     assert record.job is None
     assert "Invalid partition" in (record.void or "")
     assert len(send(tmp_path, sbatch=HELD).records) == 1
+
+
+def test_the_script_that_is_shown_is_the_one_that_submitit_sends(
+    cluster: Cluster,
+    make: Make,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Fails when a submitit of another version makes its scripts otherwise than its private function says."""
+    for n in range(2):
+        make(f"caps/both/seed-{n}")
+    settings = Settings(sbatch=HELD, setup=("module load x",), constraint="cpu")
+    (record,) = submission.send(find_runs(tmp_path), tmp_path, "caps", settings, worker=FAKE_WORKER).records
+    (script,) = record.folder.glob("*_submission.sh")
+    assert sbatch.text(settings, record.name, record.folder, 2).split() == script.read_text().split()
 
 
 def test_the_settings_win_over_variables_of_the_environment(
