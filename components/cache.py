@@ -1,17 +1,17 @@
-"""What a decoder keeps of the tokens that it has seen, so that the next one is a pass over itself alone.
+"""What a decoder keeps of the tokens that it has seen, so that the next token costs one pass over itself alone.
 
-A layer that sees everything keeps the keys and values of every token, one with a window of W those of the last W in a
-ring, each for its key-value heads only; multi-head latent attention keeps its latent, linear attention its state.
+Each mixer says which tensors it keeps of a text (`MixerModule.cache_tensors`). Attention keeps keys and values
+(`components.attention.key_values`), a recurrent mixer its state.
 
 Prompts of different lengths stand against their right ends: in a batch of 5 and 3 tokens, `. . a b c` under `a b c d
-e`. So all rows write to one slot, a token's position is its slot less its row's start, and what stands before the start
-is hidden. Times below are slots counted from the left end of that rectangle, wherever a ring keeps them.
+e`. So all rows write to one slot, a token's position is its slot less its row's start, and padding before the start is
+hidden. Times below are slots counted from the left end of that rectangle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,113 +20,75 @@ from components.position.positions import Position
 from components.position.rotary_table import RotaryTable, RowRotation
 
 
-class LayerCache(Protocol):
-    """What one layer keeps."""
+@dataclass(frozen=True)
+class CacheTensor:
+    """One tensor that a layer keeps of a text: its shape without the batch, and its dtype."""
 
-    def tensors(self) -> list[Tensor]:
-        """Everything that takes memory."""
-        ...
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
-
-class KeyValues:
-    """Keys and values of an attention layer, [B, K, slots, size]: token t is in slot t modulo `slots`.
-
-    Attributes:
-        keys: [B, K, slots, key_size]
-        values: [B, K, slots, value_size]; where `shared`, the first value_size numbers of each key, and no more memory.
-    """
-
-    def __init__(
-        self, batch: int, kv_heads: int, slots: int, key_size: int, value_size: int, *, shared: bool, like: Tensor
-    ) -> None:
-        self.slots = slots
-        # Not left as found: what hides a slot multiplies it by zero, and zero times NaN is NaN.
-        self.keys = like.new_zeros(batch, kv_heads, slots, key_size)
-        self.values = self.keys[..., :value_size] if shared else like.new_zeros(batch, kv_heads, slots, value_size)
-        self._rows = self.keys.flatten(0, 1), self.values.flatten(0, 1)
-        self._buffers = (self.keys,) if shared else (self.keys, self.values)
-
-    def used(self, count: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first `count` slots, [B · K, count, size]: views."""
-        keys, values = self._rows
-        return (keys, values) if count == self.slots else (keys.narrow(1, 0, count), values.narrow(1, 0, count))
-
-    def store_one(self, k: Tensor, v: Tensor, at: int) -> None:
-        """`store` for one token."""
-        for buffer, new in zip(self._buffers, (k, v), strict=False):
-            buffer.narrow(2, at % self.slots, 1).copy_(new)
-
-    def tensors(self) -> list[Tensor]:
-        return list(self._buffers)
-
-    def store(self, k: Tensor, v: Tensor, at: int) -> None:
-        """Keep tokens at .. at + T - 1, or the last `slots` of them. k, v: [B, K, T, size]."""
-        T = k.shape[2]
-        kept = min(T, self.slots)
-        first = (at + T - kept) % self.slots
-        head = min(kept, self.slots - first)  # the rest goes to the beginning of the ring
-        for buffer, new in zip(self._buffers, (k, v), strict=False):
-            buffer[:, :, first : first + head].copy_(new[:, :, T - kept : T - kept + head])
-            if head < kept:
-                buffer[:, :, : kept - head].copy_(new[:, :, T - kept + head :])
-
-    def join(self, k: Tensor, v: Tensor, at: int) -> tuple[Tensor, Tensor]:
-        """Keep tokens as `store` does → them behind those that were kept before, in order: [B, K, S, size] each.
-
-        Of a ring the oldest token before them is left out, which none of them sees.
-        """
-        T = k.shape[2]
-        if at == 0:
-            self.store(k, v, at)
-            return k, v
-        if at + T <= self.slots:  # nothing has wrapped, or will
-            self.store(k, v, at)
-            return self.keys[:, :, : at + T], self.values[:, :, : at + T]
-        seen = min(at, self.slots - 1)
-        order = torch.arange(at - seen, at, device=k.device) % self.slots
-        joined = torch.cat([self.keys[:, :, order], k.to(self.keys.dtype)], dim=2)
-        joined_v = torch.cat([self.values[:, :, order], v.to(self.values.dtype)], dim=2)
-        self.store(k, v, at)
-        return joined, joined_v
-
-
-class State:
-    """The state of a recurrent layer, [B, H, D, Dv], zero before the first token."""
-
-    def __init__(self, batch: int, n_heads: int, key_size: int, value_size: int, like: Tensor) -> None:
-        exact = torch.promote_types(like.dtype, torch.float32)
-        self.state = like.new_zeros(batch, n_heads, key_size, value_size, dtype=exact)
-
-    def tensors(self) -> list[Tensor]:
-        return [self.state]
-
-
-class Cache:
-    """What all layers keep, and how far the text has come. Made by `Decoder.new_cache`, written by its passes.
-
-    Attributes:
-        layers: one a layer.
-        capacity: tokens that it has room for, padding included.
-        length: tokens seen so far, padding included.
-        starts: [B] padding before each row's first token; None where there is none.
-    """
-
-    def __init__(self, layers: Sequence[LayerCache], capacity: int, starts: Sequence[int], like: Tensor) -> None:
-        self.layers = list(layers)
-        self.capacity = capacity
-        self.length = 0
-        self.padding = max(starts, default=0)
-        self.starts = torch.tensor(starts, device=like.device) if self.padding else None
-        self._tables: dict[tuple[Position, int], RotaryTable | None] = {}
-        self._device = like.device
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return torch.Size(self.shape).numel()
 
     @property
     def bytes(self) -> int:
-        """Bytes of everything that the layers keep: what `lab.accounting.cache_bytes` says."""
-        return sum(x.numel() * x.element_size() for layer in self.layers for x in layer.tensors())
+        """How much memory they take."""
+        return self.numbers * self.dtype.itemsize
+
+
+class LayerCache(Mapping[str, Tensor]):
+    """What one layer keeps of a batch of texts: tensors [B, …] by name."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    @classmethod
+    def empty(cls, tensors: Mapping[str, CacheTensor], batch: int, device: torch.device) -> LayerCache:
+        """What a layer keeps before the first token: zeros."""
+        # Never uninitialised memory: what hides a slot multiplies it by zero, and zero times NaN is NaN.
+        return cls({name: torch.zeros(batch, *t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class Cache:
+    """What all layers keep, and how far the texts have come. `Decoder.new_cache` makes it, each pass returns the next.
+
+    Attributes:
+        layers: one for each layer.
+        capacity: how many tokens there is room for, padding included.
+        length: tokens seen so far, padding included.
+        padding: the most padding before a row's first token.
+        starts: [B] padding before each row's first token; None where there is none.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerCache], capacity: int, starts: Sequence[int], device: torch.device
+    ) -> None:
+        self.layers = tuple(layers)
+        self.capacity = capacity
+        self.length = 0
+        self.padding = max(starts, default=0)
+        self.starts = torch.tensor(starts, device=device) if self.padding else None
+        self._tables: dict[tuple[Position, int], RotaryTable | None] = {}
+        self._device = device
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything that the layers keep: what `lab.accounting.cache_bytes` computes."""
+        return sum(tensor.numel() * tensor.element_size() for layer in self.layers for tensor in layer.values())
 
     def step(self, tokens: int) -> Step:
-        """What the layers need to know of a pass over the next so many tokens.
+        """What the layers need to know of a pass over the next `tokens` tokens.
 
         Raises:
             ValueError: there is no room for them, or the first pass ends before a row's first token.
@@ -136,6 +98,14 @@ class Cache:
         if self.length == 0 and tokens <= self.padding:
             raise ValueError(f"the first {tokens} tokens end before a row's first one, {self.padding} from the left")
         return Step(self.length, tokens, self.starts, self.padding, self._device)
+
+    def after(self, step: Step, layers: Sequence[LayerCache]) -> Cache:
+        """The cache after a pass: `layers` are what the layers keep now. This one must not be used any more."""
+        following = Cache.__new__(Cache)
+        following.__dict__.update(self.__dict__)
+        following.layers = tuple(layers)
+        following.length = step.at + step.tokens
+        return following
 
     def rotation(self, step: Step, dtype: torch.dtype, position: Position, size: int) -> RowRotation | None:
         """The rotation of a pass's tokens: rows of a table that is made once."""
@@ -149,7 +119,7 @@ class Cache:
 
 
 class Step:
-    """One pass over tokens at .. at + tokens - 1.
+    """One pass over the tokens from time `at` to at + tokens - 1.
 
     Attributes:
         positions: of the tokens, [tokens], or [B, tokens] where rows start at different places; 0 in padding.
@@ -173,14 +143,14 @@ class Step:
         return (times >= self.starts[:, None]).long()
 
     def ages(self, slots: int) -> Tensor:
-        """How many tokens ago each used slot was written, 0 for the pass's only token: [S]."""
+        """How many tokens ago each used slot of a ring was written, 0 for the pass's only token: [S]."""
         if slots not in self._ages:
             used = torch.arange(min(self.at + 1, slots), device=self._device)
             self._ages[slots] = (self.at - used) % slots
         return self._ages[slots]
 
     def hidden(self, slots: int) -> Tensor | None:
-        """Which used slots hold padding: bool [B, 1, 1, S]; None where none does."""
+        """Which used slots of a ring hold padding: bool [B, 1, 1, S]; None where none does."""
         if slots not in self._hidden:
             oldest = max(0, self.at + 1 - slots)
             if self.starts is None or oldest >= self._padding:

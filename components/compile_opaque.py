@@ -2,7 +2,7 @@
 
 Kernels are fused already: a compiler would only unroll their loops, or copy what they do in place. torch's own
 decorator for this imports the compiler, which takes about as long as the rest of torch, also where nothing is compiled;
-here whoever compiles says so first, by `keep_whole`.
+here whoever compiles says so first, by `shield_from_compiler`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MADE: list[Whole[Any, Any]] = []
+_MADE: list[Opaque[Any, Any]] = []
 
 
-class Whole(Generic[P, R]):
+class Opaque(Generic[P, R]):
     """A function of a module, made at its import and called by `call`.
 
     Attributes:
-        call: the function; once `keep_whole` was called, shielded from compilers.
+        call: the function; once `shield_from_compiler` was called, shielded from compilers.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
@@ -31,7 +31,7 @@ class Whole(Generic[P, R]):
         _MADE.append(self)
 
 
-def keep_whole() -> None:
+def shield_from_compiler() -> None:
     """Shield every such function. To be called before anything that holds them is compiled."""
     for each in _MADE:
         each.call = torch.compiler.disable(each.function)  # type: ignore[no-untyped-call]

@@ -9,20 +9,20 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from components.architecture import Architecture, Layer
+from components.architecture import Architecture
 from components.attention import kernels
-from components.attention.heads import Rotate
-from components.attention.spec import AttentionInputs
+from components.attention.mixer import Attention
 from components.cache import Cache, Step
-from components.compile_opaque import Whole
+from components.compile_opaque import Opaque
 from components.embedding import logit_z_loss
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.initialization import initialize
 from components.loss import Head, at, chunked, rows_at_once, token_losses
-from components.position.positions import Position, kept_rotation
+from components.position.positions import Position, Rotate, kept_rotation
+from components.residual import Block
 from components.softcap import softcap
 
-_chunked = Whole(chunked)
+_chunked = Opaque(chunked)
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,16 @@ class Decoder(nn.Module):
         self.kernel = kernel
         d_model, vocab_size = architecture.d_model, architecture.vocab_size
         self.embedding = architecture.embedding.build_table(vocab_size, d_model)
-        self.positions = nn.ModuleList(
-            module
-            for position in dict.fromkeys(layer.position for layer in architecture.layers)
-            if (module := position.build_embedding(d_model)) is not None
-        )
-        built = {layer: _block(architecture, layer) for layer in dict.fromkeys(architecture.layers)} if alike else {}
-        self.layers = nn.ModuleList(built.get(layer) or _block(architecture, layer) for layer in architecture.layers)
+        embedded = architecture.embedded_position
+        self.positions = nn.ModuleList([] if embedded is None else [embedded.build_embedding(d_model)])
+        built = {layer: layer.build(d_model) for layer in dict.fromkeys(architecture.layers)} if alike else {}
+        self.layers = nn.ModuleList(built.get(layer) or layer.build(d_model) for layer in architecture.layers)
         has_final_norm = architecture.residual.has_final_norm
         self.final_norm = architecture.norm.build(d_model) if has_final_norm else nn.Identity()
         self.head = architecture.embedding.build_head(vocab_size, d_model)
-        # Each once, as every pass asks them for positions: hashing a layer takes longer than many an operation.
-        self._attending = tuple(dict.fromkeys(layer for layer in architecture.layers if layer.attends))
+        # Each once: every pass looks at them, and hashing a layer takes longer than many an operation.
+        entries = (entry for layer in architecture.layers for entry in layer.mixer.positions)
+        self._head_positions = tuple(dict.fromkeys(entries))
 
     @classmethod
     def initialized(cls, architecture: Architecture, seed: int, kernel: str = "auto") -> Decoder:
@@ -125,8 +123,9 @@ class Decoder(nn.Module):
             auxiliary |= {"z_loss": weight * logit_z_loss(logits)} if weight else {}
             next_token = token_losses(logits, targets)
             return Losses(next_token, sum(auxiliary.values(), next_token.mean()), auxiliary)
-        matrix, bias = self.head.map(self.embedding.weight)  # type: ignore[operator]
-        head = Head(matrix, bias, self.architecture.embedding.logit_scale, self.architecture.softcap.final_cap)
+        linear_map = self.head.linear_map(self.embedding.weight)
+        assert linear_map is not None
+        head = Head(*linear_map, self.architecture.embedding.logit_scale, self.architecture.softcap.final_cap)
         objective, next_token, square = _chunked.call(hidden.flatten(0, 1), head, targets.flatten(), rows, weight)
         objective = sum(auxiliary.values(), objective)
         return Losses(next_token, objective, auxiliary | ({"z_loss": weight * square} if weight else {}))
@@ -140,29 +139,39 @@ class Decoder(nn.Module):
         rows = self._loss_rows(tokens, device)
         return "plain" if rows is None else f"chunks of {min(rows, tokens)} rows"
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers' modules from first to last."""
+        return list(self.layers)  # type: ignore[arg-type]
+
     def new_cache(self, capacity: int, starts: Sequence[int]) -> Cache:
         """An empty cache for a batch of texts of up to `capacity` tokens each, padding included, on the model's device.
 
         Args:
             starts: of each row how much padding stands before its first token (see `components.cache`).
-        Raises:
-            ValueError: a layer keeps something that no cache holds.
         """
-        like, kept = self.embedding.weight, []
-        for described, layer in zip(self.architecture.layers, self.layers, strict=True):
-            make = getattr(getattr(layer, "mixer", None), "new_cache", None)
-            if make is None:
-                raise ValueError(f"mixer={described.mixer.name} can't be cached: its module has no new_cache")
-            kept.append(make(len(starts), capacity, like))
-        return Cache(kept, capacity, starts, like)
+        like = self.embedding.weight
+        kept = [block.mixer.new_cache(len(starts), capacity, like.dtype, like.device) for block in self.blocks]
+        return Cache(kept, capacity, starts, like.device)
 
-    def continued(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """As `hidden`, for the next tokens [B, T] of texts whose earlier ones are in the cache; these join them.
+    def continued(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """As `hidden`, for the next tokens [B, T] of texts whose earlier ones are in the cache, and the next cache.
+
+        The cache that was passed in must not be used again: the next one shares its memory.
 
         Raises:
             ValueError: the cache or the model's positions have no room for them.
         """
-        return self._run(tokens, None, cache)[0]
+        self._check_length(tokens.shape[1] + cache.length)
+        step = cache.step(tokens.shape[1])
+        x = self._embedded(tokens, step.positions)
+        context = self._context(partial(cache.rotation, step, x.dtype), step.documents, x, step)
+        kept = []
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            context.cache = layer_cache
+            x = layer(x, context)
+            kept.append(context.cache)
+        return self.final_norm(x), cache.after(step, kept)
 
     def hidden(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """tokens [B, T] → the normed residual stream before the head, [B, T, d_model]."""
@@ -173,87 +182,64 @@ class Decoder(nn.Module):
         return softcap(self.head(hidden, self.embedding.weight), self.architecture.softcap.final_cap)
 
     def _loss_rows(self, tokens: int, device: str) -> int | None:
-        if not hasattr(self.head, "map"):
+        if self.head.linear_map(self.embedding.weight) is None:
             return None
         return rows_at_once(tokens, self.architecture.vocab_size, device)
 
-    def kernels_used(self, batch: int, context: int, *, documents: bool = False) -> dict[str, str]:
-        """Which attention kernel each layer kind uses for [batch, context] tokens on the model's device."""
-        return {
-            kind: choice.kernel for kind, choice in self.kernel_choices(batch, context, documents=documents).items()
-        }
-
     def kernel_choices(self, batch: int, context: int, *, documents: bool = False) -> dict[str, kernels.Choice]:
-        """The same with why none of the others. With gradients where the model is in training mode.
+        """Which attention kernel each layer kind uses for [batch, context] tokens on the model's device, and why.
+
+        With gradients where the model is in training mode. Layers that don't attend have none.
 
         Args:
             documents: whether attention stays inside a document.
         """
-        weight, device = self.embedding.weight, self.embedding.weight.device
+        weight = self.embedding.weight
+        training = self.training and weight.requires_grad
         choices = {}
-        for layer in dict.fromkeys(layer for layer in self.architecture.layers if layer.attends):
-            heads, slopes = layer.heads, layer.position.alibi_slopes(layer.heads.n_heads)
-            one = weight.new_empty(1, requires_grad=self.training and weight.requires_grad)
-            inputs = AttentionInputs(
-                q=one.expand(batch, heads.n_heads, context, heads.key_size),
-                k=one.expand(batch, heads.kv_heads, context, heads.key_size),
-                v=one.expand(batch, heads.kv_heads, context, heads.value_size),
-                alibi_slopes=None if slopes is None else slopes.to(device),
-                sinks=weight.new_empty(heads.n_heads) if heads.sinks else None,
-                documents=torch.empty(1, 1, dtype=torch.long, device=device).expand(batch, context)
-                if documents
-                else None,
-            )
-            choices[layer.kind] = kernels.explain(layer.spec, inputs, self.kernel)
+        for layer, block in dict(zip(self.architecture.layers, self.blocks, strict=True)).items():
+            if isinstance(block.mixer, Attention):
+                inputs = block.mixer.stand_ins(batch, context, weight, training=training, documents=documents)
+                choices[layer.kind] = kernels.explain(block.mixer.spec, inputs, self.kernel)
         return choices
 
-    def _run(
-        self, tokens: Tensor, documents: Tensor | None, cache: Cache | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _run(self, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """tokens [B, T] → the normed residual stream [B, T, d_model], and the losses that layers asked for."""
-        T = tokens.shape[1] + (0 if cache is None else cache.length)
+        T = tokens.shape[1]
+        self._check_length(T)
+        x = self._embedded(tokens, torch.arange(T, device=tokens.device))
+        context = self._context(partial(kept_rotation, T, x.dtype, x.device), documents, x)
+        for layer in self.layers:
+            x = layer(x, context)
+        return self.final_norm(x), context.losses
+
+    def _check_length(self, tokens: int) -> None:
         limit = self.architecture.max_context
-        if limit is not None and limit < T:
-            raise ValueError(f"a context of {T} tokens is beyond the learned position table of {limit}")
-        step = None if cache is None else cache.step(tokens.shape[1])
-        positions = torch.arange(T, device=tokens.device) if step is None else step.positions
-        x = self.embedding(tokens)
+        if limit is not None and limit < tokens:
+            raise ValueError(f"a context of {tokens} tokens is beyond the learned position table of {limit}")
+
+    def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x: Tensor = self.embedding(tokens)
         for module in self.positions:
             x = x + module(positions, x.dtype)
-        if cache is None or step is None:
-            frame = self._frame(partial(kept_rotation, T, x.dtype, x.device), documents, x)
-            for layer in self.layers:
-                x = layer(x, frame)
-        else:
-            frame = self._frame(partial(cache.rotation, step, x.dtype), step.documents, x, step)
-            for layer, kept in zip(self.layers, cache.layers, strict=True):
-                frame.cache = kept
-                x = layer(x, frame)
-            cache.length = T
-        return self.final_norm(x), frame.losses
+        return x
 
-    def _frame(
+    def _context(
         self,
         rotation_of: Callable[[Position, int], Rotate | None],
         documents: Tensor | None,
         x: Tensor,
         step: Step | None = None,
-    ) -> Frame:
+    ) -> ForwardContext:
         rotations: dict[tuple[Position, int], Rotate] = {}
         slopes: dict[tuple[Position, int], Tensor] = {}
-        for layer in self._attending:
-            size, n_heads = layer.heads.rotary_size, layer.heads.n_heads
-            if (layer.position, size) not in rotations:
-                rotation = rotation_of(layer.position, size)
+        for entry in self._head_positions:
+            position, size, n_heads = entry.position, entry.rotary_size, entry.n_heads
+            if (position, size) not in rotations:
+                rotation = rotation_of(position, size)
                 if rotation is not None:
-                    rotations[layer.position, size] = rotation
-            of_heads = layer.position.alibi_slopes(n_heads)
+                    rotations[position, size] = rotation
+            of_heads = position.alibi_slopes(n_heads)
             if of_heads is not None:
-                slopes[layer.position, n_heads] = of_heads.to(x.device)
-        return Frame(rotations, slopes, documents, self.kernel, step)
-
-
-def _block(architecture: Architecture, layer: Layer) -> nn.Module:
-    d_model = architecture.d_model
-    mixer, mlp = layer.mixer.build(d_model, layer), layer.mlp.build(d_model)
-    return layer.residual.build(d_model, mixer, mlp, lambda: layer.norm.build(d_model))
+                slopes[position, n_heads] = of_heads.to(x.device)
+        return ForwardContext(rotations, slopes, documents, self.kernel, step)

@@ -8,6 +8,7 @@ A cap on the logits (`components.softcap`) comes after all of this.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -50,12 +51,8 @@ class Embedding(Component, kind="embedding"):
         """A module: forward(tokens [B, T]) → [B, T, d_model]."""
         return TokenEmbedding(vocab_size, d_model, self)
 
-    def build_head(self, vocab_size: int, d_model: int) -> nn.Module:
-        """A module: forward(x [B, T, d_model], table [vocab_size, d_model]) → logits [B, T, vocab_size].
-
-        One whose logits are (weight · x + bias) · logit_scale has map(table), which gives weight and bias, so that the
-        loss can be computed without all of them at once.
-        """
+    def build_head(self, vocab_size: int, d_model: int) -> OutputHead:
+        """The output head."""
         raise NotImplementedError
 
 
@@ -65,7 +62,7 @@ class TiedEmbedding(Embedding):
 
     tied = True
 
-    def build_head(self, vocab_size: int, d_model: int) -> nn.Module:
+    def build_head(self, vocab_size: int, d_model: int) -> TiedHead:
         return TiedHead(vocab_size, d_model, self)
 
 
@@ -75,7 +72,7 @@ class UntiedEmbedding(Embedding):
 
     tied = False
 
-    def build_head(self, vocab_size: int, d_model: int) -> nn.Module:
+    def build_head(self, vocab_size: int, d_model: int) -> UntiedHead:
         return UntiedHead(vocab_size, d_model, self)
 
 
@@ -102,7 +99,20 @@ class TokenEmbedding(nn.Module):
         return x if self.multiplier == 1 else x * self.multiplier
 
 
-class TiedHead(nn.Module):
+class OutputHead(nn.Module, ABC):
+    """Makes logits of hidden states."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """x [B, T, d_model], the embedding table [vocab_size, d_model] → logits [B, T, vocab_size]."""
+
+    def linear_map(self, table: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """weight [vocab_size, d_model] and bias [vocab_size] or None, where logits are (weight · x + bias) ·
+        logit_scale, so that the loss can be computed without all logits at once. None for other heads."""
+        return None
+
+
+class TiedHead(OutputHead):
     """Logits by the embedding table itself, which the decoder passes in; of its own it has at most a bias."""
 
     def __init__(self, vocab_size: int, d_model: int, embedding: Embedding) -> None:
@@ -117,16 +127,14 @@ class TiedHead(nn.Module):
     def flops_per_token(self, context: int) -> float:
         return 2.0 * self.shape[0] * self.shape[1]
 
-    def map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
-        """weight [vocab_size, d_model] and bias [vocab_size] or None."""
+    def linear_map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
         return table, self.bias
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """x [B, T, d_model], table [vocab_size, d_model] → [B, T, vocab_size]."""
         return _scaled(F.linear(x, table, self.bias), self.logit_scale)
 
 
-class UntiedHead(nn.Module):
+class UntiedHead(OutputHead):
     """Logits by a matrix of its own."""
 
     def __init__(self, vocab_size: int, d_model: int, embedding: Embedding) -> None:
@@ -134,12 +142,10 @@ class UntiedHead(nn.Module):
         self.projection = Projection(d_model, vocab_size, bias=embedding.head_bias)
         self.logit_scale = embedding.logit_scale
 
-    def map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
-        """weight [vocab_size, d_model] and bias [vocab_size] or None; the table is not used."""
+    def linear_map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.projection.weight, self.projection.bias
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """x [B, T, d_model] → [B, T, vocab_size]; the table is not used."""
         return _scaled(self.projection(x), self.logit_scale)
 
 

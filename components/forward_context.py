@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from components.attention.heads import Rotate
-    from components.cache import LayerCache, Step
-    from components.position.positions import Position
+from components.cache import LayerCache, Step
+from components.position.positions import Position, Rotate
 
 
-class Frame:
-    """One forward pass. Made by the decoder, read by every branch, gone afterwards: modules keep nothing of it.
+class ForwardContext:
+    """One forward pass. The decoder makes it, every branch reads it, and no module keeps any of it.
 
-    Not a dataclass: where weights are sharded (torch's fully_shard), each layer would be handed a copy of one, and what
-    it adds to that would be lost.
+    Not a dataclass: torch's fully_shard would hand each layer a copy of one, and what a layer adds would be lost.
 
     Attributes:
-        rotations: what rotates queries and keys by (position, rotary size), for the layers that rotate.
-        slopes: ALiBi slopes [n_heads] by (position, n_heads), for the layers that have them.
-        documents: [B, T] document ids for attention that stays inside a document, or None.
-        kernel: which attention kernel computes the spec.
-        losses: terms, already weighted, that layers ask to be added to the training loss, by name; summed over layers.
-        step: which tokens these are, where the text's earlier ones are in a cache; None for a whole text.
-        cache: what the layer that runs now keeps of those, with `step`.
-        first_values: values [B, K, T, D] of the first attention layer, once it has run, where later layers mix them in.
+        rotations: how to rotate queries and keys, by (position, rotary size), for the mixers that ask for it.
+        slopes: ALiBi slopes [n_heads] by (position, n_heads), for the mixers that ask for them.
+        documents: [B, T] document ids, where layers must stay inside a document; None for one document a row.
+        kernel: the name of the attention kernel.
+        losses: weighted terms that layers add to the training loss, by name; summed over layers.
+        step: which tokens these are, where a cache holds the earlier ones; None for a whole text.
+        cache: with `step`, what the current layer keeps. The layer reads it, and puts what it keeps now in its place.
+        first_values: values [B, K, T, D] of the first attention layer, for later layers that mix them in.
     """
 
     def __init__(
         self,
-        rotations: dict[tuple[Position, int], Rotate],
-        slopes: dict[tuple[Position, int], Tensor],
+        rotations: Mapping[tuple[Position, int], Rotate],
+        slopes: Mapping[tuple[Position, int], Tensor],
         documents: Tensor | None,
         kernel: str,
         step: Step | None = None,
@@ -42,7 +39,7 @@ class Frame:
         self.documents = documents
         self.kernel = kernel
         self.step = step
-        self.cache: LayerCache | None = None
+        self.cache = LayerCache({})
         self.losses: dict[str, Tensor] = {}
         self.first_values: list[Tensor] = []
 

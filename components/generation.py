@@ -95,7 +95,7 @@ class CachedForward:
 
     def _next(self, tokens: Tensor) -> Tensor:
         assert self.cache is not None
-        hidden = self._model.continued(tokens, self.cache)
+        hidden, self.cache = self._model.continued(tokens, self.cache)
         return self._model.logits(hidden[:, -1:])[:, 0]
 
 

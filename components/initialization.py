@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,7 @@ class FanInInit(Init):
         return self.gain / math.sqrt(fill.fan_in)
 
 
+@runtime_checkable
 class Filled(Protocol):
     """A module that says how each of its own parameters starts."""
 
@@ -117,8 +118,8 @@ class Projection(nn.Linear):
 
 def _fills_of(module: nn.Module) -> dict[str, Fill]:
     """What a module says of its own parameters, or the convention for torch's own layers."""
-    if hasattr(module, "fills"):
-        return cast(Filled, module).fills()
+    if isinstance(module, Filled):
+        return module.fills()
     match module:
         case nn.Linear():
             return {"weight": Normal("projection", module.in_features), "bias": Constant(0.0)}

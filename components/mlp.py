@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.initialization import Projection
 from components.registry import Component, OptionError, register
 
@@ -53,7 +53,7 @@ class MLP(Component, kind="mlp"):
     """What a block computes at each position by itself."""
 
     def build(self, d_model: int) -> nn.Module:
-        """A module: forward(x [B, T, d_model], frame) → [B, T, d_model]."""
+        """A module: forward(x [B, T, d_model], context) → [B, T, d_model]."""
         raise NotImplementedError
 
 
@@ -114,7 +114,7 @@ class Network(nn.Module):
         self.down = Projection(mlp.d_ff, d_model, bias=mlp.bias, role="residual_output")
         self.inputs, self.inner = mlp.inputs, mlp.inner
 
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         projected = [getattr(self, name)(x) for name in self.inputs]
         if _recomputes(x):
             output: Tensor = _Down.apply(self.inner, self.down.weight, self.down.bias, *projected)  # type: ignore[no-untyped-call]

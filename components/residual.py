@@ -17,8 +17,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.initialization import Constant, Fill
+from components.mixers.base import MixerModule
 from components.registry import Component, OptionError, register
 
 MakeNorm = Callable[[], nn.Module]
@@ -45,11 +46,11 @@ class Residual(Component, kind="residual"):
         if self.layer_scale is not None and self.layer_scale <= 0:
             raise OptionError("layer_scale", f"must be positive, or null for none, got {self.layer_scale}")
 
-    def build(self, d_model: int, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> nn.Module:
-        """A block: forward(x [B, T, d_model], frame) → [B, T, d_model]. `norm()` makes a fresh norm of the stream."""
+    def build(self, d_model: int, mixer: MixerModule, mlp: nn.Module, norm: MakeNorm) -> Block:
+        """The block of these branches. `norm()` makes a fresh norm of the stream."""
         return Block(self, d_model, mixer, mlp, norm)
 
-    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+    def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
         """x [B, T, d_model] through the block's branches and norms."""
         raise NotImplementedError
 
@@ -62,12 +63,13 @@ class Residual(Component, kind="residual"):
 class Block(nn.Module):
     """One layer: two branches, the norms that its style names, and the learned factors if it has them."""
 
+    mixer: MixerModule
     mixer_norm: nn.Module
     mixer_post_norm: nn.Module
     mlp_norm: nn.Module
     mlp_post_norm: nn.Module
 
-    def __init__(self, style: Residual, d_model: int, mixer: nn.Module, mlp: nn.Module, norm: MakeNorm) -> None:
+    def __init__(self, style: Residual, d_model: int, mixer: MixerModule, mlp: nn.Module, norm: MakeNorm) -> None:
         super().__init__()
         self.style = style
         self.mixer, self.mlp = mixer, mlp
@@ -81,8 +83,9 @@ class Block(nn.Module):
         start = self.style.layer_scale
         return {} if start is None else {"mixer_scale": Constant(start), "mlp_scale": Constant(start)}
 
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        return self.style.compute(self, x, frame)
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        """x [B, T, d_model] → [B, T, d_model]."""
+        return self.style.compute(self, x, context)
 
     def add_mixer(self, x: Tensor, output: Tensor) -> Tensor:
         """x with the mixer's output on it."""
@@ -104,9 +107,9 @@ class PreNorm(Residual):
 
     norms = ("mixer_norm", "mlp_norm")
 
-    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
-        x = block.add_mixer(x, block.mixer(block.mixer_norm(x), frame))
-        return block.add_mlp(x, block.mlp(block.mlp_norm(x), frame))
+    def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
+        x = block.add_mixer(x, block.mixer(block.mixer_norm(x), context))
+        return block.add_mlp(x, block.mlp(block.mlp_norm(x), context))
 
 
 @register("post")
@@ -115,9 +118,9 @@ class PostNorm(Residual):
 
     norms = ("mixer_post_norm", "mlp_post_norm")
 
-    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
-        x = block.mixer_post_norm(block.add_mixer(x, block.mixer(x, frame)))
-        return block.mlp_post_norm(block.add_mlp(x, block.mlp(x, frame)))  # type: ignore[no-any-return]
+    def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
+        x = block.mixer_post_norm(block.add_mixer(x, block.mixer(x, context)))
+        return block.mlp_post_norm(block.add_mlp(x, block.mlp(x, context)))  # type: ignore[no-any-return]
 
     @property
     def has_final_norm(self) -> bool:
@@ -130,9 +133,9 @@ class Sandwich(Residual):
 
     norms = ("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm")
 
-    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
-        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(block.mixer_norm(x), frame)))
-        return block.add_mlp(x, block.mlp_post_norm(block.mlp(block.mlp_norm(x), frame)))
+    def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
+        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(block.mixer_norm(x), context)))
+        return block.add_mlp(x, block.mlp_post_norm(block.mlp(block.mlp_norm(x), context)))
 
 
 @register("output")
@@ -141,9 +144,9 @@ class OutputNorm(Residual):
 
     norms = ("mixer_post_norm", "mlp_post_norm")
 
-    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
-        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(x, frame)))
-        return block.add_mlp(x, block.mlp_post_norm(block.mlp(x, frame)))
+    def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
+        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(x, context)))
+        return block.add_mlp(x, block.mlp_post_norm(block.mlp(x, context)))
 
 
 @register("parallel")
@@ -152,10 +155,10 @@ class Parallel(Residual):
 
     norms = ("mixer_norm",)
 
-    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
+    def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
         normed = block.mixer_norm(x)
-        x = block.add_mixer(x, block.mixer(normed, frame))
-        return block.add_mlp(x, block.mlp(normed, frame))
+        x = block.add_mixer(x, block.mixer(normed, context))
+        return block.add_mlp(x, block.mlp(normed, context))
 
 
 @register("parallel_two_norms")
@@ -164,6 +167,6 @@ class ParallelTwoNorms(Residual):
 
     norms = ("mixer_norm", "mlp_norm")
 
-    def compute(self, block: Block, x: Tensor, frame: Frame) -> Tensor:
-        mixed = block.mixer(block.mixer_norm(x), frame)
-        return block.add_mlp(block.add_mixer(x, mixed), block.mlp(block.mlp_norm(x), frame))
+    def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
+        mixed = block.mixer(block.mixer_norm(x), context)
+        return block.add_mlp(block.add_mixer(x, mixed), block.mlp(block.mlp_norm(x), context))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from components.attention.kernels.kernel import accumulator
+from components.attention.key_values import KeyValues
 from components.attention.spec import AttentionSpec
-from components.cache import KeyValues, Step
+from components.cache import Step
 
 
 def attend_one(

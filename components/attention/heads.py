@@ -7,17 +7,15 @@ n_heads · head_dim, whatever d_model is. Heads whose keys and values come out o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 
 from components.attention.qk_norm import QKNorm
 from components.initialization import Projection
+from components.position.positions import Rotate
 from components.registry import Component, OptionError, register
-
-Rotate = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,34 +28,34 @@ class CachedSizes:
     shared: bool
 
 
-class Projections(Protocol):
-    """The linear maps around an attention kernel: an nn.Module with these two methods."""
+class Projections(nn.Module, ABC):
+    """The linear maps around an attention kernel.
 
+    Over a cache keys and values may have a smaller form than a kernel gets elsewhere: `cached_qkv` and `cached_output`
+    are `qkv` and `output` in that form.
+    """
+
+    @abstractmethod
     def qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d_model] → q [B, H, T, key_size], k [B, K, T, key_size], v [B, K, T, value_size].
 
-        rotate: turns vectors [B, heads, T, rotary_size]; None where positions don't rotate.
+        rotate: rotates vectors [B, heads, T, rotary_size]; None where positions don't rotate.
         """
-        ...
 
+    @abstractmethod
     def output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, value_size] → [B, T, d_model]."""
-        ...
-
-
-class CachedProjections(Projections, Protocol):
-    """Projections whose keys and values can be kept, in a form that may be smaller than what a kernel gets above."""
 
     def cached_qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
         """As `qkv`, with keys [B, K', T, D'] and values [B, K', T, E'] as a cache keeps them, and queries to match.
 
         D', E' and K' are the heads' `cached_sizes`.
         """
-        ...
+        return self.qkv(x, rotate)
 
     def cached_output(self, attended: Tensor) -> Tensor:
         """What attention over those gave, [B, H, T, E'] → [B, T, d_model]."""
-        ...
+        return self.output(attended)
 
 
 class Heads(Component, kind="heads"):
@@ -90,13 +88,8 @@ class Heads(Component, kind="heads"):
         return self.head_dim
 
     @property
-    def cached_per_token(self) -> int:
-        """Numbers that a cache keeps of one token."""
-        return self.kv_heads * (self.key_size + self.value_size)
-
-    @property
     def cached_sizes(self) -> CachedSizes:
-        """The shape of what a cache keeps of one token: `cached_per_token` numbers in all."""
+        """The shape of what a cache keeps of one token."""
         return CachedSizes(self.kv_heads, self.key_size, self.value_size, shared=False)
 
     @property
@@ -108,8 +101,8 @@ class Heads(Component, kind="heads"):
         """Why these heads have no place for that norm; None if they have one."""
         return None
 
-    def build(self, d_model: int, qk_norm: QKNorm) -> nn.Module:
-        """The `Projections` around an attention kernel."""
+    def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
+        """The linear maps around an attention kernel."""
         raise NotImplementedError
 
 
@@ -147,7 +140,7 @@ class PlainHeads(Heads):
     def __post_init__(self) -> None:
         check_sizes(self, "n_heads", "head_dim")
 
-    def build(self, d_model: int, qk_norm: QKNorm) -> nn.Module:
+    def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
         return PlainProjections(d_model, self, qk_norm)
 
 
@@ -188,7 +181,7 @@ class MQA(PlainHeads):
         return 1
 
 
-class PlainProjections(nn.Module):
+class PlainProjections(Projections):
     """q, k, v and output matrices of H query heads and K key-value heads of size D.
 
     q [H·D, d_model], k and v [K·D, d_model], o [d_model, H·D].
@@ -217,8 +210,6 @@ class PlainProjections(nn.Module):
     def output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, D] → [B, T, d_model]."""
         return self.o(merge_heads(attended))  # type: ignore[no-any-return]
-
-    cached_qkv, cached_output = qkv, output
 
 
 def split_heads(x: Tensor, size: int) -> Tensor:

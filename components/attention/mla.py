@@ -9,12 +9,13 @@ up_v move to the other side of the products: (q · up_k) · c in place of q · (
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from components.attention.heads import CachedSizes, Heads, Rotate, check_sizes, merge_heads, split_heads
+from components.attention.heads import CachedSizes, Heads, Projections, check_sizes, merge_heads, split_heads
 from components.attention.qk_norm import NoQKNorm, QKNorm
 from components.initialization import Projection
 from components.norm import RMSNormLayer
+from components.position.positions import Rotate
 from components.registry import register
 
 LATENT_EPS = 1e-6
@@ -59,23 +60,19 @@ class MLA(Heads):
         return self.rope_dim
 
     @property
-    def cached_per_token(self) -> int:
-        return self.kv_rank + self.rope_dim
-
-    @property
     def cached_sizes(self) -> CachedSizes:
-        return CachedSizes(1, self.cached_per_token, self.kv_rank, shared=True)
+        return CachedSizes(1, self.kv_rank + self.rope_dim, self.kv_rank, shared=True)
 
     def qk_norm_refusal(self, qk_norm: QKNorm) -> str | None:
         if isinstance(qk_norm, NoQKNorm):
             return None
         return f"heads=mla norms its latents and has no place for {qk_norm.name}; choose none"
 
-    def build(self, d_model: int, qk_norm: QKNorm) -> nn.Module:
+    def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
         return LatentProjections(d_model, self)
 
 
-class LatentProjections(nn.Module):
+class LatentProjections(Projections):
     """The projections of MLA, laid out as DeepSeek's: of each head the part without position first, keys before values.
 
     q [H·(head_dim + rope_dim), d_model], or q_down [q_rank, d_model], q_down_norm and q_up; kv_down

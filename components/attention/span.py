@@ -5,7 +5,9 @@ A window of W lets a query see exactly W keys, its own included, so L local laye
 
 from __future__ import annotations
 
-from components.registry import Component, OptionError, register
+from typing import Self
+
+from components.registry import Component, OptionError, options, register
 
 
 class Span(Component, kind="span"):
@@ -18,6 +20,24 @@ class Span(Component, kind="span"):
         In this order they are the pattern that repeats over the layers, unless the architecture has one of its own.
         """
         raise NotImplementedError
+
+    def window_of(self, kind: str) -> int | None:
+        """The window of layers of a kind: its own, or the only one that there is.
+
+        Raises:
+            OptionError: the span has several, and none for that kind.
+        """
+        windows = self.windows
+        if kind not in windows and len(windows) > 1:
+            raise OptionError(
+                f"kinds.{kind}.span", f"needs a span of its own, global or local: span={self.name} has several"
+            )
+        return windows[kind] if kind in windows else next(iter(windows.values()))
+
+    def with_window(self, window: int) -> Self:
+        """The same with another window in its local layers; itself where no option `window` sets one."""
+        has_window = any(option.name == "window" for option in options(type(self)))
+        return self.replace(window=window) if has_window else self
 
 
 def _check_window(window: int) -> None:

@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.attention.heads import merge_heads, split_heads
-from components.cache import State
-from components.forward_context import Frame
+from components.attention.slots import AttentionSlots
+from components.cache import CacheTensor, LayerCache
+from components.forward_context import ForwardContext
 from components.initialization import Projection
-from components.mixers.base import Mixer
+from components.mixers.base import Mixer, MixerModule
 from components.norm import RMSNormLayer
 from components.registry import OptionError, register
-
-if TYPE_CHECKING:
-    from components.architecture import Layer
 
 
 @register("linear")
@@ -59,12 +56,23 @@ class LinearMixer(Mixer):
         if self.chunk & (self.chunk - 1):
             raise OptionError("chunk", f"must be a power of two, such as 64, got {self.chunk}")
 
-    def build(self, d_model: int, layer: Layer) -> nn.Module:
-        n_heads, head_dim = self.n_heads or layer.heads.n_heads, self.head_dim or layer.heads.head_dim
-        return GatedLinearAttention(d_model, n_heads, head_dim, self)
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(f"heads.{size}" for size in ("n_heads", "head_dim") if getattr(self, size) is None)
+
+    def resolve(self, slots: AttentionSlots, kind: str) -> LinearMixer:
+        missing = [path.removeprefix("heads.") for path in self.reads]
+        if missing and slots.heads is None:
+            raise OptionError(f"mixer.{missing[0]}", "must be given: the model has no heads to take it from")
+        return self.replace(**{size: getattr(slots.heads, size) for size in missing})
+
+    def build(self, d_model: int) -> GatedLinearAttention:
+        assert self.n_heads is not None
+        assert self.head_dim is not None
+        return GatedLinearAttention(d_model, self.n_heads, self.head_dim, self)
 
 
-class GatedLinearAttention(nn.Module):
+class GatedLinearAttention(MixerModule):
     """q, k, v and output_gate [H·D, d_model], gate_down [rank, d_model], gate_up [H·D, rank], norm [D], o."""
 
     def __init__(self, d_model: int, n_heads: int, head_dim: int, options: LinearMixer) -> None:
@@ -81,43 +89,36 @@ class GatedLinearAttention(nn.Module):
         self.norm = RMSNormLayer(head_dim, options.norm_eps)
         self.o = Projection(width, d_model, role="residual_output")
 
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """x [B, T, d_model] → [B, T, d_model]."""
         q, k, v = (split_heads(project(x), self.head_dim) for project in (self.q, self.k, self.v))
         gate = split_heads(self.gate_up(self.gate_down(x)), self.head_dim)
         with torch.autocast(x.device.type, enabled=False):
             exact = torch.promote_types(gate.dtype, torch.float32)
             log_gate = F.logsigmoid(gate.to(exact)) / self.temperature
-            if frame.documents is not None:
-                log_gate = log_gate.masked_fill(_starts(frame.documents)[:, None, :, None], float("-inf"))
+            if context.documents is not None:
+                log_gate = log_gate.masked_fill(_starts(context.documents)[:, None, :, None], float("-inf"))
             q, k, v = q.to(exact) / math.sqrt(self.head_dim), k.to(exact), v.to(exact)
-            if frame.step is None:
+            if context.step is None:
                 mixed = chunked(q, k, v, log_gate, self.chunk)
             else:
-                mixed = self._continue(q, k, v, log_gate, cast(State, frame.cache).state)
+                mixed, state = continued(context.cache["state"], q, k, v, log_gate, self.chunk)
+                context.cache = LayerCache({"state": state})
         mixed = merge_heads(self.norm(mixed)).to(x.dtype)
         return self.o(mixed * F.silu(self.output_gate(x)))  # type: ignore[no-any-return]
 
-    def new_cache(self, batch: int, capacity: int, like: Tensor) -> State:
+    def cache_tensors(self, capacity: int, dtype: torch.dtype) -> dict[str, CacheTensor]:
         """The state, as large for any text, in fp32 at least."""
-        return State(batch, self.n_heads, self.head_dim, self.head_dim, like)
+        shape = (self.n_heads, self.head_dim, self.head_dim)
+        return {"state": CacheTensor(shape, torch.promote_types(dtype, torch.float32))}
 
-    def _continue(self, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, state: Tensor) -> Tensor:
-        """What tokens read from a state [B, H, D, D] that they find, and leave as they make it."""
-        if q.shape[2] > 1:
-            mixed, after = chunked_from(state, q, k, v, log_gate, self.chunk)
-            state.copy_(after)
-            return mixed
-        state.mul_(log_gate.exp().mT).add_(k.mT * v)
-        return q @ state
+    @property
+    def reach(self) -> None:
+        return None
 
     def flops_per_token(self, context: int) -> float:
         """Of the recurrent form: k_tᵀ · v_t into the state, and q_t · S_t out of it."""
         return 4.0 * self.n_heads * self.head_dim**2
-
-    def cache_elements(self, context: int) -> int:
-        """Numbers in the state, however long the context."""
-        return self.n_heads * self.head_dim**2
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor) -> Tensor:
@@ -161,6 +162,14 @@ def chunked_from(state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_gate: Tenso
         half *= 2
     read, state = _across_chunks(state, q, k, v, log_gate, chunk)
     return (out + read)[:, :, :T], state
+
+
+def continued(state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """As `chunked_from`, with less work for one token."""
+    if q.shape[2] > 1:
+        return chunked_from(state, q, k, v, log_gate, chunk)
+    state = state * log_gate.exp().mT + k.mT * v
+    return q @ state, state
 
 
 def _across_middles(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor, half: int) -> Tensor:

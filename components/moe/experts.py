@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.compile_opaque import Whole
-from components.forward_context import Frame
+from components.compile_opaque import Opaque
+from components.forward_context import ForwardContext
 from components.initialization import Constant, Fill, Normal, Projection
 from components.mlp import MLP, DenseMLP, Network
 from components.registry import Component, OptionError, lookup, names, register, suggestion
@@ -88,7 +88,7 @@ class MoELayer(nn.Module):
         shared_width = moe.n_shared_experts * (moe.shared_d_ff or moe.d_ff)
         self.shared = Network(d_model, moe.dense(shared_width)) if shared_width else None
 
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         """x [B, T, d_model] → the same shape."""
         tokens = x.flatten(0, 1)
         # In the weights' own precision even under autocast: rounded logits choose other experts (2101.03961, 2.4).
@@ -97,11 +97,11 @@ class MoELayer(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         top, chosen = logits.topk(self.top_k, dim=-1)
         if self.load_balance:
-            frame.add_loss("moe/load_balance", self.load_balance * load_balance_loss(logits, chosen))
+            context.add_loss("moe/load_balance", self.load_balance * load_balance_loss(logits, chosen))
         if self.router_z_loss:
-            frame.add_loss("moe/router_z", self.router_z_loss * logits.logsumexp(-1).square().mean())
+            context.add_loss("moe/router_z", self.router_z_loss * logits.logsumexp(-1).square().mean())
         mixed: Tensor = self.experts(tokens, chosen, top.softmax(-1).to(x.dtype)).view_as(x)
-        return mixed if self.shared is None else mixed + self.shared(x, frame)
+        return mixed if self.shared is None else mixed + self.shared(x, context)
 
 
 def load_balance_loss(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -180,4 +180,4 @@ class Experts(nn.Module):
         return torch.cat([F.linear(group, matrix, bias) for group, matrix, bias in groups])
 
 
-_through = Whole(Experts.through)
+_through = Opaque(Experts.through)

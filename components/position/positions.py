@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from components.registry import Component, OptionError, register
+
+Rotate = Callable[[Tensor], Tensor]
+"""Rotates vectors [B, heads, T, size] by their positions."""
 
 
 class Position(Component, kind="position"):
@@ -44,6 +48,15 @@ class Position(Component, kind="position"):
 
     def check_head_dim(self, head_dim: int) -> None:
         """Raise OptionError if heads of this size cannot be positioned so."""
+
+
+@dataclass(frozen=True)
+class HeadPosition:
+    """A position as heads of a given number and rotary size look it up in the forward context."""
+
+    position: Position
+    rotary_size: int
+    n_heads: int
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from torch import nn
 
 from components.architecture import Architecture
 from components.embedding import TokenEmbedding, UntiedHead
 from components.position.embedding import LearnedEmbedding
-from lab.accounting.costs import BACKWARD_AND_FORWARD, Key, costs, modules, parameters
+from lab.accounting.costs import BACKWARD_AND_FORWARD, costs, parameters
+from lab.accounting.model import ArchitectureKey, CountedModule, count
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,19 @@ def conventions(architecture: Architecture, context: int) -> dict[str, float]:
     Raises:
         RequestError: a module has a matrix whose FLOPs nothing accounts for.
     """
-    return dict(_conventions(Key(architecture), context))
+    return dict(_conventions(ArchitectureKey(architecture), context))
 
 
 @lru_cache(maxsize=4096)
-def _conventions(key: Key, context: int) -> tuple[tuple[str, float], ...]:
-    found = modules(key.architecture)
+def _conventions(key: ArchitectureKey, context: int) -> tuple[tuple[str, float], ...]:
+    model = count(key.architecture)
     own = costs(key.architecture, context).flops_per_token
-    attending: list[tuple[int, Any]] = [(n, module) for _, module, n in found if hasattr(module, "flops_per_key")]
-    square = BACKWARD_AND_FORWARD * sum(n * module.flops_per_key() * context for n, module in attending)
-    visible = BACKWARD_AND_FORWARD * sum(n * module.flops_per_token(context) for n, module in attending)
-    _, active = parameters(found)
-    with_embeddings = active - _held_by(found, LearnedEmbedding)
-    without = with_embeddings - _held_by(found, TokenEmbedding)
+    comparing = [mixer for mixer in model.mixers if mixer.module.flops_per_pair]
+    square = BACKWARD_AND_FORWARD * sum(m.times * m.module.flops_per_pair * context for m in comparing)
+    visible = BACKWARD_AND_FORWARD * sum(m.times * m.module.flops_per_token(context) for m in comparing)
+    _, active = parameters(model.modules)
+    with_embeddings = active - _held_by(model.modules, LearnedEmbedding)
+    without = with_embeddings - _held_by(model.modules, TokenEmbedding)
     return (
         ("visible", own),
         ("square", own - visible + square),
@@ -95,11 +95,11 @@ def _conventions(key: Key, context: int) -> tuple[tuple[str, float], ...]:
         ("palm", 6.0 * with_embeddings + square),
         ("palm_without_embeddings", 6.0 * without + square),
         ("six_n", 6.0 * with_embeddings),
-        ("six_n_without_embeddings", 6.0 * (without - _held_by(found, UntiedHead))),
+        ("six_n_without_embeddings", 6.0 * (without - _held_by(model.modules, UntiedHead))),
     )
 
 
-def _held_by(found: Iterable[tuple[str, nn.Module, int]], kind: type[nn.Module]) -> int:
+def _held_by(modules: Iterable[CountedModule], kind: type[nn.Module]) -> int:
     """Parameters of the modules of a kind, all that they hold."""
-    own = [module for _, module, _ in found if isinstance(module, kind)]
-    return sum(parameter.numel() for module in own for parameter in module.parameters())
+    held = [counted.module for counted in modules if isinstance(counted.module, kind)]
+    return sum(parameter.numel() for module in held for parameter in module.parameters())

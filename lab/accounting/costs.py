@@ -7,8 +7,7 @@ three times the forward pass: the backward pass has two products for each of the
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -16,8 +15,9 @@ import torch
 from torch import nn
 
 from components.architecture import Architecture
-from components.decoder import Decoder
+from components.counting import CountsFlops, HasIdleParameters
 from components.embedding import TokenEmbedding
+from lab.accounting.model import ArchitectureKey, CountedModule, count
 from lab.refusals import RequestError
 
 BACKWARD_AND_FORWARD = 3
@@ -57,83 +57,55 @@ def costs(architecture: Architecture, context: int) -> Costs:
     Raises:
         RequestError: a module has a matrix whose FLOPs nothing accounts for.
     """
-    return _costs(Key(architecture), context)
+    return _costs(ArchitectureKey(architecture), context)
 
 
-class Key:
-    """An architecture as a cache key: equal configurations are one."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        self.architecture = architecture
-
-    def __hash__(self) -> int:
-        return hash(self.architecture.text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and self.architecture.text == other.architecture.text
-
-
-def modules(architecture: Architecture) -> list[tuple[str, nn.Module, int]]:
-    """Name, module without its values, and how many there are of it.
-
-    Layers that are configured alike cost the same: each is built, and looked through, once.
-    """
-    with torch.device("meta"):
-        model = Decoder(architecture, alike=True)
-    times = Counter(module for layer in model.layers for module in layer.modules())
-    return [(name, module, times.get(module, 1)) for name, module in model.named_modules()]
-
-
-def parameters(found: Iterable[tuple[str, nn.Module, int]]) -> tuple[int, int]:
-    """All of the modules' parameters, and those of them that a token meets."""
+def parameters(modules: Iterable[CountedModule]) -> tuple[int, int]:
+    """All of the modules' parameters, and how many of them a token meets."""
     sizes: dict[nn.Parameter, int] = {}
     idle = 0
-    for _, module, n in found:
-        sizes |= {parameter: n * parameter.numel() for parameter in module.parameters(recurse=False)}
-        idle += n * _idle(module)
-    every = sum(sizes.values())
-    return every, every - idle
+    for counted in modules:
+        own = counted.module.parameters(recurse=False)
+        sizes |= {parameter: counted.times * parameter.numel() for parameter in own}
+        if isinstance(counted.module, HasIdleParameters):
+            idle += counted.times * counted.module.idle_parameters()
+    total = sum(sizes.values())
+    return total, total - idle
 
 
 @lru_cache(maxsize=4096)
-def _costs(key: Key, context: int) -> Costs:
-    found = modules(key.architecture)
-    forward = sum(n * _flops(name, module, context) for name, module, n in found)
-    cached = sum(n * _cached(module, context) for _, module, n in found)
-    every, active = parameters(found)
+def _costs(key: ArchitectureKey, context: int) -> Costs:
+    model = count(key.architecture)
+    forward = sum(counted.times * _flops(counted, context) for counted in model.modules)
+    cached = sum(
+        mixer.times * tensor.numbers
+        for mixer in model.mixers
+        for tensor in mixer.module.cache_tensors(context, torch.bfloat16).values()
+    )
+    total, active = parameters(model.modules)
+    tables = [counted.module.weight for counted in model.modules if isinstance(counted.module, TokenEmbedding)]
     return Costs(
-        parameters=every,
+        parameters=total,
         active_parameters=active,
-        embedding_parameters=sum(m.weight.numel() for _, m, _ in found if isinstance(m, TokenEmbedding)),
+        embedding_parameters=sum(table.numel() for table in tables),
         forward_flops_per_token=forward,
         flops_per_token=BACKWARD_AND_FORWARD * forward,
         kv_bytes_per_token=cached * KV_ELEMENT_BYTES / context,
     )
 
 
-def _cached(module: nn.Module, context: int) -> int:
-    """Numbers that a module keeps of a context in order to go on from it."""
-    own: Callable[[int], int] | None = getattr(module, "cache_elements", None)
-    return 0 if own is None else own(context)
-
-
-def _idle(module: nn.Module) -> int:
-    """Parameters of a module itself that a token does not meet."""
-    own: Callable[[], int] | None = getattr(module, "idle_parameters", None)
-    return 0 if own is None else own()
-
-
-def _flops(name: str, module: nn.Module, context: int) -> float:
-    """FLOPs a token of a module itself, without its children."""
-    own = getattr(module, "flops_per_token", None)
-    if own is not None:
-        return float(own(context))
+def _flops(counted: CountedModule, context: int) -> float:
+    """FLOPs of a mean token in a module itself, without the modules that it is made of."""
+    module = counted.module
+    if isinstance(module, CountsFlops):
+        return float(module.flops_per_token(context))
     if isinstance(module, nn.Linear):
         return 2.0 * module.in_features * module.out_features
-    for parameter_name, parameter in module.named_parameters(recurse=False):
+    for name, parameter in module.named_parameters(recurse=False):
         if parameter.dim() > 1:
             raise RequestError(
-                f"{type(module).__name__} ({name}) has a matrix '{parameter_name}' but no flops_per_token(context): "
-                "its cost can't be counted"
+                f"{type(module).__name__} ({counted.name}) has a matrix '{name}' but no flops_per_token(context): "
+                "its cost can't be counted",
+                kind="unsupported",
             )
     return 0.0

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from components.compile_opaque import keep_whole
+from components.compile_opaque import shield_from_compiler
 from components.registry import OptionError
 from lab.training.options import Train
 from lab.training.parallel.world import World
@@ -59,7 +59,7 @@ class Compiler:
         elif self._train.compile == "auto" and self._repaid and self._obstacle is not None and earlier is None:
             _warn(self.verdict)
         if _on(self.verdict):
-            keep_whole()
+            shield_from_compiler()
             for block in _blocks(self._model):
                 block.compile(dynamic=False)
             self._untried = True

@@ -14,7 +14,7 @@ from components import registry
 from components.attention.heads import MHA
 from components.attention.span import GlobalSpan
 from components.decoder import Decoder
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.initialization import NormalInit, initialize
 from components.mixers.linear import GatedLinearAttention, LinearMixer, chunked, recurrent
 from components.position.positions import NoPosition
@@ -47,8 +47,8 @@ def layer(chunk: int = 16) -> GatedLinearAttention:
     return built.double()
 
 
-def frame(documents: Tensor | None = None) -> Frame:
-    return Frame({}, {}, documents, "auto")
+def context(documents: Tensor | None = None) -> ForwardContext:
+    return ForwardContext({}, {}, documents, "auto")
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 16, 64])
@@ -111,12 +111,12 @@ def test_the_layer_is_the_papers_formula() -> None:
     normed = mixed / (mixed.square().mean(-1, keepdim=True) + 1e-6).sqrt() * built.norm.weight
     gate = x @ built.output_gate.weight.T + built.output_gate.bias
     expected = (normed.transpose(1, 2).flatten(2) * gate * torch.sigmoid(gate)) @ built.o.weight.T
-    torch.testing.assert_close(built(x, frame()), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(built(x, context()), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_chunk_changes_no_result_and_is_no_part_of_what_an_experiment_is() -> None:
     x = noise(2, 70, 24)
-    found = [layer(chunk)(x, frame()) for chunk in (1, 8, 64)]
+    found = [layer(chunk)(x, context()) for chunk in (1, 8, 64)]
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found[0], found[2], rtol=1e-10, atol=1e-10)
     assert [option.name for option in registry.options(LinearMixer) if not option.affects_result] == ["chunk"]
@@ -127,13 +127,13 @@ def test_the_state_starts_anew_with_each_document() -> None:
     built, lengths = layer(chunk=8), [5, 20, 1, 1, 13]
     ids = torch.tensor([0, 1, 2, 0, 7]).repeat_interleave(torch.tensor(lengths))[None]
     x = noise(1, 40, 24).requires_grad_()
-    packed = built(x, frame(ids))
-    alone = torch.cat([built(part, frame()) for part in x.split(lengths, dim=1)], dim=1)
+    packed = built(x, context(ids))
+    alone = torch.cat([built(part, context()) for part in x.split(lengths, dim=1)], dim=1)
     torch.testing.assert_close(packed, alone, rtol=1e-10, atol=1e-10)
     weights = noise(1, 40, 24, seed=8)
     (one,), (two,) = (torch.autograd.grad((out * weights).sum(), x) for out in (packed, alone))
     torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
-    assert not torch.allclose(built(x, frame()), packed, atol=1e-3)
+    assert not torch.allclose(built(x, context()), packed, atol=1e-3)
 
 
 def test_a_model_of_linear_layers_keeps_documents_apart() -> None:
@@ -148,11 +148,11 @@ def test_under_autocast_the_state_is_kept_in_fp32() -> None:
     built = layer().float()
     x = noise(2, 300, 24, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        found = built(x, frame())
+        found = built(x, context())
     assert found.dtype == torch.bfloat16
-    expected = built(x, frame())
+    expected = built(x, context())
     assert (found - expected).norm() < 0.03 * expected.norm()
-    assert layer().to(torch.bfloat16)(x.bfloat16(), frame()).isfinite().all()
+    assert layer().to(torch.bfloat16)(x.bfloat16(), context()).isfinite().all()
 
 
 def test_sizes_are_the_blocks_heads_unless_given() -> None:

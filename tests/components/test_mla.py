@@ -20,7 +20,7 @@ from components.attention.qk_norm import NoQKNorm, QKRMSNorm
 from components.attention.span import GlobalSpan, LocalSpan
 from components.attention.spec import AttentionSpec
 from components.decoder import Decoder
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.position.positions import RoPE
 from components.registry import OptionError
 from lab.accounting.costs import costs
@@ -77,7 +77,7 @@ def test_latent_attention_is_deepseeks(
     mask = torch.full((T, T), float("-inf")).triu(1)[None, None]
     tables = rotary_class(theirs.config)(x, torch.arange(T)[None])
     expected, _ = theirs(x, attention_mask=mask, position_embeddings=tables)
-    found = ours(x, Frame({(position, 6): position.rotation(6, torch.arange(T))}, {}, None, kernel))
+    found = ours(x, ForwardContext({(position, 6): position.rotation(6, torch.arange(T))}, {}, None, kernel))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     weights = noise(2, 11, 24, seed=3)
     wanted = torch.autograd.grad(

@@ -13,7 +13,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 
 from components import registry
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.initialization import NormalInit, initialize
 from components.mlp import DenseMLP
 from components.moe.experts import MixtureOfExperts, MoELayer, load_balance_loss
@@ -23,8 +23,8 @@ D = 12
 EXPERTS = [name for name in registry.names("mlp") if issubclass(registry.lookup("mlp", name), DenseMLP)]
 
 
-def frame() -> Frame:
-    return Frame({}, {}, None, "auto")
+def context() -> ForwardContext:
+    return ForwardContext({}, {}, None, "auto")
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -58,7 +58,7 @@ def token_by_token(layer: MoELayer, moe: MixtureOfExperts, x: Tensor) -> Tensor:
             out = own["down"] @ form.inner(*projected) + own.get("down_bias", 0)
             row = row + probabilities[e] / probabilities[chosen].sum() * out
         if layer.shared is not None:
-            row = row + layer.shared(token, frame())
+            row = row + layer.shared(token, context())
         rows.append(row)
     return torch.stack(rows).view_as(x)
 
@@ -94,7 +94,7 @@ def test_experts_over_groups_equal_one_token_at_a_time(options: dict[str, Any]) 
     layer = layer_of(**options)
     moe = MixtureOfExperts(**{"n_experts": 5, "top_k": 2, "d_ff": 7, **options})
     x = noise(3, 11, D, seed=1).requires_grad_()
-    assert_same(layer, layer(x, frame()), token_by_token(layer, moe, x), x)
+    assert_same(layer, layer(x, context()), token_by_token(layer, moe, x), x)
 
 
 def test_an_expert_that_nobody_chooses_gets_no_gradient_and_one_that_all_choose_drops_nobody() -> None:
@@ -103,7 +103,7 @@ def test_an_expert_that_nobody_chooses_gets_no_gradient_and_one_that_all_choose_
     with torch.no_grad():
         layer.router.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1e4, 0.0]))
     x = noise(3, 11, D, seed=1).requires_grad_()
-    out = layer(x, frame())
+    out = layer(x, context())
     torch.testing.assert_close(out, token_by_token(layer, moe, x))
     out.sum().backward()
     assert [bool(g.any()) for g in layer.experts.up.grad] == [False, False, False, True, False]
@@ -119,7 +119,7 @@ def test_experts_that_are_all_alike_are_one_mlp_whatever_the_router_says() -> No
     biases = {f"{name}.bias": layer.experts.get_parameter(f"{name}_bias")[0] for name in ("gate", "up", "down")}
     one.load_state_dict(matrices | biases)
     x = noise(2, 9, D, seed=1)
-    torch.testing.assert_close(layer(x, frame()), one(x, frame()))
+    torch.testing.assert_close(layer(x, context()), one(x, context()))
 
 
 def test_shared_experts_are_as_many_mlps_beside_the_routed_ones() -> None:
@@ -128,13 +128,13 @@ def test_shared_experts_are_as_many_mlps_beside_the_routed_ones() -> None:
     x = noise(2, 9, D, seed=1)
     routed = layer_of()
     routed.load_state_dict({name: value for name, value in layer.state_dict().items() if "shared" not in name})
-    expected = routed(x, frame())
+    expected = routed(x, context())
     for part in range(3):
         rows = slice(4 * part, 4 * part + 4)
         gate, up = (layer.shared.get_submodule(name).weight[rows] for name in ("gate", "up"))
         inner = nn.functional.silu(x @ gate.T) * (x @ up.T)
         expected = expected + inner @ layer.shared.down.weight[:, rows].T
-    torch.testing.assert_close(layer(x, frame()), expected)
+    torch.testing.assert_close(layer(x, context()), expected)
 
 
 def from_mixtral(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ def test_output_and_every_gradient_equal_the_transformers_implementation(
     ours.load_state_dict(by_our_names(state))
     x = noise(3, 11, D, seed=50)
     one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    out, expected = ours(one, frame()), published(other)
+    out, expected = ours(one, context()), published(other)
     expected = expected[0] if isinstance(expected, tuple) else expected
     weights = noise(*x.shape, seed=51)
     (out * weights).sum().backward()
@@ -224,7 +224,7 @@ def test_an_even_load_costs_top_k_and_a_collapsed_one_n_experts() -> None:
 
 
 def test_losses_are_weighted_and_summed_over_layers() -> None:
-    shared = frame()
+    shared = context()
     x = noise(2, 9, D, seed=1)
     expected = {"moe/load_balance": 0.0, "moe/router_z": 0.0}
     for seed in (1, 2):
@@ -239,7 +239,7 @@ def test_losses_are_weighted_and_summed_over_layers() -> None:
 
 
 def test_a_loss_without_weight_is_not_there() -> None:
-    without, balanced = frame(), frame()
+    without, balanced = context(), context()
     layer_of(load_balance=0.0)(noise(1, 4, D), without)
     layer_of()(noise(1, 4, D), balanced)
     assert set(without.losses) == set()
@@ -251,9 +251,9 @@ def test_autocast_leaves_the_choice_of_experts_as_it_is() -> None:
     x = noise(1, 200, 64, seed=1).float()
     seen: list[Tensor] = []
     layer.experts.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
-    layer(x, frame())
+    layer(x, context())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = layer(x, frame())
+        out = layer(x, context())
     assert torch.equal(*seen)
     rounded = layer.router(x.flatten(0, 1).bfloat16().float()).topk(4).indices
     assert not torch.equal(rounded, seen[0]), "the rounding must matter for the test to"

@@ -15,7 +15,7 @@ from components.attention.heads import GQA
 from components.attention.mixer import Attention
 from components.attention.qk_norm import QKFullRMSNorm, QKL2Norm, QKLayerNorm, QKNorm, QKRMSNorm
 from components.attention.spec import AttentionSpec
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.initialization import NormalInit, initialize
 from components.position.positions import RoPE
 from components.registry import OptionError
@@ -33,8 +33,8 @@ def attention(qk_norm: QKNorm) -> Attention:
     return layer
 
 
-def frame(length: int) -> Frame:
-    return Frame({(RoPE(), 8): RoPE().rotation(8, torch.arange(length))}, {}, None, "reference")
+def context(length: int) -> ForwardContext:
+    return ForwardContext({(RoPE(), 8): RoPE().rotation(8, torch.arange(length))}, {}, None, "reference")
 
 
 @pytest.mark.parametrize(("zero_centered", "published"), [(False, Qwen3RMSNorm), (True, Gemma3RMSNorm)])
@@ -73,7 +73,7 @@ def test_attention_with_the_full_norm_is_olmo2s() -> None:
     mask = torch.full((9, 9), float("-inf")).triu(1)[None, None]
     tables = Olmo2RotaryEmbedding(config)(x, torch.arange(9)[None])
     expected, _ = theirs(x, tables, mask)
-    torch.testing.assert_close(ours(x, frame(9)), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours(x, context(9)), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -103,7 +103,7 @@ def test_l2_starts_at_its_scale_for_queries_and_keys_and_learns_both(scale: floa
     q_norm, k_norm = layer.heads.q_norm, layer.heads.k_norm
     assert (q_norm.weight.shape, k_norm.weight.shape) == ((4,), (2,))
     assert q_norm.weight.tolist() == pytest.approx([start] * 4)
-    layer(noise(1, 9, 24), frame(9)).square().sum().backward()
+    layer(noise(1, 9, 24), context(9)).square().sum().backward()
     assert (q_norm.weight.grad.abs() > 0).all()
     assert (k_norm.weight.grad.abs() > 0).all()
 
@@ -112,11 +112,11 @@ def test_l2_starts_at_its_scale_for_queries_and_keys_and_learns_both(scale: floa
 def test_scores_do_not_grow_with_the_projections(name: str) -> None:
     """What every such norm is for: larger query and key weights leave the output as it is."""
     layer, x = attention(registry.lookup("qk_norm", name)(eps=1e-12)), noise(1, 9, 24)
-    before = layer(x, frame(9))
+    before = layer(x, context(9))
     with torch.no_grad():
         layer.heads.q.weight.mul_(50)
         layer.heads.k.weight.mul_(50)
-    torch.testing.assert_close(layer(x, frame(9)), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(x, context(9)), before, rtol=1e-4, atol=1e-5)
 
 
 def test_impossible_options_are_refused_by_name() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from components import registry
 from components.decoder import Decoder
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.registry import OptionError
 from components.residual import PreNorm, Residual
 from tests.components.architectures import gemma2
@@ -28,7 +28,7 @@ class Branch(nn.Module):
         super().__init__()
         self.weight = torch.randn(D, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-    def forward(self, x: Tensor, frame: Frame | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext | None = None) -> Tensor:
         return torch.tanh(x @ self.weight)
 
 

@@ -17,7 +17,7 @@ from components.attention.mixer import Attention
 from components.attention.qk_norm import NoQKNorm
 from components.attention.spec import AttentionSpec
 from components.decoder import Decoder
-from components.forward_context import Frame
+from components.forward_context import ForwardContext
 from components.position.positions import RoPE
 from components.softcap import NoSoftcap
 from lab.composition.compose import compose
@@ -62,7 +62,7 @@ def test_attention_with_sinks_is_gpt_oss(kernel: str, window: int | None) -> Non
     seen = torch.ones(T, T).tril() - torch.ones(T, T).tril(-(window or T))
     mask = torch.zeros(T, T).masked_fill(seen == 0, float("-inf"))[None, None]
     expected, _ = theirs(x, (rotation.cos[None], rotation.sin[None]), mask)
-    found = ours(x, Frame({(RoPE(), 8): rotation}, {}, None, kernel))
+    found = ours(x, ForwardContext({(RoPE(), 8): rotation}, {}, None, kernel))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     gradients = [
         torch.autograd.grad(out.square().sum(), layer.sinks)[0] for out, layer in ((found, ours), (expected, theirs))
@@ -79,7 +79,7 @@ def test_one_key_and_a_sink_share_the_softmax() -> None:
     score = (q * k.repeat_interleave(2, 1)).sum(-1).flatten() / math.sqrt(8)
     share = torch.sigmoid(score - layer.sinks)
     expected = layer.heads.output(share[None, :, None, None] * v.repeat_interleave(2, 1))
-    torch.testing.assert_close(layer(x, Frame({}, {}, None, "auto")), expected)
+    torch.testing.assert_close(layer(x, ForwardContext({}, {}, None, "auto")), expected)
 
 
 def test_sinks_at_minus_infinity_are_none() -> None:

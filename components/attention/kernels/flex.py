@@ -20,7 +20,7 @@ from torch import Tensor
 
 from components.attention.kernels.flex_blocks import block_mask
 from components.attention.kernels.kernel import Case, Kernel, Reach, accumulator, reach
-from components.attention.kernels.step_cache import Remembered
+from components.attention.kernels.step_cache import StepCache
 from components.attention.spec import AttentionInputs, AttentionSpec
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -93,7 +93,7 @@ def scoring(softcap: float | None, slopes: Tensor | None, offset: int) -> Callab
     return score_mod
 
 
-_MASKS: Remembered[Any] = Remembered(32)
+_MASKS: StepCache[Any] = StepCache(32)
 
 
 def _blocks(seen: Reach, inputs: AttentionInputs) -> Any:

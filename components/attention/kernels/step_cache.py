@@ -12,7 +12,7 @@ from torch import Tensor
 V = TypeVar("V")
 
 
-class Remembered(Generic[V]):
+class StepCache(Generic[V]):
     """The values last used, at most `bound` of them.
 
     A key may include a tensor, which counts as the same while it is the same object and nobody has written to it.

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from components.attention.kernels.kernel import Case, Kernel, KernelRefused, Reach, reach
 from components.attention.kernels.reproducible import repeatable
-from components.attention.kernels.step_cache import Remembered
+from components.attention.kernels.step_cache import StepCache
 from components.attention.spec import AttentionInputs, AttentionSpec
-from components.compile_opaque import Whole
+from components.compile_opaque import Opaque
 
 _LANES = {torch.float16: 8, torch.bfloat16: 8, torch.float32: 4}  # of dtypes that it takes: divisor of head_dim
 
@@ -81,7 +81,7 @@ def _by_operators(spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
     return repeatable(out, "_fMHA")
 
 
-_memory_efficient = Whole(_by_operators)
+_memory_efficient = Opaque(_by_operators)
 
 
 def bias(seen: Reach, queries: int, lengths: Sequence[int] | None, device: torch.device | None = None) -> Any:
@@ -121,7 +121,7 @@ def document_lengths(documents: Tensor) -> list[int]:
     return _LENGTHS.get("lengths", documents, lambda: _document_lengths(documents.cpu()))
 
 
-_LENGTHS: Remembered[list[int]] = Remembered(2)
+_LENGTHS: StepCache[list[int]] = StepCache(2)
 
 
 def _document_lengths(documents: Tensor) -> list[int]:

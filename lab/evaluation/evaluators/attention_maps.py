@@ -82,7 +82,8 @@ class AttentionMaps(Evaluator):
         for layer in self.layers or ():
             if layer not in known:
                 raise OptionError("layers", f"{layer} is not among the layers that attend: {known}")
-        most = max(model.layers[layer].heads.n_heads for layer in self._layers(model))
+        attentions = (model.layers[layer].attention for layer in self._layers(model))
+        most = max(attention.heads.n_heads for attention in attentions if attention is not None)
         for head in self.heads or ():
             if not 0 <= head < most:
                 raise OptionError("heads", f"{head} is not among the {most} heads of these layers, from 0")

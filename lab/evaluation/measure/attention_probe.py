@@ -25,7 +25,7 @@ SCORES_AT_ONCE = 1 << 24
 
 def attending(architecture: Architecture) -> list[int]:
     """The numbers of the layers that attend, from 0."""
-    return [number for number, layer in enumerate(architecture.layers) if layer.attends]
+    return [number for number, layer in enumerate(architecture.layers) if layer.attention is not None]
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def joined(architecture: Architecture, parts: Sequence[dict[str, Any]]) -> tuple
     if logits:
         metrics["largest_attention_logit"] = max(logits.values())
         curves["attention_logit"] = _by_layer(logits.items(), "largest attention logit")
-    caps = {number: architecture.layers[number].attention_cap for number in logits}
+    attentions = {number: architecture.layers[number].attention for number in logits}
+    caps = {number: None if attention is None else attention.cap for number, attention in attentions.items()}
     capped = {number: cap * math.tanh(logits[number] / cap) for number, cap in caps.items() if cap is not None}
     if capped:
         metrics["largest_capped_logit"] = max(capped.values())

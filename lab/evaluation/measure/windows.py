@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 
 from components.architecture import Architecture
+from components.attention.span import Span
 from components.decoder import Decoder
-from components.registry import Component, OptionError
-
-C = TypeVar("C", bound=Component)
+from components.registry import OptionError
 
 
 def local_windows(architecture: Architecture) -> list[int]:
     """The windows of the layers that have one, the smallest first, each once."""
-    return sorted({layer.window for layer in architecture.layers if layer.window is not None})
+    attentions = (layer.attention for layer in architecture.layers)
+    return sorted({a.window for a in attentions if a is not None and a.window is not None})
 
 
 def with_window(architecture: Architecture, window: int) -> Architecture:
@@ -28,14 +27,17 @@ def with_window(architecture: Architecture, window: int) -> Architecture:
     if not local_windows(architecture):
         raise OptionError("windows", "no layer of the model has a window")
     kinds = {
-        kind: {slot: _resized(each, window) if slot == "span" else each for slot, each in slots.items()}
+        kind: {
+            slot: component.with_window(window) if isinstance(component, Span) else component
+            for slot, component in slots.items()
+        }
         for kind, slots in architecture.kinds.items()
     }
-    made = replace(architecture, span=_resized(architecture.span, window), kinds=kinds)
+    span = architecture.span
+    made = replace(architecture, span=None if span is None else span.with_window(window), kinds=kinds)
     if local_windows(made) != [window]:
-        raise OptionError(
-            "windows", f"span={architecture.span.name} has no option 'window' that sets it in every layer"
-        )
+        name = "none" if span is None else span.name
+        raise OptionError("windows", f"span={name} has no option 'window' that sets it in every layer")
     return made
 
 
@@ -45,7 +47,3 @@ def rebuilt(model: Decoder, architecture: Architecture) -> Decoder:
         other = Decoder(architecture, model.kernel)
     other.load_state_dict(model.state_dict(), assign=True)
     return other.eval().requires_grad_(False)
-
-
-def _resized(span: C, window: int) -> C:
-    return span.replace(window=window) if hasattr(span, "window") else span
