@@ -88,7 +88,8 @@ def main() -> None:
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"versions": f"torch {torch.__version__}", "parameters": parameters}
-    serve(step, asked.clock, facts | {"kernels": model.kernels_used(asked.batch, asked.context)})
+    kernels = {kind: choice.kernel for kind, choice in model.kernel_choices(asked.batch, asked.context).items()}
+    serve(step, asked.clock, facts | {"kernels": kernels})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ hidden. Times below are slots counted from the left end of that rectangle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +38,11 @@ class CacheTensor:
         return self.numbers * self.dtype.itemsize
 
 
-class LayerCache(Mapping[str, Tensor]):
-    """What one layer keeps of a batch of texts: tensors [B, …] by name."""
+class LayerCache:
+    """What one layer keeps of a batch of texts: `tensors` [B, …] by name."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = dict(tensors)
+        self.tensors = dict(tensors)
 
     @classmethod
     def empty(cls, tensors: Mapping[str, CacheTensor], batch: int, device: torch.device) -> LayerCache:
@@ -51,13 +51,7 @@ class LayerCache(Mapping[str, Tensor]):
         return cls({name: torch.zeros(batch, *t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()})
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+        return self.tensors[name]
 
 
 class Cache:
@@ -85,7 +79,7 @@ class Cache:
     @property
     def bytes(self) -> int:
         """Bytes of everything that the layers keep: what `lab.accounting.cache_bytes` computes."""
-        return sum(tensor.numel() * tensor.element_size() for layer in self.layers for tensor in layer.values())
+        return sum(tensor.numel() * tensor.element_size() for layer in self.layers for tensor in layer.tensors.values())
 
     def step(self, tokens: int) -> Step:
         """What the layers need to know of a pass over the next `tokens` tokens.

@@ -2,18 +2,21 @@
 
 Lists and messages show the components of a kind in this order.
 """
+# ruff: noqa: F401
 
-from components import embedding as embedding
-from components import initialization as initialization
-from components import mlp as mlp
-from components import norm as norm
-from components import residual as residual
-from components import softcap as softcap
-from components.attention import heads as heads
-from components.attention import mla as mla
-from components.attention import qk_norm as qk_norm
-from components.attention import span as span
-from components.mixers import linear as linear
-from components.moe import experts as experts
-from components.position import positions as positions
-from components.position import rope_scaling as rope_scaling
+import components.attention.heads
+import components.attention.mixer
+import components.attention.mla
+import components.attention.qk_norm
+import components.attention.span
+import components.embedding
+import components.initialization
+import components.mixers.linear
+import components.mlp
+import components.moe.experts
+import components.norm
+import components.position.embedding
+import components.position.positions
+import components.position.rope_scaling
+import components.residual
+import components.softcap

@@ -71,8 +71,9 @@ class Decoder(nn.Module):
         self.kernel = kernel
         d_model, vocab_size = architecture.d_model, architecture.vocab_size
         self.embedding = architecture.embedding.build_table(vocab_size, d_model)
-        embedded = architecture.embedded_position
-        self.positions = nn.ModuleList([] if embedded is None else [embedded.build_embedding(d_model)])
+        position = architecture.embedded_position
+        vectors = None if position is None else position.build_embedding(d_model)
+        self.positions = nn.ModuleList([] if vectors is None else [vectors])
         built = {layer: layer.build(d_model) for layer in dict.fromkeys(architecture.layers)} if alike else {}
         self.layers = nn.ModuleList(built.get(layer) or layer.build(d_model) for layer in architecture.layers)
         has_final_norm = architecture.residual.has_final_norm

@@ -20,12 +20,12 @@ class KeyValues(LayerCache):
     """
 
     def __init__(self, kept: LayerCache, value_size: int) -> None:
-        super().__init__(kept)
+        super().__init__(kept.tensors)
         self.keys = kept["keys"]
-        self.values = kept["values"] if "values" in kept else self.keys[..., :value_size]
+        self.values = kept["values"] if "values" in kept.tensors else self.keys[..., :value_size]
         self.slots = self.keys.shape[2]
         self._rows = self.keys.flatten(0, 1), self.values.flatten(0, 1)
-        self._buffers = tuple(kept.values())
+        self._buffers = tuple(kept.tensors.values())
 
     def used(self, count: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first `count` slots, [B · K, count, size]: views."""

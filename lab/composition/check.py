@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from components.architecture import ATTENTION_SLOTS
+from components import registry
 from components.attention import kernels
+from components.attention.mixer import AttentionMixer
 from lab.composition.convert import ConversionError
 from lab.composition.hydra.overrides import Overrides
 from lab.training.experiment import Experiment
@@ -25,33 +26,27 @@ def check_kernel(experiment: Experiment) -> None:
     name, device = train.kernel, train.accelerator
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    for layer in dict.fromkeys(layer for layer in experiment.model.layers if layer.attends):
-        heads = layer.heads
-        case = kernels.Case(
-            device=device,
-            dtype=torch.bfloat16 if train.precision == "bf16-mixed" else torch.float32,
-            batch=train.sequences_per_forward,
-            heads=heads.n_heads,
-            kv_heads=heads.kv_heads,
-            queries=train.context,
-            keys=train.context,
-            head_dim=heads.key_size,
-            value_dim=heads.value_size,
+    for kind, attention in {layer.kind: layer.attention for layer in experiment.model.layers}.items():
+        if attention is None:
+            continue
+        case = attention.case(
+            device,
+            torch.bfloat16 if train.precision == "bf16-mixed" else torch.float32,
+            train.sequences_per_forward,
+            train.context,
             training=True,
-            alibi=layer.position.alibi_slopes(heads.n_heads) is not None,
-            sinks=heads.sinks,
             documents=train.mask_documents,
         )
         try:
-            reason = kernels.planned_refusal(name, layer.spec, case)
+            reason = kernels.planned_refusal(name, attention.spec, case)
             elsewhere = replace(case, device="cuda")
             moves = reason is not None and device == "cpu" and train.accelerator == "auto"
-            fits_cuda = moves and kernels.planned_refusal(name, layer.spec, elsewhere) is None
+            fits_cuda = moves and kernels.planned_refusal(name, attention.spec, elsewhere) is None
         except kernels.UnknownKernel as error:
             raise ConversionError("train.kernel", str(error)) from None
         if reason is not None:
             hint = " (a run for a CUDA device says train.accelerator=cuda)" if fits_cuda else ""
-            raise ConversionError("train.kernel", f"{name} refuses the {layer.kind} layers: {reason}{hint}")
+            raise ConversionError("train.kernel", f"{name} refuses the {kind} layers: {reason}{hint}")
 
 
 def check_read(experiment: Experiment, overrides: Overrides) -> None:
@@ -63,10 +58,18 @@ def check_read(experiment: Experiment, overrides: Overrides) -> None:
         ConversionError: at the slot that nothing would read.
     """
     model = experiment.model
-    if any(layer.attends for layer in model.layers):
+    if any(layer.attention is not None for layer in model.layers):
         return
-    for path in [f"model.{slot}" for slot in ATTENTION_SLOTS if slot != "heads"] + ["model.softcap.attention"]:
-        asked = overrides.setting(path) or overrides.chosen(path)
-        position_at_embedding = path == "model.position" and model.position.embeds
-        if asked is not None and not position_at_embedding:
-            raise ConversionError(path, f"no layer attends (the mixer is {model.mixer.name}), so nothing would read it")
+    mixers = ", ".join(dict.fromkeys(layer.mixer.name for layer in model.layers))
+    for path in AttentionMixer().reads:
+        read = [inner for inner in model.attention_paths_read if inner == path or inner.startswith(f"{path}.")]
+        if not read:
+            asked = overrides.setting(f"model.{path}") or overrides.chosen(f"model.{path}")
+            unread = f"model.{path}" if asked is not None else None
+        elif path not in read:  # only some of its options
+            options = [f"{path}.{option.name}" for option in registry.options(type(getattr(model, path)))]
+            unread = next((f"model.{o}" for o in options if o not in read and overrides.sets(f"model.{o}")), None)
+        else:
+            unread = None
+        if unread is not None:
+            raise ConversionError(unread, f"no layer attends (the mixer is {mixers}), so nothing would read it")

@@ -215,7 +215,7 @@ def _misfits(family: Family, wanted: Meaning) -> list[str]:
     templates = [_layer_template(family, entry) for entry in ([None] if family.layers is None else family.layers.types)]
     for slot in (*LAYER_SLOTS, "window"):
         for layer in wanted.layers:
-            if not any(fits(template[slot], layer[slot]) for template in templates):
+            if slot in layer and not any(fits(template[slot], layer[slot]) for template in templates):
                 found.append(f"{slot} = {_shown(slot, layer[slot])}")
                 break
     return found or ["layers, which differ from one another in a way of their own"]

@@ -12,7 +12,8 @@ from itertools import cycle, islice
 from typing import Any
 
 from components import registry
-from components.architecture import Architecture, Layer
+from components.architecture import Architecture
+from components.layer import Layer
 from components.registry import Component
 
 Plain = dict[str, Any]
@@ -57,16 +58,25 @@ def meaning(architecture: Architecture) -> Meaning:
 
 
 def _layer(layer: Layer) -> Plain:
-    slots: Plain = {slot: plain(getattr(layer, slot)) for slot in LAYER_SLOTS}
-    heads = slots["heads"]
+    slots: Plain = {slot: plain(getattr(layer, slot)) for slot in ("norm", "residual", "mlp")}
+    attention = layer.attention
+    if attention is None:
+        return slots | {"mixer": plain(layer.mixer)}
+    heads = plain(attention.heads)
     if heads["name"] in GQA_LIKE:
         scalar = heads["query_pre_attn_scalar"] or heads["head_dim"]
-        slots["heads"] = heads | {
+        heads |= {
             "name": "gqa",
-            "n_kv_heads": layer.heads.kv_heads,
+            "n_kv_heads": attention.heads.kv_heads,
             "query_pre_attn_scalar": int(scalar) if float(scalar).is_integer() else scalar,
         }
-    return slots | {"window": layer.window}
+    return slots | {
+        "mixer": {"name": attention.name},
+        "heads": heads,
+        "qk_norm": plain(attention.qk_norm),
+        "position": plain(attention.position),
+        "window": attention.window,
+    }
 
 
 def configuration(whole: Mapping[str, Any], kinds: list[str], layers: list[Plain]) -> Plain:

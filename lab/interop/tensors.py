@@ -104,9 +104,10 @@ def relations(family: Family, architecture: Architecture) -> Iterator[Relation]:
         yield from _relation(theirs, entry, "", has, {})
     for index, layer in enumerate(architecture.layers):
         components = {slot: getattr(layer, slot).name for slot in ("mixer", "residual", "mlp")}
+        groups = 1 if layer.attention is None else layer.attention.heads.kv_heads
         for theirs, entry in family.tensors["layer"].items():
             name = theirs.replace("{layer}", str(index))
-            yield from _relation(name, entry, f"layers.{index}.", has, components, layer.heads.kv_heads)
+            yield from _relation(name, entry, f"layers.{index}.", has, components, groups)
 
 
 def shapes(architecture: Architecture) -> dict[str, torch.Size]:

@@ -116,11 +116,11 @@ def test_the_ledger_lacks_of_the_square_precisely_the_pairs_that_the_masks_hide(
     model = gemma2(**ARCHITECTURES[name])
     hidden = 0.0
     for layer in model.layers:
-        if layer.attends:
+        if layer.attention is not None:
             one = torch.empty(1, 1, context, 1)
-            pairs = int(visible(layer.spec, AttentionInputs(one, one, one)).sum())
-            size = layer.heads.key_size + layer.heads.value_size
-            hidden += 3 * 2 * layer.heads.n_heads * size * (context**2 - pairs) / context
+            pairs = int(visible(layer.attention.spec, AttentionInputs(one, one, one)).sum())
+            size = layer.attention.heads.key_size + layer.attention.heads.value_size
+            hidden += 3 * 2 * layer.attention.heads.n_heads * size * (context**2 - pairs) / context
     found = conventions(model, context)
     assert found["visible"] == costs(model, context).flops_per_token
     assert found["square"] - found["visible"] == pytest.approx(hidden, abs=1e-6)

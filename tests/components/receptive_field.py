@@ -25,7 +25,7 @@ def measured(architecture: Architecture, length: int, documents: Tensor | None =
 
 def declared(architecture: Architecture, length: int, documents: Tensor | None = None) -> Tensor:
     """bool [T, T]: what the architecture says, layer by layer, from nothing but its windows and the documents."""
-    masks = [_mask(layer.window, length, documents) for layer in architecture.layers]
+    masks = [_mask(getattr(layer.mixer, "window", None), length, documents) for layer in architecture.layers]
     return reduce(lambda below, above: (above.double() @ below.double()) > 0, masks)
 
 

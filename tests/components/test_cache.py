@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from components.attention.heads import GQA, MHA, MQA
+from components.attention.key_values import KeyValues
 from components.attention.mla import MLA
 from components.attention.qk_norm import QKFullRMSNorm, QKRMSNorm
 from components.attention.span import GlobalSpan, InterleavedSpan, LocalSpan
-from components.cache import KeyValues
 from components.decoder import Decoder
 from components.generation import CachedForward, FullForward
 from components.mixers.linear import LinearMixer
@@ -102,13 +102,17 @@ def test_several_tokens_at_once_join_a_cache_as_one_by_one(name: str, starts: tu
     model = model_of(name)
     tokens = torch.tensor(prompts(19, 19))
     expected = model.new_cache(19, starts)
-    one_by_one = [model.continued(tokens[:, :4], expected)]
-    one_by_one += [model.continued(tokens[:, t : t + 1], expected) for t in range(4, 19)]
+    one_by_one, at_once = [], []
+    for part in (tokens[:, :4], *(tokens[:, t : t + 1] for t in range(4, 19))):
+        hidden, expected = model.continued(part, expected)
+        one_by_one.append(hidden)
     cache = model.new_cache(19, starts)
-    at_once = [model.continued(part, cache) for part in tokens.split([4, 3, 1, 7, 4], dim=1)]
+    for part in tokens.split([4, 3, 1, 7, 4], dim=1):
+        hidden, cache = model.continued(part, cache)
+        at_once.append(hidden)
     torch.testing.assert_close(torch.cat(at_once, 1)[:, 3:], torch.cat(one_by_one, 1)[:, 3:], rtol=1e-9, atol=1e-9)
     for ours, theirs in zip(cache.layers, expected.layers, strict=True):
-        for x, y in zip(ours.tensors(), theirs.tensors(), strict=True):
+        for x, y in zip(ours.tensors.values(), theirs.tensors.values(), strict=True):
             torch.testing.assert_close(x, y)
 
 
@@ -147,10 +151,10 @@ def test_a_cache_is_as_large_as_accounting_says(name: str, batch: int, context: 
     by_kind = cache_bytes_by_kind(model.architecture, batch, context, dtype)
     found: dict[str, int] = {}
     for layer, kept in zip(model.architecture.layers, cache.layers, strict=True):
-        found[layer.kind] = found.get(layer.kind, 0) + sum(x.numel() * x.element_size() for x in kept.tensors())
+        found[layer.kind] = found.get(layer.kind, 0) + sum(x.numel() * x.element_size() for x in kept.tensors.values())
     assert by_kind == found
     # No buffer is a view of a larger one.
-    assert cache.bytes == sum(x.untyped_storage().nbytes() for kept in cache.layers for x in kept.tensors())
+    assert cache.bytes == sum(x.untyped_storage().nbytes() for kept in cache.layers for x in kept.tensors.values())
     if "linear" not in name and dtype == torch.bfloat16:
         assert cache.bytes / batch / context == costs(model.architecture, context).kv_bytes_per_token
 
@@ -171,7 +175,7 @@ def test_what_there_is_no_room_for_is_refused() -> None:
     cache = model.new_cache(4, [0, 2])
     with pytest.raises(ValueError, match="end before a row's first one"):
         model.continued(torch.zeros(2, 2, dtype=torch.int64), cache)
-    model.continued(torch.zeros(2, 3, dtype=torch.int64), cache)
+    _, cache = model.continued(torch.zeros(2, 3, dtype=torch.int64), cache)
     with pytest.raises(ValueError, match=r"3 \+ 2 tokens are more than the cache's 4"):
         model.continued(torch.zeros(2, 2, dtype=torch.int64), cache)
     learned = model_of("learned")
@@ -179,15 +183,14 @@ def test_what_there_is_no_room_for_is_refused() -> None:
         learned.continued(torch.zeros(1, 41, dtype=torch.int64), learned.new_cache(50, [0]))
 
 
-def test_a_layer_that_can_not_be_cached_is_named() -> None:
-    model = model_of("gemma 2")
-    model.layers[1].mixer = torch.nn.Identity()
-    with pytest.raises(ValueError, match="mixer=attention can't be cached"):
-        model.new_cache(4, [0])
-    model = model_of("gemma 2")
-    model.layers[0].mixer.heads = torch.nn.Identity()
-    with pytest.raises(ValueError, match="heads=gqa can't be cached"):
-        model.new_cache(4, [0])
+def test_a_layer_that_does_not_say_what_it_keeps_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(GQA, "build", lambda *_: torch.nn.Identity())
+        with pytest.raises(TypeError, match=r"heads=gqa: build must return a components.attention.heads.Projections"):
+            Decoder(gemma2())
+    monkeypatch.setattr(LinearMixer, "build", lambda *_: torch.nn.Identity())
+    with pytest.raises(TypeError, match=r"mixer=linear: build must return a components.mixers.base.MixerModule"):
+        Decoder(gemma2(mixer=LinearMixer()))
 
 
 def test_decoding_twice_gives_the_same_bits() -> None:

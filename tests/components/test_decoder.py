@@ -136,13 +136,13 @@ def test_documents_do_not_see_each_other() -> None:
 
 def test_a_pattern_repeats_and_may_end_cut_short() -> None:
     model = gemma2(n_layers=7, pattern=("local", "local", "global"))
-    assert [layer.window for layer in model.layers] == [5, 5, None, 5, 5, None, 5]
+    assert [layer.mixer.window for layer in model.layers] == [5, 5, None, 5, 5, None, 5]
 
 
 def test_a_layer_kind_overrides_the_base_block() -> None:
     model = gemma2(kinds={"global": {"heads": MHA(n_heads=2, head_dim=8)}})
-    assert [layer.heads.kv_heads for layer in model.layers] == [2, 2, 2, 2]
-    assert [layer.heads.n_heads for layer in model.layers] == [4, 2, 4, 2]
+    assert [layer.mixer.heads.kv_heads for layer in model.layers] == [2, 2, 2, 2]
+    assert [layer.mixer.heads.n_heads for layer in model.layers] == [4, 2, 4, 2]
 
 
 @pytest.mark.parametrize(

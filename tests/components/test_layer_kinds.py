@@ -11,7 +11,7 @@ from tests.components.architectures import gemma2
 
 
 def windows(**changes: object) -> list[int | None]:
-    return [layer.window for layer in gemma2(**changes).layers]
+    return [layer.mixer.window for layer in gemma2(**changes).layers]
 
 
 def reached(model: Decoder, length: int) -> int:
@@ -53,7 +53,7 @@ def test_one_global_layer_hears_of_everything() -> None:
 def test_rotary_local_layers_under_global_ones_without_positions() -> None:
     """SmolLM3's and Llama 4's: only the layers that see everything go without rotation."""
     architecture = gemma2(span=InterleavedSpan(window=5), kinds={"global": {"position": NoPosition()}})
-    assert [layer.position for layer in architecture.layers] == [RoPE(), NoPosition()] * 2
+    assert [layer.mixer.position for layer in architecture.layers] == [RoPE(), NoPosition()] * 2
     assert Decoder.initialized(architecture, seed=0)(torch.zeros(1, 9, dtype=torch.long)).isfinite().all()
 
 

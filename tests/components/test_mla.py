@@ -146,5 +146,5 @@ def test_impossible_options_are_refused_by_name(build: Any, option: str) -> None
 
 def test_one_layer_kind_may_have_latent_heads_beside_plain_ones() -> None:
     model = gemma2(kinds={"global": {"heads": HEADS}})
-    assert [type(layer.heads) for layer in model.layers] == [GQA, MLA, GQA, MLA]
+    assert [type(layer.mixer.heads) for layer in model.layers] == [GQA, MLA, GQA, MLA]
     assert Decoder.initialized(model, seed=0)(torch.zeros(2, 9, dtype=torch.long)).isfinite().all()

@@ -93,13 +93,17 @@ def test_sinks_at_minus_infinity_are_none() -> None:
         torch.testing.assert_close(with_sinks(tokens), without(tokens), rtol=1e-5, atol=1e-6)
 
 
+def kernels_used(model: Decoder) -> set[str]:
+    return {choice.kernel for choice in model.kernel_choices(2, 16).values()}
+
+
 def test_a_kernel_without_sinks_is_never_used_and_refused_by_name() -> None:
     model = gemma2(heads=HEADS, softcap=NoSoftcap())
-    assert "sdpa" not in Decoder(model).kernels_used(2, 16).values()
-    assert set(Decoder(gemma2(softcap=NoSoftcap())).kernels_used(2, 16).values()) == {"sdpa"}
+    assert "sdpa" not in kernels_used(Decoder(model))
+    assert kernels_used(Decoder(gemma2(softcap=NoSoftcap()))) == {"sdpa"}
     with pytest.raises(KernelRefused, match="sinks"):
-        Decoder(model, kernel="sdpa").kernels_used(2, 16)
-    assert kernels.spec_refusal("sdpa", model.layers[0].spec, sinks=True) is not None
+        Decoder(model, kernel="sdpa").kernel_choices(2, 16)
+    assert kernels.spec_refusal("sdpa", model.layers[0].mixer.spec, sinks=True) is not None
 
 
 def test_a_configuration_with_sinks_refuses_such_a_kernel_before_it_runs() -> None:

@@ -33,12 +33,12 @@ def test_swapping_the_span_swaps_the_pattern_with_it() -> None:
     assert compose("gemma2_tiny").experiment.model.pattern == ("local", "global")
     model = compose("gemma2_tiny", ["model/span=global"]).experiment.model
     assert model.span == GlobalSpan()
-    assert [layer.window for layer in model.layers] == [None] * 4
+    assert [layer.mixer.window for layer in model.layers] == [None] * 4
 
 
 def test_a_layer_kind_inherits_what_its_override_does_not_say() -> None:
     model = compose("gemma2_tiny", ["model.kinds={global:{position:{theta:1e6},heads:mha}}"]).experiment.model
-    assert [layer.position for layer in model.layers[:2]] == [RoPE(), RoPE(theta=1e6)]
+    assert [layer.mixer.position for layer in model.layers[:2]] == [RoPE(), RoPE(theta=1e6)]
     assert model.layers[0].heads == GQA(n_heads=4, n_kv_heads=2, head_dim=32, query_pre_attn_scalar=32)
     assert model.layers[1].heads == MHA(n_heads=4, head_dim=32, query_pre_attn_scalar=32)
 
@@ -127,4 +127,4 @@ def test_what_is_no_whole_number_is_not_taken_for_one(written: object) -> None:
 
 def test_the_mixer_of_every_layer_can_be_swapped() -> None:
     model = compose("gemma2_tiny", ["model/mixer=linear"]).experiment.model
-    assert not any(layer.attends for layer in model.layers)
+    assert all(layer.attention is None for layer in model.layers)

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from components.attention.heads import MHA
+from components.attention.mixer import ResolvedAttention
 from components.attention.span import GlobalSpan
-from components.mixers.base import AttentionMixer
 from components.position.positions import ALiBi, NoPosition, RoPE
 from components.registry import lookup
 from lab.accounting.costs import costs
@@ -20,17 +20,17 @@ from lab.refusals import RequestError
 def test_a_mixer_in_the_pattern_replaces_attention_in_its_layers() -> None:
     model = compose("gemma2_tiny", ["model.pattern=[local,local,local,linear]"]).experiment.model
     linear = lookup("mixer", "linear")
-    assert [type(layer.mixer) for layer in model.layers] == [AttentionMixer] * 3 + [linear]
-    assert [layer.window for layer in model.layers] == [32, 32, 32, None]
-    assert [layer.attends for layer in model.layers] == [True, True, True, False]
+    assert [type(layer.mixer) for layer in model.layers] == [ResolvedAttention] * 3 + [linear]
+    assert [getattr(layer.mixer, "window", None) for layer in model.layers] == [32, 32, 32, None]
+    assert [layer.attention is not None for layer in model.layers] == [True, True, True, False]
 
 
 def test_a_position_in_the_pattern_sees_everything() -> None:
     model = compose("gemma2_tiny", ["model.pattern=[local,local,nope,alibi]"]).experiment.model
-    assert [layer.position for layer in model.layers] == [RoPE(), RoPE(), NoPosition(), ALiBi()]
-    assert [layer.window for layer in model.layers] == [32, 32, None, None]
+    assert [layer.mixer.position for layer in model.layers] == [RoPE(), RoPE(), NoPosition(), ALiBi()]
+    assert [layer.mixer.window for layer in model.layers] == [32, 32, None, None]
     windowed = compose("gemma2_tiny", ["model/span=local", "model.pattern=[local,nope]"]).experiment.model
-    assert [layer.window for layer in windowed.layers] == [32, None, 32, None]
+    assert [layer.mixer.window for layer in windowed.layers] == [32, None, 32, None]
 
 
 def test_what_the_pattern_implies_is_written_out_and_part_of_the_identity() -> None:
@@ -48,10 +48,10 @@ def test_what_the_pattern_implies_is_written_out_and_part_of_the_identity() -> N
 
 def test_a_declared_kind_keeps_what_it_says_and_its_name_fills_in_the_rest() -> None:
     heads = compose("gemma2_tiny", ["model.pattern=[local,nope]", "model.kinds.nope.heads=mha"]).experiment.model
-    assert heads.layers[1].position == NoPosition()
-    assert heads.layers[1].heads == MHA(n_heads=4, head_dim=32, query_pre_attn_scalar=32)
+    assert heads.layers[1].mixer.position == NoPosition()
+    assert heads.layers[1].mixer.heads == MHA(n_heads=4, head_dim=32, query_pre_attn_scalar=32)
     other = ["model.pattern=[local,nope]", "model.kinds={nope:{position:{name:alibi},span:global}}"]
-    assert compose("gemma2_tiny", other).experiment.model.layers[1].position == ALiBi()
+    assert compose("gemma2_tiny", other).experiment.model.layers[1].mixer.position == ALiBi()
 
 
 def test_a_position_of_the_base_block_keeps_its_options_in_the_pattern() -> None:
@@ -59,7 +59,7 @@ def test_a_position_of_the_base_block_keeps_its_options_in_the_pattern() -> None
     with pytest.raises(RequestError, match="uses none of the layer kinds of span=global"):
         compose("gemma2_tiny", overrides)
     overrides[1] = "model.pattern=[global,rope]"
-    assert compose("gemma2_tiny", overrides).experiment.model.layers[1].position == RoPE(theta=500_000)
+    assert compose("gemma2_tiny", overrides).experiment.model.layers[1].mixer.position == RoPE(theta=500_000)
 
 
 def test_a_hybrids_linear_layers_keep_no_keys_and_cost_no_more_with_context() -> None:
@@ -87,7 +87,8 @@ def test_a_hybrids_linear_layers_keep_no_keys_and_cost_no_more_with_context() ->
             ["model.pattern=[local,nope]", "model.kinds.nope.position.theta=3"],
             "model.kinds.nope.position.theta: no such",
         ),
-        (["model.pattern=[linear]"], "uses none of the layer kinds of span=interleaved"),
+        (["model.pattern=[linear,nope]"], "uses none of the layer kinds of span=interleaved"),
+        (["model.pattern=[linear]", "model.span.window=16"], "model.span: no layer attends (the mixer is linear)"),
         (["model.pattern=[local,3]"], "model.pattern[1]: expected a text"),
     ],
 )

@@ -72,7 +72,7 @@ def test_every_local_layer_gets_the_window_and_no_global_one(trained: Trained) -
     near = ("+model.kinds.near.span={name: local, window: 3}", "model.pattern=[local,near,global]", "model.n_layers=3")
     described = compose("gemma2_tiny", (*TINY, *near)).experiment.model
     assert local_windows(described) == [3, 32]
-    assert [layer.window for layer in with_window(described, 5).layers] == [5, 5, None]
+    assert [layer.mixer.window for layer in with_window(described, 5).layers] == [5, 5, None]
 
 
 def test_what_cannot_be_asked_is_refused(trained: Trained, windowed: RunFolder, lab: Lab) -> None:

@@ -80,7 +80,7 @@ def local(trained: Trained) -> RunFolder:
 def test_reach_is_what_windows_add_up_to(local: RunFolder, trained: Trained) -> None:
     assert reach(load_model(local, "cpu").experiment.model) == 13
     interleaved = load_model(trained.bytes, "cpu").experiment.model
-    assert [layer.window for layer in interleaved.layers] == [32, None]
+    assert [layer.mixer.window for layer in interleaved.layers] == [32, None]
     assert reach(interleaved) is None
 
 

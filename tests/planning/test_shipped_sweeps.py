@@ -81,7 +81,7 @@ def test_gated_arms_have_two_thirds_of_the_width() -> None:
 
 def test_local_layers_stand_for_global_ones_in_whole_ratios_and_shrink_the_cache() -> None:
     runs = [runs[0] for runs in planned("span_ratio").arms.values()]
-    counts = [[layer.window for layer in run.experiment.model.layers].count(None) for run in runs]
+    counts = [[layer.mixer.window for layer in run.experiment.model.layers].count(None) for run in runs]
     assert counts == [12, 6, 3, 2]
     cache_bytes = [costs(run.experiment.model, 256).kv_bytes_per_token for run in runs]
     assert [full / cache_bytes[0] for full in cache_bytes] == [(n + (12 - n) * 16 / 256) / 12 for n in counts]

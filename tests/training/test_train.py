@@ -88,7 +88,7 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
     model.load_state_dict(weights)
     (tmp_path / "whole" / "summary.json").unlink()
     read_back = loop.train(experiment, whole)
-    kernels = model.kernels_used(2, 32)
+    kernels = {kind: choice.kernel for kind, choice in model.kernel_choices(2, 32).items()}
     assert set(kernels) == {"local", "global"}
     for ended in (outcome, again, read_back):
         assert ended.summary["provenance"]["kernels"] == kernels

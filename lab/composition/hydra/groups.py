@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 
@@ -35,11 +36,17 @@ def optional() -> frozenset[str]:
 def _slots(cls: Any, prefix: str) -> Iterator[tuple[str, str]]:
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        annotation, path = hints[field.name], f"{prefix}{field.name}"
+        annotation, path = _without_none(hints[field.name]), f"{prefix}{field.name}"
         if isinstance(annotation, type) and issubclass(annotation, Component):
             yield path, annotation.kind
         elif dataclasses.is_dataclass(annotation):
             yield from _slots(annotation, f"{path}.")
+
+
+def _without_none(annotation: Any) -> Any:
+    """The type of a slot that may be empty."""
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    return members[0] if get_origin(annotation) in (Union, UnionType) and len(members) == 1 else annotation
 
 
 def groups() -> dict[str, list[str]]:

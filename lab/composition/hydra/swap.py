@@ -15,7 +15,10 @@ from typing import Any
 
 from components import registry
 from components.architecture import KIND_SLOTS
+from components.attention.mixer import AttentionMixer
 from components.attention.span import Span
+from components.mixers.base import Mixer
+from components.pattern import base_kinds
 from lab.composition import convert, memo
 from lab.composition.hydra import groups
 from lab.composition.hydra.origin import Origin
@@ -71,8 +74,8 @@ def _settle_pattern(model: dict[str, Any], choices: Mapping[str, str], overrides
 
     A pattern with layer kinds beyond the spans' is kept: which of its layers attend is not for the span to say.
     """
-    windows = _windows(model)
-    if windows is None:
+    offered = _offered_kinds(model)
+    if offered is None:
         return
     swapped = _span_is_swapped(choices, origin)
     pattern = model.get("pattern")
@@ -83,7 +86,7 @@ def _settle_pattern(model: dict[str, Any], choices: Mapping[str, str], overrides
         and not overrides.sets("model.pattern")
     ):
         pattern = None
-    model["pattern"] = list(windows) if pattern is None else pattern
+    model["pattern"] = offered if pattern is None else pattern
     kinds = model.get("kinds")
     if not isinstance(kinds, dict):
         return
@@ -102,20 +105,20 @@ def _declare_implied_kinds(model: dict[str, Any]) -> None:
     Raises:
         ConversionError: the pattern names a kind that means nothing.
     """
-    windows, pattern, kinds = _windows(model), model.get("pattern"), model.get("kinds")
-    if windows is None or not isinstance(pattern, list) or not (kinds is None or isinstance(kinds, dict)):
+    offered, pattern, kinds = _offered_kinds(model), model.get("pattern"), model.get("kinds")
+    if offered is None or not isinstance(pattern, list) or not (kinds is None or isinstance(kinds, dict)):
         return
     declared: dict[str, Any] = {} if kinds is None else kinds
-    for name in dict.fromkeys(name for name in pattern if isinstance(name, str) and name not in windows):
+    for name in dict.fromkeys(name for name in pattern if isinstance(name, str) and name not in offered):
         own = declared.get(name, {})
         if name in registry.names("mixer"):
             implied: dict[str, Any] = {"mixer": {"name": name}}
         elif name in registry.names("position"):
             implied = {"position": {"name": name}}
-            if name not in declared or len(windows) > 1:
+            if name not in declared or len(offered) > 1:
                 implied["span"] = {"name": "global"}
         elif name not in declared:
-            known = [*windows, *declared, *registry.names("mixer"), *registry.names("position")]
+            known = [*offered, *declared, *registry.names("mixer"), *registry.names("position")]
             near = registry.suggestion(name, dict.fromkeys(known))
             raise convert.ConversionError("model.pattern", f"no layer kind is called '{name}'{near}")
         else:
@@ -148,14 +151,17 @@ def _span_is_swapped(choices: Mapping[str, str], origin: Origin) -> bool:
     return architecture is not None and origin.choice_of(architecture, "model/span") != choices.get("model/span")
 
 
-def _windows(model: Mapping[str, Any]) -> Mapping[str, int | None] | None:
-    """The layer kinds that the span offers, if it can be read."""
+def _offered_kinds(model: Mapping[str, Any]) -> list[str] | None:
+    """The layer kinds that the base block offers, if it can be read."""
+    span, mixer = model.get("span"), model.get("mixer", AttentionMixer.name)
     try:
-        span = convert.component("span", model.get("span"), "model.span")
+        built = None if span is None else convert.component("span", span, "model.span")
+        base = convert.component("mixer", mixer, "model.mixer")
     except convert.ConversionError:
         return None
-    assert isinstance(span, Span)
-    return span.windows
+    assert built is None or isinstance(built, Span)
+    assert isinstance(base, Mixer)
+    return list(base_kinds(built, base))
 
 
 def _complete(slot: str, override: Any, base: Any) -> Any:

@@ -113,7 +113,8 @@ class AttentionMaps(Evaluator):
             parts.append(session.cell(str(number), functools.partial(look, number)))
             session.progress(number + 1, len(batches))
         attends = attending(architecture)
-        found = statistics.joined(parts, sinks=any(architecture.layers[layer].heads.sinks for layer in attends))
+        attentions = [layer.attention for layer in architecture.layers]
+        found = statistics.joined(parts, sinks=any(a is not None and a.heads.sinks for a in attentions))
         tokens, documents = given(0)
         heads = self.heads or tuple(range(DRAWN))
         first = None if documents is None else documents[:1]
