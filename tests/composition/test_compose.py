@@ -39,8 +39,8 @@ def test_swapping_the_span_swaps_the_pattern_with_it() -> None:
 def test_a_layer_kind_inherits_what_its_override_does_not_say() -> None:
     model = compose("gemma2_tiny", ["model.kinds={global:{position:{theta:1e6},heads:mha}}"]).experiment.model
     assert [layer.mixer.position for layer in model.layers[:2]] == [RoPE(), RoPE(theta=1e6)]
-    assert model.layers[0].heads == GQA(n_heads=4, n_kv_heads=2, head_dim=32, query_pre_attn_scalar=32)
-    assert model.layers[1].heads == MHA(n_heads=4, head_dim=32, query_pre_attn_scalar=32)
+    assert model.layers[0].mixer.heads == GQA(n_heads=4, n_kv_heads=2, head_dim=32, query_pre_attn_scalar=32)
+    assert model.layers[1].mixer.heads == MHA(n_heads=4, head_dim=32, query_pre_attn_scalar=32)
 
 
 def test_another_architecture_takes_the_whole_models_place() -> None:
