@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from lab.composition.listing import rows
 from lab.composition.search_path import available
 from lab.planning.plan.build import Plan, plan_sweep
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "identities.json").read_text(encoding="utf-8"))
 SHIPPED = sorted(available("sweeps"))
 OURS = ["gemma2", "glu", "kv_heads", "norms", "span_ratio", "wide_vs_deep"]
 
@@ -32,6 +36,13 @@ def test_a_shipped_sweep_plans_cleanly_with_its_arms_matched(name: str) -> None:
             base = plan.arms[plan.baseline][0].costs.parameters
             assert abs(run.costs.parameters / base - 1) <= plan.matching.tolerance
             assert plan.matching.deviations[run.arm] == pytest.approx(run.costs.parameters / base - 1)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_its_runs_are_those_that_it_had(name: str) -> None:
+    """As `tests/composition/test_golden_identities.py` for single experiments."""
+    runs = sorted([run.arm, run.seed, run.identity] for run in planned(name).runs)
+    assert hashlib.sha256(json.dumps(runs).encode()).hexdigest() == GOLDEN["sweeps"][name]
 
 
 @pytest.mark.parametrize("name", OURS)
