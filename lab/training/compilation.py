@@ -11,7 +11,8 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -32,11 +33,28 @@ the speed of a few cores and of one large GPU.
 """
 
 
+@dataclass(frozen=True)
+class CompileVerdict:
+    """Whether a run's blocks are compiled, and why."""
+
+    on: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'on' if self.on else 'off'}: {self.reason}"
+
+    @classmethod
+    def stored(cls, text: str | None) -> CompileVerdict | None:
+        """From a checkpoint, which holds it as text; None if it holds none."""
+        state, _, reason = (text or "").partition(": ")
+        return cls(state == "on", reason) if text else None
+
+
 class Compiler:
     """Compiles a model's blocks when training starts, if that is asked for or pays.
 
     Attributes:
-        verdict: `on: …` or `off: …` with the reason; None until training starts. A checkpoint keeps it.
+        verdict: whether the blocks are compiled; None until training starts. A checkpoint keeps it.
     """
 
     def __init__(self, model: nn.Module, train: Train, device: torch.device, world: World) -> None:
@@ -44,24 +62,25 @@ class Compiler:
         Raises:
             OptionError: at train.compile, where it is `on` and can't be.
         """
-        self.verdict: str | None = None
+        self.verdict: CompileVerdict | None = None
         self._model, self._train, self._device = model, train, device
         self._obstacle = _obstacle(model, device, world)
         self._untried = False
+        self._compiled: list[Callable[..., object]] = []
         if train.compile == "on" and self._obstacle is not None:
             raise OptionError("train.compile", f"on is not possible here: {self._obstacle}; auto or off would train")
 
     def start(self) -> None:
         """Decide, and compile from the next step on; an attempt that goes on from a checkpoint decides as it did."""
         earlier, self.verdict = self.verdict, self._decide(self.verdict)
-        if earlier is not None and _on(earlier) != _on(self.verdict):
+        if earlier is not None and earlier.on != self.verdict.on:
             _warn(f"{self.verdict}; it was {earlier}: from here on the last bits may differ")
         elif self._train.compile == "auto" and self._repaid and self._obstacle is not None and earlier is None:
-            _warn(self.verdict)
-        if _on(self.verdict):
+            _warn(str(self.verdict))
+        if self.verdict.on:
             shield_from_compiler()
-            for block in _blocks(self._model):
-                block.compile(dynamic=False)
+            self._compiled = [torch.compile(block.forward, dynamic=False) for block in _blocks(self._model)]
+            self._set_compiled(True)
             self._untried = True
 
     def step(self, work: Callable[[], Result], undo: Callable[[], None]) -> Result:
@@ -82,38 +101,42 @@ class Compiler:
             reason = f"torch.compile failed: {_first_line(error)}"
             if self._train.compile == "on":
                 raise OptionError("train.compile", f"{reason}; auto or off would train") from error
-            self.verdict = f"off: {reason}"
-            _warn(self.verdict)
-            self._set([None] * len(_blocks(self._model)))
+            self.verdict = CompileVerdict(False, reason)
+            _warn(str(self.verdict))
+            self._set_compiled(False)
             undo()
             return work()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """What is called in here runs uncompiled: validation would need graphs of its own."""
-        compiled = [block._compiled_call_impl for block in _blocks(self._model)]
-        self._set([None] * len(compiled))
+        in_force = any("forward" in vars(block) for block in _blocks(self._model))
+        self._set_compiled(False)
         try:
             yield
         finally:
-            self._set(compiled)
+            self._set_compiled(in_force)
 
-    def _set(self, calls: list[Any]) -> None:
-        for block, call in zip(_blocks(self._model), calls, strict=True):
-            block._compiled_call_impl = call
+    def _set_compiled(self, on: bool) -> None:
+        """Let the blocks' compiled forward passes stand before those of their classes, or take them away."""
+        for block, forward in zip(_blocks(self._model), self._compiled, strict=False):
+            if on:
+                block.forward = forward
+            else:
+                vars(block).pop("forward", None)
 
-    def _decide(self, earlier: str | None) -> str:
+    def _decide(self, earlier: CompileVerdict | None) -> CompileVerdict:
         if self._train.compile != "auto":
-            return f"{self._train.compile}: asked for"
+            return CompileVerdict(self._train.compile == "on", "asked for")
         if self._obstacle is not None:
-            return f"off: {self._obstacle}"
+            return CompileVerdict(False, self._obstacle)
         if earlier is not None:
             return earlier
         at_least = REPAID_FLOPS[self._device.type]
         budget = f"the budget of about {self._flops:.1e} FLOPs"
         if self._repaid:
-            return f"on: {budget} repays it (from {at_least:.0e})"
-        return f"off: {budget} does not repay it (from {at_least:.0e})"
+            return CompileVerdict(True, f"{budget} repays it (from {at_least:.0e})")
+        return CompileVerdict(False, f"{budget} does not repay it (from {at_least:.0e})")
 
     @property
     def _flops(self) -> float:
@@ -153,13 +176,9 @@ def _failures() -> tuple[type[Exception], ...]:
     return TorchDynamoException, CppCompileError, InvalidCxxCompiler
 
 
-def _on(verdict: str) -> bool:
-    return verdict.startswith("on")
-
-
 def _first_line(error: Exception) -> str:
-    text: Any = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return str(text).strip().rstrip(":")[:200]
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.strip().rstrip(":")[:200]
 
 
 def _warn(message: str) -> None:

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lab.accounting.utilization import Utilization
 from lab.training.checkpoints import verified
-from lab.training.compilation import Compiler
+from lab.training.compilation import Compiler, CompileVerdict
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
 from lab.training.parallel.group import ALONE, Group
@@ -100,12 +101,15 @@ class Conductor(Callback):
         self._checkpoint_due = train.checkpoint_minutes * 60
         self._reported = -math.inf
         self._sigterm = signal.getsignal(signal.SIGTERM)
+        self._threads = torch.get_num_threads()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning has put a handler of its own here, which would end the run without a checkpoint. Whoever started
         # the run decides what signals mean.
         if threading.current_thread() is threading.main_thread() and self._sigterm is not None:
             signal.signal(signal.SIGTERM, self._sigterm)
+        # So has its launcher of processes with the number of threads, which changes the order of sums.
+        torch.set_num_threads(self._threads)
         # Here, because the model is on its device only from now until the end of training.
         assert isinstance(pl_module, NextToken)
         with trainer.precision_plugin.train_step_context():
@@ -173,7 +177,7 @@ class Conductor(Callback):
             "peak_memory": self.peak_memory,
             "kernels": self.kernels,
             "kernels_passed_over": self.kernels_passed_over,
-            "compile": None if self.compiler is None else self.compiler.verdict,
+            "compile": self.compilation,
             "text_digest": self._text_digest,
         }
 
@@ -192,8 +196,14 @@ class Conductor(Callback):
         self.kernels = state_dict["kernels"]
         self.kernels_passed_over = state_dict.get("kernels_passed_over")  # checkpoints of before have none
         if self.compiler is not None:
-            self.compiler.verdict = state_dict.get("compile")
+            self.compiler.verdict = CompileVerdict.stored(state_dict.get("compile"))
         self._checkpoint_due = self.stopwatch.seconds + self._train.checkpoint_minutes * 60
+
+    @property
+    def compilation(self) -> str | None:
+        """Whether the blocks are compiled, and why, as checkpoints and summaries hold it; None where it isn't known."""
+        verdict = None if self.compiler is None else self.compiler.verdict
+        return None if verdict is None else str(verdict)
 
     @property
     def final_train_loss(self) -> float:

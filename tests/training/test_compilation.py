@@ -43,7 +43,7 @@ class Blocks(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.rest.embedding(tokens)
         for layer in self.layers:
-            if layer._compiled_call_impl is not None:
+            if "forward" in vars(layer):
                 self.hinder()
             x = x + torch.tanh(layer(x))
         logits: Tensor = self.rest.head(self.rest.norm(self.rest.dropout(x)))
@@ -51,7 +51,7 @@ class Blocks(nn.Module):
 
 
 def compiled(model: nn.Module) -> list[bool]:
-    return [layer._compiled_call_impl is not None for layer in model.layers]  # type: ignore[union-attr]
+    return ["forward" in vars(layer) for layer in model.layers]  # type: ignore[union-attr]
 
 
 def trained(folder: Path, model: nn.Module | None = None, **options: Any) -> tuple[Outcome, dict[str, Tensor]]:
@@ -78,11 +78,11 @@ def test_auto_compiles_where_the_budget_repays_it() -> None:
     short, long = compiler(model, enough - 1), compiler(model, enough)
     short.start()
     assert short.verdict is not None
-    assert short.verdict.startswith("off: the budget of about")
+    assert str(short.verdict).startswith("off: the budget of about")
     assert compiled(model) == [False] * 3
     long.start()
     assert long.verdict is not None
-    assert long.verdict.startswith("on: the budget of about")
+    assert str(long.verdict).startswith("on: the budget of about")
     assert compiled(model) == [True] * 3
 
 

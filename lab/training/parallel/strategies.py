@@ -81,9 +81,6 @@ class Replicated(DDPStrategy):
     def root_device(self) -> torch.device:
         return self._device
 
-    def _configure_launcher(self) -> None:
-        """Nothing to launch, and Lightning's launcher would change the number of threads."""
-
 
 class Sharded(ModelParallelStrategy):
     """Every process holds a part of each weight, its gradient and its optimizer state (FSDP2, torch's fully_shard).
@@ -104,9 +101,6 @@ class Sharded(ModelParallelStrategy):
     @property
     def lightning_restore_optimizer(self) -> bool:
         return True
-
-    def _configure_launcher(self) -> None:
-        """Nothing to launch."""
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The whole weights, in the first process; the others help to gather them and get nothing."""

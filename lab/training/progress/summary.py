@@ -63,7 +63,7 @@ def summarize(
         | ({"kernels_passed_over": passed_over} if passed_over is not None else {})
         | {"kernels": conductor.kernels, "data": text.digest, "processes": world.size, "nodes": world.nodes}
         | {"strategy": world.strategy if world.several else None}
-        | ({} if conductor.compiler is None else {"compile": conductor.compiler.verdict})
+        | ({} if conductor.compiler is None else {"compile": conductor.compilation})
         | ({} if conductor.utilization is None else conductor.utilization.facts()),
     }
 
