@@ -56,34 +56,19 @@ def specs(context: int, head_dim: int) -> list[Typical]:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """Which kernel answers a typical spec here.
-
-    Attributes:
-        spec: its name.
-        auto: the kernel that `auto` takes.
-        others: kernel → why not that one.
-    """
+class KernelForSpec:
+    """Which kernel `auto` takes for a typical spec, by its name."""
 
     spec: str
-    auto: str
-    others: Mapping[str, str]
-
-    @property
-    def refusals(self) -> dict[str, str]:
-        """kernel → why it refuses, of those that do."""
-        return {name: why.removeprefix(_REFUSES) for name, why in self.others.items() if why.startswith(_REFUSES)}
+    choice: kernels.Choice
 
 
-_REFUSES = "refuses: "
-
-
-def answers(device: str, dtype: torch.dtype) -> list[Answered]:
-    """Every typical spec on a kind of device: those of sequences as in training, decoding without gradients."""
+def answers(device: str, dtype: torch.dtype) -> list[KernelForSpec]:
+    """The kernel for each typical spec on a kind of device: with gradients, or without for decoding."""
     whole = Shape(batch=1, heads=8, kv_heads=4, queries=1024, head_dim=64)
-    found = []
-    for each in specs(whole.queries, whole.head_dim):
-        inputs: AttentionInputs = draw(each.shape(whole), dtype, device, **each.carried)
-        choice = kernels.explain(each.spec, inputs if each.decoding else trained(inputs))
-        found.append(Answered(each.name, choice.kernel, choice.others))
-    return found
+    chosen = []
+    for typical in specs(whole.queries, whole.head_dim):
+        inputs: AttentionInputs = draw(typical.shape(whole), dtype, device, **typical.carried)
+        choice = kernels.explain(typical.spec, inputs if typical.decoding else trained(inputs))
+        chosen.append(KernelForSpec(typical.name, choice))
+    return chosen

@@ -91,11 +91,12 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_the_doctor_tells_accounts_for_every_kernel(dtype: torch.dtype) -> None:
-    for each in answers("cpu", dtype):
-        assert {each.auto, *each.others} == set(KERNELS)
-        assert each.refusals["xformers"].startswith("device = cpu")
-        assert each.auto not in each.refusals
-        assert ("flex" in each.refusals) == (not each.spec.startswith("decoding"))
+    for entry in answers("cpu", dtype):
+        choice = entry.choice
+        assert {choice.kernel, *choice.others} == set(KERNELS)
+        assert choice.refusals["xformers"].startswith("device = cpu")
+        assert choice.kernel not in choice.refusals
+        assert ("flex" in choice.refusals) == (not entry.spec.startswith("decoding"))
 
 
 def test_the_ruler_counts_what_is_held_at_once() -> None:

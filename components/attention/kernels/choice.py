@@ -30,11 +30,24 @@ class Choice:
 
     Attributes:
         kernel: its name.
-        others: why not each of the other kernels: that it refuses and why, or that it comes after for such calls.
+        asked_for: whether it was asked for by name.
+        passed_over: each other kernel → why it refuses the call, or None where it would have computed it.
     """
 
     kernel: str
-    others: Mapping[str, str]
+    asked_for: bool
+    passed_over: Mapping[str, str | None]
+
+    @property
+    def refusals(self) -> dict[str, str]:
+        """Why other kernels refuse the call, of those that do."""
+        return {name: reason for name, reason in self.passed_over.items() if reason is not None}
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Why not each of the other kernels, in words."""
+        unused = "not asked for" if self.asked_for else f"comes after {self.kernel} for such a call"
+        return {name: unused if why is None else f"refuses: {why}" for name, why in self.passed_over.items()}
 
 
 def names() -> list[str]:
@@ -85,15 +98,14 @@ def explain(spec: AttentionSpec, inputs: AttentionInputs, kernel: str = AUTO) ->
     case = Case.of(inputs)
     order = preference(spec, case)
     behind = order[order.index(chosen) :] if kernel == AUTO else KERNELS
-    others = {}
+    passed_over = {}
     for name in order:
         if name == chosen:
             continue
-        # What would not have been taken anyway isn't asked for more than can be told without it: xformers would load.
+        # A kernel that comes later anyway is only asked what it can tell without its library: xformers would load.
         reason = KERNELS[name].planned_refusal(spec, case) if name in behind else KERNELS[name].refusal(spec, inputs)
-        unasked = "not asked for" if kernel != AUTO else f"comes after {chosen} for such a call"
-        others[name] = unasked if reason is None else f"refuses: {reason}"
-    return Choice(chosen, others)
+        passed_over[name] = reason
+    return Choice(chosen, kernel != AUTO, passed_over)
 
 
 def as_called(spec: AttentionSpec, inputs: AttentionInputs) -> AttentionSpec:
@@ -140,11 +152,12 @@ _MANY = 128
 
 
 def preference(spec: AttentionSpec, case: Case) -> tuple[str, ...]:
-    """All names from the fastest to the slowest for a call. Before the reference, which refuses nothing, stands none
-    that would refuse for what it reads in the inputs.
+    """All names from the fastest to the slowest for a call.
 
-    On CPU as benchmarks/attention_kernels.py measures. On CUDA by what the kernels are made for: fused without a mask
-    before compiled, compiled before tiles in Python, tiles before a T×S mask.
+    A kernel that may refuse for what it reads in the inputs stands behind the reference, which refuses nothing.
+
+    On CPU the order is that of benchmarks/attention_kernels.py. On CUDA it follows what the kernels are made for: fused
+    without a mask before compiled, compiled before tiles in Python, tiles before a T×S mask.
     """
     few = case.batch * case.heads * case.keys * max(case.queries, case.head_dim) <= _FEW
     order = ("sdpa", "reference", "blockwise", "flex", "xformers") if few else _of_many(spec, case)

@@ -128,21 +128,22 @@ def _kernels() -> list[Finding]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    answered = answers(device, dtype)
+    chosen = answers(device, dtype)
     found = []
-    nowhere = set.intersection(*(set(each.refusals) for each in answered))
+    nowhere = set.intersection(*(set(entry.choice.refusals) for entry in chosen))
     for kernel in sorted(nowhere):
-        reason = answered[0].refusals[kernel]
+        reason = chosen[0].choice.refusals[kernel]
         found.append(Finding("kernels", f"{kernel}: none here ({reason})", facts={"kernel": kernel, "refusal": reason}))
-    told: set[str] = set()
-    for each in answered:
-        others = {kernel: reason for kernel, reason in each.refusals.items() if kernel not in nowhere}
-        said = f"{each.spec}: auto takes {each.auto}"
-        for kernel, reason in others.items():
-            said += f"; {kernel} refuses ({'as above' if reason in told else reason})"
-        told |= set(others.values())
-        facts = {"spec": each.spec, "device": device, "auto": each.auto, "refusals": each.refusals}
-        found.append(Finding("kernels", said, facts=facts | {"others": dict(each.others)}))
+    above: set[str] = set()
+    for entry in chosen:
+        choice = entry.choice
+        refusing = {kernel: reason for kernel, reason in choice.refusals.items() if kernel not in nowhere}
+        message = f"{entry.spec}: auto takes {choice.kernel}"
+        for kernel, reason in refusing.items():
+            message += f"; {kernel} refuses ({'as above' if reason in above else reason})"
+        above |= set(refusing.values())
+        facts = {"spec": entry.spec, "device": device, "auto": choice.kernel, "refusals": choice.refusals}
+        found.append(Finding("kernels", message, facts=facts | {"others": choice.others}))
     return found
 
 
