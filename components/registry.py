@@ -142,6 +142,7 @@ class Option:
     default: Any  # dataclasses.MISSING where the option must be given
     affects_result: bool = True
     expected: str | None = None  # in words, where the type alone says too little
+    parse: Callable[[object], object | None] | None = None  # reads what the type alone can't; None for what is wrong
 
     @property
     def required(self) -> bool:
@@ -259,10 +260,10 @@ def _options(cls: type[Any]) -> tuple[Option, ...]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         notes = field.metadata
-        option = Option(
-            field.name, hints[field.name], default, notes.get("affects_result", True), notes.get("expected")
+        affects_result = notes.get("affects_result", True)
+        found.append(
+            Option(field.name, hints[field.name], default, affects_result, notes.get("expected"), notes.get("parse"))
         )
-        found.append(option)
     return tuple(found)
 
 
@@ -279,7 +280,8 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 def nearest_of(given: object, expected: str | tuple[str, ...] | None) -> str | None:
     """The nearest of the valid names, where a name was given and the valid ones are known."""
-    return nearest(str(given), expected) if given is not None and isinstance(expected, tuple) else None
+    is_name = isinstance(given, str | int | float) and isinstance(expected, tuple)
+    return nearest(str(given), expected) if is_name else None  # type: ignore[arg-type]
 
 
 def suggestion(name: str, valid: Iterable[str]) -> str:

@@ -74,9 +74,6 @@ class Where:
         ]
         return ": ".join(part for part in parts if part)
 
-    def __bool__(self) -> bool:
-        return self != Where()
-
     def within(self, outer: Where) -> Where:
         """This place as a part of another one: keys are joined, and what this one doesn't know is the other's."""
         if self.file and outer.file and self.file != outer.file:
@@ -129,7 +126,7 @@ class Refusal:
     @property
     def text(self) -> str:
         """The whole message: `place: problem; fix`."""
-        return f"{self.where}: {self.message}" if self.where else self.message
+        return f"{place}: {self.message}" if (place := str(self.where)) else self.message
 
     def within(self, where: Where) -> Refusal:
         """The same, as a part of another place."""
@@ -197,7 +194,7 @@ class RequestError(Exception):
         Args:
             key: of the component, which the option's name is joined to.
         """
-        inner = Where(key=joined_key(key, error.option)).within(where or Where())
+        inner = Where(key=joined_key(key, error.option) or None).within(where or Where())
         return cls(Refusal(error.problem, "wrong_value", inner, error.given, error.expected, error.nearest, error.fix))
 
     @classmethod
@@ -276,7 +273,7 @@ def joined_key(outer: str | None, inner: str | None) -> str | None:
 
 
 def _where(file: Path | str | None, line: int | None, part: str | None, override: str | None, key: str | None) -> Where:
-    return Where(None if file is None else str(file), line, part, override, key)
+    return Where(None if file is None else str(file), line, part or None, override, key or None)
 
 
 def _as_json(value: object) -> JSON:

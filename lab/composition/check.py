@@ -9,8 +9,8 @@ import torch
 from components import registry
 from components.attention import kernels
 from components.attention.mixer import AttentionMixer
-from lab.composition.convert import ConversionError
 from lab.composition.hydra.overrides import Overrides
+from lab.refusals import RequestError, Where
 from lab.training.experiment import Experiment
 
 
@@ -20,7 +20,7 @@ def check_kernel(experiment: Experiment) -> None:
     Where the accelerator is left to the machine, this one's counts: a run that goes to another says which it is for.
 
     Raises:
-        ConversionError: at train.kernel, with the kernel's own reason.
+        RequestError: at train.kernel, with the kernel's own reason.
     """
     train = experiment.train
     name, device = train.kernel, train.accelerator
@@ -39,14 +39,15 @@ def check_kernel(experiment: Experiment) -> None:
         )
         try:
             reason = kernels.planned_refusal(name, attention.spec, case)
-            elsewhere = replace(case, device="cuda")
-            moves = reason is not None and device == "cpu" and train.accelerator == "auto"
-            fits_cuda = moves and kernels.planned_refusal(name, attention.spec, elsewhere) is None
+            on_cuda = replace(case, device="cuda")
+            may_move = reason is not None and device == "cpu" and train.accelerator == "auto"
+            fits_cuda = may_move and kernels.planned_refusal(name, attention.spec, on_cuda) is None
         except kernels.UnknownKernel as error:
-            raise ConversionError("train.kernel", str(error)) from None
+            raise RequestError.of_name(error, Where(key="train.kernel")) from None
         if reason is not None:
             hint = " (a run for a CUDA device says train.accelerator=cuda)" if fits_cuda else ""
-            raise ConversionError("train.kernel", f"{name} refuses the {kind} layers: {reason}{hint}")
+            problem = f"{name} refuses the {kind} layers: {reason}{hint}"
+            raise RequestError(problem, kind="unsupported", key="train.kernel", given=name)
 
 
 def check_read(experiment: Experiment, overrides: Overrides) -> None:
@@ -55,7 +56,7 @@ def check_read(experiment: Experiment, overrides: Overrides) -> None:
     What the architecture's own file says of attention stays: it is there for the layers that may attend.
 
     Raises:
-        ConversionError: at the slot that nothing would read.
+        RequestError: at the slot that nothing would read.
     """
     model = experiment.model
     if any(layer.attention is not None for layer in model.layers):
@@ -64,7 +65,7 @@ def check_read(experiment: Experiment, overrides: Overrides) -> None:
     for path in AttentionMixer().reads:
         read = [inner for inner in model.attention_paths_read if inner == path or inner.startswith(f"{path}.")]
         if not read:
-            asked = overrides.setting(f"model.{path}") or overrides.chosen(f"model.{path}")
+            asked = overrides.setting(f"model.{path}") or overrides.choice(f"model.{path}")
             unread = f"model.{path}" if asked is not None else None
         elif path not in read:  # only some of its options
             options = [f"{path}.{option.name}" for option in registry.options(type(getattr(model, path)))]
@@ -72,4 +73,5 @@ def check_read(experiment: Experiment, overrides: Overrides) -> None:
         else:
             unread = None
         if unread is not None:
-            raise ConversionError(unread, f"no layer attends (the mixer is {mixers}), so nothing would read it")
+            problem = f"no layer attends (the mixer is {mixers}), so nothing would read it"
+            raise RequestError(problem, kind="conflict", key=unread)

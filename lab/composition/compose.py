@@ -7,9 +7,8 @@ type itself, so that a mistake gives one message with the file or override, the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -22,11 +21,12 @@ from lab.composition.check import check_kernel, check_read
 from lab.composition.hydra import groups
 from lab.composition.hydra.merge import Merged, merge
 from lab.composition.hydra.origin import Origin, chooses
-from lab.composition.hydra.overrides import Overrides, copied, one_line, parse
+from lab.composition.hydra.overrides import Overrides, one_line, parse
 from lab.composition.hydra.swap import settle
+from lab.composition.plain import Plain, copied
 from lab.composition.search_path import display, find
 from lab.composition.unreadable import unreadable_experiment
-from lab.refusals import RequestError
+from lab.refusals import Refusal, RequestError, Where
 from lab.training.experiment import Experiment
 
 
@@ -45,91 +45,92 @@ class Composition:
     overrides: tuple[str, ...]
 
 
-def compose(name: str, overrides: Sequence[str] = (), *, source: str = "") -> Composition:
+def compose(name: str, overrides: Sequence[str] = (), *, source: Where | str = "") -> Composition:
     """Compose `experiments/<name>.yaml` with Hydra overrides.
 
     Args:
-        source: where the overrides stand, for messages: "sweeps/x.yaml: arm 'mha'"; empty for the command line.
+        source: where the overrides stand: the arm of a sweep's file; nowhere for the command line.
     Raises:
         RequestError: with everything that a user needs to mend the request.
     """
+    where = Where(part=source or None) if isinstance(source, str) else source
     with memo.scope():
-        return _composed(name, tuple(overrides), source)
+        return _compose(name, tuple(overrides), where)
 
 
-def _composed(name: str, overrides: tuple[str, ...], source: str) -> Composition:
+def _compose(name: str, overrides: tuple[str, ...], where: Where) -> Composition:
     extensions.load()
     path = find("experiments", name)
-    parsed = parse(overrides, source)
+    parsed = parse(overrides, where)
     try:
         merged = merge(path, _hydra_choices(path, parsed))
         raw = _with_values(merged, parsed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise RequestError(f"{f'{source}: ' if source else ''}{display(path)}: {one_line(error)}") from None
+        raise RequestError(one_line(error), file=display(path)).within(where) from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise unreadable_experiment(error) from None
     try:
         settled = settle(raw, merged.choices, parsed, merged.origin)
-        experiment = convert.dataclass(Experiment, settled | {"name": name}, "")
+        experiment = convert.dataclass(Experiment, settled | {"name": name})
         check_kernel(experiment)
         check_read(experiment, parsed)
-    except convert.ConversionError as error:
-        raise RequestError(_explain(error, raw, parsed, merged.origin)) from None
+    except RequestError as error:
+        raise RequestError(_located(error.refusal, raw, parsed, merged.origin)) from None
     defaults = {slot: getattr(experiment, slot).name for slot in groups.optional()}
     return Composition(experiment, defaults | dict(merged.choices), overrides)
 
 
-def _with_values(merged: Merged, overrides: Overrides) -> dict[str, Any]:
+def _with_values(merged: Merged, overrides: Overrides) -> Plain:
     """The merged configuration, interpolations resolved, with the values of the overrides; the caller's to change."""
     if merged.plain is not None:
-        raw: dict[str, Any] = copied(merged.plain)
+        raw = copied(merged.plain)
         if overrides.patch(raw):
             return raw
     config = merged.config.copy()
     overrides.apply(config)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return resolved  # type: ignore[return-value]
+    return {str(key): value for key, value in resolved.items()}
 
 
 def _hydra_choices(path: Path, overrides: Overrides) -> tuple[str, ...]:
     """The overrides of groups as Hydra takes them: one that the experiment leaves to its default has to be added."""
+    texts = []
+    for choice in overrides.choices:
+        is_bare = choice.text.startswith(f"{choice.key}=")
+        is_added = is_bare and choice.key in groups.optional() and not chooses(path, choice.key)
+        texts.append(f"+{choice.text}" if is_added else choice.text)
+    return tuple(texts)
 
-    def added(text: str) -> bool:
-        group = text.partition("=")[0]
-        return group in groups.optional() and not chooses(path, group)
 
-    return tuple(f"+{text}" if added(text) else text for text in overrides.choices)
-
-
-def _explain(error: convert.ConversionError, raw: Mapping[str, Any], overrides: Overrides, origin: Origin) -> str:
+def _located(refusal: Refusal, raw: Plain, overrides: Overrides, origin: Origin) -> Refusal:
     """A refusal with where the wrong value comes from, and the nearest path where a key stands elsewhere."""
-    message = error.message
-    if message.startswith("no such key"):
-        last = error.path.rpartition(".")[2]
-        alike = [path for path in valid_paths(raw) if path.rpartition(".")[2] == last]
+    path = refusal.where.key or ""
+    parent, _, last = path.rpartition(".")
+    if refusal.kind == "unknown_key":
+        alike = [valid for valid in valid_paths(raw) if valid.rpartition(".")[2] == last]
         if alike:
-            message = f"no such key; did you mean '{alike[0]}'?"
-    where = overrides.setting(error.path)
-    if where is None and message.startswith("is missing"):
-        where = overrides.chosen(error.path.rpartition(".")[0])
-    if where is None and error.path.startswith("model.kinds.") and origin.setting(error.path) is None:
-        where = overrides.setting("model.pattern")  # which implied that layer kind
-    return f"{where or origin.describe(error.path)}: {error.path}: {message}"
+            refusal = replace(refusal, expected=None, nearest=alike[0])
+    override = overrides.setting(path)
+    if override is None and refusal.kind == "missing":
+        override = overrides.choice(parent)
+    if override is None and path.startswith("model.kinds.") and origin.setting(path) is None:
+        override = overrides.setting("model.pattern")  # which implied that layer kind
+    return refusal.within(overrides.place(override) if override else origin.place(path))
 
 
-def valid_paths(raw: Mapping[str, Any]) -> list[str]:
+def valid_paths(raw: Plain) -> list[str]:
     """Every path that this configuration could set, given the components that it chose."""
     paths: list[str] = []
 
-    def walk(cls: Any, value: Any, prefix: str) -> None:
+    def walk(cls: type, value: object, prefix: str) -> None:
         for option in registry.options(cls):
             path, inner = f"{prefix}{option.name}", value.get(option.name) if isinstance(value, Mapping) else None
             kind = groups.slots().get(path)
             if kind is not None and isinstance(inner, Mapping) and inner.get("name") in registry.names(kind):
                 walk(registry.lookup(kind, str(inner["name"])), inner, f"{path}.")
-            elif hasattr(option.type, "__dataclass_fields__"):
-                walk(option.type, inner, f"{path}.")
+            elif is_dataclass(option.type):
+                walk(option.type, inner, f"{path}.")  # type: ignore[arg-type]
             else:
                 paths.append(path)
 

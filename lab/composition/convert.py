@@ -7,64 +7,60 @@ import math
 import re
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from components import registry
 from components.registry import Component, OptionError
 from lab.composition import memo
+from lab.refusals import RequestError, Where
+
+T = TypeVar("T")
 
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _NUMBER = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kMBGT]?)\s*")
 
 
-class ConversionError(ValueError):
-    """A value at a configuration path is not what its field takes."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}")
-        self.path = path
-        self.message = message
-
-
 def join(path: str, key: str) -> str:
     """A dotted path one key deeper."""
-    return f"{path}.{key}" if path else str(key)
+    return f"{path}.{key}" if path else key
 
 
-def convert(annotation: Any, value: Any, path: str) -> Any:
+def convert(annotation: object, value: object, path: str) -> Any:
     """`value` as the annotated type.
 
     Whole numbers may be written 200k, 1.5M, 2B. Dataclasses come from mappings, components from mappings with `name`.
 
     Raises:
-        ConversionError: with the path, what was expected and, for names, the nearest valid one.
+        RequestError: at the path, with what was expected and, for names, the nearest valid one.
     """
-    origin = get_origin(annotation)
+    origin, members = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        members = [member for member in get_args(annotation) if member is not type(None)]
-        if value is None and len(members) < len(get_args(annotation)):
+        others = [member for member in members if member is not type(None)]
+        if value is None and len(others) < len(members):
             return None
-        return _first_that_fits(members, value, path)
+        return _first_that_fits(others, value, path)
     if origin is Literal:
-        choices = get_args(annotation)
-        if isinstance(value, bool) and {"on", "off"} <= set(choices):  # what YAML makes of a bare on or off
+        if isinstance(value, bool) and {"on", "off"} <= set(members):  # what YAML makes of a bare on or off
             value = "on" if value else "off"
-        return _choice(choices, value, path)
+        return _choice(members, value, path)
     if origin in (tuple, list):
-        return _sequence(annotation, value, path)
-    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return _mapping(annotation, value, path)
+        return _sequence(annotation, members, value, path)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(members[1], value, path)
     if isinstance(annotation, type) and issubclass(annotation, Component):
         return component(annotation.kind, value, path)
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return dataclass(annotation, value, path)
     return _scalar(annotation, value, path)
 
 
-def dataclass(cls: Any, value: Any, path: str) -> Any:
+def dataclass(cls: type[T], value: object, path: str = "") -> T:
     """A configuration dataclass from a mapping.
 
-    Within `memo.scope`, equal parts of configurations come to the same object.
+    An option whose field has the metadata `parse` is read by that function; it returns None for what it can't read,
+    and the metadata `expected` says what it can.
+
+    Within `memo.scope`, equal parts of configurations become the same object.
     """
     # The whole is hardly ever met twice, and its text would be long.
     if not path:
@@ -72,109 +68,118 @@ def dataclass(cls: Any, value: Any, path: str) -> Any:
     return memo.cached((cls, repr(value)), lambda: _dataclass(cls, value, path))
 
 
-def _dataclass(cls: Any, value: Any, path: str) -> Any:
+def _dataclass(cls: type[T], value: object, path: str) -> T:
     if not isinstance(value, Mapping):
-        raise ConversionError(path, f"expected keys and values, got {_shown(value)}")
+        raise RequestError(key=path, given=value, expected="keys and values")
     options = {option.name: option for option in registry.options(cls)}
-    for key in value:
+    for key in map(str, value):
         if key not in options:
-            raise ConversionError(join(path, key), f"no such key{registry.suggestion(str(key), options)}")
+            raise RequestError(kind="unknown_key", key=join(path, key), given=key, expected=tuple(options))
     arguments = {}
     for name, option in options.items():
         if name in value and value[name] != "???":
-            arguments[name] = convert(option.type, value[name], join(path, name))
+            arguments[name] = _option(option, value[name], join(path, name))
         elif option.required:
-            raise ConversionError(join(path, name), f"is missing: expected {option.expected or expected(option.type)}")
+            needed = option.expected or expected(option.type)
+            raise RequestError(kind="missing", key=join(path, name), expected=needed)
     try:
         return cls(**arguments)
     except OptionError as error:
-        raise ConversionError(join(path, error.option), error.message) from None
+        raise RequestError.of_option(error, Where(key=path or None)) from None
 
 
-def component(kind: str, value: Any, path: str) -> Component:
+def _option(option: registry.Option, value: object, path: str) -> object:
+    if option.parse is None or value is None:
+        return convert(option.type, value, path)
+    parsed = option.parse(value)
+    if parsed is None:
+        raise RequestError(key=path, given=value, expected=option.expected)
+    return parsed
+
+
+def component(kind: str, value: object, path: str) -> Component:
     """A component from `{name: …, options…}`, or from its name alone."""
     if kind not in registry.kinds():
-        raise ConversionError(path, f"no such slot{registry.suggestion(kind, registry.kinds())}")
+        raise RequestError("no such slot", kind="unknown_key", key=path, given=kind, expected=tuple(registry.kinds()))
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping) or "name" not in value:
-        raise ConversionError(path, f"expected a {kind} with its name{registry.suggestion('', registry.names(kind))}")
+        names = tuple(registry.names(kind))
+        raise RequestError(f"expected a {kind} with its name", kind="missing", key=path, expected=names)
     try:
         cls = registry.lookup(kind, str(value["name"]))
     except registry.UnknownComponent as error:
-        raise ConversionError(path, str(error)) from None
-    built = dataclass(cls, {key: v for key, v in value.items() if key != "name"}, path)
-    assert isinstance(built, Component)
-    return built
+        raise RequestError.of_name(error, Where(key=path or None)) from None
+    return dataclass(cls, {key: item for key, item in value.items() if key != "name"}, path)
 
 
-def expected(annotation: Any) -> str:
+def expected(annotation: object) -> str:
     """A type in a researcher's words."""
-    origin = get_origin(annotation)
+    origin, members = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if member is type(None) else expected(member) for member in get_args(annotation))
+        return " or ".join("null" if member is type(None) else expected(member) for member in members)
     if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(annotation)))
+        return "one of " + ", ".join(map(str, members))
     if origin in (tuple, list):
-        return f"a list, each {expected(get_args(annotation)[0])}"
+        return f"a list, each {expected(members[0])}"
     if isinstance(annotation, type) and issubclass(annotation, Component):
         return f"a {annotation.kind} ({', '.join(registry.names(annotation.kind))})"
-    words = {int: "a whole number such as 64, 200k or 1.5M", float: "a number", bool: "true or false", str: "a text"}
+    words: dict[object, str] = {
+        int: "a whole number such as 64, 200k or 1.5M",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+    }
     return words.get(annotation, "keys and values")
 
 
-def _first_that_fits(members: list[Any], value: Any, path: str) -> Any:
+def _first_that_fits(members: list[object], value: object, path: str) -> object:
     for member in members[:-1]:
         try:
             return convert(member, value, path)
-        except ConversionError:
+        except RequestError:
             continue
     return convert(members[-1], value, path)
 
 
-def _choice(choices: tuple[Any, ...], value: Any, path: str) -> Any:
+def _choice(choices: tuple[object, ...], value: object, path: str) -> object:
     if value not in choices or isinstance(value, bool) != any(isinstance(choice, bool) for choice in choices):
-        near = registry.suggestion(str(value), map(str, choices))
-        raise ConversionError(path, f"{_shown(value)} is not among its values{near}")
+        raise RequestError(key=path, given=value, expected=tuple(map(str, choices)))
     return value
 
 
-def _sequence(annotation: Any, value: Any, path: str) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise ConversionError(path, f"expected {expected(annotation)}, got {_shown(value)}")
-    members = get_args(annotation)
-    if (len(members) == 2 and members[1] is Ellipsis) or len(members) == 1:
-        return tuple(convert(members[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+def _sequence(annotation: object, members: tuple[object, ...], value: object, path: str) -> tuple[object, ...]:
+    if not isinstance(value, list | tuple):
+        raise RequestError(key=path, given=value, expected=expected(annotation))
+    if len(members) == 1 or members[1:] == (Ellipsis,):
+        members = (members[0],) * len(value)
     if len(value) != len(members):
-        raise ConversionError(path, f"expected a list of {len(members)} values, got {len(value)}")
-    pairs = zip(members, value, strict=True)
-    return tuple(convert(member, item, f"{path}[{i}]") for i, (member, item) in enumerate(pairs))
+        raise RequestError(f"expected a list of {len(members)} values, got {len(value)}", key=path, given=value)
+    items = zip(members, value, strict=True)
+    return tuple(convert(member, item, f"{path}[{index}]") for index, (member, item) in enumerate(items))
 
 
-def _mapping(annotation: Any, value: Any, path: str) -> dict[str, Any]:
+def _mapping(member: object, value: object, path: str) -> dict[str, object]:
     if not isinstance(value, Mapping):
-        raise ConversionError(path, f"expected keys and values, got {_shown(value)}")
-    member = get_args(annotation)[1]
+        raise RequestError(key=path, given=value, expected="keys and values")
     if member is Component:  # a mapping from slots to components: the key is the kind
         return {str(kind): component(str(kind), item, join(path, str(kind))) for kind, item in value.items()}
     return {str(key): convert(member, item, join(path, str(key))) for key, item in value.items()}
 
 
-def _scalar(annotation: Any, value: Any, path: str) -> Any:
-    if annotation is Any:
+def _scalar(annotation: object, value: object, path: str) -> object:
+    if annotation in (Any, object):
         return value
-    if annotation is bool and isinstance(value, bool):
-        return value
-    if annotation is str and isinstance(value, str):
+    if annotation in (bool, str) and isinstance(value, cast(type, annotation)):
         return value
     if annotation is int and (whole := whole_number(value)) is not None:
         return whole
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise ConversionError(path, f"expected {expected(annotation)}, got {_shown(value)}")
+    raise RequestError(key=path, given=value, expected=expected(annotation))
 
 
-def whole_number(value: Any) -> int | None:
+def whole_number(value: object) -> int | None:
     """An int from 200000, 2e5, '200k', '1.5M' or '2B'; None for anything else."""
     if isinstance(value, bool):
         return None
@@ -187,7 +192,3 @@ def whole_number(value: Any) -> int | None:
         return None
     scaled = float(match[1].replace("_", "")) * _SUFFIXES[match[2]]
     return round(scaled) if math.isclose(scaled, round(scaled), rel_tol=1e-12) else None
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"'{value}'" if isinstance(value, str) else str(value)

@@ -11,7 +11,7 @@ from typing import Any
 
 from components.registry import OptionError, lookup, names, suggestion
 from lab.composition import extensions
-from lab.composition.convert import ConversionError, component
+from lab.composition.convert import component
 from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.composition.frozen.recompose import paths_of
 from lab.composition.hydra.overrides import parse
@@ -63,14 +63,14 @@ def request(name: str, texts: Sequence[str]) -> Request:
     if name not in names("evaluator"):
         raise RequestError(f"no evaluator is called '{name}'{suggestion(name, names('evaluator'))}")
     data = {text for path, text in paths_of(texts) if path == "data" or path.startswith("data.")}
-    if chosen := [text for text in parse(texts).choices if text not in data]:
+    if chosen := [choice.text for choice in parse(texts).choices if choice.text not in data]:
         raise RequestError(f"override '{chosen[0]}': the run's configuration is frozen; only data can be chosen")
     given = {key: (value, text) for key, value, text in parse(texts).values if text not in data}
     try:
         built = component("evaluator", {"name": name, **{key: value for key, (value, _) in given.items()}}, "")
-    except ConversionError as error:
-        where = f"override '{given[error.path][1]}': " if error.path in given else ""
-        raise RequestError(f"{where}{name}: {error.path}: {error.message}") from None
+    except RequestError as error:
+        option = error.where.key
+        raise error.within(override=given[option][1] if option in given else None, part=name) from None
     assert isinstance(built, lookup("evaluator", name))
     assert isinstance(built, Evaluator)
     return Request(built, tuple(text for text in texts if text in data))

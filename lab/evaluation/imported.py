@@ -21,6 +21,7 @@ from lab.composition import extensions
 from lab.composition.frozen.freeze import components_of, to_plain
 from lab.composition.frozen.identity import component_versions
 from lab.composition.frozen.recompose import paths_of, recompose
+from lab.composition.plain import put, select
 from lab.data.content import file_digest
 from lab.interop.folder import TOKENIZER_FILES, import_folder
 from lab.records import RunFolder, State
@@ -59,9 +60,9 @@ def import_model(
     experiment = _experiment(architecture, name, source, tokenizer, overrides)
     path = root / SWEEP / name / "seed-0"
     config = to_plain(experiment)
-    kept = tokenizer if config["data"]["tokenizer"]["name"] == "file" and tokenizer is not None else None
+    kept = tokenizer if select(config, "data.tokenizer.name") == "file" else None
     if kept is not None:
-        config["data"]["tokenizer"]["path"] = str((path / TOKENIZER).absolute())
+        put(config, "data.tokenizer.path", str((path / TOKENIZER).absolute()))
     info = _info(experiment, name, overrides, weights_digest(state), None if kept is None else file_digest(kept))
     info["imported"]["from"] = str(source.absolute())
     place = RunFolder(path)
@@ -111,7 +112,7 @@ def _info(
     """run.json. The identity has the weights' digest in it, and the tokenizer's in place of where its file lies."""
     meaning = to_plain(experiment, results_only=True)
     if tokenizer is not None:
-        meaning["data"]["tokenizer"]["path"] = tokenizer
+        put(meaning, "data.tokenizer.path", tokenizer)
     versions = component_versions(experiment)
     canonical = json.dumps({"config": meaning, "components": versions, "weights": weights}, sort_keys=True)
     used = extensions.used(components_of(experiment))

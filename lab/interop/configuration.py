@@ -62,9 +62,8 @@ def load_architecture(hf_config: Mapping[str, Any], *, without_dropout: bool = F
     plain = to_architecture(hf_config, without_dropout=without_dropout)
     try:
         architecture = convert.dataclass(Architecture, plain, "model")
-    except convert.ConversionError as error:
-        raise RequestError(f"config.json: {error.path}: {error.message}") from None
-    assert isinstance(architecture, Architecture)
+    except RequestError as error:
+        raise error.within(file="config.json") from None
     return architecture
 
 

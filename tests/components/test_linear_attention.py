@@ -22,8 +22,8 @@ from components.registry import OptionError
 from lab.accounting.costs import costs
 from lab.composition.check import check_read
 from lab.composition.compose import compose
-from lab.composition.convert import ConversionError
 from lab.composition.hydra.overrides import parse
+from lab.refusals import RequestError
 from tests.components.architectures import gemma2
 
 LENGTHS = [1, 2, 3, 16, 17, 50, 64, 100]
@@ -206,7 +206,7 @@ def test_a_model_without_attention_refuses_requests_about_it(asked: str) -> None
     experiment = compose("gemma2_tiny").experiment
     linear = replace(experiment, model=replace(experiment.model, mixer=LinearMixer()))
     hybrid = replace(experiment, model=replace(experiment.model, kinds={"local": {"mixer": LinearMixer()}}))
-    with pytest.raises(ConversionError, match="no layer attends"):
+    with pytest.raises(RequestError, match="no layer attends"):
         check_read(linear, parse([asked]))
     check_read(hybrid, parse([asked]))
     check_read(linear, parse(["model.d_model=64"]))

@@ -16,10 +16,11 @@ from components import registry
 from components.registry import Component, Option, OptionError
 from lab.composition import memo
 from lab.composition.compose import compose
-from lab.composition.convert import ConversionError, dataclass
+from lab.composition.convert import dataclass
 from lab.composition.frozen.freeze import components_of, to_plain
 from lab.composition.frozen.identity import component_versions, identity
 from lab.planning.plan.build import plan_sweep, plan_train
+from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
 MOE = ("model/mlp=moe", "model.mlp.n_experts=4", "model.mlp.top_k=2", "model.mlp.d_ff=32")
@@ -257,7 +258,7 @@ class TestHowItIsWrittenMakesNoDifference:
 def loaded(plain: dict[str, Any]) -> Experiment | None:
     try:
         found: Experiment = dataclass(Experiment, plain, "")
-    except (ConversionError, OptionError, TypeError):
+    except (RequestError, OptionError, TypeError):
         return None
     return found
 

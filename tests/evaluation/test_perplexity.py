@@ -120,7 +120,7 @@ def test_what_cannot_be_evaluated_is_refused_and_leaves_nothing(trained: Trained
     short = write_text(tmp_path / "short.jsonl", "{n}", documents=30)
     for arguments, message in [
         (["perplexiti"], "no evaluator is called 'perplexiti'; did you mean 'perplexity'?"),
-        (["perplexity", "contxt=3"], "override 'contxt=3': perplexity: contxt: no such key; did you mean 'context'?"),
+        (["perplexity", "contxt=3"], "perplexity: override 'contxt=3': contxt: no such key; did you mean 'context'?"),
         (["perplexity", "context=0"], "context: must be at least 1, got 0"),
         (["perplexity", "tokens=many"], "tokens: expected a whole number"),
         (["perplexity", "data/tokenizer=bpe"], "lab eval takes overrides of data.corpus, data.validation_fraction"),

@@ -6,21 +6,25 @@ identity, so the run stays the run that it was. Everything else would make it an
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from components import registry
+from lab.composition import convert
 from lab.composition.frozen.freeze import load_experiment, to_plain, to_yaml
-from lab.composition.hydra.overrides import one_line, parse
+from lab.composition.hydra.overrides import parse
+from lab.composition.plain import ABSENT, put, select
 from lab.refusals import RequestError
+from lab.training.experiment import Experiment
 
 _FIXED = ("name",)  # a label and no setting
 
+Changes = dict[str, tuple[object, object]]
+"""Path → (before, after)."""
 
-def amend(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str, dict[str, tuple[Any, Any]]]:
-    """The config.yaml with overrides of values applied, and what they changed: path → (before, after).
+
+def amend(config: Mapping[str, object], overrides: Sequence[str]) -> tuple[str, Changes]:
+    """The config.yaml with overrides of values applied, and what they changed.
 
     To be called with the run's components loaded (`extensions.of_run`).
 
@@ -31,64 +35,38 @@ def amend(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str, dic
         RequestError: an override names no field, or one that affects the result, or gives a value that it can't have.
     """
     before = load_experiment(config)
-    allowed = dict(_fields(before, ""))
-    plain: dict[str, Any] = copy.deepcopy(dict(to_plain(before)))
-    changes: dict[str, tuple[Any, Any]] = {}
+    allowed = tuple(_free_fields(before, ""))
+    plain = to_plain(before)
     parsed = parse(overrides)
+    affects = f"it affects the result, so that would be another run; what may be changed is {', '.join(allowed)}"
     if parsed.choices:
-        raise RequestError(f"{parsed.describe(parsed.choices[0])}: {_another(allowed)}")
+        raise RequestError(affects, kind="unsupported", where=parsed.place(parsed.choices[0].text))
     for key, value, text in parsed.values:
         if key not in allowed:
-            known = _exists(plain, key)
-            raise RequestError(f"{parsed.describe(text)}: {_another(allowed) if known else _unknown(key, allowed)}")
-        *parents, last = key.split(".")
-        part = plain
-        for parent in parents:
-            part = part[parent]
-        changes[key] = (part[last], value)
-        part[last] = value
+            if select(plain, key) is not ABSENT:
+                raise RequestError(affects, kind="unsupported", where=parsed.place(text))
+            problem = f"the run has no '{key}'"
+            raise RequestError(problem, kind="unknown_key", where=parsed.place(text), given=key, expected=allowed)
+        put(plain, key, value)
     try:
-        after = load_experiment(plain)
+        after = convert.dataclass(Experiment, plain)
     except RequestError as error:
-        raise RequestError(one_line(error).removeprefix("config.yaml: ")) from None
+        raise error.within(override=parsed.setting(error.where.key or "")) from None
     assert to_plain(before, results_only=True) == to_plain(after, results_only=True), "or it would be another run"
-    plain = to_plain(after)
-    changes = {key: (was, _at(plain, key)) for key, (was, _) in changes.items()}
+    old, new = to_plain(before), to_plain(after)
+    changes = {setting.key: (select(old, setting.key), select(new, setting.key)) for setting in parsed.values}
     return to_yaml(after), {key: (was, now) for key, (was, now) in changes.items() if was != now}
 
 
-def _fields(value: Any, path: str, free: bool = False) -> Iterator[tuple[str, Any]]:
-    """Path and value of every field that doesn't affect the result."""
+def _free_fields(value: object, path: str, is_free: bool = False) -> Iterator[str]:
+    """Path of every field that doesn't affect the result."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for option in registry.options(type(value)):
-            below = f"{path}.{option.name}" if path else option.name
+            below = convert.join(path, option.name)
             if below not in _FIXED:
-                yield from _fields(getattr(value, option.name), below, free or not option.affects_result)
+                yield from _free_fields(getattr(value, option.name), below, is_free or not option.affects_result)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _fields(item, f"{path}.{key}", free)
-    elif free:
-        yield path, value
-
-
-def _at(plain: Mapping[str, Any], key: str) -> Any:
-    part: Any = plain
-    for name in key.split("."):
-        part = part[name]
-    return part
-
-
-def _exists(plain: Mapping[str, Any], key: str) -> bool:
-    try:
-        _at(plain, key)
-    except (KeyError, TypeError, IndexError):
-        return False
-    return True
-
-
-def _another(allowed: Mapping[str, Any]) -> str:
-    return f"it affects the result, so that would be another run; what may be changed is {', '.join(allowed)}"
-
-
-def _unknown(key: str, allowed: Mapping[str, Any]) -> str:
-    return f"the run has no '{key}'{registry.suggestion(key, allowed)}"
+            yield from _free_fields(item, f"{path}.{key}", is_free)
+    elif is_free:
+        yield path

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
 import yaml
 
 from components import registry
 from components.registry import Component
 from lab.composition import convert, memo
+from lab.composition.plain import Plain
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def to_plain(value: Any, *, results_only: bool = False) -> Any:
+
+@overload
+def to_plain(value: DataclassInstance | Component, *, results_only: bool = False) -> Plain: ...
+
+
+@overload
+def to_plain(value: object, *, results_only: bool = False) -> object: ...
+
+
+def to_plain(value: object, *, results_only: bool = False) -> object:
     """Dataclasses, components, tuples as mappings and lists; a component's mapping begins with its `name`.
 
     Args:
         results_only: leave out the fields that don't affect a run's result.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain: dict[str, Any] = {"name": value.name} if isinstance(value, Component) else {}
+        plain: Plain = {"name": value.name} if isinstance(value, Component) else {}
         for option in registry.options(type(value)):
             if option.affects_result or not results_only:
                 plain[option.name] = to_plain(getattr(value, option.name), results_only=results_only)
@@ -43,9 +55,9 @@ def to_yaml(experiment: Experiment) -> str:
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def _dump(plain: Any) -> str:
-    shape: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 120}
-    return str(yaml.dump(plain, Dumper=_DUMPER, **shape))
+def _dump(plain: object) -> str:
+    text = yaml.dump(plain, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return str(text)
 
 
 def part_as_yaml(experiment: Experiment, path: str | None) -> str:
@@ -54,44 +66,43 @@ def part_as_yaml(experiment: Experiment, path: str | None) -> str:
     Raises:
         RequestError: naming the nearest key.
     """
-    part: Any = to_plain(experiment)
+    part: object = to_plain(experiment)
     for key in path.split(".") if path else []:
+        known = tuple(part) if isinstance(part, Mapping) else ()
         if not isinstance(part, Mapping) or key not in part:
-            known = part if isinstance(part, Mapping) else ()
-            raise RequestError(f"--package {path}: no key is called '{key}'{registry.suggestion(key, known)}")
+            problem = f"no key is called '{key}'"
+            raise RequestError(problem, kind="unknown_key", part=f"--package {path}", given=key, expected=known)
         part = part[key]
     return _dump(part)
 
 
-def load_experiment(config: Mapping[str, Any]) -> Experiment:
+def load_experiment(config: Mapping[str, object]) -> Experiment:
     """The typed experiment of a frozen configuration. Nothing is filled in or dropped.
 
     Raises:
         RequestError: where the configuration isn't one that this version of the lab wrote.
     """
     try:
-        experiment = convert.dataclass(Experiment, config, "")
-    except convert.ConversionError as error:
-        raise RequestError(f"config.yaml: {error.path}: {error.message}") from None
-    assert isinstance(experiment, Experiment)
-    return experiment
+        return convert.dataclass(Experiment, config)
+    except RequestError as error:
+        raise error.within(file="config.yaml") from None
 
 
 def components_of(experiment: Experiment) -> dict[str, Component]:
     """Every component that an experiment uses, by its configuration path; those that others name stand below them."""
-    found: dict[str, Component] = {}
+    components: dict[str, Component] = {}
     for name in (option.name for option in registry.options(Experiment)):
         part = getattr(experiment, name)
         # Runs that differ in one part share the others, as the same objects.
-        found |= memo.cached(("components", name, memo.ById(part)), lambda: _components(part, name))  # noqa: B023
-    return found
+        components |= memo.cached(("components", name, memo.ById(part)), lambda: _components(part, name))  # noqa: B023
+    return components
 
 
-def _components(part: Any, name: str) -> dict[str, Component]:
+def _components(part: object, name: str) -> dict[str, Component]:
     return {path: component for path, component, _ in components_in(part, name)}
 
 
-def components_in(value: Any, path: str, implied: bool = False) -> Iterator[tuple[str, Component, bool]]:
+def components_in(value: object, path: str, implied: bool = False) -> Iterator[tuple[str, Component, bool]]:
     """(path, component, implied) of every component in a part of a configuration that stands at `path`.
 
     Implied ones are held by no configuration: another component names them by an option, and their own defaults count.

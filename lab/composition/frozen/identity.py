@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from components import registry
 from lab.composition import memo
@@ -67,21 +66,21 @@ def _versions(parts: Mapping[str, _Part]) -> dict[str, int]:
     return dict(sorted(pair for part in parts.values() for pair in part.versions))
 
 
-def _part(name: str, value: Any) -> _Part:
+def _part(name: str, value: object) -> _Part:
     # Runs that differ in one part share the others, as the same objects.
-    return memo.cached(("part", name, memo.ById(value)), lambda: _worked_out(name, value))
+    return memo.cached(("part", name, memo.ById(value)), lambda: _compute_part(name, value))
 
 
-def _worked_out(name: str, value: Any) -> _Part:
-    found = list(components_in(value, name))
+def _compute_part(name: str, value: object) -> _Part:
+    components = list(components_in(value, name))
     return _Part(
         text=_json(to_plain(value, results_only=True)),
-        versions=tuple((f"{component.kind}/{component.name}", component.version) for _, component, _ in found),
-        implied={path: _json(to_plain(used, results_only=True)) for path, used, implied in found if implied},
+        versions=tuple((f"{component.kind}/{component.name}", component.version) for _, component, _ in components),
+        implied={path: _json(to_plain(used, results_only=True)) for path, used, implied in components if implied},
     )
 
 
-def _json(plain: Any) -> str:
+def _json(plain: object) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

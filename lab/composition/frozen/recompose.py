@@ -9,19 +9,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lab.composition.compose import compose
 from lab.composition.hydra import groups
 from lab.composition.hydra.overrides import parse
+from lab.composition.plain import copied, select
 from lab.composition.search_path import searched_first
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
 
-def recompose(plain: Mapping[str, Any], overrides: Sequence[str], *, may_set: Sequence[str], what: str) -> Experiment:
+def recompose(
+    plain: Mapping[str, object], overrides: Sequence[str], *, may_set: Sequence[str], what: str
+) -> Experiment:
     """The experiment of a frozen configuration with overrides in Hydra's grammar.
 
     Args:
@@ -33,20 +35,15 @@ def recompose(plain: Mapping[str, Any], overrides: Sequence[str], *, may_set: Se
     """
     for path, text in paths_of(overrides):
         if not any(path == allowed or path.startswith(f"{allowed}.") for allowed in may_set):
-            raise RequestError(f"override '{text}': {what} takes overrides of {', '.join(may_set)} only")
-    content: dict[str, Any] = {key: value for key, value in plain.items() if key != "name"}
-    defaults: list[Any] = []
+            problem = f"{what} takes overrides of {', '.join(may_set)} only"
+            raise RequestError(problem, kind="unsupported", override=text)
+    content = copied(plain)
+    name = str(content.pop("name"))
+    defaults: list[object] = []
     for path in groups.slots():
-        *parents, last = path.split(".")
-        holder: Any = content
-        for key in parents:
-            holder[key] = dict(holder[key])
-            holder = holder[key]
-        slot = holder.get(last)
-        if isinstance(slot, Mapping):
-            defaults.append({path.replace(".", "/"): slot["name"]})
-            holder[last] = {key: value for key, value in slot.items() if key != "name"}
-    name = str(plain["name"])
+        slot = select(content, path)
+        if isinstance(slot, dict):
+            defaults.append({path.replace(".", "/"): slot.pop("name")})
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         text = yaml.safe_dump({"defaults": [*defaults, "_self_"], **content}, sort_keys=False, allow_unicode=True)
         (Path(folder) / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -57,5 +54,5 @@ def recompose(plain: Mapping[str, Any], overrides: Sequence[str], *, may_set: Se
 def paths_of(overrides: Sequence[str]) -> list[tuple[str, str]]:
     """(configuration path, text) of each override: `data/corpus=files` sets `data.corpus`."""
     parsed = parse(overrides)
-    chosen = [(text.lstrip("+~").split("=")[0].split("@")[0].replace("/", "."), text) for text in parsed.choices]
-    return [*chosen, *((key, text) for key, _, text in parsed.values)]
+    chosen = [(choice.key.replace("/", "."), choice.text) for choice in parsed.choices]
+    return [*chosen, *((setting.key, setting.text) for setting in parsed.values)]

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lab.composition.check import check_kernel
-from lab.composition.convert import ConversionError
+from lab.refusals import RequestError
 from lab.training.experiment import Experiment
+from lab.training.options import Accelerator
 
 
-def relocated(config: Mapping[str, Any], kept: Path) -> Mapping[str, Any]:
+def relocated(config: Mapping[str, object], tokenizer_folder: Path) -> Mapping[str, object]:
     """The configuration with a tokenizer's file where the run keeps its own copy: the original may have gone."""
     data = config.get("data")
     tokenizer = data.get("tokenizer") if isinstance(data, Mapping) else None
-    if not isinstance(tokenizer, Mapping) or tokenizer.get("name") != "file" or not (kept / "tokenizer.json").is_file():
+    is_file = isinstance(tokenizer, Mapping) and tokenizer.get("name") == "file"
+    if not is_file or not (tokenizer_folder / "tokenizer.json").is_file():
         return config
-    return {**config, "data": {**data, "tokenizer": {**tokenizer, "path": str(kept.resolve())}}}  # type: ignore[dict-item]
+    assert isinstance(data, Mapping)
+    assert isinstance(tokenizer, Mapping)
+    return {**config, "data": {**data, "tokenizer": {**tokenizer, "path": str(tokenizer_folder.resolve())}}}
 
 
 def kernel_here(experiment: Experiment, device: str, *, mask_documents: bool | None = None) -> str:
@@ -29,9 +32,10 @@ def kernel_here(experiment: Experiment, device: str, *, mask_documents: bool | N
         mask_documents: as it is to be used; None for as it was trained.
     """
     documents = experiment.train.mask_documents if mask_documents is None else mask_documents
-    here: Any = device
+    accelerator: Accelerator = "cuda" if device == "cuda" else "cpu"
+    train = replace(experiment.train, accelerator=accelerator, mask_documents=documents)
     try:
-        check_kernel(replace(experiment, train=replace(experiment.train, accelerator=here, mask_documents=documents)))
-    except ConversionError:
+        check_kernel(replace(experiment, train=train))
+    except RequestError:
         return "auto"
     return experiment.train.kernel

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lab.composition import memo
+from lab.composition.hydra.internals import MergedFile
 from lab.composition.search_path import available, display, version
+from lab.refusals import Where
 
 
 class Origin:
@@ -18,14 +19,13 @@ class Origin:
 
     Args:
         experiment: the experiment's file.
-        defaults: (path within Hydra's search path, package, whether it is the experiment's own) in the order in which
-            they were merged.
+        merged: in the order in which they were merged.
         files_version: from `search_path.version`.
     """
 
-    def __init__(self, experiment: Path, defaults: Sequence[tuple[str, str, bool]], files_version: str) -> None:
+    def __init__(self, experiment: Path, merged: Sequence[MergedFile], files_version: str) -> None:
         self.experiment = experiment
-        self._defaults = tuple(defaults)
+        self._merged = tuple(merged)
         self._version = files_version
         self._settings: dict[str, tuple[Path, int] | None] = {}
         self._choices: dict[tuple[Path, str], str | None] = {}
@@ -33,13 +33,17 @@ class Origin:
     @cached_property
     def files(self) -> list[tuple[Path, str]]:
         """(file, package) in the order in which they were merged: later ones win."""
-        found = []
-        for config_path, package, primary in self._defaults:
-            group, _, name = config_path.rpartition("/")
-            path = self.experiment if primary else available("experiments", group).get(name)
+        files = []
+        for file in self._merged:
+            group, _, name = file.path.rpartition("/")
+            path = self.experiment if file.is_primary else available("experiments", group).get(name)
             if path is not None:
-                found.append((path, "" if primary else package))
-        return found
+                files.append((path, "" if file.is_primary else file.package))
+        return files
+
+    def file_of(self, package: str) -> Path | None:
+        """The first file whose keys were put at a package: of `model`, the architecture's."""
+        return next((file for file, its_package in self.files if its_package == package), None)
 
     def setting(self, path: str) -> tuple[Path, int] | None:
         """(file, line) that set a key last, or None if no file did."""
@@ -57,10 +61,10 @@ class Origin:
                 return file, line
         return None
 
-    def describe(self, path: str) -> str:
-        """ "experiments/x.yaml:12" for the file and line that set a key, or the experiment's file."""
+    def place(self, path: str) -> Where:
+        """The file and line that set a key, or the experiment's file."""
         at = self.setting(path)
-        return f"{display(at[0])}:{at[1]}" if at else display(self.experiment)
+        return Where(display(at[0]), at[1]) if at else Where(display(self.experiment))
 
     def choice_of(self, file: Path, group: str) -> str | None:
         """The option of a group (`model/heads`) that a file or a file it inherits from chooses, or None."""
@@ -87,7 +91,7 @@ class Origin:
 
 
 def chooses(experiment: Path, group: str) -> bool:
-    """Whether an experiment's file, or one that it inherits from, chooses from a group: told without composing."""
+    """Whether an experiment's file, or one that it inherits from, chooses from a group. Composes nothing."""
     return memo.cached(("chooses", experiment, group), lambda: _chooses(experiment, group))
 
 
@@ -103,7 +107,7 @@ def _chooses(experiment: Path, group: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _defaults(file: Path, files_version: str) -> tuple[Any, ...]:
+def _defaults(file: Path, files_version: str) -> tuple[str | dict[str, object], ...]:
     content = yaml.safe_load(file.read_text()) or {}
     return tuple(entry for entry in content.get("defaults", []) if entry != "_self_")
 
@@ -119,10 +123,10 @@ def _line(node: yaml.Node | None, keys: list[str]) -> int | None:
     for key in keys:
         if not isinstance(node, yaml.MappingNode):
             return None
-        found = next(((k, v) for k, v in _items(node) if k.value == key), None)
-        if found is None:
+        item = next((item for item in _items(node) if item[0].value == key), None)
+        if item is None:
             return None
-        line, node = found[0].start_mark.line + 1, found[1]
+        line, node = item[0].start_mark.line + 1, item[1]
     return line
 
 

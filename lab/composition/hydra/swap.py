@@ -11,7 +11,7 @@ every fourth layer, `[local, nope]` layers of full attention without positions. 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from components import registry
 from components.architecture import KIND_SLOTS
@@ -23,117 +23,126 @@ from lab.composition import convert, memo
 from lab.composition.hydra import groups
 from lab.composition.hydra.origin import Origin
 from lab.composition.hydra.overrides import Overrides
+from lab.composition.plain import Plain, select
+from lab.data.tokenizers.options import Tokenizer
+from lab.refusals import RequestError
 
 SPAN_KINDS = ("local", "global")
 """The layer kinds that spans offer; a pattern of these alone belongs to its span and goes with it."""
 
 
-def settle(raw: dict[str, Any], choices: Mapping[str, str], overrides: Overrides, origin: Origin) -> dict[str, Any]:
-    """A composed configuration with what swaps left behind removed, layer kinds completed, the vocabulary filled in."""
+def settle(raw: Plain, choices: Mapping[str, str], overrides: Overrides, origin: Origin) -> Plain:
+    """A composed configuration with what swaps left behind removed, layer kinds completed, the vocabulary filled in.
+
+    It is changed in place.
+    """
+    swaps = _Swaps(choices, overrides, origin)
     for path, kind in groups.slots().items():
-        slot = _select(raw, path)
+        slot = select(raw, path)
         if isinstance(slot, dict):
-            _drop_leftovers(slot, kind, path, choices, overrides, origin)
+            swaps.drop_leftovers(slot, kind, path)
     model = raw.get("model")
     if isinstance(model, dict):
-        _settle_pattern(model, choices, overrides, origin)
+        swaps.settle_pattern(model)
         _declare_implied_kinds(model)
-        _settle_kinds(model)
+        _complete_kinds(model)
         _fill_vocabulary(model, raw.get("data"))
     return raw
 
 
-def _drop_leftovers(
-    slot: dict[str, Any], kind: str, path: str, choices: Mapping[str, str], overrides: Overrides, origin: Origin
-) -> None:
-    name = slot.get("name")
-    if name not in registry.names(kind):
-        return
-    own = _option_names(kind, str(name))
-    for key in [key for key in slot if key != "name" and key not in own]:
-        elsewhere = any(key in _option_names(kind, other) for other in registry.names(kind))
-        if elsewhere and not overrides.sets(f"{path}.{key}") and _is_swapped(path, key, choices, origin):
-            del slot[key]
+@dataclass(frozen=True)
+class _Swaps:
+    """What was chosen, and by whom: by overrides, or in a file."""
+
+    choices: Mapping[str, str]
+    overrides: Overrides
+    origin: Origin
+
+    def drop_leftovers(self, slot: Plain, kind: str, path: str) -> None:
+        """Remove the options that another component had before the swap."""
+        name = slot.get("name")
+        if name not in registry.names(kind):
+            return
+        own = _option_names(kind, str(name))
+        for key in [key for key in slot if key != "name" and key not in own]:
+            is_known = any(key in _option_names(kind, other) for other in registry.names(kind))
+            if is_known and not self.overrides.sets(f"{path}.{key}") and self._is_swapped(path, key):
+                del slot[key]
+
+    def settle_pattern(self, model: Plain) -> None:
+        """Write out the pattern that the span implies; drop a file's own where the span has been swapped under it.
+
+        A pattern with layer kinds beyond the spans' is kept: which of its layers attend is not for the span to say.
+        """
+        offered = _offered_kinds(model)
+        if offered is None:
+            return
+        is_swapped, is_overridden = self._span_is_swapped(), self.overrides.sets("model.pattern")
+        pattern = model.get("pattern")
+        if is_swapped and isinstance(pattern, list) and set(pattern) <= set(SPAN_KINDS) and not is_overridden:
+            pattern = None
+        model["pattern"] = pattern = offered if pattern is None else pattern
+        kinds = model.get("kinds")
+        if not isinstance(kinds, dict) or not (is_swapped or is_overridden):
+            return
+        for kind in [kind for kind in kinds if kind not in pattern]:  # type: ignore[operator]
+            if self.overrides.setting(f"model.kinds.{kind}") is None:
+                del kinds[kind]
+
+    def _is_swapped(self, path: str, key: str) -> bool:
+        """Whether the file that set an option had chosen another component than the one in force."""
+        group = path.replace(".", "/")
+        at = self.origin.setting(f"{path}.{key}")
+        if at is None:
+            return True
+        before = self.origin.choice_of(at[0], group) or self.origin.choice_of(self.origin.experiment, group)
+        if before is None and (architecture := self.origin.file_of(path.rpartition(".")[0])):
+            before = self.origin.choice_of(architecture, group)
+        return before != self.choices.get(group)
+
+    def _span_is_swapped(self) -> bool:
+        architecture = self.origin.file_of("model")
+        if architecture is None:
+            return False
+        return self.origin.choice_of(architecture, "model/span") != self.choices.get("model/span")
 
 
-def _is_swapped(path: str, key: str, choices: Mapping[str, str], origin: Origin) -> bool:
-    """Whether the file that set an option had chosen another component than the one in force."""
-    group = path.replace(".", "/")
-    at = origin.setting(f"{path}.{key}")
-    if at is None:
-        return True
-    before = origin.choice_of(at[0], group) or origin.choice_of(origin.experiment, group)
-    if before is None:
-        architecture = next((file for file, package in origin.files if package == path.rpartition(".")[0]), None)
-        before = origin.choice_of(architecture, group) if architecture else None
-    return before != choices.get(group)
-
-
-def _settle_pattern(model: dict[str, Any], choices: Mapping[str, str], overrides: Overrides, origin: Origin) -> None:
-    """Write out the pattern that the span implies; drop a file's own where the span has been swapped under it.
-
-    A pattern with layer kinds beyond the spans' is kept: which of its layers attend is not for the span to say.
-    """
-    offered = _offered_kinds(model)
-    if offered is None:
-        return
-    swapped = _span_is_swapped(choices, origin)
-    pattern = model.get("pattern")
-    if (
-        swapped
-        and isinstance(pattern, list)
-        and set(pattern) <= set(SPAN_KINDS)
-        and not overrides.sets("model.pattern")
-    ):
-        pattern = None
-    model["pattern"] = offered if pattern is None else pattern
-    kinds = model.get("kinds")
-    if not isinstance(kinds, dict):
-        return
-    for kind in [kind for kind in kinds if kind not in model["pattern"]]:
-        given = overrides.setting(f"model.kinds.{kind}") is not None
-        if not given and (swapped or overrides.sets("model.pattern")):
-            del kinds[kind]
-
-
-def _declare_implied_kinds(model: dict[str, Any]) -> None:
+def _declare_implied_kinds(model: Plain) -> None:
     """Declare each layer kind of the pattern that is named after a mixer or a position and is not the span's.
 
     A kind that the configuration declares itself keeps what it says; its name fills in only the slot that it leaves
     open, so that `kinds: {linear: {mixer: {n_heads: 2}}}` is still the mixer `linear`.
 
     Raises:
-        ConversionError: the pattern names a kind that means nothing.
+        RequestError: the pattern names a kind that means nothing.
     """
     offered, pattern, kinds = _offered_kinds(model), model.get("pattern"), model.get("kinds")
     if offered is None or not isinstance(pattern, list) or not (kinds is None or isinstance(kinds, dict)):
         return
-    declared: dict[str, Any] = {} if kinds is None else kinds
+    declared: Plain = {} if kinds is None else kinds
     for name in dict.fromkeys(name for name in pattern if isinstance(name, str) and name not in offered):
         own = declared.get(name, {})
+        implied: dict[str, Plain]
         if name in registry.names("mixer"):
-            implied: dict[str, Any] = {"mixer": {"name": name}}
+            implied = {"mixer": {"name": name}}
         elif name in registry.names("position"):
             implied = {"position": {"name": name}}
             if name not in declared or len(offered) > 1:
                 implied["span"] = {"name": "global"}
         elif name not in declared:
-            known = [*offered, *declared, *registry.names("mixer"), *registry.names("position")]
-            near = registry.suggestion(name, dict.fromkeys(known))
-            raise convert.ConversionError("model.pattern", f"no layer kind is called '{name}'{near}")
+            known = dict.fromkeys([*offered, *declared, *registry.names("mixer"), *registry.names("position")])
+            problem = f"no layer kind is called '{name}'"
+            raise RequestError(problem, kind="not_found", key="model.pattern", given=name, expected=tuple(known))
         else:
             continue
         if isinstance(own, dict):
-            declared[name] = implied | own | {slot: _named(own[slot], implied[slot]) for slot in implied if slot in own}
+            # A slot that names no component has the implied one.
+            named = {slot: {**implied[slot], **own[slot]} for slot in implied if isinstance(own.get(slot), dict)}
+            declared[name] = implied | own | named
     model["kinds"] = declared
 
 
-def _named(given: Any, implied: Mapping[str, Any]) -> Any:
-    """What a layer kind says of a slot, with the implied component's name where it names none."""
-    return {**implied, **given} if isinstance(given, dict) else given
-
-
-def _settle_kinds(model: dict[str, Any]) -> None:
+def _complete_kinds(model: Plain) -> None:
     """Complete each layer kind's overrides from the base block."""
     kinds = model.get("kinds")
     if not isinstance(kinds, dict):
@@ -141,30 +150,12 @@ def _settle_kinds(model: dict[str, Any]) -> None:
     for kind, slots in kinds.items():
         if isinstance(slots, dict):
             kinds[kind] = {
-                slot: _complete(slot, value, model.get(slot)) if slot in KIND_SLOTS else value
+                slot: _completed(slot, value, model.get(slot)) if slot in KIND_SLOTS else value
                 for slot, value in slots.items()
             }
 
 
-def _span_is_swapped(choices: Mapping[str, str], origin: Origin) -> bool:
-    architecture = next((file for file, package in origin.files if package == "model"), None)
-    return architecture is not None and origin.choice_of(architecture, "model/span") != choices.get("model/span")
-
-
-def _offered_kinds(model: Mapping[str, Any]) -> list[str] | None:
-    """The layer kinds that the base block offers, if it can be read."""
-    span, mixer = model.get("span"), model.get("mixer", AttentionMixer.name)
-    try:
-        built = None if span is None else convert.component("span", span, "model.span")
-        base = convert.component("mixer", mixer, "model.mixer")
-    except convert.ConversionError:
-        return None
-    assert built is None or isinstance(built, Span)
-    assert isinstance(base, Mixer)
-    return list(base_kinds(built, base))
-
-
-def _complete(slot: str, override: Any, base: Any) -> Any:
+def _completed(slot: str, override: object, base: object) -> object:
     """A layer kind's override of a slot, on top of what the base block has there."""
     if isinstance(override, str):
         override = {"name": override}
@@ -177,21 +168,28 @@ def _complete(slot: str, override: Any, base: Any) -> Any:
     return shared | override | {"name": name}
 
 
-def _fill_vocabulary(model: dict[str, Any], data: Any) -> None:
+def _offered_kinds(model: Plain) -> list[str] | None:
+    """The layer kinds that the base block offers, if it can be read."""
+    span, mixer = model.get("span"), model.get("mixer", AttentionMixer.name)
+    try:
+        built = None if span is None else convert.component("span", span, "model.span")
+        base = convert.component("mixer", mixer, "model.mixer")
+    except RequestError:
+        return None
+    assert built is None or isinstance(built, Span)
+    assert isinstance(base, Mixer)
+    return list(base_kinds(built, base))
+
+
+def _fill_vocabulary(model: Plain, data: object) -> None:
     """A model without a vocabulary of its own takes its tokenizer's."""
     if model.get("vocab_size") is not None or not isinstance(data, dict):
         return
-    tokenizer: Any = convert.component("tokenizer", data.get("tokenizer"), "data.tokenizer")
+    tokenizer = convert.component("tokenizer", data.get("tokenizer"), "data.tokenizer")
+    assert isinstance(tokenizer, Tokenizer)
     model["vocab_size"] = tokenizer.vocab_size()
 
 
 def _option_names(kind: str, name: str) -> frozenset[str]:
     cls = registry.lookup(kind, name)
     return memo.cached(("option names", cls), lambda: frozenset(option.name for option in registry.options(cls)))
-
-
-def _select(raw: Mapping[str, Any], path: str) -> Any:
-    value: Any = raw
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value

@@ -174,8 +174,8 @@ def load(name: str) -> tuple[Sweep, SweepFile]:
     file = SweepFile(path, content)
     try:
         sweep: Sweep = convert.dataclass(Sweep, content.plain, "")
-    except convert.ConversionError as error:
-        raise RequestError(f"{file.at(error.path)}: {error.message}") from None
+    except RequestError as error:
+        raise RequestError(f"{file.at(error.where.key or '')}: {error.refusal.message}") from None
     if not sweep.question or not sweep.question.strip():
         raise RequestError(f"{file.at('question')}: is missing: say what the sweep is to find out")
     try:

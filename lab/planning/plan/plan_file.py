@@ -11,13 +11,14 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from components import registry
 from lab.code_version import described
 from lab.composition import extensions, memo
-from lab.composition.convert import ConversionError, convert, dataclass
+from lab.composition.convert import convert, dataclass
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import component_versions, identity
 from lab.planning.plan.config_diff import differences
@@ -32,6 +33,8 @@ VERSION = 1
 _OF_RUN = ("seed", "identity", "role", "needs")
 """Fields of a planned run that its arm's runs don't share. The others stand once an arm."""
 _OWN_WAY = ("experiment", "overrides", "files", "code")
+
+_NO_PLAN = "this is no plan as `lab plan --save` writes it"
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -71,10 +74,13 @@ def load_plan(path: Path) -> Plan:
     try:
         with memo.scope(), _components(path, content):
             return _plan(path, content)
+    except RequestError as error:
+        if error.where.key is None:
+            raise
+        raise RequestError(replace(error.within(file=path).refusal, fix=_NO_PLAN)) from None
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        what = error.message if isinstance(error, ConversionError) else f"{type(error).__name__}: {error}"
-        where = f" {error.path}:" if isinstance(error, ConversionError) else ""
-        raise RequestError(f"{path}:{where} {what}; this is no plan as `lab plan --save` writes it") from None
+        what = f"{type(error).__name__}: {error}"
+        raise RequestError(what, kind="unreadable", file=path, fix=_NO_PLAN) from None
 
 
 def _arm(run: PlannedRun) -> dict[str, Any]:
@@ -141,9 +147,8 @@ def _experiment(
         config = _with(config, where.split("."), needed)
     try:
         experiment = dataclass(Experiment, config, "")
-    except ConversionError as error:
-        raise _other(path, arm, own, content, f"{error.path}: {error.message}") from None
-    assert isinstance(experiment, Experiment)
+    except RequestError as error:
+        raise _other(path, arm, own, content, error.refusal.text) from None
     if identity(experiment) != own["identity"]:
         raise _other(path, arm, own, content, _changed(arm, config, experiment))
     return experiment
