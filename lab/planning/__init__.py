@@ -1,1 +1,4 @@
-"""From a sweep's question to its plan: every run composed, identified and costed before anything acts."""
+"""From a sweep file to a costed plan, in stages: language → arms → solve → plan.
+
+`forecast` says what a plan takes and can find out; `show` prints it.
+"""

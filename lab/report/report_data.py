@@ -20,7 +20,7 @@ from lab.comparison.compare import Comparison, ComparisonRow
 from lab.comparison.metrics import better
 from lab.comparison.read.results import RunResult
 from lab.comparison.tables.table import MOST_ROWS, rank
-from lab.planning.plan.config_diff import differences
+from lab.planning.config_paths import differences
 from lab.records import BrokenRun
 from lab.report.evaluations import Evaluation, read_evaluations
 

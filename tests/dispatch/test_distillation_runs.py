@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lab.dispatch.control.prepare import prepare, submit_local
-from lab.planning.plan.build import PlannedRun, plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.model import PlannedRun
 from lab.records import RunFolder, find_runs
 from lab.training.checkpoints import verified
 from tests.dispatch.test_real_runs import TINY, timeless

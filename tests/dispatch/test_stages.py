@@ -16,7 +16,8 @@ import pytest
 
 from lab.dispatch.control.prepare import Submission
 from lab.dispatch.control.stages import Stages
-from lab.planning.plan.build import Plan, plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.model import Plan
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
 from lab.planning.solve.tuning import MEASURED

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.planning.arms.expansion import arms_of
-from lab.planning.language.sweep import Sweep, load
+from lab.planning.arms.expansion import expand
+from lab.planning.language.read import read_sweep
+from lab.planning.language.sweep import Sweep
 from lab.planning.plan.build import plan_sweep
 from lab.refusals import RequestError
 from tests.docs.blocks import Block, blocks, commands
@@ -39,7 +40,7 @@ def test_a_sweep_makes_the_arms_that_are_shown(sweep: Block, arms: Block) -> Non
     shown = {line.split()[0]: line.split()[1:] for line in arms.text.splitlines()}
     planned = plan_sweep(name).arms
     assert list(planned) == list(shown)
-    made = {arm.name: list(arm.overrides) for arm in arms_of(*load(name))}
+    made = {arm.name: list(arm.overrides) for arm in expand(read_sweep(name)).arms}
     assert {arm: overrides for arm, overrides in made.items() if shown[arm]} == {a: o for a, o in shown.items() if o}
     if all("=" not in arm for arm in shown):
         assert made == shown

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab.accounting.costs import costs
-from lab.planning.plan.build import Plan, PlannedRun, plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.plan_file import load_plan, write_plan
 from lab.refusals import RequestError
 from lab.units import count

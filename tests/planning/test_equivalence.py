@@ -12,7 +12,8 @@ from scipy import stats
 
 from lab.planning.forecast.power import detectable
 from lab.planning.forecast.seeds import MOST_SEEDS, POWER, equivalence_power, seeds_to_equate
-from lab.planning.language.sweep import Sweep, load
+from lab.planning.language.read import read_sweep
+from lab.planning.language.sweep import Sweep
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.store import load_plan, save_plan, write_plan
 from tests.planning.test_power import OWN, plan
@@ -45,7 +46,7 @@ def test_a_sweep_inherits_its_margin_and_null_drops_it(tmp_path: Path, monkeypat
     margins = {"same": ("", 0.02), "other": ("equivalence: 1\n", 1.0), "none": ("equivalence: null\n", None)}
     for name, (more, margin) in margins.items():
         (tmp_path / "sweeps" / f"{name}.yaml").write_text(f"extends: base\n{more}")
-        assert load(name)[0].equivalence == margin
+        assert read_sweep(name).sweep.equivalence == margin
 
 
 def test_a_margin_of_a_sweep_made_in_python_is_checked_too() -> None:

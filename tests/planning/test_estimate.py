@@ -14,8 +14,9 @@ import pytest
 from lab.composition.compose import compose
 from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, estimates, passes
 from lab.planning.forecast.history import Hardware, Past, history
-from lab.planning.forecast.workload import Workload
-from lab.planning.plan.build import Plan, plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.model import Plan
+from lab.planning.plan.workload import Workload
 from lab.records import RunFolder, write_json
 from lab.training.experiment import Experiment
 

@@ -16,7 +16,8 @@ from lab import code_version
 from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment
 from lab.dispatch.control.prepare import prepare
-from lab.planning.plan.build import Plan, plan_sweep, plan_train
+from lab.planning.plan.build import plan_sweep, plan_train
+from lab.planning.plan.model import Plan
 from lab.planning.plan.store import load_plan, save_plan, write_plan
 from lab.refusals import RequestError
 

@@ -11,9 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.planning.arms.arms import Arm, hydra_value
-from lab.planning.arms.expansion import arms_of, baseline_of
-from lab.planning.language.sweep import NeededRun, Sweep, SweepFile, load
+from lab.planning.arms.arm import Arm
+from lab.planning.arms.expansion import expand
+from lab.planning.language.hydra_values import hydra_value
+from lab.planning.language.read import SweepFile, read_sweep
+from lab.planning.language.sweep import NeededRun
 from lab.planning.plan.build import plan_sweep
 from lab.records.folder import check_name
 from lab.refusals import RequestError
@@ -23,24 +25,24 @@ PARSER = OverridesParser.create()
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """write(text, name): sweeps/<name>.yaml in a working folder of its own; its sweep and file."""
+    """write(text, name): sweeps/<name>.yaml in a working folder of its own; that file, read."""
     (tmp_path / "sweeps").mkdir()
     monkeypatch.chdir(tmp_path)
 
-    def call(text: str, name: str = "mine") -> tuple[Sweep, SweepFile]:
+    def call(text: str, name: str = "mine") -> SweepFile:
         head = "" if "extends:" in text else "question: Why?\nexperiment: gemma2_tiny\n"
         (tmp_path / "sweeps" / f"{name}.yaml").write_text(f"{head}{text}\n")
-        return load(name)
+        return read_sweep(name)
 
     return call
 
 
-def cells(found: tuple[Sweep, SweepFile]) -> list[dict[str, Any]]:
-    return [dict(arm.settings) for arm in arms_of(*found)]
+def cells(file: SweepFile) -> list[dict[str, Any]]:
+    return [dict(arm.settings) for arm in expand(file).arms]
 
 
-def names(found: tuple[Sweep, SweepFile]) -> list[str]:
-    return [arm.name for arm in arms_of(*found)]
+def names(file: SweepFile) -> list[str]:
+    return [arm.name for arm in expand(file).arms]
 
 
 def test_arms_times_grid_times_each_zip_last_fastest(write) -> None:  # type: ignore[no-untyped-def]
@@ -85,7 +87,7 @@ def test_an_axis_is_a_list_or_hydras_text(write, text: str, values: list[Any]) -
 
 
 def test_quotes_that_make_a_number_a_text_survive_hydras_choice(write) -> None:  # type: ignore[no-untyped-def]
-    arms = arms_of(*write("""grid: {a.b: "choice('3', 'x y', 'p,q')"}"""))
+    arms = expand(write("""grid: {a.b: "choice('3', 'x y', 'p,q')"}""")).arms
     assert [PARSER.parse_override(arm.overrides[0]).value() for arm in arms] == ["3", "x y", "p,q"]
 
 
@@ -139,7 +141,7 @@ arms: {full: {model/softcap: gemma2, train: {context: 64}}, other: {model/heads:
 leave_one_out: {cap: {model/softcap: none}}
 add_one_in: {long: {train: {tokens: 9k}}}
 """)
-    assert {arm.name: dict(arm.settings) for arm in arms_of(*found)} == {
+    assert {arm.name: dict(arm.settings) for arm in expand(found).arms} == {
         "full": {"model/softcap": "gemma2", "train": {"context": 64}},
         "other": {"model/heads": "mha"},
         "no_cap": {"train": {"context": 64}, "model/softcap": "none"},
@@ -152,11 +154,11 @@ def test_without_arms_the_baseline_sets_nothing(write) -> None:  # type: ignore[
     assert names(write(text)) == ["baseline", "no_cap"]
     found = write(f"baseline: gemma2\n{text}\ngrid: {{x.x: [1, 2]}}")
     assert names(found) == ["gemma2,x=1", "gemma2,x=2", "no_cap,x=1", "no_cap,x=2"]
-    assert baseline_of(found[0], arms_of(*found), found[1]) == "gemma2,x=1"
+    assert expand(found).baseline == "gemma2,x=1"
 
 
 def test_short_forms_are_the_long_ones(write) -> None:  # type: ignore[no-untyped-def]
-    short, _ = write("""
+    short = write("""
 arms: {a: {}, b: {}}
 match: params
 zip: {x.x: [1, 2], y.y: [3, 4]}
@@ -164,7 +166,7 @@ exclude: {x.x: 1}
 needs: {b: {recipe.teacher: a}}
 tune: {optimizer.lr: 'choice(1e-3, 2e-3)', seeds: [7]}
 """)
-    long, _ = write("""
+    long = write("""
 arms: {a: {}, b: {}}
 match: {by: params}
 zip: [{x.x: [1, 2], y.y: [3, 4]}]
@@ -172,9 +174,9 @@ exclude: [{x.x: 1}]
 needs: {b: {recipe.teacher: {arm: a}}}
 tune: {axes: {optimizer.lr: 'choice(1e-3, 2e-3)'}, seeds: [7]}
 """)
-    assert short == long
-    assert short.needs == {"b": {"recipe.teacher": NeededRun(arm="a")}}
-    assert short.match.by == "params"
+    assert short.sweep == long.sweep
+    assert short.sweep.needs == {"b": {"recipe.teacher": NeededRun(arm="a")}}
+    assert short.sweep.match.by == "params"
 
 
 def test_extends_merges_mappings_and_replaces_the_rest(write) -> None:  # type: ignore[no-untyped-def]
@@ -194,20 +196,21 @@ match: {by: params, tolerance: 0.01}
         "overrides: {validation.every: null}",
         "middle",
     )
-    sweep, file = write("extends: middle\nquestion: And then?\nseeds: 3\nmatch: flops\n", "top")
+    file = write("extends: middle\nquestion: And then?\nseeds: 3\nmatch: flops\n", "top")
+    sweep = file.sweep
     assert sweep.question == "And then?"
     assert sweep.arms == {"a": {"x.x": 1}, "b": {"x.x": 20}, "d": {"x.x": 4}}
     assert sweep.grid == {"g.g": (1, 2)}
     assert sweep.overrides == {"train.tokens": "8k", "validation.every": None}
     assert (sweep.seeds, sweep.baseline, sweep.match.by, sweep.match.tolerance) == (3, "a", "flops", 0.005)
-    assert file.at("arms", "a", "x.x") == "sweeps/base.yaml:4: arms.a.x.x"
-    assert file.at("arms", "d") == "sweeps/middle.yaml:2: arms.d"
-    assert file.at("seeds") == "sweeps/top.yaml:3: seeds"
-    assert arms_of(sweep, file)[0].where == "sweeps/base.yaml:4: arm 'a,g=1'"
+    assert str(file.at("arms", "a", "x.x")) == "sweeps/base.yaml:4: arms.a.x.x"
+    assert str(file.at("arms", "d")) == "sweeps/middle.yaml:2: arms.d"
+    assert str(file.at("seeds")) == "sweeps/top.yaml:3: seeds"
+    assert str(expand(file).arms[0].where) == "sweeps/base.yaml:4: arm 'a,g=1'"
 
 
 def test_a_place_is_the_line_of_the_deepest_key_that_is_there(write) -> None:  # type: ignore[no-untyped-def]
-    _, file = write("""arms:
+    file = write("""arms:
   a: {}
 grid:
   model.span.window:
@@ -217,16 +220,16 @@ grid:
 zip:
   x.x: [1, 2]
   y.y: [3, 4]""")
-    assert file.at("grid", "model.span.window") == "sweeps/mine.yaml:6: grid.model.span.window"
-    assert file.line("grid", "model.span.window[1]") == "sweeps/mine.yaml:8"
-    assert file.line("grid", "model.span") == "sweeps/mine.yaml:9"
-    assert file.line("grid", "model.spam") == "sweeps/mine.yaml:5"
-    assert file.line("zip[0]", "y.y") == "sweeps/mine.yaml:12"
-    assert file.at("needs") == "sweeps/mine.yaml: needs"
+    assert str(file.at("grid", "model.span.window")) == "sweeps/mine.yaml:6: grid.model.span.window"
+    assert str(file.line("grid", "model.span.window[1]")) == "sweeps/mine.yaml:8"
+    assert str(file.line("grid", "model.span")) == "sweeps/mine.yaml:9"
+    assert str(file.line("grid", "model.spam")) == "sweeps/mine.yaml:5"
+    assert str(file.line("zip[0]", "y.y")) == "sweeps/mine.yaml:12"
+    assert str(file.at("needs")) == "sweeps/mine.yaml: needs"
 
 
 def test_scalars_are_read_as_hydra_reads_them(write) -> None:  # type: ignore[no-untyped-def]
-    sweep, _ = write("arms: {no: {a.a: 1e-3, a.b: on, a.c: 2024-01-01, a.d: 010, a.e: 1_000, a.f: 1:30}, 1: {}}")
+    sweep = write("arms: {no: {a.a: 1e-3, a.b: on, a.c: 2024-01-01, a.d: 010, a.e: 1_000, a.f: 1:30}, 1: {}}").sweep
     assert sweep.arms == {
         "no": {"a.a": 0.001, "a.b": "on", "a.c": "2024-01-01", "a.d": "010", "a.e": 1000, "a.f": "1:30"},
         "1": {},
@@ -237,11 +240,11 @@ def test_scalars_are_read_as_hydra_reads_them(write) -> None:  # type: ignore[no
 
 
 def load_value(write, text: str) -> Any:  # type: ignore[no-untyped-def]
-    return write(f"arms: {{a: {{k.k: {text}}}}}")[0].arms["a"]["k.k"]
+    return write(f"arms: {{a: {{k.k: {text}}}}}").sweep.arms["a"]["k.k"]
 
 
 def test_anchors_and_merge_keys_work_and_own_keys_win(write) -> None:  # type: ignore[no-untyped-def]
-    sweep, _ = write("arms:\n  a: &a {x.x: 1, y.y: 2}\n  b: {<<: *a, y.y: 3}")
+    sweep = write("arms:\n  a: &a {x.x: 1, y.y: 2}\n  b: {<<: *a, y.y: 3}").sweep
     assert sweep.arms["b"] == {"x.x": 1, "y.y": 3}
 
 
@@ -295,7 +298,7 @@ grid: {model.span.window: 'range(1, 51)', train.tokens: 'range(1000, 51000, 1000
 when: {model.span.window: {model/span: [local, interleaved]}}
 exclude: {model.span.window: 7, train.tokens: 7000}
 """)
-    arms = arms_of(*found)
+    arms = expand(found).arms
     assert len(arms) == 10_000 - 4
     assert len({arm.name for arm in arms}) == len(arms)
 

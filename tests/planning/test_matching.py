@@ -1,4 +1,4 @@
-"""Matching: every arm at the baseline's cost, by turning one knob, as brute force over the knob would."""
+"""Matching: every arm at the baseline's cost, by adjusting one knob, as brute force over the knob would."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from components.registry import OptionError
 from components.residual import PreNorm, Sandwich
 from lab.accounting.costs import costs
 from lab.composition.compose import Composition, compose
-from lab.planning.language.sweep import Match, SweepFile
+from lab.planning.language.read import SweepFile
+from lab.planning.language.sweep import Match, Sweep
 from lab.planning.plan.build import plan_sweep
 from lab.planning.solve.matching import Matching, match, quantity
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 from tests.components.architectures import gemma2 as reference
-
-FILE = SweepFile(Path("sweeps/x.yaml"))
 
 
 def gemma2(**changes: Any) -> Architecture:
@@ -62,17 +61,18 @@ class Bench:
         self.composed = composed
         self.asked: list[tuple[str, str]] = []
 
-    def recompose(self, arm: str, overrides: tuple[str, ...]) -> Composition:
-        ((path, _, value),) = (text.partition("=") for text in overrides)
+    def recompose(self, arm: str, override: str) -> Composition:
+        path, _, value = override.partition("=")
         self.asked.append((arm, value))
         try:
             turned = setting(self.composed[arm].experiment, path.split("."), int(value))
         except OptionError as error:
             raise RequestError(str(error)) from None
-        return Composition(turned, {}, overrides)
+        return Composition(turned, {}, (override,))
 
     def match(self, rule: Match) -> tuple[dict[str, Composition], Matching]:
-        return match(rule, next(iter(self.composed)), self.composed, self.recompose, FILE)
+        file = SweepFile(Path("sweeps/x.yaml"), Sweep(None, "gemma2_tiny", match=rule))
+        return match(file, next(iter(self.composed)), self.composed, self.recompose)
 
 
 def built(model: Architecture) -> int:
@@ -106,7 +106,7 @@ def test_any_two_architectures_are_matched_as_brute_force_would(base: Architectu
     tolerance = 0.02
 
     def deviation(value: int) -> float:
-        turned = bench.recompose("arm", (f"model.mlp.d_ff={value}",))
+        turned = bench.recompose("arm", f"model.mlp.d_ff={value}")
         return abs(quantity(by, turned.experiment) / target - 1)
 
     try:
@@ -155,7 +155,7 @@ def test_the_largest_power_of_two_is_taken_for_which_every_arm_can_be_matched() 
     bench = Bench(composed)
 
     def reached(arm: str, of: int) -> bool:
-        turned = (bench.recompose(arm, (f"model.mlp.d_ff={value}",)) for value in range(320 // of * of, 420, of))
+        turned = (bench.recompose(arm, f"model.mlp.d_ff={value}") for value in range(320 // of * of, 420, of))
         return any(abs(built(each.experiment.model) / built(base) - 1) <= 0.005 for each in turned)
 
     largest = max(of for of in (1, 2, 4, 8, 16, 32, 64) if reached("a", of) and reached("b", of))
@@ -261,7 +261,7 @@ def test_an_arm_that_is_too_large_at_the_knobs_end_says_so() -> None:
         (Match(by="params", knob="model.mlp.dff"), "no whole number of arm 'plain'; did you mean 'model.mlp.d_ff'"),
         (Match(by="params", knob="model.window"), "did you mean 'model.span.window'?"),
         (Match(by="params", knob="optimizer.lr"), "'optimizer.lr' is no whole number"),
-        (Match(by="params", knob="train.log_every"), "turning train.log_every of arm 'plain' doesn't change its p"),
+        (Match(by="params", knob="train.log_every"), "adjusting train.log_every of arm 'plain' doesn't change its p"),
         (Match(by="tokens", knob="train.log_every"), "doesn't change its training tokens"),
     ],
 )  # fmt: skip
@@ -272,7 +272,7 @@ def test_a_mistaken_rule_is_refused_with_its_key(rule: Match, message: str) -> N
 
 def test_an_arm_without_the_usual_knob_is_told_which_it_has() -> None:
     text = refusal(Match(by="kv"), base=gemma2(), full=gemma2(span=GlobalSpan()))
-    assert text.startswith("sweeps/x.yaml: match: arm 'full' has no model.span.window to turn; name another knob")
+    assert text.startswith("sweeps/x.yaml: match: arm 'full' has no model.span.window to adjust; name another knob")
     assert "model.heads.head_dim" in text
     assert "train.tokens" not in text
 

@@ -16,15 +16,18 @@ from hypothesis import strategies as st
 
 from lab.accounting.costs import costs
 from lab.composition.frozen.freeze import load_experiment
-from lab.planning.arms.arms import Arm
-from lab.planning.language.sweep import NeededRun, Sweep, SweepFile
-from lab.planning.plan import needs
-from lab.planning.plan.build import Plan, PlannedRun, plan_sweep, plan_train
+from lab.planning.arms.arm import Arm
+from lab.planning.arms.dependencies import in_order
+from lab.planning.language.read import SweepFile
+from lab.planning.language.sweep import NeededRun, Sweep
+from lab.planning.plan.build import plan_sweep, plan_train
+from lab.planning.plan.model import Plan, PlannedRun
+from lab.planning.plan.references import References
 from lab.records import RunFolder, State
 from lab.refusals import RequestError
 
 Write = Callable[[str], None]
-FILE = SweepFile(Path("sweeps/mine.yaml"))
+FILE = SweepFile(Path("sweeps/mine.yaml"), Sweep("Why?", "gemma2_tiny"))
 LARGE = "{model.d_model: 192}"
 
 
@@ -151,7 +154,7 @@ def test_a_run_that_stands_is_meant_by_its_name_or_its_identity(sweep: Write, tm
 
 def test_a_configuration_that_needs_nothing_is_left_as_it_is() -> None:
     experiment = plan_train("gemma2_tiny").runs[0].experiment
-    assert needs.fill(experiment, 0, None, None, {}, None, "") == (experiment, ())
+    assert References(None).fill(experiment, Arm("plain", {})) == (experiment, ())
 
 
 REFUSED = [
@@ -257,12 +260,11 @@ EDGES = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=14)
 @given(edges=EDGES)
 @settings(max_examples=150, deadline=None)
 def test_the_order_has_every_need_first_exactly_when_there_is_one(edges: list[tuple[int, int]]) -> None:
-    arms = [Arm(f"arm{n}", {}) for n in range(8)]
     wanted: dict[str, dict[str, NeededRun]] = {}
     for a, b in edges:  # a second edge of the same arm takes another path
         paths = wanted.setdefault(f"arm{a}", {})
         paths[f"recipe.teacher{len(paths)}"] = NeededRun(arm=f"arm{b}")
-    swept = Sweep(question="Why?", experiment="gemma2_tiny", needs=wanted)
+    arms = [Arm(f"arm{n}", {}, needs=wanted.get(f"arm{n}", {})) for n in range(8)]
 
     reach = {(a, b) for a, b in edges}
     while more := {(a, d) for a, b in reach for c, d in reach if b == c} - reach:
@@ -270,7 +272,7 @@ def test_the_order_has_every_need_first_exactly_when_there_is_one(edges: list[tu
     circular = {a for a, b in reach if a == b}
 
     try:
-        order = [arm.name for arm in needs.in_order(swept, arms, FILE)]
+        order = [arm.name for arm in in_order(arms, FILE)]
     except RequestError as error:
         names = str(error).partition("circle: ")[2].partition(";")[0].split(" → ")
         steps = [(int(a[3:]), int(b[3:])) for a, b in pairwise(names)]

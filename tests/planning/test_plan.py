@@ -11,7 +11,9 @@ import yaml
 
 from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.data.batches import Batches
-from lab.planning.arms.arms import Arm, arm_name, hydra_value, short_keys
+from lab.planning.arms.arm import Arm
+from lab.planning.arms.names import arm_name, short_keys
+from lab.planning.language.hydra_values import hydra_value
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.refusals import RequestError
 

@@ -26,7 +26,8 @@ from lab.planning.forecast.power import (
     seeds_needed,
     smallest_effect,
 )
-from lab.planning.plan.build import Plan, plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.model import Plan
 
 
 def integrated_power(noncentrality: float, degrees: int, alpha: float) -> float:

@@ -13,7 +13,8 @@ import pytest
 from lab.accounting.costs import costs
 from lab.composition.listing import rows
 from lab.composition.search_path import available
-from lab.planning.plan.build import Plan, plan_sweep
+from lab.planning.plan.build import plan_sweep
+from lab.planning.plan.model import Plan
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "identities.json").read_text(encoding="utf-8"))
 SHIPPED = sorted(available("sweeps"))

@@ -14,7 +14,7 @@ from lab.cli.options import json_option, root_option
 if TYPE_CHECKING:
     from lab.planning.forecast.budget import Budget
     from lab.planning.forecast.history import Hardware, Past
-    from lab.planning.plan.build import Plan
+    from lab.planning.plan.model import Plan
     from lab.planning.show.preview import Preview
 
 

@@ -15,7 +15,7 @@ from lab.cli.options import root_option
 if TYPE_CHECKING:
     from lab.dispatch.control.prepare import Submission
     from lab.dispatch.control.stages import Stages
-    from lab.planning.plan.build import Plan
+    from lab.planning.plan.model import Plan
     from lab.records import RunFolder
 
 

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from lab.dispatch.launchers.slurm.send.settings import Settings
-    from lab.planning.plan.build import Plan, PlannedRun
+    from lab.planning.plan.model import Plan, PlannedRun
     from lab.records import RunFolder
 
 

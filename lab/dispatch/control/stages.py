@@ -13,7 +13,7 @@ from typing import Any
 
 from lab.dispatch.control.prepare import Submission, prepare
 from lab.dispatch.status.cluster_view import settle
-from lab.planning.plan.build import Plan, PlannedRun
+from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Selection, Tried

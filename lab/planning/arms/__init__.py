@@ -1,1 +1,1 @@
-"""From a sweep to its arms."""
+"""From a sweep file to its arms: named swaps times axes, and which arm depends on which."""

@@ -3,265 +3,257 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
-from components.registry import suggestion
-from lab.planning.arms.arms import Arm, hashed, hydra_value, name_part, short_keys, shortened
-from lab.planning.language.axes import MOST_ARMS, axis_values
-from lab.planning.language.conditions import ARM, Exclude, Known, When
-from lab.planning.language.conflicts import check_overrides, check_settings, overlap
-from lab.planning.language.sweep import Settings, Sweep, SweepFile
+from lab.planning.arms.arm import Arm
+from lab.planning.arms.dependencies import with_dependencies
+from lab.planning.arms.names import check_arm_name, folder_key, hashed_name, joined_name, name_part, short_keys
+from lab.planning.arms.overlaps import check_overrides, check_settings, overlap
+from lab.planning.arms.sweep_arms import SweepArms
+from lab.planning.language.axes import MOST_ARMS, Values, axis_values
+from lab.planning.language.conditions import ARM, Exclude, KnownValues, When
+from lab.planning.language.hydra_values import hydra_value
+from lab.planning.language.read import SweepFile
+from lab.planning.language.sweep import Settings, Sweep, key_rules
 from lab.records.folder import check_name
 from lab.refusals import RequestError
 
 BASELINE = "baseline"
 """The name of the arm that `leave_one_out` and `add_one_in` start from where no arm is written."""
 
-_TAKEN = ("plan.json",)  # what else stands in a sweep's folder
-
 
 @dataclass(frozen=True)
-class _Named:
-    """A named arm before the axes; `keys` is where the file has it. The one without a name stands for no arms."""
+class _NamedArm:
+    """An arm before the axes; `keys` is where the file has it. The one without a name stands for no arms."""
 
     name: str
     settings: Settings
     keys: tuple[str, ...]
 
 
+_NO_ARM = _NamedArm("", {}, ())
+
+
 @dataclass(frozen=True)
-class _Group:
+class _AxisGroup:
     """Axes that go in step, one row a combination; an axis of the grid is a group of its own."""
 
     axes: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    rows: tuple[Values, ...]
     keys: tuple[str, ...]
 
 
-def arms_of(sweep: Sweep, file: SweepFile) -> list[Arm]:
-    """The arms in the order of the file; the last axis varies fastest.
+_Combination = tuple[_NamedArm, dict[str, object]]
+"""A named arm, and the axes that apply to it with their values."""
+
+
+def expand(file: SweepFile, overrides: Sequence[str] = ()) -> SweepArms:
+    """The arms of a sweep, with the command line's overrides on top of each.
 
     Raises:
         RequestError: an axis, a condition or a name is wrong, something sets the same key twice, or nothing is left.
     """
-    named = _named(sweep, file)
-    groups = _groups(sweep, file)
-    if not groups and named == [_Named("", {}, ())]:
-        raise RequestError(f"{file}: arms: is missing: a sweep has arms, a grid, zip, leave_one_out or add_one_in")
+    try:
+        check_name(file.name)
+    except ValueError as error:
+        raise RequestError(f"cannot be a folder: {error}", where=file.place) from None
+    named, groups = _named_arms(file), _axis_groups(file)
+    if not groups and named == [_NO_ARM]:
+        problem = "is missing: a sweep has arms, a grid, zip, leave_one_out or add_one_in"
+        raise RequestError(problem, kind="missing", where=file.at("arms"))
     n_cells = len(named) * math.prod(len(group.rows) for group in groups)
     if n_cells > MOST_ARMS:
-        raise RequestError(f"{file.at('grid' if sweep.grid else 'zip')}: {n_cells:,} cells are more than {MOST_ARMS:,}")
-    check_settings([(("overrides",), sweep.overrides), *((arm.keys, arm.settings) for arm in named)], file)
-    found = list(_cells(sweep, file, named, groups))
-    arms = _with_names(found, file)
-    check_overrides(sweep, arms, file)
-    return arms
+        where = file.at("grid" if file.sweep.grid else "zip")
+        raise RequestError(f"{n_cells:,} cells are more than {MOST_ARMS:,}", where=where)
+    check_settings(file)
+    places = {axis: (*group.keys, axis) for group in groups for axis in group.axes}
+    arms = _arms(list(_combinations(file, named, groups, places)), places, file)
+    check_overrides(arms, file)
+    return SweepArms(file, tuple(with_dependencies(arms, file)), _baseline(arms, file), tuple(overrides))
 
 
-def baseline_of(sweep: Sweep, arms: Sequence[Arm], file: SweepFile) -> str:
-    """The arm that the others are compared with: of a named arm with several cells, the first.
-
-    Raises:
-        RequestError: no arm has the name that `baseline` gives.
-    """
-    if sweep.baseline is None:
+def _baseline(arms: Sequence[Arm], file: SweepFile) -> str:
+    """The arm that the others are compared with: of a named arm with several cells, the first."""
+    name = file.sweep.baseline
+    if name is None:
         return arms[0].name
     names = [arm.name for arm in arms]
-    if sweep.baseline in names:
-        return sweep.baseline
-    cells = [arm.name for arm in arms if arm.named == sweep.baseline]
-    if cells:
-        return cells[0]
-    near = suggestion(sweep.baseline, names[:20])
-    raise RequestError(f"{file.at('baseline')}: no arm is called '{sweep.baseline}'{near}")
+    if name in names:
+        return name
+    cells = [arm.name for arm in arms if arm.named == name]
+    if not cells:
+        problem = f"no arm is called '{name}'"
+        expected = tuple(names[:20])
+        raise RequestError(problem, kind="not_found", where=file.at("baseline"), given=name, expected=expected)
+    return cells[0]
 
 
-def _named(sweep: Sweep, file: SweepFile) -> list[_Named]:
-    found = [_Named(name, settings, ("arms", name)) for name, settings in sweep.arms.items()]
-    if sweep.leave_one_out or sweep.add_one_in:
-        if not found:
-            found = [_Named(sweep.baseline or BASELINE, {}, ("baseline",))]
-        base = _base(sweep, found, file)
-        for key, prefix in (("leave_one_out", "no_"), ("add_one_in", "with_")):
-            changes: Mapping[str, Settings] = getattr(sweep, key)
-            for name, settings in changes.items():
-                found.append(_Named(f"{prefix}{name}", _on_top(base.settings, settings), (key, name)))
-    first: dict[str, _Named] = {}
-    for arm in found:
-        where = file.line(*arm.keys)
-        _check_arm_name(arm.name, f"{where}: arm {arm.name!r}")
-        twin = first.setdefault(_folded(arm.name), arm)
+def _named_arms(file: SweepFile) -> list[_NamedArm]:
+    sweep = file.sweep
+    arms = [_NamedArm(name, settings, ("arms", name)) for name, settings in sweep.arms.items()]
+    changes = {
+        key: rules["prefix"] for key, rules in key_rules(Sweep).items() if "prefix" in rules and getattr(sweep, key)
+    }
+    if changes:
+        if not arms:
+            arms = [_NamedArm(sweep.baseline or BASELINE, {}, ("baseline",))]
+        base = _changed_arm(arms, file)
+        for key, prefix in changes.items():
+            for name, settings in getattr(sweep, key).items():
+                arms.append(_NamedArm(f"{prefix}{name}", _merged(base.settings, settings), (key, name)))
+    first: dict[str, _NamedArm] = {}
+    for arm in arms:
+        place = file.line(*arm.keys)
+        try:
+            check_arm_name(arm.name)
+        except ValueError as error:
+            raise RequestError(f"arm {arm.name!r} cannot be a folder: {error}", where=place) from None
+        twin = first.setdefault(folder_key(arm.name), arm)
         if twin is not arm:
             share = "are one name" if twin.name == arm.name else "would share a folder"
-            other = file.line(*twin.keys)
-            raise RequestError(f"{where}: arms '{twin.name}' ({other}) and '{arm.name}' {share}; rename one")
-    return found or [_Named("", {}, ())]
+            problem = f"arms '{twin.name}' ({file.line(*twin.keys)}) and '{arm.name}' {share}"
+            raise RequestError(problem, kind="conflict", where=place, fix="rename one")
+    return arms or [_NO_ARM]
 
 
-def _base(sweep: Sweep, named: Sequence[_Named], file: SweepFile) -> _Named:
-    """The named arm that is the baseline, which may be given as one of its cells."""
-    if sweep.baseline is None:
+def _changed_arm(named: Sequence[_NamedArm], file: SweepFile) -> _NamedArm:
+    """The named arm that `leave_one_out` and `add_one_in` change: the baseline, which may be given as a cell of it."""
+    name = file.sweep.baseline
+    if name is None:
         return named[0]
-    names = [arm.name for arm in named]
-    fitting = [arm for arm in named if sweep.baseline == arm.name or sweep.baseline.startswith(f"{arm.name},")]
+    fitting = [arm for arm in named if name == arm.name or name.startswith(f"{arm.name},")]
     if not fitting:
-        near = suggestion(sweep.baseline, names)
         raise RequestError(
-            f"{file.at('baseline')}: no arm is called '{sweep.baseline}'{near}; if it sets nothing, write "
-            f"arms: {{{sweep.baseline}: {{}}}}"
+            f"no arm is called '{name}'",
+            kind="not_found",
+            where=file.at("baseline"),
+            given=name,
+            expected=tuple(arm.name for arm in named),
+            fix=f"if it sets nothing, write arms: {{{name}: {{}}}}",
         )
     return max(fitting, key=lambda arm: len(arm.name))
 
 
-def _groups(sweep: Sweep, file: SweepFile) -> list[_Group]:
-    groups, seen = [], dict[str, tuple[str, ...]]()
-    for axis, given in sweep.grid.items():
+def _merged(base: Settings, own: Settings) -> dict[str, object]:
+    """Settings with others on top, mappings merged; what is on top comes last, so that it is what Hydra keeps."""
+    merged: dict[str, object] = {key: value for key, value in base.items() if key not in own}
+    for key, value in own.items():
+        under = base.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _axis_groups(file: SweepFile) -> list[_AxisGroup]:
+    groups = []
+    for axis, written in file.sweep.grid.items():
         # One value is something to vary where `when` says that the axis is not always set.
-        values = axis_values(axis, given, file, "grid", least=1 if axis in sweep.when else 2)
-        groups.append(_Group((axis,), tuple((value,) for value in values), ("grid",)))
-    for i, axes in enumerate(sweep.zip):
+        values = axis_values(axis, written, file, "grid", least=1 if axis in file.sweep.when else 2)
+        groups.append(_AxisGroup((axis,), tuple((value,) for value in values), ("grid",)))
+    for i, axes in enumerate(file.sweep.zip):
         keys = (f"zip[{i}]",)
+        where = file.at(*keys)
         if len(axes) < 2:
-            raise RequestError(f"{file.at(*keys)}: expected axes that go in step; one alone is for the grid")
-        columns = {axis: axis_values(axis, given, file, *keys, distinct=False) for axis, given in axes.items()}
-        lengths = {axis: len(values) for axis, values in columns.items()}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{axis} has {n}" for axis, n in lengths.items())
-            raise RequestError(f"{file.at(*keys)}: axes in step have the same number of values: {listed}")
+            raise RequestError("expected axes that go in step; one alone is for the grid", where=where)
+        columns = {axis: axis_values(axis, written, file, *keys, distinct=False) for axis, written in axes.items()}
+        if len({len(values) for values in columns.values()}) > 1:
+            lengths = ", ".join(f"{axis} has {len(values)}" for axis, values in columns.items())
+            raise RequestError(f"axes in step have the same number of values: {lengths}", where=where)
         rows = tuple(zip(*columns.values(), strict=True))
-        twice = [row for row, n in Counter(tuple(map(hydra_value, row)) for row in rows).items() if n > 1]
-        if twice:
-            raise RequestError(f"{file.at(*keys)}: the values {', '.join(twice[0])} stand together twice")
-        groups.append(_Group(tuple(columns), rows, keys))
+        texts = Counter(tuple(map(hydra_value, row)) for row in rows)
+        if repeated := [row for row, n in texts.items() if n > 1]:
+            raise RequestError(f"the values {', '.join(repeated[0])} stand together twice", where=where)
+        groups.append(_AxisGroup(tuple(columns), rows, keys))
+    first: dict[str, _AxisGroup] = {}
     for group in groups:
         for axis in group.axes:
-            if axis in seen:
-                raise RequestError(f"{file.at(*group.keys, axis)}: the axis stands in {seen[axis][0]} already")
-            seen[axis] = group.keys
+            twin = first.setdefault(axis, group)
+            if twin is not group:
+                problem = f"the axis stands in {twin.keys[0]} already"
+                raise RequestError(problem, kind="conflict", where=file.at(*group.keys, axis))
     return groups
 
 
-def _cells(
-    sweep: Sweep, file: SweepFile, named: Sequence[_Named], groups: Sequence[_Group]
-) -> Iterator[tuple[_Named, dict[str, Any], dict[str, tuple[str, ...]]]]:
-    """(named arm, axes that apply with their values, where those stand) of every cell that is left."""
-    axes = {axis: group.keys for group in groups for axis in group.axes}
+def _combinations(
+    file: SweepFile, named: Sequence[_NamedArm], groups: Sequence[_AxisGroup], places: Mapping[str, tuple[str, ...]]
+) -> Iterator[_Combination]:
+    """Every combination that is left, in the order of the file."""
     texts = [[tuple(map(hydra_value, row)) for row in group.rows] for group in groups]
-    written = [{key: hydra_value(value) for key, value in arm.settings.items()} for arm in named]
-    known = _known(named, groups, texts, written)
-    when, exclude = When(sweep, axes, known, file), Exclude(sweep, known, file)
-    places = {axis: (*keys, axis) for axis, keys in axes.items()}
-    overruled = {(arm.name, axis): overlap(arm.settings, {axis: 0}) for arm in named for axis in axes if arm.settings}
-    seen, left = set(), 0
-    for arm, own in zip(named, written, strict=True):
-        rows = [zip(group.rows, shown, strict=True) for group, shown in zip(groups, texts, strict=True)]
+    own_texts = [{key: hydra_value(value) for key, value in arm.settings.items()} for arm in named]
+    known = _known_values(named, groups, texts, own_texts)
+    when, exclude = When(places, known, file), Exclude(known, file)
+    overruled = {(arm.name, axis): overlap(arm.settings, axis) for arm in named for axis in places if arm.settings}
+    earlier, n_left = set(), 0
+    for arm, own in zip(named, own_texts, strict=True):
+        rows = [zip(group.rows, row_texts, strict=True) for group, row_texts in zip(groups, texts, strict=True)]
         for combination in product(*rows):
-            values: dict[str, Any] = {}
-            shown = {**own, ARM: arm.name}
+            values: dict[str, object] = {}
+            cell = {**own, ARM: arm.name}
             for group, (row, text) in zip(groups, combination, strict=True):
                 values.update(zip(group.axes, row, strict=True))
-                shown.update(zip(group.axes, text, strict=True))
-            when.settle(shown)
-            if exclude.leaves_out(shown):
+                cell.update(zip(group.axes, text, strict=True))
+            when.remove_unset(cell)
+            if exclude.leaves_out(cell):
                 continue
-            left += 1
-            cell = {axis: value for axis, value in values.items() if axis in shown} if when.conditions else values
-            key = (arm.name, *((axis, shown[axis]) for axis in cell))
-            if when.conditions and key in seen:
-                continue
-            seen.add(key)
-            for axis in cell if arm.settings else ():
-                if overruled[arm.name, axis]:
-                    raise RequestError(
-                        f"{file.at(*places[axis])}: the arm '{arm.name}' sets {overruled[arm.name, axis]} itself "
-                        f"({file.line(*arm.keys)}); say under `when` to which arms the axis applies"
-                    )
-            yield arm, cell, places
+            n_left += 1
+            if when.conditions:
+                values = {axis: value for axis, value in values.items() if axis in cell}
+                key = (arm.name, *((axis, cell[axis]) for axis in values))
+                if key in earlier:
+                    continue
+                earlier.add(key)
+            for axis in values if arm.settings else ():
+                if own_key := overruled[arm.name, axis]:
+                    problem = f"the arm '{arm.name}' sets {own_key} itself ({file.line(*arm.keys)})"
+                    fix = "say under `when` to which arms the axis applies"
+                    raise RequestError(problem, kind="conflict", where=file.at(*places[axis]), fix=fix)
+            yield arm, values
     when.check(file)
-    exclude.check(file, left)
+    exclude.check(file, n_left)
 
 
-def _known(
-    named: Sequence[_Named],
-    groups: Sequence[_Group],
+def _known_values(
+    named: Sequence[_NamedArm],
+    groups: Sequence[_AxisGroup],
     texts: Sequence[Sequence[tuple[str, ...]]],
-    written: Sequence[Mapping[str, str]],
-) -> Known:
+    own_texts: Sequence[Mapping[str, str]],
+) -> KnownValues:
     values: dict[str, list[str]] = {}
     for group, rows in zip(groups, texts, strict=True):
         for axis, column in zip(group.axes, zip(*rows, strict=True), strict=True):
             values[axis] = list(dict.fromkeys(column))
     if any(arm.name for arm in named):
         values[ARM] = [arm.name for arm in named]
-    for settings in written:
+    for settings in own_texts:
         for key, text in settings.items():
             values[key] = list(dict.fromkeys([*values.get(key, ()), text]))
-    return Known(values)
+    return values
 
 
-def _with_names(
-    cells: Sequence[tuple[_Named, dict[str, Any], dict[str, tuple[str, ...]]]], file: SweepFile
-) -> list[Arm]:
-    short = short_keys(dict.fromkeys(axis for _, cell, _ in cells for axis in cell))
-    parts: dict[tuple[str, str], str] = {}
-    wholes, names = [], []
-    for arm, cell, _ in cells:
-        axes = []
-        for axis, value in cell.items():
-            text = hydra_value(value)
-            if (axis, text) not in parts:
-                parts[axis, text] = name_part(short[axis], value)
-            axes.append((parts[axis, text], f"{axis}={text}"))
-        names.append(
-            shortened(",".join([*filter(None, [arm.name]), *(part for part, _ in axes)]).strip("-.") or "base")
-        )
-        wholes.append(",".join([arm.name, *(whole for _, whole in axes)]))
-    taken = Counter(map(_folded, names))
+def _arms(combinations: Sequence[_Combination], places: Mapping[str, tuple[str, ...]], file: SweepFile) -> list[Arm]:
+    """The combinations with names that tell them apart."""
+    short = short_keys(dict.fromkeys(axis for _, cell in combinations for axis in cell))
+    names, wholes = [], []
+    for arm, cell in combinations:
+        own = [arm.name] if arm.name else []
+        names.append(joined_name([*own, *(name_part(short[axis], value) for axis, value in cell.items())]))
+        wholes.append(",".join([arm.name, *(f"{axis}={hydra_value(value)}" for axis, value in cell.items())]))
+    taken = Counter(map(folder_key, names))
     arms = []
-    for (arm, cell, places), name, whole in zip(cells, names, wholes, strict=True):
-        if taken[_folded(name)] > 1 and cell:  # what a folder's name can't tell apart, a hash does
-            name = hashed(name, whole)
+    for (arm, cell), name, whole in zip(combinations, names, wholes, strict=True):
+        if taken[folder_key(name)] > 1 and cell:  # what a folder's name can't tell apart, a hash does
+            name = hashed_name(name, whole)
         keys = arm.keys or next((places[axis] for axis in cell), ("grid",))[:1]
-        own = {key: (*arm.keys, key) for key in arm.settings}
         arms.append(
             Arm(
                 name=name,
-                settings={**arm.settings, **cell} if arm.settings else cell,
-                where=f"{file.line(*keys)}: arm '{name}'",
+                settings={**arm.settings, **cell},
+                where=replace(file.line(*keys), part=f"arm '{name}'"),
                 named=arm.name,
                 cell=cell,
-                places={**own, **places},
+                places={**{key: (*arm.keys, key) for key in arm.settings}, **places},
             )
         )
     return arms
-
-
-def _check_arm_name(name: str, where: str) -> None:
-    try:
-        check_name(name)
-        if name != name.strip() or name.endswith("."):
-            raise ValueError(f"name {name!r}: must not begin or end with a space, or end with a dot")
-        if name in _TAKEN or len(name.encode()) > 200:
-            raise ValueError(f"name {name!r}: is {'taken by the plan' if name in _TAKEN else 'too long'}")
-    except ValueError as error:
-        raise RequestError(f"{where} cannot be a folder: {error}") from None
-
-
-def _on_top(base: Settings, own: Settings) -> dict[str, Any]:
-    """Settings with others on top, mappings merged; what is on top comes last, so that it is what Hydra keeps."""
-    found = {key: value for key, value in base.items() if key not in own}
-    for key, value in own.items():
-        under = base.get(key)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        found[key] = _on_top(under, value) if both and isinstance(under, Mapping) else value
-    return found
-
-
-def _folded(name: str) -> str:
-    """Names that some file system takes for the same."""
-    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()

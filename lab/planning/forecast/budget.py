@@ -12,7 +12,7 @@ from typing import Any
 from components.registry import OptionError
 from lab.planning.forecast.estimate import Speeds, at_tokens, passes
 from lab.planning.forecast.power import Detectable, smallest_effect
-from lab.planning.plan.build import Plan, PlannedRun
+from lab.planning.plan.model import Plan, PlannedRun
 from lab.refusals import RequestError
 
 UNITS = {"gpuh": 3600.0, "cpuh": 3600.0, "h": 3600.0, "m": 60.0, "flops": 1.0}

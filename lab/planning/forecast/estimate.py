@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any, Literal
 
 from lab.planning.forecast.history import Hardware, Past
-from lab.planning.forecast.workload import Workload
-from lab.planning.plan.build import PlannedRun
+from lab.planning.plan.model import PlannedRun
+from lab.planning.plan.workload import Workload
 from lab.training.experiment import Experiment
 
 STATE_BYTES = 16

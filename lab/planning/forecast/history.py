@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.planning.forecast.workload import Workload
+from lab.planning.plan.workload import Workload
 from lab.records import run_paths
 
 

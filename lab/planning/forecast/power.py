@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lab.planning.forecast.history import Past
 from lab.planning.forecast.seeds import ALPHA, MOST_SEEDS, POWER, power, seeds_needed, seeds_to_equate, smallest_effect
-from lab.planning.plan.build import Plan
+from lab.planning.plan.model import Plan
 
 __all__ = ["ALPHA", "MOST_SEEDS", "POWER", "Detectable", "Noise", "detectable", "noise", "pooled", "power"]
 __all__ += ["seeds_needed", "smallest_effect"]

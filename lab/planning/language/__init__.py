@@ -1,1 +1,1 @@
-"""The sweep language: reading a sweep file, and refusing what is wrong in it with its line."""
+"""The sweep language: its keys, how a file is read, and where each key stands in it."""

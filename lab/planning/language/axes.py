@@ -5,33 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import islice, product
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from components.registry import suggestion
 from lab.composition.hydra.overrides import one_line
-from lab.planning.arms.arms import hydra_value
+from lab.planning.language.hydra_values import hydra_value, parse_value, yaml_value
+from lab.planning.language.read import SweepFile
 from lab.planning.language.shorthand import AXIS
-from lab.planning.language.sweep import SweepFile
-from lab.refusals import RequestError
+from lab.refusals import RequestError, Where
 
 MOST_ARMS = 100_000
 """More cells than anybody runs: a slip such as range(0,1e9) is refused before it fills the memory."""
 
-_SWEEPS = ("choice", "range", "sort")
+_FUNCTIONS = ("choice", "range", "sort")
+_REFUSED_FUNCTIONS = ("interval", "glob", "shuffle", "tag")
+
+Values = tuple[object, ...]
 
 
 def axis_values(
-    key: str, values: tuple[Any, ...] | str, file: SweepFile, *keys: str, distinct: bool = True, least: int = 2
-) -> tuple[Any, ...]:
+    key: str, values: Values | str, file: SweepFile, *keys: str, distinct: bool = True, least: int = 2
+) -> Values:
     """The values of an axis, in order.
 
     Args:
         key: the axis, a configuration path or a group.
-        values: as they stand in the file: a list, or Hydra's text.
+        values: as the file has them: a list, or Hydra's text.
         keys: what the axis stands below, such as "grid" or "tune", "axes".
         distinct: refuse a value that stands twice.
         least: refuse fewer values; an axis of one value changes nothing.
@@ -40,107 +41,101 @@ def axis_values(
     """
     where = file.at(*keys, key)
     _check_key(key, where)
-    found = _swept(values, where) if isinstance(values, str) else tuple(values)
-    if not found:
-        raise RequestError(f"{where}: has no values")
-    first: dict[str, int] = {}
-    for i, value in enumerate(found):
-        if isinstance(value, str) and (sweep := sweeps(value)):
-            raise RequestError(f"{where}[{i}]: {sweep} makes several values: it stands alone, not in a list")
+    listed = _values_of_text(values, where) if isinstance(values, str) else tuple(values)
+    if not listed:
+        raise RequestError("has no values", kind="missing", where=where)
+    texts: set[str] = set()
+    for i, value in enumerate(listed):
+        if isinstance(value, str) and (function := sweep_function(value)):
+            problem = f"{function} makes several values: it stands alone, not in a list"
+            raise RequestError(problem, where=Where(key=f"[{i}]").within(where), given=value)
         text = hydra_value(value)
-        if distinct and text in first:
-            raise RequestError(f"{where}: the value {text} stands twice")
-        first[text] = i
-    if len(first) < least:
-        raise RequestError(
-            f"{where}: an axis of one value changes nothing; put it under overrides: {{{key}: {next(iter(first))}}}"
-        )
-    return found
+        if distinct and text in texts:
+            raise RequestError(f"the value {text} stands twice", where=where, given=value)
+        texts.add(text)
+    if len(texts) < least:
+        fix = f"put it under overrides: {{{key}: {texts.pop()}}}"
+        raise RequestError("an axis of one value changes nothing", kind="conflict", where=where, fix=fix)
+    return listed
 
 
-def product_of(axes: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+def product_of(axes: Mapping[str, Values]) -> list[dict[str, object]]:
     """Every combination of the axes' values; the last axis varies fastest."""
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
 
-def sweeps(text: str) -> str | None:
+def sweep_function(text: str) -> str | None:
     """What makes several values of a text, such as `choice(…)`; None where it is one value. A bare `a,b` is a text."""
-    called = re.match(r"\s*(\w+)\s*\(", text)
-    if called is None:
+    name = _function_name(text)
+    if name is None:
         return None
     try:
-        parsed = OverridesParser.create().parse_override(f"key={text}")
+        parsed = parse_value(text)
     except HydraException:
         return None
-    return f"{called[1]}(…)" if parsed.is_sweep_override() else None
+    return f"{name}(…)" if parsed.is_sweep_override() else None
 
 
-def _check_key(key: str, where: str) -> None:
+def _function_name(text: str) -> str | None:
+    call = re.match(r"\s*(\w+)\s*\(", text)
+    return call[1] if call else None
+
+
+def _check_key(key: str, where: Where) -> None:
     try:
         parsed = OverridesParser.create().parse_override(f"{key}=0")
     except HydraException:
-        raise RequestError(f"{where}: expected a configuration path or a group, such as model/heads") from None
+        problem = "expected a configuration path or a group, such as model/heads"
+        raise RequestError(problem, kind="unknown_key", where=where, given=key) from None
     if parsed.is_delete():
-        raise RequestError(f"{where}: a deletion has no values to go through; name an arm that deletes")
+        fix = "name an arm that deletes"
+        raise RequestError("a deletion has no values to go through", where=where, fix=fix)
     if parsed.key_or_group == "seed":
-        raise RequestError(f"{where}: seeds are no axis: write `seeds: [0, 1, 2]`, so that they count as replicates")
+        problem = "seeds are no axis: write `seeds: [0, 1, 2]`, so that they count as replicates"
+        raise RequestError(problem, where=where)
 
 
-def _swept(text: str, where: str) -> tuple[Any, ...]:
+def _values_of_text(text: str, where: Where) -> Values:
     """The values that Hydra's grammar makes of a text."""
     try:
-        parsed = OverridesParser.create().parse_override(f"key={text}")
+        parsed = parse_value(text)
     except HydraException as error:
-        called = re.match(r"\s*(\w+)\s*\(", text)
-        if called and called[1] not in (*_SWEEPS, "interval", "glob", "shuffle", "tag"):
-            near = suggestion(called[1], _SWEEPS)
-            raise RequestError(f"{where}: '{text}': no function is called '{called[1]}'{near}") from None
-        raise RequestError(f"{where}: '{text}' cannot be read: {one_line(error)}") from None
+        name = _function_name(text)
+        if name and name not in (*_FUNCTIONS, *_REFUSED_FUNCTIONS):
+            raise RequestError(
+                f"'{text}': no function is called '{name}'",
+                kind="not_found",
+                where=where,
+                given=name,
+                expected=_FUNCTIONS,
+            ) from None
+        raise RequestError(f"'{text}' cannot be read: {one_line(error)}", where=where, given=text) from None
     _refuse_kind(parsed, text, where)
     try:
-        found = tuple(_plain(value) for value in islice(parsed.sweep_iterator(), MOST_ARMS + 1))
+        values = tuple(yaml_value(value) for value in islice(parsed.sweep_iterator(), MOST_ARMS + 1))
         if isinstance(swept := parsed.value(), RangeSweep) and swept.stop is not None:
             # Hydra adds the steps up, where 0.1 + 0.2 isn't 0.3 and may come to just less than the end.
-            found = tuple(v if isinstance(v, int) else float(f"{v:.12g}") for v in found)
-            found = tuple(v for v in found if v != swept.stop)
+            numbers = [value if isinstance(value, int) else float(f"{value:.12g}") for value in values]
+            values = tuple(number for number in numbers if number != swept.stop)
     except (HydraException, ValueError, ArithmeticError) as error:
-        raise RequestError(f"{where}: '{text}': {one_line(error)}") from None
-    if len(found) > MOST_ARMS:
-        raise RequestError(f"{where}: '{text}' makes more than {MOST_ARMS:,} values")
-    return found
+        raise RequestError(f"'{text}': {one_line(error)}", where=where, given=text) from None
+    if len(values) > MOST_ARMS:
+        raise RequestError(f"'{text}' makes more than {MOST_ARMS:,} values", where=where, given=text)
+    return values
 
 
-def _refuse_kind(parsed: Override, text: str, where: str) -> None:
+def _refuse_kind(parsed: Override, text: str, where: Where) -> None:
     value = parsed.value()
+    problem, fix = None, None
     if parsed.is_interval_sweep():
-        raise RequestError(f"{where}: '{text}': an interval has no values of its own; list them, or write range(…)")
-    if not parsed.is_sweep_override():
-        raise RequestError(f"{where}: {AXIS}, got '{text}'")
-    if not isinstance(value, ChoiceSweep | RangeSweep):
-        raise RequestError(f"{where}: '{text}': what a glob finds may change from day to day; list the options")
-    if value.shuffle:
-        raise RequestError(f"{where}: '{text}': a plan has the same order each time; leave out shuffle")
-    if value.tags:
-        raise RequestError(f"{where}: '{text}': nothing reads a tag here; leave it out")
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case QuotedString():
-            return _kept(value.text)
-        case str():
-            return _kept(value)
-        case dict():
-            return {str(_plain(key)): _plain(item) for key, item in value.items()}
-        case list():
-            return [_plain(item) for item in value]
-    return value
-
-
-def _kept(text: str) -> str:
-    """A text that Hydra has read, in quotes where it would be read as something else again, such as '3'."""
-    try:
-        read = OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:
-        return text
-    return text if isinstance(read, str) and read == text else QuotedString(text, Quote.single).with_quotes()
+        problem, fix = "an interval has no values of its own", "list them, or write range(…)"
+    elif not parsed.is_sweep_override():
+        raise RequestError(f"{AXIS}, got '{text}'", where=where, given=text)
+    elif not isinstance(value, ChoiceSweep | RangeSweep):
+        problem, fix = "what a glob finds may change from day to day", "list the options"
+    elif value.shuffle:
+        problem, fix = "a plan has the same order each time", "leave out shuffle"
+    elif value.tags:
+        problem, fix = "nothing reads a tag here", "leave it out"
+    if problem is not None:
+        raise RequestError(f"'{text}': {problem}", kind="unsupported", where=where, given=text, fix=fix)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from components.registry import suggestion
-from lab.planning.arms.arms import hydra_value
-from lab.planning.language.sweep import Settings, Sweep, SweepFile
+from lab.planning.language.hydra_values import hydra_value
+from lab.planning.language.read import SweepFile
+from lab.planning.language.sweep import Settings
 from lab.refusals import RequestError
 
 ARM = "arm"
 
-
-@dataclass(frozen=True)
-class Known:
-    """What conditions may speak of: each axis (each key that an arm sets, and `arm`) with the values that it has."""
-
-    values: Mapping[str, Sequence[str]]
+KnownValues = Mapping[str, Sequence[str]]
+"""What conditions may speak of: each axis (each key that an arm sets, and `arm`) with the values that it has."""
 
 
 class Condition:
@@ -28,21 +22,25 @@ class Condition:
         RequestError: it names an unknown axis, or a value that the axis never has.
     """
 
-    def __init__(self, condition: Settings, known: Known, file: SweepFile, *keys: str) -> None:
+    def __init__(self, condition: Settings, known: KnownValues, file: SweepFile, *keys: str) -> None:
         if not condition:
-            raise RequestError(f"{file.at(*keys)}: expected an axis with the value or values for which it holds")
+            problem = "expected an axis with the value or values for which it holds"
+            raise RequestError(problem, kind="missing", where=file.at(*keys))
         self.allowed: dict[str, set[str]] = {}
-        for axis, wanted in condition.items():
+        for axis, values in condition.items():
             where = file.at(*keys, axis)
-            if axis == ARM and ARM not in known.values:
-                raise RequestError(f"{where}: this sweep names no arms; say which values of an axis are meant")
-            if axis not in known.values:
-                raise RequestError(f"{where}: no axis is called '{axis}'{suggestion(axis, known.values)}")
-            texts = [hydra_value(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+            if axis == ARM and ARM not in known:
+                problem = "this sweep names no arms; say which values of an axis are meant"
+                raise RequestError(problem, kind="not_found", where=where)
+            if axis not in known:
+                raise _no_axis(axis, known, file, *keys)
+            texts = [hydra_value(value) for value in (values if isinstance(values, list | tuple) else [values])]
             for text in texts:
-                if text not in known.values[axis]:
-                    what = "no arm is called" if axis == ARM else f"{axis} never has the value"
-                    raise RequestError(f"{where}: {what} '{text}'{suggestion(text, known.values[axis])}")
+                if text not in known[axis]:
+                    problem = "no arm is called" if axis == ARM else f"{axis} never has the value"
+                    raise RequestError(
+                        f"{problem} '{text}'", kind="not_found", where=where, given=text, expected=tuple(known[axis])
+                    )
             self.allowed[axis] = set(texts)
 
     def holds(self, cell: Mapping[str, str]) -> bool:
@@ -53,54 +51,63 @@ class Condition:
 class When:
     """The conditional axes of a sweep."""
 
-    def __init__(self, sweep: Sweep, axes: Mapping[str, Any], known: Known, file: SweepFile) -> None:
+    def __init__(self, axes: Mapping[str, object], known: KnownValues, file: SweepFile) -> None:
         self.conditions: dict[str, Condition] = {}
         waiting = {}
-        for axis, condition in sweep.when.items():
+        for axis, condition in file.sweep.when.items():
             if axis not in axes:
-                raise RequestError(f"{file.at('when', axis)}: no axis is called '{axis}'{suggestion(axis, axes)}")
+                raise _no_axis(axis, axes, file, "when")
             waiting[axis] = Condition(condition, known, file, "when", axis)
-        self.applied = dict.fromkeys(waiting, 0)
+        self._n_applied = dict.fromkeys(waiting, 0)
         while waiting:  # an axis is decided after those on which it depends
             ready = [axis for axis, condition in waiting.items() if not waiting.keys() & condition.allowed]
             if not ready:
-                first = next(iter(waiting))
-                circle = ", ".join(waiting)
-                raise RequestError(f"{file.at('when', first)}: conditions go round in a circle: {circle}")
+                problem = f"conditions go round in a circle: {', '.join(waiting)}"
+                raise RequestError(problem, kind="conflict", where=file.at("when", next(iter(waiting))))
             self.conditions |= {axis: waiting.pop(axis) for axis in ready}
 
-    def settle(self, cell: dict[str, str]) -> None:
+    def remove_unset(self, cell: dict[str, str]) -> None:
         """Take the axes that don't apply out of a cell."""
         for axis, condition in self.conditions.items():
             if condition.holds(cell):
-                self.applied[axis] += 1
+                self._n_applied[axis] += 1
             else:
                 del cell[axis]
 
     def check(self, file: SweepFile) -> None:
         """Refuse an axis that applied to no cell."""
-        for axis, n in self.applied.items():
+        for axis, n in self._n_applied.items():
             if not n:
-                raise RequestError(f"{file.at('when', axis)}: holds in no cell, so {axis} would never be set")
+                problem = f"holds in no cell, so {axis} would never be set"
+                raise RequestError(problem, kind="conflict", where=file.at("when", axis))
 
 
 class Exclude:
     """The cells that a sweep leaves out."""
 
-    def __init__(self, sweep: Sweep, known: Known, file: SweepFile) -> None:
-        self.conditions = [Condition(cell, known, file, f"exclude[{i}]") for i, cell in enumerate(sweep.exclude)]
-        self.matched = [0] * len(self.conditions)
+    def __init__(self, known: KnownValues, file: SweepFile) -> None:
+        cells = file.sweep.exclude
+        self._conditions = [Condition(cell, known, file, f"exclude[{i}]") for i, cell in enumerate(cells)]
+        self._n_matched = [0] * len(self._conditions)
 
     def leaves_out(self, cell: Mapping[str, str]) -> bool:
         """Whether any of the conditions holds; all are counted."""
-        held = [condition.holds(cell) for condition in self.conditions]
-        self.matched = [n + holds for n, holds in zip(self.matched, held, strict=True)]
+        held = [condition.holds(cell) for condition in self._conditions]
+        self._n_matched = [n + holds for n, holds in zip(self._n_matched, held, strict=True)]
         return any(held)
 
-    def check(self, file: SweepFile, left: int) -> None:
+    def check(self, file: SweepFile, n_left: int) -> None:
         """Refuse a condition that left nothing out, or all of them where nothing is left."""
-        for i, n in enumerate(self.matched):
+        for i, n in enumerate(self._n_matched):
             if not n:
-                raise RequestError(f"{file.at(f'exclude[{i}]')}: matches no cell; drop it, or mend its values")
-        if not left:
-            raise RequestError(f"{file.at('exclude')}: removes every cell; nothing is left to run")
+                fix = "drop it, or mend its values"
+                raise RequestError("matches no cell", kind="conflict", where=file.at(f"exclude[{i}]"), fix=fix)
+        if not n_left:
+            problem = "removes every cell; nothing is left to run"
+            raise RequestError(problem, kind="conflict", where=file.at("exclude"))
+
+
+def _no_axis(axis: str, known: Mapping[str, object], file: SweepFile, *keys: str) -> RequestError:
+    problem = f"no axis is called '{axis}'"
+    where, expected = file.at(*keys, axis), tuple(known)
+    return RequestError(problem, kind="not_found", where=where, given=axis, expected=expected)

@@ -1,4 +1,4 @@
-"""YAML in which every key keeps its file and line, for messages; a key that stands twice is refused.
+"""YAML in which every key keeps its file and line, for messages. A key that stands twice is refused.
 
 Scalars are read as Hydra's override grammar reads them: `1e-3` is a number, `no` and `2024-01-01` are texts.
 """
@@ -6,19 +6,26 @@ Scalars are read as Hydra's override grammar reads them: `1e-3` is a number, `no
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import yaml
 
 from lab.composition.search_path import display
 from lab.composition.unreadable import not_yaml
-from lab.refusals import RequestError
+from lab.refusals import RequestError, Where
+
+Scalar = str | int | float | bool | None
+
+MOST_ENTRIES = 1_000_000
+"""Entries of a file with its aliases written out: a few lines of aliases of aliases could mean billions."""
 
 _TAG = "tag:yaml.org,2002:"
+_MERGE = _TAG + "merge"
 _SCALARS = {_TAG + name for name in ("null", "bool", "int", "float", "str")}
-_SINGULAR = {"arms": "arm", "grid": "axis", "zip": "axis", "axes": "axis"}
+_INDEX = re.compile(r"\[(\d+)\]\.?")
 
 
 @dataclass(frozen=True)
@@ -31,38 +38,53 @@ class Entry:
         line: of its key (of the item itself in a list), from 1.
     """
 
-    value: Any
+    value: Scalar | Mapping[str, Entry] | list[Entry]
     path: Path
     line: int
 
     @property
     def place(self) -> str:
         """`sweeps/x.yaml:7`."""
-        return f"{display(self.path)}:{self.line}"
+        return str(self.at())
+
+    def at(self, key: str | None = None) -> Where:
+        """The entry's place for a message; `key` is its dotted path."""
+        return Where(display(self.path), self.line, key=key)
 
     @property
-    def plain(self) -> Any:
-        """The value without its marks."""
-        if isinstance(self.value, dict):
+    def plain(self) -> object:
+        """The value without its places."""
+        if isinstance(self.value, Mapping):
             return {key: entry.plain for key, entry in self.value.items()}
         if isinstance(self.value, list):
             return [entry.plain for entry in self.value]
         return self.value
+
+    @property
+    def mapping(self) -> Mapping[str, Entry]:
+        """The value's keys; none where it is no mapping."""
+        return self.value if isinstance(self.value, Mapping) else {}
+
+    @property
+    def items(self) -> list[Entry]:
+        """The items of a list; none where the value is no list."""
+        return self.value if isinstance(self.value, list) else []
+
+    def with_value(self, value: Mapping[str, Entry] | list[Entry]) -> Entry:
+        """Another value in the same place."""
+        return replace(self, value=value)
 
     def deepest(self, keys: str) -> Entry:
         """The entry that a dotted path such as `grid.model.span.window[1]` leads to, as far as it goes.
 
         Keys may hold dots themselves: of those that fit, the longest is meant.
         """
-        if isinstance(self.value, dict):
-            for key in sorted(self.value, key=len, reverse=True):
-                if keys == key or keys.startswith((f"{key}.", f"{key}[")):
-                    entry: Entry = self.value[key]
-                    return entry.deepest(keys[len(key) :].removeprefix("."))
-        index = re.match(r"\[(\d+)\]\.?", keys)
-        if isinstance(self.value, list) and index and int(index[1]) < len(self.value):
-            item: Entry = self.value[int(index[1])]
-            return item.deepest(keys[index.end() :])
+        for key in sorted(self.mapping, key=len, reverse=True):
+            if keys == key or keys.startswith((f"{key}.", f"{key}[")):
+                return self.mapping[key].deepest(keys[len(key) :].removeprefix("."))
+        index = _INDEX.match(keys)
+        if index and int(index[1]) < len(self.items):
+            return self.items[int(index[1])].deepest(keys[index.end() :])
         return self
 
 
@@ -84,7 +106,7 @@ _Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"^(?:true|True|TRUE|fal
 _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver(_TAG + "int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), _NUMBERS)
 _Loader.add_implicit_resolver(_TAG + "float", _FLOAT, _NUMBERS)
-_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"^<<$"), ["<"])
+_Loader.add_implicit_resolver(_MERGE, re.compile(r"^<<$"), ["<"])
 
 
 def read(path: Path) -> Entry:
@@ -96,62 +118,76 @@ def read(path: Path) -> Entry:
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        found = None if node is None else _Walk(loader, path).entry(node, "", node.start_mark.line + 1)
+        content = None if node is None else _Reader(loader, path).entry(node, "", node.start_mark.line + 1)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise not_yaml(path, error) from None
     except RecursionError:
-        raise RequestError(f"{display(path)}: is nested too deeply") from None
+        raise RequestError("is nested too deeply", kind="unreadable", file=display(path)) from None
     except OSError as error:
-        raise RequestError(f"{display(path)}: cannot be read: {error.strerror}") from None
-    if found is None:
-        raise RequestError(f"{display(path)}: is empty: expected keys such as question, experiment and arms")
-    if not isinstance(found.value, dict):
-        raise RequestError(f"{found.place}: expected keys and values, such as `question: …`")
-    return found
+        raise RequestError(f"cannot be read: {error.strerror}", kind="unreadable", file=display(path)) from None
+    if content is None:
+        problem = "is empty: expected keys such as question, experiment and arms"
+        raise RequestError(problem, kind="missing", file=display(path))
+    if not isinstance(content.value, Mapping):
+        raise RequestError("expected keys and values, such as `question: …`", where=content.at())
+    return content
 
 
-class _Walk:
+class _Reader:
     """From the nodes of one file to entries."""
 
     def __init__(self, loader: _Loader, path: Path) -> None:
-        self.loader = loader
-        self.path = path
-        self.above: list[yaml.Node] = []
+        self._loader = loader
+        self._path = path
+        self._above: list[yaml.Node] = []
+        self._entries = 0
 
     def entry(self, node: yaml.Node, keys: str, line: int) -> Entry:
-        if node in self.above:
-            self.refuse(node, keys, "refers to itself")
-        self.above.append(node)
-        value: Any
+        """A node and all below it; `keys` is the dotted path to it."""
+        if node in self._above:
+            self._refuse(node, keys, "refers to itself")
+        self._entries += 1
+        if self._entries > MOST_ENTRIES:
+            self._refuse(node, keys, f"the file has more than {MOST_ENTRIES:,} values with its aliases written out")
+        self._above.append(node)
+        value: Scalar | dict[str, Entry] | list[Entry]
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-            value = self.mapping(node, keys)
+            value = self._mapping(node, keys)
         elif isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             items = enumerate(node.value)
             value = [self.entry(item, f"{keys}[{i}]", item.start_mark.line + 1) for i, item in items]
         elif node.tag in _SCALARS:
-            value = self.loader.construct_object(node)
+            value = self._loader.construct_object(node)
         else:
-            self.refuse(node, keys, f"the tag '{node.tag.replace(_TAG, '!!')}' has no meaning here")
-        self.above.pop()
-        return Entry(value, self.path, line)
+            self._refuse(node, keys, f"the tag '{node.tag.replace(_TAG, '!!')}' has no meaning here")
+        self._above.pop()
+        return Entry(value, self._path, line)
 
-    def mapping(self, node: yaml.MappingNode, keys: str) -> dict[str, Entry]:
+    def _mapping(self, node: yaml.MappingNode, keys: str) -> dict[str, Entry]:
+        """A mapping's entries. What `<<: *anchor` brings comes first, so that a key's own value wins."""
         first: dict[str, int] = {}
-        for key, _ in node.value:
+        merged: dict[str, Entry] = {}
+        own: dict[str, Entry] = {}
+        for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self.refuse(key, keys, "a key must be a text")
-            line = key.start_mark.line + 1
+                self._refuse(key, keys, "a key must be a text")
+            inner, line = f"{keys}.{key.value}" if keys else key.value, key.start_mark.line + 1
             if key.value in first:
-                what = _SINGULAR.get(re.sub(r".*\.|\[\d+\]", "", keys), "key")
-                inner = f"{keys}.{key.value}" if keys else key.value
-                self.refuse(key, inner, f"duplicate {what} '{key.value}', first at line {first[key.value]}")
+                self._refuse(key, inner, f"duplicate key '{key.value}', first at line {first[key.value]}")
             first[key.value] = line
-        self.loader.flatten_mapping(node)  # what `<<: *anchor` brings comes first, so that a key's own value wins
-        return {
-            key.value: self.entry(value, f"{keys}.{key.value}" if keys else key.value, key.start_mark.line + 1)
-            for key, value in node.value
-        }
+            if key.tag == _MERGE:
+                merged |= self._merged(value, keys, line)
+            else:
+                own[key.value] = self.entry(value, inner, line)
+        return merged | own
 
-    def refuse(self, node: yaml.Node, keys: str, message: str) -> Any:
-        where = f"{display(self.path)}:{node.start_mark.line + 1}"
-        raise RequestError(f"{where}: {keys}: {message}" if keys else f"{where}: {message}")
+    def _merged(self, node: yaml.Node, keys: str, line: int) -> dict[str, Entry]:
+        """What stands after `<<`: a mapping, or a list of mappings of which the first wins."""
+        content = self.entry(node, keys, line)
+        mappings = content.items or [content]
+        if not all(isinstance(mapping.value, Mapping) for mapping in mappings):
+            self._refuse(node, keys, "expected a mapping, or a list of mappings, after <<")
+        return {key: entry for mapping in reversed(mappings) for key, entry in mapping.mapping.items()}
+
+    def _refuse(self, node: yaml.Node, keys: str, message: str) -> NoReturn:
+        raise RequestError(message, where=Where(display(self._path), node.start_mark.line + 1, key=keys or None))

@@ -1,19 +1,17 @@
-"""The sweep language: one YAML in `sweeps/` holds a question, its arms or axes, its seeds and what is held equal."""
+"""The keys of the sweep language. They stand here once: each field says how its key is read, inherited and used.
+
+A new key is a field of `Sweep`; `read.py` handles it as its `KeyRules` say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict, cast
 
 from components.registry import OptionError
-from lab.composition import convert
-from lab.composition.search_path import display, find
-from lab.planning.language.extends import resolved
+from lab.planning.language import shorthand
 from lab.planning.language.located_yaml import Entry
-from lab.planning.language.shorthand import written_out
-from lab.refusals import RequestError
 
 Settings = Mapping[str, Any]
 """Configuration paths and groups with their values: {"model/heads": "mha", "train.tokens": "200k"}."""
@@ -24,9 +22,36 @@ Axes = Mapping[str, tuple[Any, ...] | str]
 Quantity = Literal["none", "params", "flops", "kv", "tokens"]
 
 
+class KeyRules(TypedDict, total=False):
+    """How a key of a sweep file is read; it is the metadata of the key's field.
+
+    Attributes:
+        holds: what the key sets in configurations: settings of every arm, named arms with their settings, axes with
+            their values, or a list of groups of axes. A key without it sets nothing.
+        inherits: what happens under `extends`: the key replaces the inherited one, or its entries are merged with the
+            inherited ones by name; where null isn't a value, an entry that is null drops the inherited one.
+        if_empty: the message for a key that is there with nothing in it. A key without it may be empty.
+        rewrite: checks the key as it is written, and writes its short form out.
+        prefix: what the names of the arms begin with that the key makes from the baseline.
+        part: the dataclass of its own keys.
+    """
+
+    holds: Literal["settings", "arms", "axes", "axis groups"]
+    inherits: Literal["replaces", "merges", "merges and drops"]
+    if_empty: str
+    rewrite: Callable[[str, Entry], Entry]
+    prefix: str
+    part: type[object]
+
+
+def key_rules(cls: type[object]) -> dict[str, KeyRules]:
+    """Each key of a part of the sweep language, with its rules."""
+    return {option.name: cast(KeyRules, option.metadata) for option in fields(cls)}  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """What is held equal between arms, and which knob is turned for it.
+    """What is held equal between arms, and which knob is adjusted for it.
 
     Attributes:
         by: what is equal: parameters, FLOPs of the whole training, key-value bytes a token, or training tokens.
@@ -51,8 +76,8 @@ class Tune:
         metric: what decides, lower is better; None for the sweep's first metric.
     """
 
-    axes: Axes
-    seeds: int | tuple[int, ...] = 1
+    axes: Axes = field(metadata=KeyRules(holds="axes"))
+    seeds: int | tuple[int, ...] = field(default=1, metadata=KeyRules(rewrite=shorthand.check_seeds))
     metric: str | None = None
 
 
@@ -63,7 +88,7 @@ class NeededRun:
     Attributes:
         arm: an arm of this sweep.
         seed: of that arm; None for the seed of the run that needs it.
-        run: a run that stands already, by its path below the root or its identity.
+        run: a run that exists already, by its path below the root or its identity.
     """
 
     arm: str | None = None
@@ -92,94 +117,112 @@ class Sweep:
         tune: axes of which each arm picks its own best value.
         match: what is held equal between arms.
         needs: arm → configuration path → the run that it consumes there.
-        equal_flops: arm → the arm whose FLOPs in all it is to have, a teacher's forward passes included: its tokens
-            are as many as that takes.
+        equal_flops: arm → the arm whose total FLOPs it is to have, a teacher's forward passes included: its tokens
+            follow from that.
         metrics: what is compared, the deciding one first.
         equivalence: the largest difference in the first metric, in its own unit, that is of no consequence: an arm
             whose difference from the baseline is shown to be within ±this counts as equivalent. None to show nothing
             equivalent. It is a part of no run.
-        extends: the sweep that this one starts from; what is here stands on top of it.
+        extends: the sweep that this one starts from; what is here goes on top of it.
     """
 
     question: str | None
     experiment: str
-    arms: Mapping[str, Settings] = field(default_factory=dict)
-    grid: Axes = field(default_factory=dict)
-    zip: tuple[Axes, ...] = ()
-    exclude: tuple[Settings, ...] = ()
-    when: Mapping[str, Settings] = field(default_factory=dict)
-    leave_one_out: Mapping[str, Settings] = field(default_factory=dict)
-    add_one_in: Mapping[str, Settings] = field(default_factory=dict)
-    overrides: Settings = field(default_factory=dict)
-    seeds: int | tuple[int, ...] = 1
+    arms: Mapping[str, Settings] = field(
+        default_factory=dict,
+        metadata=KeyRules(holds="arms", inherits="merges and drops", if_empty="has no arms"),
+    )
+    grid: Axes = field(
+        default_factory=dict,
+        metadata=KeyRules(holds="axes", inherits="merges and drops", if_empty="has no axes"),
+    )
+    zip: tuple[Axes, ...] = field(
+        default=(),
+        metadata=KeyRules(holds="axis groups", if_empty="has no axes", rewrite=shorthand.one_as_list),
+    )
+    exclude: tuple[Settings, ...] = field(default=(), metadata=KeyRules(rewrite=shorthand.one_as_list))
+    when: Mapping[str, Settings] = field(default_factory=dict, metadata=KeyRules(inherits="merges and drops"))
+    leave_one_out: Mapping[str, Settings] = field(
+        default_factory=dict,
+        metadata=KeyRules(holds="arms", inherits="merges and drops", if_empty="has nothing to leave out", prefix="no_"),
+    )
+    add_one_in: Mapping[str, Settings] = field(
+        default_factory=dict,
+        metadata=KeyRules(holds="arms", inherits="merges and drops", if_empty="has nothing to add", prefix="with_"),
+    )
+    overrides: Settings = field(default_factory=dict, metadata=KeyRules(holds="settings", inherits="merges"))
+    seeds: int | tuple[int, ...] = field(default=1, metadata=KeyRules(rewrite=shorthand.check_seeds))
     baseline: str | None = None
-    tune: Tune | None = None
-    match: Match = field(default_factory=Match)
-    needs: Mapping[str, Mapping[str, NeededRun]] = field(default_factory=dict)
-    equal_flops: Mapping[str, str] = field(default_factory=dict)
-    metrics: tuple[str, ...] = ("val/loss",)
+    tune: Tune | None = field(
+        default=None, metadata=KeyRules(inherits="merges", rewrite=shorthand.tuned_axes, part=Tune)
+    )
+    match: Match = field(default_factory=Match, metadata=KeyRules(rewrite=shorthand.match_by))
+    needs: Mapping[str, Mapping[str, NeededRun]] = field(
+        default_factory=dict, metadata=KeyRules(inherits="merges and drops", rewrite=shorthand.needed_runs)
+    )
+    equal_flops: Mapping[str, str] = field(default_factory=dict, metadata=KeyRules(inherits="merges and drops"))
+    metrics: tuple[str, ...] = field(
+        default=("val/loss",),
+        metadata=KeyRules(
+            if_empty="must name at least one metric, such as val/loss", rewrite=shorthand.check_no_repeats
+        ),
+    )
     equivalence: float | None = None
     extends: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.seeds, int) and self.seeds < 1:
-            raise OptionError("seeds", f"must be at least 1, got {self.seeds}")
+            raise OptionError("seeds", f"must be at least 1, got {self.seeds}", given=self.seeds)
         if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
-            raise OptionError("seeds", f"expected different seeds, got {list(self.seeds)}")
+            raise OptionError("seeds", f"expected different seeds, got {list(self.seeds)}", given=self.seeds)
         if not self.metrics:
             raise OptionError("metrics", "must name at least one metric, such as val/loss")
         if self.equivalence is not None and self.equivalence <= 0:
             raise OptionError(
-                "equivalence", f"must be more than 0, in the unit of {self.metrics[0]}, got {self.equivalence:g}"
+                "equivalence",
+                f"must be more than 0, in the unit of {self.metrics[0]}, got {self.equivalence:g}",
+                given=self.equivalence,
             )
 
     @property
-    def seed_list(self) -> tuple[int, ...]:
+    def reported_seeds(self) -> tuple[int, ...]:
         """The seeds that are reported."""
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
+    def settings(self) -> Iterator[Setting]:
+        """All that the sweep sets in configurations, in the order of its keys; of an axis, all its values."""
+        yield from _settings(self, ())
+
 
 @dataclass(frozen=True)
-class SweepFile:
-    """The file of a sweep, for messages.
+class Setting:
+    """A configuration path or a group that a sweep sets.
 
     Attributes:
-        content: its keys with the lines in which they stand, those of the sweeps that it extends among them.
+        keys: the keys of the file below which it stands: ("arms", "mha").
+        value: as the file has it; the values of an axis as a list, or as Hydra's text.
     """
 
-    path: Path
-    content: Entry | None = field(default=None, compare=False, repr=False)
-
-    def __str__(self) -> str:
-        return display(self.path)
-
-    def line(self, *keys: str) -> str:
-        """The file and line of the deepest of the keys that is there: `sweeps/x.yaml:7`."""
-        found = self.content.deepest(".".join(keys)) if self.content is not None else None
-        return str(self) if found is None or found is self.content else found.place
-
-    def at(self, *keys: str) -> str:
-        """Where a key stands: `sweeps/x.yaml:7: grid.model.span.window`."""
-        return f"{self.line(*keys)}: {'.'.join(keys)}"
+    keys: tuple[str, ...]
+    key: str
+    value: object
+    is_axis: bool = False
 
 
-def load(name: str) -> tuple[Sweep, SweepFile]:
-    """A sweep by name, what it extends included, and its file.
-
-    Raises:
-        RequestError: naming the file, the line, the key, what was expected, and the nearest valid name.
-    """
-    path = find("sweeps", name)
-    content = written_out(resolved(path))
-    file = SweepFile(path, content)
-    try:
-        sweep: Sweep = convert.dataclass(Sweep, content.plain, "")
-    except RequestError as error:
-        raise RequestError(f"{file.at(error.where.key or '')}: {error.refusal.message}") from None
-    if not sweep.question or not sweep.question.strip():
-        raise RequestError(f"{file.at('question')}: is missing: say what the sweep is to find out")
-    try:
-        find("experiments", sweep.experiment)
-    except RequestError as error:
-        raise RequestError(f"{file.at('experiment')}: {error}") from None
-    return sweep, file
+def _settings(part: object, above: tuple[str, ...]) -> Iterator[Setting]:
+    for name, rules in key_rules(type(part)).items():
+        value = getattr(part, name)
+        match rules.get("holds"):
+            case "settings":
+                yield from (Setting((*above, name), key, item) for key, item in value.items())
+            case "arms":
+                for arm, settings in value.items():
+                    yield from (Setting((*above, name, arm), key, item) for key, item in settings.items())
+            case "axes":
+                yield from (Setting((*above, name), axis, values, is_axis=True) for axis, values in value.items())
+            case "axis groups":
+                for i, group in enumerate(value):
+                    keys = (*above, f"{name}[{i}]")
+                    yield from (Setting(keys, axis, values, is_axis=True) for axis, values in group.items())
+        if "part" in rules and value is not None:
+            yield from _settings(value, (*above, name))

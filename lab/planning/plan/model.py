@@ -12,8 +12,8 @@ from lab.accounting.costs import Costs
 from lab.code_version import Code, current
 from lab.composition.frozen.freeze import to_yaml
 from lab.composition.frozen.identity import component_versions
-from lab.planning.forecast.workload import Workload
-from lab.planning.plan.needs import Need
+from lab.planning.plan.references import Need
+from lab.planning.plan.workload import Workload
 from lab.planning.solve.matching import Matching
 from lab.planning.solve.selection import Cell
 from lab.training.experiment import Experiment

@@ -21,7 +21,7 @@ from lab.composition import extensions, memo
 from lab.composition.convert import convert, dataclass
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import component_versions, identity
-from lab.planning.plan.config_diff import differences
+from lab.planning.config_paths import differences
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.records.atomic import write_text
 from lab.refusals import RequestError

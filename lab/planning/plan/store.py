@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.planning.plan.build import Plan
+from lab.planning.plan.model import Plan
 from lab.planning.plan.plan_file import load_plan, write_plan
 from lab.planning.solve.selection import SELECTED, recorded_in
 from lab.records import PLAN, noted_folders, read_plan, write_plan_file

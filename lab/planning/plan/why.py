@@ -17,8 +17,9 @@ from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.composition.frozen.identity import component_versions
 from lab.composition.search_path import available
-from lab.planning.plan.build import PlannedRun, plan_sweep, plan_train
-from lab.planning.plan.config_diff import ABSENT, differences, flat
+from lab.planning.config_paths import ABSENT, differences, flat
+from lab.planning.plan.build import plan_sweep, plan_train
+from lab.planning.plan.model import PlannedRun
 from lab.records import RunFolder
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment

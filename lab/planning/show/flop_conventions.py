@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.accounting.conventions import CONVENTIONS, conventions
-from lab.planning.plan.build import Plan
+from lab.planning.plan.model import Plan
 from lab.planning.show.show import ROWS
 from lab.units import count
 

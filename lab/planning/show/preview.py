@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from lab.composition.frozen.freeze import to_plain
-from lab.planning.arms.arms import short_keys
+from lab.planning.arms.names import short_keys
+from lab.planning.config_paths import ABSENT, differences
 from lab.planning.forecast.budget import Fit
 from lab.planning.forecast.estimate import Estimate
 from lab.planning.forecast.power import Detectable
-from lab.planning.plan.build import Plan, PlannedRun
-from lab.planning.plan.config_diff import ABSENT, differences
+from lab.planning.plan.model import Plan, PlannedRun
 
 NEW = "new"
 _LONGEST = 40

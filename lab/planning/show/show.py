@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lab.planning.forecast.budget import Fit
 from lab.planning.forecast.power import MOST_SEEDS, Detectable
-from lab.planning.plan.build import Plan
+from lab.planning.plan.model import Plan
 from lab.planning.show.preview import NEW, Preview, differs
 from lab.planning.solve.matching import NAMES, Matching
 from lab.units import count, duration, measure

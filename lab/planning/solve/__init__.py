@@ -1,1 +1,1 @@
-"""What is solved at plan time: matched sizes, equal FLOPs, tuned values."""
+"""Values that a plan solves for: the knob that makes arms equal, and the cells of tuned axes."""

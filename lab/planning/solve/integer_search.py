@@ -1,162 +1,151 @@
-"""Turning a whole-number knob until a quantity comes to a target: the values around the crossing, multiples near it.
+"""Integer search: the value of a knob at which a monotone quantity meets a target, and the multiples next to it.
 
-The quantity is monotone in the knob and nearly linear, so a secant that keeps its bracket needs a handful of
-evaluations, each of which composes a configuration. Values that can't be built (a head size that positions can't
-rotate, key-value heads that don't divide the heads) are stepped over.
+The quantity is nearly linear in the knob, so a secant that keeps its bracket needs a handful of evaluations, each of
+which composes a configuration. Values that can't be built (a head size that positions can't rotate, key-value heads
+that don't divide the heads) are stepped over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, count
 
 LARGEST_MULTIPLE = 256
 _PATIENCE = 64
 """Neighbouring values that can't be built before a direction is given up."""
 _DOUBLINGS = 20
 
+Neighbours = tuple[int | None, int | None]
+
 
 @dataclass
-class Dial:
-    """A knob and what it does.
+class IntegerSearch:
+    """A search over the values of one knob.
 
     Attributes:
         deviation: the knob's value → (quantity / target) - 1, None where that value can't be built. Asked once a value.
-        start: the knob's value as it stands; it can be built.
-        seen: value → deviation, of every value asked about.
+        start: the knob's value as it is; it can be built.
+        known: value → deviation, of every value asked about.
     """
 
     deviation: Callable[[int], float | None]
     start: int
-    seen: dict[int, float | None] = field(default_factory=dict)
+    known: dict[int, float | None] = field(default_factory=dict)
 
     def at(self, value: int) -> float | None:
         """The deviation at a value; None where it can't be built."""
-        if value not in self.seen:
-            self.seen[value] = self.deviation(value)
-        return self.seen[value]
+        if value not in self.known:
+            self.known[value] = self.deviation(value)
+        return self.known[value]
 
-    @property
-    def moves(self) -> bool:
-        """Whether any two of the values asked about differ in their quantity."""
-        return len({deviation for deviation in self.seen.values() if deviation is not None}) > 1
-
-    def rising(self) -> bool | None:
-        """Whether the quantity grows with the knob; None where turning it changes nothing."""
+    @cached_property
+    def is_rising(self) -> bool | None:
+        """Whether the quantity grows with the knob; None where the knob doesn't change it."""
         first = self.at(self.start)
         assert first is not None
         guess = max(1, round(self.start * (1 - first)) if first > -0.9 else self.start * 2)
-        for value in (guess, *_doublings(self.start), *_halvings(self.start)):
-            there = None if value == self.start else self.at(value)
-            if there is not None and there != first:
-                return (there > first) == (value > self.start)
-        return None
+        value = self._first(chain([guess], _doublings(self.start), _halvings(self.start)), other_than=first)
+        return None if value is None else (self._deviation(value) > first) == (value > self.start)
 
-    def around(self) -> tuple[int | None, int | None]:
+    @cached_property
+    def crossing(self) -> Neighbours:
         """The neighbouring values between which the quantity passes the target: (smaller, larger).
 
         One of them is None where the quantity can't be brought past the target: then the other is the knob's end. Both
         are the same where a value meets the target exactly.
         """
-        rising = self.rising()
-        if rising is None:
+        if self.is_rising is None:
             return self.start, None
-        below, above = self._bracket(rising)  # below: the quantity is at most the target's
-        if below is not None and self.seen[below] == 0:
-            return below, below
-        turns = 0
-        while below is not None and above is not None:
-            turns += 1
-            middle = self._between(below, above, halve=turns % 3 == 0)
-            if middle is None:
+        for n in count():
+            smaller, larger = self._bracket(self.is_rising)
+            if smaller is not None and smaller == larger:
                 break
-            deviation = self.seen[middle]
-            assert deviation is not None
-            if deviation == 0:
-                return middle, middle
-            if deviation < 0:
-                below = middle
+            if smaller is not None and larger is not None:
+                candidates = self._between(smaller, larger, halve=n % 3 == 2)
+                value = self._first(value for value in candidates if value not in self.known)
             else:
-                above = middle
-        return (below, above) if rising else (above, below)
+                upward = larger is None
+                edge = smaller if upward else larger
+                assert edge is not None
+                value = self._first(self._beyond(edge, upward=upward), other_than=self._deviation(edge))
+            if value is None:
+                break
+        return smaller, larger
 
-    def multiples(self, of: int, around: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
+    def multiples(self, of: int) -> Neighbours:
         """The multiples nearest to the crossing that can be built: (at or below it, at or above it)."""
-        smaller, larger = around
-        down = iter(()) if smaller is None else _steps(smaller // of * of, -of)
-        up = iter(()) if larger is None else _steps(-(-larger // of) * of, of)
+        smaller, larger = self.crossing
+        down = () if smaller is None else _steps(smaller // of * of, -of)
+        up = () if larger is None else _steps(-(-larger // of) * of, of)
         return self._first(down), self._first(up)
 
-    def best(self, of: int, around: tuple[int | None, int | None]) -> int | None:
+    def best(self, of: int) -> int | None:
         """The multiple with the smallest deviation, the smaller of two equals; None if none can be built."""
-        found = [value for value in self.multiples(of, around) if value is not None]
-        return min(found, key=lambda value: (abs(self.at(value) or 0.0), value), default=None)
+        values = [value for value in self.multiples(of) if value is not None]
+        return min(values, key=lambda value: (abs(self._deviation(value)), value), default=None)
 
-    def coarsest(self, tolerance: float, around: tuple[int | None, int | None]) -> int | None:
+    def coarsest(self, tolerance: float) -> int | None:
         """The largest power of two of which a multiple is within the tolerance; None if no value is.
 
         A multiple of 2m is a multiple of m: the first power that fails ends the search.
         """
         coarsest, m = None, 1
         while m <= LARGEST_MULTIPLE:
-            value = self.best(m, around)
-            if value is None or abs(self.at(value) or 0.0) > tolerance:
+            value = self.best(m)
+            if value is None or abs(self._deviation(value)) > tolerance:
                 break
             coarsest, m = m, 2 * m
         return coarsest
 
-    def _bracket(self, rising: bool) -> tuple[int | None, int | None]:
-        """Values with the quantity at or below the target and above it, as near as they are known; None: not found."""
-        while True:
-            known = sorted((value, deviation) for value, deviation in self.seen.items() if deviation is not None)
-            low = [value for value, deviation in known if deviation <= 0]
-            high = [value for value, deviation in known if deviation > 0]
-            exact = [value for value, deviation in known if deviation == 0]
-            below = exact[0] if exact else (max(low) if rising else min(low)) if low else None
-            above = (min(high) if rising else max(high)) if high else None
-            if exact or (below is not None and above is not None):
-                return below, above
-            upward = (above is None) == rising
-            edge = known[-1] if upward else known[0]
-            if not self._explore(upward, known, edge[0]):
-                return below, above
+    def _deviation(self, value: int) -> float:
+        """The deviation at a value that is known to be buildable."""
+        deviation = self.at(value)
+        assert deviation is not None
+        return deviation
 
-    def _explore(self, upward: bool, known: list[tuple[int, float]], edge: int) -> bool:
-        """Ask about a value beyond the outermost known one; False where there is nothing new out there."""
-        (a, at_a), (b, at_b) = (known[-2], known[-1]) if upward else (known[1], known[0])
-        outward = list(_doublings(edge) if upward else _halvings(edge))
-        if at_a != at_b:
-            secant = round(b - at_b * (b - a) / (at_b - at_a))
+    def _first(self, values: Iterable[int], other_than: float | None = None) -> int | None:
+        """The first value that can be built, and has another deviation than the one given."""
+        return next((value for value in values if self.at(value) not in (None, other_than)), None)
+
+    def _bracket(self, rising: bool) -> Neighbours:
+        """The nearest known values on both sides of the target, the same twice where one meets it."""
+        known = [(value, deviation) for value, deviation in self.known.items() if deviation is not None]
+        exact = [value for value, deviation in known if deviation == 0]
+        if exact:
+            return min(exact), min(exact)
+        left = [value for value, deviation in known if (deviation < 0) == rising]
+        right = [value for value, deviation in known if (deviation < 0) != rising]
+        return max(left, default=None), min(right, default=None)
+
+    def _beyond(self, edge: int, *, upward: bool) -> Iterator[int]:
+        """Values beyond the outermost known one, the likeliest first."""
+        buildable = (value for value, deviation in self.known.items() if deviation is not None and value != edge)
+        inner = min(buildable, key=lambda value: abs(value - edge), default=edge)
+        at_edge, at_inner = self._deviation(edge), self._deviation(inner)
+        if at_inner != at_edge:
+            secant = round(edge - at_edge * (edge - inner) / (at_edge - at_inner))
             # A step past the crossing, so that the bracket closes; never more than sixteenfold on one guess.
-            secant = min(secant + 1, 16 * edge) if upward else max(secant - 1, 1)
-            if (secant > edge) == upward and secant != edge:
-                outward.insert(0, secant)
+            guess = min(secant + 1, 16 * edge) if upward else max(secant - 1, 1)
+            if guess != edge and (guess > edge) == upward:
+                yield guess
+        yield from _doublings(edge) if upward else _halvings(edge)
         if not upward:
-            outward += range(edge - 1, max(0, edge - _PATIENCE), -1)
-        for value in outward:
-            there = self.at(value)
-            if there is not None and there != at_b:
-                return True
-        return False
+            yield from range(edge - 1, max(0, edge - _PATIENCE), -1)
 
-    def _between(self, below: int, above: int, *, halve: bool) -> int | None:
-        """A value strictly between two, newly asked about and buildable; None where there is none left.
+    def _between(self, left: int, right: int, *, halve: bool) -> Iterator[int]:
+        """Values strictly between two, the likeliest first; `halve` begins in the middle instead of at the secant.
 
-        `halve` for the middle: a secant alone may close in from one side only.
+        A secant alone may close in from one side only.
         """
-        left, right = min(below, above), max(below, above)
-        at_below, at_above = self.seen[below], self.seen[above]
-        assert at_below is not None
-        assert at_above is not None
-        secant = round(below - at_below * (above - below) / (at_above - at_below))
+        at_left, at_right = self._deviation(left), self._deviation(right)
+        secant = round(left - at_left * (right - left) / (at_right - at_left))
         guess = (left + right) // 2 if halve else min(max(secant, left + 1), right - 1)
-        for value in _outward(guess, left, right):
-            if value not in self.seen and self.at(value) is not None:
-                return value
-        return None
-
-    def _first(self, values: Iterator[int]) -> int | None:
-        return next((value for value in values if self.at(value) is not None), None)
+        for distance in range(min(max(right - guess, guess - left), _PATIENCE)):
+            for value in dict.fromkeys((guess + distance, guess - distance)):
+                if left < value < right:
+                    yield value
 
 
 def _steps(start: int, step: int) -> Iterator[int]:
@@ -174,11 +163,3 @@ def _doublings(value: int) -> Iterator[int]:
 def _halvings(value: int) -> Iterator[int]:
     while (value := value // 2) >= 1:
         yield value
-
-
-def _outward(middle: int, left: int, right: int) -> Iterator[int]:
-    """The whole numbers strictly between left and right, from the middle outward."""
-    for distance in range(min(max(right - middle, middle - left), _PATIENCE)):
-        for value in dict.fromkeys((middle + distance, middle - distance)):
-            if left < value < right:
-                yield value

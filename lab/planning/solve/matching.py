@@ -1,4 +1,4 @@
-"""What is held equal between arms: a knob of each is turned until it costs what the baseline costs.
+"""The third stage of a plan: arms held equal. A knob of each is adjusted until it costs what the baseline costs.
 
 Solved on the exact accounting of composed configurations, never on a formula for one architecture.
 """
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
 
 from components.registry import nearest
 from lab.accounting.costs import costs
 from lab.composition.compose import Composition
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.hydra.overrides import parse
-from lab.planning.language.sweep import Match, Quantity, SweepFile
-from lab.planning.plan.config_diff import flat
-from lab.planning.solve.integer_search import Dial
+from lab.planning.arms.arm import Arm
+from lab.planning.arms.sweep_arms import SweepArms
+from lab.planning.config_paths import flat, value_at
+from lab.planning.language.read import SweepFile
+from lab.planning.language.sweep import Match, Quantity
+from lab.planning.solve.integer_search import IntegerSearch
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
@@ -36,7 +38,8 @@ NAMES: dict[Quantity, str] = {
     "tokens": "training tokens",
 }
 
-Recompose = Callable[[str, tuple[str, ...]], Composition]
+Recompose = Callable[[str, str], Composition]
+"""(arm, override) → the arm with the override on top of all others."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Matching:
 
     Attributes:
         by: the quantity; `none` where nothing was asked for.
-        knob: the configuration path that was turned.
-        multiple_of: what the knob's values are multiples of; None where no arm needed turning.
+        knob: the configuration path that was adjusted.
+        multiple_of: what the knob's values are multiples of; None where no arm needed adjusting.
         tolerance: largest difference allowed, as a fraction of the baseline.
-        values: arm → the knob's value, for every arm where it was turned.
+        values: arm → the knob's value, for every arm where it was adjusted.
         deviations: arm → (its quantity / the baseline's) - 1. For `none`, of its parameters.
         parameter_deviations: the same of every arm's parameters, whatever was matched.
         flops_deviations: the same of every arm's training FLOPs.
@@ -62,6 +65,77 @@ class Matching:
     deviations: Mapping[str, float] = field(default_factory=dict)
     parameter_deviations: Mapping[str, float] = field(default_factory=dict)
     flops_deviations: Mapping[str, float] = field(default_factory=dict)
+
+    def overrides(self, arm: str) -> tuple[str, ...]:
+        """What matching has an arm set."""
+        return (f"{self.knob}={self.values[arm]}",) if arm in self.values else ()
+
+    def with_total_flops(self, total_flops: Mapping[str, float], baseline: str) -> Matching:
+        """With the FLOPs of whole runs, arm → FLOPs, those of the runs that they learn from included."""
+        deviations = {arm: flops / total_flops[baseline] - 1 for arm, flops in total_flops.items()}
+        return replace(self, flops_deviations=deviations)
+
+
+@dataclass(frozen=True)
+class MatchedArms:
+    """The arms of a sweep, composed and held equal.
+
+    Attributes:
+        compositions: arm → its composition, the knob adjusted.
+    """
+
+    sweep: SweepArms
+    compositions: Mapping[str, Composition]
+    matching: Matching
+
+    def compose(self, arm: Arm, *more: str) -> Composition:
+        """An arm with more overrides on top of all others, the knob's among them."""
+        return self.sweep.compose(arm, *self.matching.overrides(arm.name), *more)
+
+
+def match_arms(sweep: SweepArms) -> MatchedArms:
+    """Compose every arm, and adjust the knob of each until it is within the tolerance of the baseline.
+
+    Raises:
+        RequestError: an arm can't be composed or matched.
+    """
+    by_name = {arm.name: arm for arm in sweep.arms}
+
+    def recompose(arm: str, override: str) -> Composition:
+        return sweep.compose(by_name[arm], override)
+
+    composed = {arm.name: sweep.compose(arm) for arm in sweep.arms}
+    return MatchedArms(sweep, *match(sweep.file, sweep.baseline, composed, recompose))
+
+
+def match(
+    file: SweepFile, baseline: str, composed: Mapping[str, Composition], recompose: Recompose
+) -> tuple[dict[str, Composition], Matching]:
+    """The arms with the knob of each adjusted as the sweep's `match` says, and how.
+
+    An arm that is within the tolerance as it is stays as it is.
+
+    Args:
+        composed: arm → as the file has it, the baseline among them.
+    Raises:
+        RequestError: naming the arm that can't be matched, how near it comes, and what would help.
+    """
+    rule = file.sweep.match
+    _check_rule(rule, file)
+    compositions = dict(composed)
+    matching = Matching(rule.by, tolerance=rule.tolerance)
+    if rule.by != "none":
+        matcher = _Matcher(file, baseline, composed, recompose)
+        multiple_of, adjusted = matcher.solve()
+        compositions |= {arm: composition for arm, (_, composition) in adjusted.items()}
+        values = {arm: value for arm, (value, _) in adjusted.items()}
+        matching = replace(matching, knob=matcher.knob, multiple_of=multiple_of, values=values)
+    return compositions, replace(
+        matching,
+        deviations=_deviations("params" if rule.by == "none" else rule.by, baseline, compositions),
+        parameter_deviations=_deviations("params", baseline, compositions),
+        flops_deviations=_deviations("flops", baseline, compositions),
+    )
 
 
 def quantity(by: Quantity, experiment: Experiment) -> float:
@@ -79,222 +153,165 @@ def quantity(by: Quantity, experiment: Experiment) -> float:
     return cost.parameters
 
 
-def match(
-    rule: Match,
-    baseline: str,
-    composed: Mapping[str, Composition],
-    recompose: Recompose,
-    file: SweepFile,
-) -> tuple[dict[str, Composition], Matching]:
-    """Turn the knob of every arm until it is within the tolerance of the baseline.
-
-    An arm that is within it as it stands is left as it is.
-
-    Args:
-        composed: arm → as it stands in the file, the baseline among them.
-        recompose: (arm, overrides) → the arm with overrides on top of all others.
-    Raises:
-        RequestError: naming the arm that can't be matched, how near it comes, and what would help.
-    """
-    _check_rule(rule, file)
-    compositions = dict(composed)
-    values: dict[str, int] = {}
-    knob = multiple_of = None
-    if rule.by != "none":
-        knob = rule.knob or KNOBS[rule.by]
-        turner = _Turner(rule, knob, baseline, composed, recompose, file)
-        multiple_of, turned = turner.solve()
-        for arm, (value, composition) in turned.items():
-            values[arm], compositions[arm] = value, composition
-    matched = Matching(rule.by, knob, multiple_of, rule.tolerance, values)
-    measured = {
-        by: _deviations(by, baseline, compositions)
-        for by in dict.fromkeys(("params", "flops", rule.by))
-        if by != "none"
-    }
-    return compositions, replace(
-        matched,
-        deviations=measured["params" if rule.by == "none" else rule.by],
-        parameter_deviations=measured["params"],
-        flops_deviations=measured["flops"],
-    )
-
-
-def as_planned(matched: Matching, baseline: str, total_flops: Mapping[str, float]) -> Matching:
-    """The matching with the FLOPs that the runs came to, those of the runs that they learn from included.
-
-    Args:
-        total_flops: arm → FLOPs of the whole training of one of its runs.
-    """
-    deviations = {arm: flops / total_flops[baseline] - 1 for arm, flops in total_flops.items()}
-    return replace(matched, flops_deviations=deviations)
-
-
-class _Turner:
+class _Matcher:
     """The knob in every arm of a sweep."""
 
     def __init__(
-        self,
-        rule: Match,
-        knob: str,
-        baseline: str,
-        composed: Mapping[str, Composition],
-        recompose: Recompose,
-        file: SweepFile,
+        self, file: SweepFile, baseline: str, composed: Mapping[str, Composition], recompose: Recompose
     ) -> None:
-        self.rule, self.knob, self.baseline, self.file = rule, knob, baseline, file
-        self.composed, self.recompose = composed, recompose
-        self.target = quantity(rule.by, composed[baseline].experiment)
+        self.file, self.baseline, self.composed, self.recompose = file, baseline, composed, recompose
+        self.rule = file.sweep.match
+        self.knob = self.rule.knob or KNOBS[self.rule.by]
+        self.name = NAMES[self.rule.by]
+        self.target = quantity(self.rule.by, composed[baseline].experiment)
         if not self.target > 0:
-            raise RequestError(f"{file.at('match')}: the baseline '{baseline}' has no {NAMES[rule.by]} to match")
-        self.refusals: dict[str, str] = {}
+            problem = f"the baseline '{baseline}' has no {self.name} to match"
+            raise RequestError(problem, kind="conflict", where=file.at("match"))
+        self.refusals: dict[str, RequestError] = {}
 
     def solve(self) -> tuple[int | None, dict[str, tuple[int, Composition]]]:
-        """What the values are multiples of, and arm → (value, the arm with it) for every arm that was turned."""
-        off = {
-            arm: composition
-            for arm, composition in self.composed.items()
-            if arm != self.baseline and abs(self._deviation(composition)) > self.rule.tolerance
-        }
+        """What the values are multiples of, and arm → (value, the arm with it) for every arm that was adjusted."""
         shared = set.intersection(*(set(composition.overrides) for composition in self.composed.values()))
         # Arms that differ in what costs nothing, such as a learning rate, are solved once.
         alike: dict[tuple[str, str], list[str]] = {}
-        for arm, composition in off.items():
-            self._refuse_own(arm, composition, shared)
-            experiment = composition.experiment
-            alike.setdefault((repr(experiment.model), repr(experiment.train)), []).append(arm)
-        dials = {arms[0]: self._dial(arms[0], off[arms[0]]) for arms in alike.values()}
-        if not dials:
+        for arm, composition in self.composed.items():
+            if arm != self.baseline and not self._is_within(self._deviation(composition)):
+                self._refuse_own(arm, shared)
+                experiment = composition.experiment
+                alike.setdefault((repr(experiment.model), repr(experiment.train)), []).append(arm)
+        searches = {arms[0]: self._search(arms[0]) for arms in alike.values()}
+        if not searches:
             self._check_unneeded()
             return None, {}
-        multiple_of = self.rule.multiple_of or min(self._coarsest(arm, dial) for arm, dial in dials.items())
-        turned = {}
+        multiple_of = self.rule.multiple_of or min(self._coarsest(arm, search) for arm, search in searches.items())
+        adjusted: dict[str, tuple[int, Composition]] = {}
         for arms in alike.values():
-            value = self._value(arms[0], dials[arms[0]], multiple_of)
-            for arm in arms:
-                turned[arm] = self._turned(arm, value, off[arm], multiple_of)
-        return multiple_of, turned
+            value = self._value(arms[0], searches[arms[0]], multiple_of)
+            adjusted |= {arm: self._adjusted(arm, value, multiple_of) for arm in arms}
+        return multiple_of, adjusted
 
     def _deviation(self, composition: Composition) -> float:
         return quantity(self.rule.by, composition.experiment) / self.target - 1
 
-    def _dial(self, arm: str, composition: Composition) -> Dial:
+    def _is_within(self, deviation: float) -> bool:
+        return abs(deviation) <= self.rule.tolerance
+
+    def _search(self, arm: str) -> IntegerSearch:
+        composition = self.composed[arm]
+        start = self._start(arm, composition.experiment)
+
         def deviation(value: int) -> float | None:
             try:
-                return self._deviation(self.recompose(arm, (f"{self.knob}={value}",)))
-            except RequestError as refusal:
-                self.refusals[arm] = str(refusal)
+                return self._deviation(self.recompose(arm, f"{self.knob}={value}"))
+            except RequestError as error:
+                self.refusals[arm] = error
                 return None
 
-        start = self._start(arm, composition.experiment)
-        return Dial(deviation, start, {start: self._deviation(composition)})
+        return IntegerSearch(deviation, start, {start: self._deviation(composition)})
 
     def _start(self, arm: str, experiment: Experiment) -> int:
         """The knob's value as the arm has it."""
-        value: Any = experiment
-        for key in self.knob.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+        value = value_at(experiment, self.knob)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         whole = [path for path, leaf in flat(to_plain(experiment)) if type(leaf) is int]
         if self.rule.knob is None:
-            raise RequestError(
-                f"{self.file.at('match')}: arm '{arm}' has no {self.knob} to turn; name another knob, a whole number "
-                f"of that arm: {', '.join(path for path in whole if path.startswith('model.'))}"
-            )
+            of_model = ", ".join(path for path in whole if path.startswith("model."))
+            problem = f"arm '{arm}' has no {self.knob} to adjust"
+            fix = f"name another knob, a whole number of that arm: {of_model}"
+            raise RequestError(problem, kind="conflict", where=self.file.at("match"), fix=fix)
         last = self.knob.rpartition(".")[2]
         alike = [path for path in whole if path.rpartition(".")[2] == last]
         near = alike[0] if alike else nearest(self.knob, whole)
-        hint = f"; did you mean '{near}'?" if near else f" (there are: {', '.join(whole)})"
-        raise RequestError(f"{self.file.at('match', 'knob')}: '{self.knob}' is no whole number of arm '{arm}'{hint}")
+        raise RequestError(
+            f"'{self.knob}' is no whole number of arm '{arm}'",
+            kind="unknown_key",
+            where=self.file.at("match", "knob"),
+            given=self.knob,
+            expected=None if near else tuple(whole),
+            nearest=near,
+        )
 
-    def _refuse_own(self, arm: str, composition: Composition, shared: set[str]) -> None:
-        """Refuse to turn what the arm sets itself."""
-        for text in composition.overrides:
+    def _refuse_own(self, arm: str, shared: set[str]) -> None:
+        """Refuse to adjust what the arm sets itself."""
+        for text in self.composed[arm].overrides:
             path = text.partition("=")[0].lstrip("+~")
-            above = self.knob == path or self.knob.startswith(f"{path}.")
-            if text not in shared and above and parse([text]).sets(self.knob):
-                raise RequestError(
-                    f"{self.file.at('match')}: arm '{arm}' sets {self.knob} itself ({text}), so it can't be turned to "
-                    f"match the {NAMES[self.rule.by]}; choose another knob, or match: none"
+            is_above = self.knob == path or self.knob.startswith(f"{path}.")
+            if text not in shared and is_above and parse([text]).sets(self.knob):
+                problem = (
+                    f"arm '{arm}' sets {self.knob} itself ({text}), so it can't be adjusted to match the {self.name}"
                 )
+                fix = "choose another knob, or match: none"
+                raise RequestError(problem, kind="conflict", where=self.file.at("match"), fix=fix)
 
-    def _coarsest(self, arm: str, dial: Dial) -> int:
-        around = dial.around()
-        coarsest = dial.coarsest(self.rule.tolerance, around)
+    def _coarsest(self, arm: str, search: IntegerSearch) -> int:
+        coarsest = search.coarsest(self.rule.tolerance)
         if coarsest is None:
-            raise RequestError(self._explain(arm, dial, around, 1))
+            raise self._unmatched(arm, search, 1)
         return coarsest
 
-    def _value(self, arm: str, dial: Dial, multiple_of: int) -> int:
-        around = dial.around()
-        value = dial.best(multiple_of, around)
-        if value is None or abs(dial.at(value) or 0.0) > self.rule.tolerance:
-            raise RequestError(self._explain(arm, dial, around, multiple_of))
+    def _value(self, arm: str, search: IntegerSearch, multiple_of: int) -> int:
+        value = search.best(multiple_of)
+        if value is None or not self._is_within(search.at(value) or 0.0):
+            raise self._unmatched(arm, search, multiple_of)
         return value
 
-    def _turned(self, arm: str, value: int, as_it_is: Composition, multiple_of: int) -> tuple[int, Composition]:
-        composition = self.recompose(arm, (f"{self.knob}={value}",))
-        if abs(self._deviation(composition)) > self.rule.tolerance:
+    def _adjusted(self, arm: str, value: int, multiple_of: int) -> tuple[int, Composition]:
+        composition = self.recompose(arm, f"{self.knob}={value}")
+        if not self._is_within(self._deviation(composition)):
             # It is configured as another arm and reads the knob otherwise: a layer kind gives its own width, say.
-            value = self._value(arm, self._dial(arm, as_it_is), multiple_of)
-            composition = self.recompose(arm, (f"{self.knob}={value}",))
+            value = self._value(arm, self._search(arm), multiple_of)
+            composition = self.recompose(arm, f"{self.knob}={value}")
         return value, composition
 
     def _check_unneeded(self) -> None:
         """No arm needs the knob: if the file names one, it must still be one that does something."""
-        if self.rule.knob is None:
-            return
-        dial = self._dial(self.baseline, self.composed[self.baseline])
-        if dial.rising() is None:
-            raise RequestError(self._unmoved(self.baseline))
+        if self.rule.knob is not None and self._search(self.baseline).is_rising is None:
+            raise self._without_effect(self.baseline)
 
-    def _unmoved(self, arm: str) -> str:
-        where = self.file.at("match", "knob") if self.rule.knob else self.file.at("match")
-        refused = f": {self.refusals[arm]}" if arm in self.refusals else ""
-        return (
-            f"{where}: turning {self.knob} of arm '{arm}' doesn't change its {NAMES[self.rule.by]}{refused}; "
-            f"choose another knob"
-        )
+    def _without_effect(self, arm: str) -> RequestError:
+        keys = ("match", "knob") if self.rule.knob else ("match",)
+        refusal = f": {self.refusals[arm]}" if arm in self.refusals else ""
+        problem = f"adjusting {self.knob} of arm '{arm}' doesn't change its {self.name}{refusal}"
+        return RequestError(problem, kind="conflict", where=self.file.at(*keys), fix="choose another knob")
 
-    def _explain(self, arm: str, dial: Dial, around: tuple[int | None, int | None], multiple_of: int) -> str:
+    def _unmatched(self, arm: str, search: IntegerSearch, multiple_of: int) -> RequestError:
         """Why an arm can't be matched: the values next to the target, and what would help."""
-        if not dial.moves:
-            return self._unmoved(arm)
-        found = [value for value in dial.multiples(multiple_of, around) if value is not None]
-        reached = {value: dial.at(value) or 0.0 for value in dict.fromkeys(found)}
-        said = ", ".join(f"{value} gives {deviation:+.2%}" for value, deviation in reached.items())
-        if None in around:
-            said += ", and no other value comes nearer"
+        if search.is_rising is None:
+            return self._without_effect(arm)
+        values = dict.fromkeys(value for value in search.multiples(multiple_of) if value is not None)
+        deviations = {value: search.at(value) or 0.0 for value in values}
+        nearby = ", ".join(f"{value} gives {deviation:+.2%}" for value, deviation in deviations.items())
+        if None in search.crossing:
+            nearby += ", and no other value comes nearer"
         step = f" in multiples of {multiple_of}" if multiple_of > 1 else ""
-        coarsest = dial.coarsest(self.rule.tolerance, around)
-        helps = [f"multiple_of: {coarsest}"] if coarsest is not None and coarsest < multiple_of else []
-        helps.append("another knob")
-        least = min(map(abs, reached.values()), default=1.0)
+        coarsest = search.coarsest(self.rule.tolerance)
+        fixes = [f"multiple_of: {coarsest}"] if coarsest is not None and coarsest < multiple_of else []
+        fixes.append("another knob")
+        least = min(map(abs, deviations.values()), default=1.0)
         if least < 1:
-            helps.append(f"a tolerance of {_rounded_up(least)}")
-        return (
-            f"{self.file.at('match')}: arm '{arm}' can't be brought within {100 * self.rule.tolerance:.3g}% of the "
-            f"{NAMES[self.rule.by]} of '{self.baseline}' by {self.knob}{step}: {said}; what would help: "
-            f"{' or '.join(helps)}"
+            fixes.append(f"a tolerance of {_rounded_up(least)}")
+        return RequestError(
+            f"arm '{arm}' can't be brought within {100 * self.rule.tolerance:.3g}% of the {self.name} of "
+            f"'{self.baseline}' by {self.knob}{step}: {nearby}",
+            kind="conflict",
+            where=self.file.at("match"),
+            fix=f"what would help: {' or '.join(fixes)}",
         )
 
 
 def _check_rule(rule: Match, file: SweepFile) -> None:
     if not 0 < rule.tolerance < 1:
-        raise RequestError(
-            f"{file.at('match', 'tolerance')}: expected a fraction between 0 and 1, such as 0.005, got {rule.tolerance}"
-        )
+        problem = f"expected a fraction between 0 and 1, such as 0.005, got {rule.tolerance}"
+        raise RequestError(problem, where=file.at("match", "tolerance"), given=rule.tolerance)
     if rule.multiple_of is not None and rule.multiple_of < 1:
-        raise RequestError(f"{file.at('match', 'multiple_of')}: must be at least 1, got {rule.multiple_of}")
-    if rule.by != "none":
-        return
-    for option in ("knob", "multiple_of", "tolerance"):
-        if getattr(rule, option) != getattr(Match(), option):
-            raise RequestError(
-                f"{file.at('match', option)}: has no effect, as nothing is matched; say what is equal, such as by: "
-                "params, or leave it out"
-            )
+        problem = f"must be at least 1, got {rule.multiple_of}"
+        raise RequestError(problem, where=file.at("match", "multiple_of"), given=rule.multiple_of)
+    for option in fields(rule) if rule.by == "none" else ():
+        if getattr(rule, option.name) != option.default:
+            problem = "has no effect, as nothing is matched"
+            fix = "say what is equal, such as by: params, or leave it out"
+            raise RequestError(problem, kind="conflict", where=file.at("match", option.name), fix=fix)
 
 
 def _deviations(by: Quantity, baseline: str, compositions: Mapping[str, Composition]) -> dict[str, float]:

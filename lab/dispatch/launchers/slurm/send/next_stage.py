@@ -16,7 +16,7 @@ from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, submission
 from lab.dispatch.launchers.slurm.send.journal import Record, Task
 from lab.dispatch.launchers.slurm.send.settings import Settings
-from lab.planning.plan.build import Plan
+from lab.planning.plan.model import Plan
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:

@@ -136,7 +136,7 @@ def load(name: str = "slurm", overrides: Sequence[str] = ()) -> Settings:
     found: dict[str, Any] = {}
     places: dict[str, str] = {}
     for path in _files(name):
-        for key, entry in located_yaml.read(path).value.items():
+        for key, entry in located_yaml.read(path).mapping.items():
             _put(found, places, key, entry.plain, f"{entry.place}: {key}")
     for text in overrides:
         key, value = _parsed(text)

@@ -1,4 +1,4 @@
-"""Turning a knob to a target: as brute force over every value would, in a handful of evaluations."""
+"""Integer search for a target: as brute force over every value would, in a handful of evaluations."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.planning.solve.integer_search import LARGEST_MULTIPLE, Dial
+from lab.planning.solve.integer_search import LARGEST_MULTIPLE, IntegerSearch
 
 TOP = 3000
 
 
-def dial(quantity: Callable[[int], float], target: float, start: int, allowed: Callable[[int], bool]) -> Dial:
-    return Dial(lambda value: quantity(value) / target - 1 if allowed(value) else None, start)
+def search(
+    quantity: Callable[[int], float], target: float, start: int, allowed: Callable[[int], bool]
+) -> IntegerSearch:
+    return IntegerSearch(lambda value: quantity(value) / target - 1 if allowed(value) else None, start)
 
 
 def brute(quantity: Callable[[int], float], target: float, of: int, allowed: Callable[[int], bool]) -> float:
@@ -41,9 +43,8 @@ def test_the_best_multiple_is_the_one_that_brute_force_finds(
 
     if falling:
         target = round(1e9 / target) + 1
-    turned = dial(quantity, target, start, lambda v: True)
-    around = turned.around()
-    value = turned.best(of, around)
+    found = search(quantity, target, start, lambda v: True)
+    value = found.best(of)
     assert value is not None
     assert value % of == 0
     if value < 3 * TOP:
@@ -60,8 +61,8 @@ def test_values_that_cannot_be_built_are_stepped_over(start: int, goal: int, off
         return offset + 100 * v
 
     start = start // 4 * 4 + 3
-    turned = dial(quantity, quantity(goal) + 1, start, allowed)
-    value = turned.best(of, turned.around())
+    found = search(quantity, quantity(goal) + 1, start, allowed)
+    value = found.best(of)
     assert value is not None
     assert allowed(value)
     assert abs(quantity(value) / (quantity(goal) + 1) - 1) == pytest.approx(
@@ -75,8 +76,8 @@ def test_a_quantity_in_whole_steps_is_met_as_nearly_as_its_steps_allow(step: int
     def quantity(v: int) -> float:
         return -(-v // step) * step
 
-    turned = dial(quantity, goal, start, lambda v: True)
-    value = turned.best(1, turned.around())
+    found = search(quantity, goal, start, lambda v: True)
+    value = found.best(1)
     assert value is not None
     near = (goal // step * step or step, (goal // step + 1) * step)
     assert abs(quantity(value) - goal) == min(abs(reached - goal) for reached in near)
@@ -96,40 +97,40 @@ def test_the_coarsest_power_of_two_is_the_largest_that_has_a_multiple_within_the
     def quantity(v: int) -> float:
         return offset + slope * v
 
-    turned = dial(quantity, target, start, lambda v: True)
+    found = search(quantity, target, start, lambda v: True)
     powers = [2**n for n in range(9)]
     assert powers[-1] == LARGEST_MULTIPLE
     top = 2 * target // slope + 600
     within = [
         power for power in powers if any(abs(quantity(v) / target - 1) <= tolerance for v in range(power, top, power))
     ]
-    assert turned.coarsest(tolerance, turned.around()) == (within[-1] if within else None)
+    assert found.coarsest(tolerance) == (within[-1] if within else None)
 
 
 def test_a_linear_quantity_takes_a_handful_of_evaluations() -> None:
-    turned = dial(lambda v: 300_000 + 1536 * v, 300_000 + 1536 * 11_111, 384, lambda v: True)
-    assert turned.around() == (11_111, 11_111)
-    assert len(turned.seen) <= 5
+    found = search(lambda v: 300_000 + 1536 * v, 300_000 + 1536 * 11_111, 384, lambda v: True)
+    assert found.crossing == (11_111, 11_111)
+    assert len(found.known) <= 5
 
 
 def test_a_knob_that_changes_nothing_does_not_move() -> None:
-    turned = dial(lambda v: 7.0, 9.0, 4, lambda v: True)
-    assert turned.around() == (4, None)
-    assert not turned.moves
-    assert len(turned.seen) < 50
+    found = search(lambda v: 7.0, 9.0, 4, lambda v: True)
+    assert found.crossing == (4, None)
+    assert found.is_rising is None
+    assert len(found.known) < 50
 
 
 def test_a_quantity_that_saturates_short_of_the_target_has_an_end() -> None:
-    turned = dial(lambda v: float(min(v, 256)), 300.0, 32, lambda v: True)
-    smaller, larger = turned.around()
+    found = search(lambda v: float(min(v, 256)), 300.0, 32, lambda v: True)
+    smaller, larger = found.crossing
     assert larger is None
     assert smaller is not None
     assert smaller >= 256
-    assert turned.moves
+    assert found.is_rising
 
 
 def test_the_smallest_value_is_an_end_too() -> None:
-    turned = dial(lambda v: 1000.0 + v, 500.0, 40, lambda v: True)
-    assert turned.around() == (None, 1)
-    assert turned.best(16, (None, 1)) == 16
-    assert turned.coarsest(0.1, (None, 1)) is None
+    found = search(lambda v: 1000.0 + v, 500.0, 40, lambda v: True)
+    assert found.crossing == (None, 1)
+    assert found.best(16) == 16
+    assert found.coarsest(0.1) is None

@@ -1,0 +1,70 @@
+"""Names of arms: short, unique and safe as folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from lab.planning.config_paths import path_parts
+from lab.planning.language.hydra_values import hydra_value
+from lab.records.folder import LONGEST_NAME, check_name
+
+_BRACKETS = re.compile(r"[\[\]{}'\"]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")
+_TAKEN = ("plan.json",)
+"""What else a sweep's folder holds."""
+
+
+def arm_name(settings: Mapping[str, object]) -> str:
+    """A folder name from what an arm sets: `heads=mha,span=global`."""
+    short = short_keys(settings)
+    return joined_name(name_part(short[key], value) for key, value in settings.items())
+
+
+def joined_name(parts: Iterable[str]) -> str:
+    """The parts of an arm's name as one; a long name is cut, and ends in a hash of the whole."""
+    name = ",".join(parts).strip("-.") or "base"
+    return name if len(name) <= LONGEST_NAME else hashed_name(name, name)
+
+
+def name_part(key: str, value: object) -> str:
+    """One axis of an arm's name: `heads=mha`."""
+    return _UNSAFE.sub("-", _BRACKETS.sub("", f"{key}={hydra_value(value)}"))
+
+
+def hashed_name(name: str, whole: str) -> str:
+    """A name with a hash of all that it stands for, no longer than a folder's may be."""
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{name[: LONGEST_NAME - 9].rstrip('-.,=')}-{digest}"
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each key's last part, or as many of its last parts as tell it from the others."""
+    parts = {key: path_parts(key) for key in keys}
+    short = {}
+    for key, own in parts.items():
+        for n in range(1, len(own) + 1):
+            if sum(other[-n:] == own[-n:] for other in parts.values()) == 1:
+                break
+        short[key] = ".".join(own[-n:])
+    return short
+
+
+def folder_key(name: str) -> str:
+    """Equal for names that some file system takes for the same."""
+    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def check_arm_name(name: str) -> None:
+    """Refuse a name that can't be an arm's folder.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    check_name(name)
+    if name != name.strip() or name.endswith("."):
+        raise ValueError(f"name {name!r}: must not begin or end with a space, or end with a dot")
+    if name in _TAKEN or len(name.encode()) > 200:
+        raise ValueError(f"name {name!r}: is {'taken by the plan' if name in _TAKEN else 'too long'}")

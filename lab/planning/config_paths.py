@@ -1,0 +1,67 @@
+"""Configurations by dotted path: the value at one, a copy with another value there, and what makes two different."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+ABSENT = "–"
+"""Stands for the value of a key that one of two configurations doesn't have."""
+
+
+def path_parts(key: str) -> list[str]:
+    """The parts of a configuration path or a group: `model/heads` and `model.heads` alike."""
+    return re.split(r"[./]", key)
+
+
+def value_at(config: object, key: str) -> object:
+    """The value at a path of nested dataclasses and mappings; None where there is no such option."""
+    value = config
+    for part in path_parts(key):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif dataclasses.is_dataclass(value) and part in (field.name for field in dataclasses.fields(value)):
+            value = getattr(value, part)
+        else:
+            return None
+    return value
+
+
+def with_value_at(config: object, path: Sequence[str], new: object) -> object:
+    """A copy of nested dataclasses and mappings with another value at a path."""
+    if not path:
+        return new
+    if isinstance(config, Mapping):
+        return {**config, path[0]: with_value_at(config[path[0]], path[1:], new)}
+    inner = with_value_at(getattr(config, path[0]), path[1:], new)
+    return dataclasses.replace(config, **{path[0]: inner})  # type: ignore[type-var]
+
+
+def differences(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """Dotted key → (value in a, value in b), for every leaf in which two plain configurations differ.
+
+    A key that only one of them has is ABSENT in the other. Lists are leaves. The order of keys is a's, then b's.
+    """
+    left, right = dict(flat(a)), dict(flat(b))
+    keys = dict.fromkeys([*left, *right])
+    return {
+        key: (left.get(key, ABSENT), right.get(key, ABSENT))
+        for key in keys
+        if key not in left or key not in right or not _is_same(left[key], right[key])
+    }
+
+
+def flat(plain: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of every leaf; an empty mapping is a leaf."""
+    for key, value in plain.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, path)
+        else:
+            yield path, value
+
+
+def _is_same(a: object, b: object) -> bool:
+    # 1, 1.0 and True are equal in Python and mean different things in a configuration.
+    return type(a) is type(b) and bool(a == b)

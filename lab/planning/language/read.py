@@ -1,0 +1,122 @@
+"""The first stage of a plan: a sweep file as a `Sweep`, with the file and line of each of its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from lab.composition import convert
+from lab.composition.search_path import display, find
+from lab.planning.language import shorthand
+from lab.planning.language.extends import read_extended
+from lab.planning.language.located_yaml import Entry
+from lab.planning.language.sweep import Sweep, key_rules
+from lab.refusals import RequestError, Where
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A sweep as it was read.
+
+    Attributes:
+        content: its keys with the lines in which they stand, those of the sweeps that it extends among them.
+    """
+
+    path: Path
+    sweep: Sweep
+    content: Entry | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The sweep's name, which is its file's."""
+        return self.path.stem
+
+    @cached_property
+    def place(self) -> Where:
+        """The file as a whole."""
+        return Where(display(self.path))
+
+    def line(self, *keys: str) -> Where:
+        """The file and line of the deepest of the keys that is there: `sweeps/x.yaml:7`."""
+        entry = self.entry(*keys)
+        return self.place if entry is None or entry is self.content else entry.at()
+
+    def at(self, *keys: str) -> Where:
+        """Where a key stands: `sweeps/x.yaml:7: grid.model.span.window`."""
+        return Where(key=".".join(keys)).within(self.line(*keys))
+
+    def entry(self, *keys: str) -> Entry | None:
+        """The deepest of the keys that is there; None for a sweep without a file."""
+        return self.content.deepest(".".join(keys)) if self.content is not None else None
+
+
+def read_sweep(name: str) -> SweepFile:
+    """A sweep by name, what it extends included.
+
+    Raises:
+        RequestError: naming the file, the line, the key, what was expected, and the nearest valid name.
+    """
+    path = find("sweeps", name)
+    content = read_extended(path)
+    content = content.with_value(_written_out(Sweep, content))
+    try:
+        sweep = convert.dataclass(Sweep, content.plain)
+    except RequestError as error:
+        where = SweepFile(path, _NOTHING, content).at(error.where.key or "")
+        raise RequestError(replace(error.refusal, where=where)) from None
+    file = SweepFile(path, sweep, content)
+    if not sweep.question or not sweep.question.strip():
+        problem = "is missing: say what the sweep is to find out"
+        raise RequestError(problem, kind="missing", where=file.at("question"))
+    try:
+        find("experiments", sweep.experiment)
+    except RequestError as error:
+        raise error.within(file.at("experiment")) from None
+    return file
+
+
+_NOTHING = Sweep(question=None, experiment="")
+
+
+def _written_out(cls: type[object], entry: Entry, prefix: str = "") -> dict[str, Entry]:
+    """The keys of a mapping with every short form as its long one.
+
+    Raises:
+        RequestError: something is empty that can't be, or has the wrong shape.
+    """
+    content = dict(entry.mapping)
+    for name, rules in key_rules(cls).items():
+        if (own := content.get(name)) is None:
+            continue
+        key = f"{prefix}{name}"
+        if "if_empty" in rules and own.value in ({}, []):
+            raise RequestError(rules["if_empty"], kind="missing", where=own.at(key))
+        if "rewrite" in rules:
+            own = rules["rewrite"](key, own)
+        if "part" in rules and own.mapping:
+            own = own.with_value(_written_out(rules["part"], own, f"{key}."))
+        holds = rules.get("holds")
+        if holds == "arms":
+            _refuse_nothing(key, own)
+        for axis_key, axis in _axes(key, own, holds):
+            shorthand.check_axis(axis_key, axis)
+        content[name] = own
+    return content
+
+
+def _refuse_nothing(key: str, arms: Entry) -> None:
+    for name, settings in arms.mapping.items():
+        if settings.value is None:
+            problem = "is empty; what sets nothing is written {}"
+            raise RequestError(problem, kind="missing", where=settings.at(f"{key}.{name}"))
+
+
+def _axes(key: str, entry: Entry, holds: str | None) -> Iterator[tuple[str, Entry]]:
+    """(dotted path, axis) of every axis that a key holds."""
+    if holds == "axes":
+        yield from ((f"{key}.{axis}", values) for axis, values in entry.mapping.items())
+    elif holds == "axis groups":
+        for i, group in enumerate(entry.items):
+            yield from _axes(f"{key}[{i}]", group, "axes")

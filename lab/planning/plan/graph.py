@@ -1,0 +1,41 @@
+"""The fourth stage of a plan: the runs in an order in which each comes after those that it depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lab.planning.arms.arm import Arm
+from lab.planning.arms.dependencies import in_order
+from lab.planning.plan.model import Role
+from lab.planning.solve.matching import MatchedArms
+from lab.planning.solve.selection import Cell
+from lab.planning.solve.tuning import tuned_cells, tuning_seeds
+
+
+@dataclass(frozen=True)
+class RunGraph:
+    """Every run of a sweep: each arm with each cell of the tuned axes and each seed.
+
+    Attributes:
+        arms: each after those that it depends on, by `needs` or `equal_flops`.
+        cells: the combinations of the tuned axes; one empty cell where nothing is tuned.
+        seeds: with what each seed's runs are for, the tuning ones first.
+    """
+
+    matched: MatchedArms
+    arms: tuple[Arm, ...]
+    cells: tuple[Cell, ...]
+    seeds: tuple[tuple[Role, int], ...]
+
+
+def order_runs(matched: MatchedArms) -> RunGraph:
+    """The runs of matched arms.
+
+    Raises:
+        RequestError: arms depend on each other in a circle, or what is tuned is wrong.
+    """
+    sweep, file = matched.sweep, matched.sweep.file
+    arms = in_order(sweep.arms, file)
+    seeds: list[tuple[Role, int]] = [("tune", seed) for seed in tuning_seeds(file)]
+    seeds += [("report", seed) for seed in file.sweep.reported_seeds]
+    return RunGraph(matched, tuple(arms), tuple(tuned_cells(sweep)), tuple(seeds))
