@@ -33,7 +33,8 @@ def with_dependencies(arms: Sequence[Arm], file: SweepFile) -> list[Arm]:
 
     Raises:
         RequestError: `needs` or `equal_flops` names an unknown arm, path or seed, an arm with several cells of which
-            none is meant, or an arm whose tokens or FLOPs something else decides.
+            none is meant, an arm whose runs are known only once it has picked its tuned values, or an arm whose tokens
+            or FLOPs something else decides.
     """
     cells: dict[str, list[Arm]] = {}
     for arm in arms:
@@ -96,7 +97,7 @@ def _paths() -> tuple[str, ...]:
 
 def _needs(cells: Mapping[str, list[Arm]], file: SweepFile) -> dict[str, dict[str, NeededRun]]:
     needs: dict[str, dict[str, NeededRun]] = {}
-    seeds = file.sweep.reported_seeds
+    seeds, tune = file.sweep.reported_seeds, file.sweep.tune
     for name, paths in file.sweep.needs.items():
         for arm in _cells_of(name, cells, file.at("needs", name)):
             for path, needed in paths.items():
@@ -108,6 +109,11 @@ def _needs(cells: Mapping[str, list[Arm]], file: SweepFile) -> dict[str, dict[st
                     listed = ", ".join(map(str, seeds[:20]))
                     problem = f"{needed.seed} is not among the sweep's seeds ({listed})"
                     raise RequestError(problem, where=Where(key="seed").within(where), given=needed.seed)
+                if needed.arm is not None and tune is not None:
+                    axes = ", ".join(tune.axes)
+                    problem = f"which run of '{needed.arm}' is needed is known only once it has picked its {axes}"
+                    fix = "tune it in a sweep of its own, and name the run"
+                    raise RequestError(problem, kind="conflict", where=where, fix=fix)
                 if needed.arm is not None:
                     needed = replace(needed, arm=_provider(needed.arm, cells, arm, where))
                 needs.setdefault(arm.name, {})[path] = needed

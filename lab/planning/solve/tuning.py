@@ -31,7 +31,6 @@ def tuned_cells(sweep: SweepArms) -> list[Cell]:
     axes = {axis: axis_values(axis, values, file, "tune", "axes") for axis, values in tune.axes.items()}
     tuned = {path: axis for axis, values in axes.items() for value in values for path in _paths(axis, value)}
     _refuse_set_elsewhere(tuned, sweep)
-    _refuse_tuned_needs(file, list(tune.axes))
     cells = [Cell(arm_name(settings), settings) for settings in product_of(axes)]
     names: set[str] = set()
     for cell in cells:
@@ -108,14 +107,3 @@ def _refuse_set_elsewhere(tuned: dict[str, str], sweep: SweepArms) -> None:
 def _paths(key: str, value: object) -> Iterator[str]:
     """The configuration paths that a setting gives a value, groups as paths."""
     return (path.replace("/", ".") for path in set_paths(key, value))
-
-
-def _refuse_tuned_needs(file: SweepFile, axes: list[str]) -> None:
-    for arm, paths in file.sweep.needs.items():
-        for path, needed in paths.items():
-            if needed.arm is not None:
-                problem = (
-                    f"which run of '{needed.arm}' is needed is known only once it has picked its {', '.join(axes)}"
-                )
-                fix = "tune it in a sweep of its own, and name the run"
-                raise RequestError(problem, kind="conflict", where=file.at("needs", arm, path), fix=fix)
