@@ -18,7 +18,7 @@ from scipy import stats
 from lab.comparison.statistics.paired import paired_difference
 from lab.comparison.statistics.resampling import RESAMPLES, SEED, bootstrap_interval
 from lab.comparison.statistics.verdicts import Judgement, judge
-from lab.planning.forecast.seeds import POWER, seeds_to_equate, smallest_effect
+from lab.planning.forecast.power import POWER, seeds_to_equate, smallest_effect
 from lab.planning.solve.selection import Cell, Tried, select
 
 ALPHA = 0.05

@@ -14,7 +14,7 @@ from lab.comparison.read.collect import collect
 from lab.comparison.statistics.paired import PairedDifference, paired_difference
 from lab.comparison.statistics.verdicts import Judgement, judge
 from lab.comparison.tables import export
-from lab.planning.forecast.seeds import POWER, equivalence_power, power, seeds_needed
+from lab.planning.forecast.power import POWER, equivalence_power, power, seeds_needed
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_plans import plan, row
 from tests.comparison.test_comparison_table import line, printed

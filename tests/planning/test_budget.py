@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from lab.planning.forecast.budget import Budget, Fit, fit
+from lab.planning.forecast.detectable import Detectable, Noise
 from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, passes
 from lab.planning.forecast.history import Hardware, Past
-from lab.planning.forecast.power import Detectable, Noise, smallest_effect
+from lab.planning.forecast.power import smallest_effect
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.refusals import RequestError

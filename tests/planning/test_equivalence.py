@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.planning.forecast.power import detectable
-from lab.planning.forecast.seeds import MOST_SEEDS, POWER, equivalence_power, seeds_to_equate
+from lab.planning.forecast.detectable import detectable
+from lab.planning.forecast.power import MOST_SEEDS, POWER, equivalence_power, seeds_to_equate
 from lab.planning.language.read import read_sweep
 from lab.planning.language.sweep import Sweep
 from lab.planning.plan.build import plan_sweep

@@ -14,18 +14,9 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from statsmodels.stats.power import TTestPower
 
+from lab.planning.forecast.detectable import Noise, detectable, noise, pooled
 from lab.planning.forecast.history import Hardware, Past
-from lab.planning.forecast.power import (
-    MOST_SEEDS,
-    POWER,
-    Noise,
-    detectable,
-    noise,
-    pooled,
-    power,
-    seeds_needed,
-    smallest_effect,
-)
+from lab.planning.forecast.power import MOST_SEEDS, POWER, power, seeds_needed, smallest_effect
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import Plan
 

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from lab.planning.forecast.budget import Budget, fit
+from lab.planning.forecast.detectable import detectable
 from lab.planning.forecast.estimate import Speeds, estimates
 from lab.planning.forecast.history import Hardware, Past
-from lab.planning.forecast.power import detectable
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import Plan
 from lab.planning.show.preview import Preview, differs

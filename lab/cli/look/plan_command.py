@@ -74,9 +74,9 @@ def _preview(plan: Plan, root: Path, budget: Budget | None, max_parallel: int | 
     """The plan with what is known of its runs, under this root and on this machine."""
     from lab.dispatch.launchers.local.machine import available_gpus, share
     from lab.planning.forecast.budget import fit
+    from lab.planning.forecast.detectable import detectable
     from lab.planning.forecast.estimate import Speeds, estimates
     from lab.planning.forecast.history import history
-    from lab.planning.forecast.power import detectable
     from lab.planning.show.preview import Preview
 
     past = history(root)

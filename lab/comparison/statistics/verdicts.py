@@ -15,7 +15,7 @@ from lab.comparison.metrics import Direction
 from lab.comparison.statistics.equivalence import Equivalence, equivalence_interval, equivalence_p
 from lab.comparison.statistics.paired import Interval, PairedDifference, holm
 from lab.comparison.statistics.resampling import bootstrap_interval, sign_flip_p
-from lab.planning.forecast.seeds import seeds_needed, seeds_to_equate
+from lab.planning.forecast.power import seeds_needed, seeds_to_equate
 
 Verdict = Literal["better", "worse", "different", "equivalent", "can't tell"]
 

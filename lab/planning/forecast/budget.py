@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.registry import OptionError
+from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.estimate import Speeds, at_tokens, passes
-from lab.planning.forecast.power import Detectable, smallest_effect
+from lab.planning.forecast.power import smallest_effect
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.refusals import RequestError
 

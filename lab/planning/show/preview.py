@@ -13,8 +13,8 @@ from lab.composition.frozen.freeze import to_plain
 from lab.planning.arms.names import short_keys
 from lab.planning.config_paths import ABSENT, differences
 from lab.planning.forecast.budget import Fit
+from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.estimate import Estimate
-from lab.planning.forecast.power import Detectable
 from lab.planning.plan.model import Plan, PlannedRun
 
 NEW = "new"

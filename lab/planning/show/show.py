@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.planning.forecast.budget import Fit
-from lab.planning.forecast.power import MOST_SEEDS, Detectable
+from lab.planning.forecast.detectable import Detectable
+from lab.planning.forecast.power import MOST_SEEDS
 from lab.planning.plan.model import Plan
 from lab.planning.show.preview import NEW, Preview, differs
 from lab.planning.solve.matching import NAMES, Matching
