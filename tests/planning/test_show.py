@@ -16,8 +16,9 @@ from lab.planning.forecast.estimate import Speeds, estimates
 from lab.planning.forecast.history import Hardware, Past
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import Plan
-from lab.planning.show.preview import Preview, differs
-from lab.planning.show.show import ROWS, beyond, show
+from lab.planning.show.notes import beyond
+from lab.planning.show.preview import Preview, difference_line
+from lab.planning.show.print_plan import ROWS, print_plan
 from lab.planning.solve.matching import Matching
 from lab.units import duration
 
@@ -53,7 +54,7 @@ def preview(plan: Plan, seen: list[Past], **changes: Any) -> Preview:
 
 def shown(preview: Preview, width: int = 160, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    show(preview, console, **options)
+    print_plan(preview, console, **options)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -117,7 +118,7 @@ def test_what_is_matched_by_which_knob_and_how_closely() -> None:
     )
     assert "nothing is matched" not in text
     text = " ".join(shown(preview(plan("norms"), [])).split())
-    assert "as they stand, no knob turned" in text
+    assert "as they are, no knob adjusted" in text
 
 
 def test_needs_are_told() -> None:
@@ -192,10 +193,10 @@ def test_json_has_stable_names() -> None:
 
 def test_differences_are_short_and_tell_the_keys_apart() -> None:
     changed = {"model.heads.name": ("gqa", "mha"), "model.heads.n_kv_heads": (2, "–"), "a.eps": (1e-6, None)}
-    assert differs(changed) == "heads gqa → mha, n_kv_heads 2 → –, eps 1e-06 → null"
-    assert differs({"x.a.eps": (1, 2), "x.b.eps": (True, False)}) == "a.eps 1 → 2, b.eps true → false"
-    assert differs({"teacher": ("–", "ab" * 32)}) == "teacher – → abababab"
-    assert len(differs({"long": ([], ["local"] * 40)})) < 70
+    assert difference_line(changed) == "heads gqa → mha, n_kv_heads 2 → –, eps 1e-06 → null"
+    assert difference_line({"x.a.eps": (1, 2), "x.b.eps": (True, False)}) == "a.eps 1 → 2, b.eps true → false"
+    assert difference_line({"teacher": ("–", "ab" * 32)}) == "teacher – → abababab"
+    assert len(difference_line({"long": ([], ["local"] * 40)})) < 70
 
 
 @pytest.mark.parametrize(

@@ -53,19 +53,19 @@ def command(
 
         write_plan(plan, save)
     if as_json:
-        from lab.planning.show.flop_conventions import counted
+        from lab.planning.show.flop_conventions import flops_by_convention
 
-        also = {"flops_per_token_counted": counted(plan)} if flops else {}
+        also = {"flops_per_token_counted": flops_by_convention(plan)} if flops else {}
         click.echo(json.dumps(preview.as_dict() | also, indent=1))
         return
     from lab.cli.console import console
-    from lab.planning.show.show import show
+    from lab.planning.show.print_plan import print_plan
 
-    show(preview, console(), everything=everything)
+    print_plan(preview, console(), everything=everything)
     if flops:
-        from lab.planning.show.flop_conventions import show as show_counted
+        from lab.planning.show.flop_conventions import print_flops
 
-        show_counted(plan, console(), everything=everything)
+        print_flops(plan, console(), everything=everything)
     if save is not None:
         click.echo(f"saved: `lab submit {save}` runs precisely this")
 

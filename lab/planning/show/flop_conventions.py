@@ -9,19 +9,19 @@ from rich.text import Text
 
 from lab.accounting.conventions import CONVENTIONS, conventions
 from lab.planning.plan.model import Plan
-from lab.planning.show.show import ROWS
+from lab.planning.show.print_plan import ROWS, print_hidden, print_notes
 from lab.units import count
 
 
-def counted(plan: Plan) -> dict[str, dict[str, float]]:
+def flops_by_convention(plan: Plan) -> dict[str, dict[str, float]]:
     """Arm → convention → FLOPs a trained token. A model that only teaches is not in them."""
     experiments = {arm: runs[0].experiment for arm, runs in plan.arms.items()}
     return {arm: conventions(each.model, each.train.context) for arm, each in experiments.items()}
 
 
-def show(plan: Plan, console: Console, *, everything: bool = False) -> None:
+def print_flops(plan: Plan, console: Console, *, everything: bool = False) -> None:
     """Print them, and what each convention counts. At most ROWS arms, unless `everything`."""
-    by_arm = counted(plan)
+    by_arm = flops_by_convention(plan)
     shown = list(by_arm) if everything else list(by_arm)[:ROWS]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("FLOPs/token", overflow="fold", min_width=12)
@@ -30,10 +30,8 @@ def show(plan: Plan, console: Console, *, everything: bool = False) -> None:
     for arm in shown:
         table.add_row(Text(arm), *(count(by_arm[arm][key]) for key in CONVENTIONS))
     console.print(table)
-    if len(shown) < len(by_arm):
-        console.print(Text(f"… and {len(by_arm) - len(shown):,} more arms; --all shows them"))
-    notes = Table.grid(padding=(0, 1))
-    for convention in CONVENTIONS.values():
-        notes.add_row("·", Text(f"{' '.join(convention.title.split())}: {convention.counts}. {convention.used_by}"))
-    notes.add_row("·", Text("L layers that attend, H heads of size Q, a context of T tokens, N active parameters"))
-    console.print(notes)
+    print_hidden(len(by_arm) - len(shown), console)
+    legend = [f"{' '.join(each.title.split())}: {each.counts}. {each.used_by}" for each in CONVENTIONS.values()]
+    print_notes(
+        [*legend, "L layers that attend, H heads of size Q, a context of T tokens, N active parameters"], console
+    )

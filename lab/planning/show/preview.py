@@ -1,4 +1,4 @@
-"""A plan with what is known besides: states of its runs, estimates, what its seeds can detect, what a budget buys."""
+"""A plan with what else is known: states of its runs, estimates, what its seeds can detect, what a budget buys."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from lab.composition.frozen.freeze import to_plain
 from lab.planning.arms.names import short_keys
-from lab.planning.config_paths import ABSENT, differences
+from lab.planning.config_paths import differences
 from lab.planning.forecast.budget import Fit
 from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.estimate import Estimate
 from lab.planning.plan.model import Plan, PlannedRun
 
 NEW = "new"
-_LONGEST = 40
+_LONGEST_VALUE = 40
 _IDENTITY = re.compile("[0-9a-f]{64}")
 
 
@@ -41,7 +40,7 @@ class Preview:
     parallel: int
     fit: Fit | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The plan for `--json`, with `estimates` (by identity), `power` and, where one was given, `budget`."""
         return {
             **self.plan.as_dict(self.states),
@@ -68,17 +67,22 @@ class Preview:
         """A run that stands for its arm: the first that reports."""
         return next(run for run in self.arms[arm] if run.role == "report")
 
-    def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
+    def differences(self, arm: str) -> dict[str, tuple[object, object]]:
         """What an arm has otherwise than the baseline: key → (the baseline's value, the arm's), derived ones too."""
         return differences(self._baseline, _plain(self.first(arm)))
 
     def seconds(self, runs: Iterable[PlannedRun]) -> float | None:
         """Time of the runs, one after the other, that still have to run; None where any of it is unknown."""
-        left = [self.estimates[run.identity].seconds for run in runs if self.states.get(run.identity) not in _ENDED]
-        return None if None in left else sum(value for value in left if value is not None)
+        total = 0.0
+        for run in runs:
+            if self.states.get(run.identity) not in _ENDED:
+                if (seconds := self.estimates[run.identity].seconds) is None:
+                    return None
+                total += seconds
+        return total
 
     @cached_property
-    def _baseline(self) -> dict[str, Any]:
+    def _baseline(self) -> dict[str, object]:
         return _plain(self.first(self.plan.baseline))
 
     def _made(self, runs: list[PlannedRun]) -> list[PlannedRun]:
@@ -92,30 +96,32 @@ class Preview:
 _ENDED = ("finished", "diverged")
 
 
-def differs(found: Mapping[str, tuple[Any, Any]]) -> str:
+def difference_line(differences: Mapping[str, tuple[object, object]]) -> str:
     """Differences on one line: `heads gqa → mha, n_kv_heads 2 → –`."""
-    keys = {key: key.removesuffix(".name") for key in found}
+    keys = {key: key.removesuffix(".name") for key in differences}
     short = short_keys(dict.fromkeys(keys.values()))
-    return ", ".join(f"{short[keys[key]]} {_shown(old)} → {_shown(new)}" for key, (old, new) in found.items())
+    return ", ".join(
+        f"{short[keys[key]]} {_short_value(old)} → {_short_value(new)}" for key, (old, new) in differences.items()
+    )
 
 
-def _plain(run: PlannedRun) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(run.experiment)
+def _plain(run: PlannedRun) -> dict[str, object]:
+    plain: dict[str, object] = to_plain(run.experiment)
     del plain["name"], plain["seed"]
     return plain
 
 
-def _shown(value: Any) -> str:
-    if value is None or value == ABSENT:
-        return ABSENT if value == ABSENT else "null"
+def _short_value(value: object) -> str:
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        text = ",".join(_shown(item) for item in value) or "[]"
+        text = ",".join(_short_value(item) for item in value) or "[]"
     elif isinstance(value, float):
         text = f"{value:g}"
     else:
         text = str(value) or "''"
     if _IDENTITY.fullmatch(text):
         return text[:8]
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"

@@ -1,0 +1,184 @@
+"""What a plan says below its table: what is equal between the arms, what runs need, and what the seeds can detect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from lab.planning.forecast.detectable import Detectable
+from lab.planning.forecast.power import MOST_SEEDS
+from lab.planning.plan.model import Plan
+from lab.planning.show.preview import Preview
+from lab.planning.solve.matching import NAMES, Matching
+from lab.units import count, measure
+
+_MOST_NAMED = 12
+"""Arms that a line names."""
+
+
+def notes(preview: Preview) -> Iterator[str]:
+    """The lines, in the order in which they are read."""
+    plan = preview.plan
+    yield from _matched(plan) if plan.matching.by != "none" else _unmatched(plan)
+    tokens = {run.tokens for run in plan.runs}
+    if len(tokens) == 1:
+        yield f"every run trains on {count(tokens.pop())} tokens"
+    else:
+        yield f"runs train on {count(min(tokens))} to {count(max(tokens))} tokens"
+    cells = list(dict.fromkeys(run.cell.name for run in plan.runs if run.cell.name))
+    if cells:
+        named = _some(cells, 8, ", …")
+        yield f"each arm picks its own of {len(cells)} cells ({named}) by {plan.tune_metric} on seeds of their own"
+    yield from _needed(preview)
+    yield from _equal_flops(preview)
+    yield from _cached(preview)
+    yield from _estimated(preview)
+    yield from _detectable(preview.power)
+
+
+def beyond(matching: Matching) -> dict[str, list[str]]:
+    """Arm → what it has more or less of than the baseline beyond the tolerance: `+7.9% parameters`."""
+    kinds = (("parameters", matching.parameter_deviations), ("training FLOPs", matching.flops_deviations))
+    by_arm = {
+        arm: [f"{percent(of[arm])} {name}" for name, of in kinds if abs(of[arm]) > matching.tolerance]
+        for arm in matching.parameter_deviations
+    }
+    return {arm: parts for arm, parts in by_arm.items() if parts}
+
+
+def percent(deviation: float) -> str:
+    """A deviation with two digits or so: `+5.7%`."""
+    size = abs(deviation)
+    if size < 0.0005:
+        return "±0%"
+    return f"{deviation:+.0%}" if size >= 0.0995 else f"{deviation:+.1%}"
+
+
+def unit_of(power: Detectable) -> str:
+    """The unit of the metric, after a number."""
+    return " nats" if power.metric.endswith("loss") else ""
+
+
+def _matched(plan: Plan) -> Iterator[str]:
+    """What is matched, by what, and how closely."""
+    matching = plan.matching
+    furthest = max(matching.deviations, key=lambda arm: abs(matching.deviations[arm]), default=plan.baseline)
+    off = matching.deviations.get(furthest, 0.0)
+    line = f"matched: {NAMES[matching.by]}, within {100 * matching.tolerance:g}%"
+    line += f"; the furthest is {furthest} at {off:+.2%}" if off else "; all equal"
+    if not matching.values:
+        yield f"{line}; as they are, no knob adjusted"
+        return
+    values = [f"{arm} {value:,}" for arm, value in matching.values.items()]
+    if len(values) > _MOST_NAMED:
+        values = [f"{value:,} in {n:,} arms" for value, n in Counter(matching.values.values()).most_common()]
+    step = f" in multiples of {matching.multiple_of}" if (matching.multiple_of or 1) > 1 else ""
+    more = f" and {len(values) - _MOST_NAMED:,} more" if len(values) > _MOST_NAMED else ""
+    yield f"{line}; by {matching.knob}{step}: {_some(values, _MOST_NAMED, more)}"
+
+
+def _unmatched(plan: Plan) -> Iterator[str]:
+    """Which arms are larger or smaller, where nothing is matched."""
+    off = beyond(plan.matching)
+    if len(plan.arms) < 2:
+        return
+    if not off:
+        yield "nothing is matched, and no arm is larger or smaller than the baseline"
+        return
+    arms = [f"{arm} {', '.join(parts)}" for arm, parts in off.items()]
+    more = f" and {len(arms) - _MOST_NAMED:,} more" if len(arms) > _MOST_NAMED else ""
+    yield f"nothing is matched; beside {plan.baseline}: {'; '.join(arms[:_MOST_NAMED])}{more}"
+
+
+def _needed(preview: Preview) -> Iterator[str]:
+    """The arms of the sweep, or else the runs, that an arm's runs consume."""
+    own = f"{preview.plan.sweep}/"
+    arms = [arm for arm in preview.runs if any(run.needs for run in preview.arms[arm])]
+    for arm in arms[:_MOST_NAMED]:
+        needs = [need for run in preview.arms[arm] for need in run.needs]
+        names = dict.fromkeys(need.run.split("/")[1] if need.run.startswith(own) else need.run for need in needs)
+        reads = any(need.flops_per_token for need in needs)
+        yield f"{arm} needs {', '.join(names)}{' (whose forward passes are in its FLOPs in all)' if reads else ''}"
+
+
+def _equal_flops(preview: Preview) -> Iterator[str]:
+    for arm, other in preview.plan.equal_flops.items():
+        mine, theirs = preview.first(arm), preview.first(other)
+        off = mine.total_flops / theirs.total_flops - 1
+        yield (
+            f"{arm} trains on {count(mine.tokens)} tokens for the FLOPs in all of {other}, which trains on "
+            f"{count(theirs.tokens)}: {off:+.2%}"
+        )
+
+
+def _cached(preview: Preview) -> Iterator[str]:
+    """What teachers' outputs take on disk, before any of them is written."""
+    experiments = {arm: preview.first(arm).experiment for arm in preview.runs}
+    sizes = {arm: size for arm, each in experiments.items() if (size := each.recipe.cache_bytes(each))}
+    if not sizes:
+        return
+    total = sum(size * len(preview.runs[arm]) for arm, size in sizes.items())
+    named = _some([f"{arm} {count(size)}B" for arm, size in sizes.items()], _MOST_NAMED)
+    yield (
+        f"teachers' outputs kept in the lab's cache, a run: {named}; {count(total)}B for all runs, less where several "
+        "read the same; each counts the teacher's forward passes, though they are made once"
+    )
+
+
+def _estimated(preview: Preview) -> Iterator[str]:
+    estimates = [preview.estimates[preview.first(arm).identity] for arm in preview.runs]
+    if all(estimate.basis == "unknown" for estimate in estimates):
+        yield "time and memory: unknown, as no run of this kind has been measured on this hardware"
+        return
+    bases = Counter(estimate.describe() for estimate in estimates)
+    if len(bases) == 1:
+        yield f"time and memory of a run: {estimates[0].describe()}; starting up is not counted"
+        return
+    shares = [f"{n} of {len(estimates)} arms {basis}" for basis, n in bases.items()]
+    yield (
+        f"time and memory of a run: {'; '.join(shares[:4])}; ~ marks what is scaled by FLOPs a token; starting up is "
+        "not counted"
+    )
+
+
+def _detectable(power: Detectable) -> Iterator[str]:
+    if power.comparisons < 1:
+        return
+    comparisons = f"{power.comparisons} comparison{'s' if power.comparisons > 1 else ''}"
+    unit = unit_of(power)
+    margin = f"equivalent is within ±{power.equivalence or 0:g}{unit or f' of {power.metric}'}"
+    if power.noise.sd is None:
+        if power.equivalence is not None:
+            yield margin
+        yield (
+            f"smallest detectable effect: unknown until two seeds of an arm and the baseline have finished "
+            f"({comparisons}, paired t, α = {power.alpha:g} in all)"
+        )
+        return
+    source = "this sweep" if power.noise.source == "this sweep" else "other runs of the same experiment and tokens"
+    noise = (
+        f"SD of a paired difference {measure(power.noise.sd)}, {power.noise.degrees} degrees of freedom, from {source}"
+    )
+    if power.effect is None:
+        yield f"one seed can't tell an effect from noise ({noise})"
+    else:
+        yield (
+            f"smallest detectable effect on {power.metric}: {measure(power.effect)}{unit} with {power.seeds} seeds "
+            f"({noise}; {comparisons}, paired t, α = {power.alpha:g} in all, power {power.power:g})"
+        )
+    if power.seeds_for_target is not None:
+        yield f"{power.target:g}{unit or f' of {power.metric}'} would take {_seeds(power.seeds_for_target)}"
+    if power.equivalence is not None and power.seeds_for_equivalence is not None:
+        yield (
+            f"{margin}: showing that of an arm that makes no difference would take "
+            f"{_seeds(power.seeds_for_equivalence)}"
+        )
+
+
+def _seeds(seeds: int) -> str:
+    return f"{'more than ' if seeds >= MOST_SEEDS else ''}{seeds:,} seeds"
+
+
+def _some(names: Sequence[str], most: int, more: str = "") -> str:
+    """The first of the names, and `more` where there are more."""
+    return ", ".join(names[:most]) + (more if len(names) > most else "")
