@@ -177,7 +177,7 @@ class TestTheDigest:
             ("lab/dispatch/worker/worker.py", True),
             ("lab/cli/main.py", False),
             ("lab/comparison/tables/table.py", False),
-            ("lab/planning/show/show.py", False),
+            ("lab/planning/show/print_plan.py", False),
         ],
     )
     def test_changes_with_what_a_worker_runs(self, copy: dict[str, Path], file: str, counts: bool) -> None:
