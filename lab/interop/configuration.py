@@ -1,29 +1,28 @@
 """A config.json as an architecture, and an architecture as a config.json. Every key is consumed or refused.
 
 The way back is the way out, checked: a family's template is matched against what the architecture means, and the keys
-found have to give that same meaning again.
+that match have to give that same meaning again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from components import registry
 from components.architecture import Architecture
 from lab.composition import convert
-from lab.interop.family import Family, compute, families, family_of
-from lab.interop.meaning import LAYER_SLOTS, Meaning, Plain, configuration, meaning
-from lab.interop.template import fill, matches, same
+from lab.interop.family import Family, compute, families, family_of, is_rope, whole_number
+from lab.interop.meaning import LAYER_SLOTS, Meaning, configuration, meaning
+from lab.interop.template import Accepts, Keys, Plain, fill_parts, matches, same
 from lab.refusals import RequestError
 
 _ATTEMPTS = 32
-"""Ways to spell one architecture that are tried in a family, where the first found does not read back as the same."""
+"""Ways to spell one architecture that are tried in a family, where the first doesn't read back as the same."""
 
 
-def to_architecture(hf_config: Mapping[str, Any], *, without_dropout: bool = False) -> Plain:
+def to_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Plain:
     """The model configuration, as lab.composition.convert takes it, that a config.json describes.
 
     Args:
@@ -35,25 +34,19 @@ def to_architecture(hf_config: Mapping[str, Any], *, without_dropout: bool = Fal
     """
     family = family_of(hf_config)
     keys = _read(family, hf_config, without_dropout)
-    base = fill({name: part for name, part in family.architecture.items() if name in (*LAYER_SLOTS, "window")}, keys)
-    base = {"mixer": {"name": "attention"}} | base
-    whole = fill({name: part for name, part in family.architecture.items() if name not in base}, keys)
+    whole = fill_parts(family.whole_template, keys)
     init = registry.lookup("init", family.init)
-    options = {option.name: option.default for option in registry.options(init)}
+    options: Plain = {option.name: option.default for option in registry.options(init)}
     options |= {"std": hf_config["initializer_range"]} if hf_config.get("initializer_range") else {}
     whole["init"] = {"name": family.init, **options}
-    entries = _entries(family, keys, whole["n_layers"])
-    kinds, layers = [], []
-    for entry in entries:
-        own = {} if family.layers is None else fill(family.layers.types[entry], keys)
-        kinds.append(own.pop("kind", "all"))
-        layers.append(base | own)
-    if len({repr(layer) for layer in layers}) == 1:
-        kinds = ["all"] * len(kinds)
+    types = _layer_types(family, keys, whole_number(whole, "n_layers"))
+    layers = [fill_parts(family.layer_template(layer_type), keys) for layer_type in types]
+    alike = len({repr(layer) for layer in layers}) == 1
+    kinds = ["all" if alike else family.layer_kind(layer_type) for layer_type in types]
     return configuration(whole, kinds, layers)
 
 
-def load_architecture(hf_config: Mapping[str, Any], *, without_dropout: bool = False) -> Architecture:
+def load_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Architecture:
     """The architecture that a config.json describes.
 
     Raises:
@@ -79,45 +72,69 @@ def to_hf_config(architecture: Architecture, model_type: str | None = None) -> P
     candidates = list(families().values()) if model_type is None else [family_of({"model_type": model_type})]
     misfits: list[_Misfit] = []
     for family in candidates:
-        for keys in islice(_matches(family, wanted), _ATTEMPTS):
-            config = _write(family, keys, architecture)
+        for spelling in islice(_spellings(family, wanted), _ATTEMPTS):
+            config = _write(family, spelling, architecture)
             faults = _differences(meaning(load_architecture(config)), wanted) + _indivisible(family, config)
             if not faults:
                 return config
-            misfits.append(_Misfit(family.name, faults, whole=True))
-    misfits += [_Misfit(family.name, _misfits(family, wanted), whole=False) for family in candidates]
+            misfits.append(_Misfit(family.name, faults, has_each_part=True))
+    misfits += [_Misfit(family.name, _misfits(family, wanted), has_each_part=False) for family in candidates]
     nearest = min(misfits, key=_Misfit.distance)
-    parts = " and ".join(nearest.faults)
-    raise RequestError(f"no Hugging Face architecture has this model's {parts} (the nearest is {nearest.family})")
+    parts = " and ".join(f"{fault.part}{fault.detail}" for fault in nearest.faults)
+    raise RequestError(
+        f"no Hugging Face architecture has this model's {parts} (the nearest is {nearest.family})", kind="unsupported"
+    )
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What a family can't express.
+
+    Attributes:
+        part: of the architecture: a slot, or an option of one such as `mlp.bias`.
+        detail: the rest of the sentence.
+    """
+
+    part: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)
 class _Misfit:
-    """What of an architecture a family doesn't have; `whole` if it has each part, but not all of them together."""
+    """Why an architecture isn't one of a family; `has_each_part` if the family has its parts, but not together."""
 
     family: str
-    faults: list[str]
-    whole: bool
+    faults: list[_Fault]
+    has_each_part: bool
 
     def distance(self) -> tuple[int, bool]:
-        components = {fault.partition(" ")[0].partition(".")[0] for fault in self.faults}
-        return len(components), not self.whole
+        components = {fault.part.partition(".")[0] for fault in self.faults}
+        return len(components), not self.has_each_part
 
 
-def _read(family: Family, config: Mapping[str, Any], without_dropout: bool) -> Plain:
+@dataclass(frozen=True)
+class _Spelling:
+    """Keys of a config.json that may give an architecture, and the type of each layer."""
+
+    keys: Keys = field(default_factory=dict)
+    layer_types: tuple[object, ...] = ()
+
+
+def _read(family: Family, config: Keys, without_dropout: bool) -> Plain:
     """The values of the family's keys: given, by default or computed. Refuses what it can't honour."""
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise RequestError(f"config.json: quantization_config: weights quantised by {method} have to be restored first")
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else "unknown"
+        raise _refusal(f"quantization_config: weights quantised by {method} have to be restored first")
     for key, value in config.items():
         if key not in family.keys:
-            raise RequestError(f"config.json: {key} = {value!r}: no meaning is known for it in {family.model_type}")
-        for each in value if isinstance(value, list) and key in family.fixed else [value]:
-            if key in family.fixed and not any(same(each, allowed) for allowed in family.fixed[key]):
-                raise RequestError(f"config.json: {key} = {each!r} can't be honoured; the lab has {family.fixed[key]}")
+            raise _refusal(f"{key} = {value!r}: no meaning is known for it in {family.model_type}")
+        for item in value if isinstance(value, list) and key in family.fixed else [value]:
+            if key in family.fixed and not any(same(item, allowed) for allowed in family.fixed[key]):
+                raise _refusal(f"{key} = {item!r} can't be honoured; the lab has {family.fixed[key]}")
         if key in family.dropout and value and not without_dropout:
-            raise RequestError(
-                f"config.json: {key} = {value}: the lab has no such dropout. The model computes the same without it, "
+            raise _refusal(
+                f"{key} = {value}: the lab has no such dropout. The model computes the same without it, "
                 "but is not trained on as it was published; it can be imported so with without_dropout"
             )
     keys = {**family.absent, **config}
@@ -127,68 +144,64 @@ def _read(family: Family, config: Mapping[str, Any], without_dropout: bool) -> P
     return keys | ({} if family.rope is None else family.rope.read(config))
 
 
-def _entries(family: Family, keys: Plain, n_layers: int) -> list[Any]:
-    """One entry a layer: its type."""
+def _layer_types(family: Family, keys: Plain, n_layers: int) -> list[object]:
+    """The type of each layer, by the family's word for it."""
     if family.layers is None:
         return [None] * n_layers
     given = keys.get(family.layers.key)
     if given is None:
-        return _absent(family.layers.absent, keys, n_layers)
+        return _implied_layer_types(family.layers.absent, keys, n_layers)
+    if not isinstance(given, list):
+        raise _refusal(f"{family.layers.key} = {given!r}: expected a list")
     if len(given) != n_layers:
-        raise RequestError(f"config.json: {family.layers.key} has {len(given)} entries for {n_layers} layers")
-    for entry in given:
-        if entry not in family.layers.types:
+        raise _refusal(f"{family.layers.key} has {len(given)} entries for {n_layers} layers")
+    for layer_type in given:
+        if layer_type not in family.layers.types:
             known = list(family.layers.types)
-            raise RequestError(f"config.json: {family.layers.key}: '{entry}' can't be honoured; the lab has {known}")
-    return list(given)
+            raise _refusal(f"{family.layers.key}: '{layer_type}' can't be honoured; the lab has {known}")
+    return given
 
 
-def _absent(rule: Mapping[str, Any], keys: Plain, n_layers: int) -> list[Any]:
-    if "every" in rule:
-        n = fill(rule["every"], keys)
-        chosen = [(layer + 1) % n == 0 for layer in range(n_layers)]
+def _implied_layer_types(rule: Plain, keys: Plain, n_layers: int) -> list[object]:
+    """Those of a config.json that doesn't list them (see `LayerTypes.absent`)."""
+    values = fill_parts(rule, keys)
+    if "every" in values:
+        every = whole_number(values, "every")
+        chosen = [(layer + 1) % every == 0 for layer in range(n_layers)]
     else:
-        first = fill(rule["from"], keys) if fill(rule["if"], keys) else n_layers
+        first = whole_number(values, "from") if values["if"] else n_layers
         chosen = [layer >= first for layer in range(n_layers)]
-    return [rule["is"] if one else rule["else"] for one in chosen]
+    return [values["is"] if one else values["else"] for one in chosen]
 
 
-def _matches(family: Family, wanted: Meaning) -> Iterator[Plain]:
+def _spellings(family: Family, wanted: Meaning) -> Iterator[_Spelling]:
     """Every way to spell an architecture with the family's keys."""
+    types: list[object] = [None] if family.layers is None else list(family.layers.types)
 
-    def accepts(key: str, value: Any) -> bool:
-        return key.partition(".")[0] != "rope" or (family.rope is not None and family.rope.accepts(key, value))
-
-    def layer_by_layer(index: int, bound: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def layer_by_layer(spelling: _Spelling) -> Iterator[_Spelling]:
+        index = len(spelling.layer_types)
         if index == len(wanted.layers):
-            yield bound
+            yield spelling
             return
-        for entry in [None] if family.layers is None else family.layers.types:
-            for extended in matches(_layer_template(family, entry), wanted.layers[index], bound, accepts):
-                for rest in layer_by_layer(index + 1, extended):
-                    yield rest if entry is None else {**rest, (index, "type"): entry}  # type: ignore[dict-item]
+        for layer_type in types:
+            template = family.layer_template(layer_type)
+            for keys in matches(template, wanted.layers[index], spelling.keys, _accepts(family)):
+                yield from layer_by_layer(_Spelling(keys, (*spelling.layer_types, layer_type)))
 
-    whole = {name: family.architecture[name] for name in wanted.whole if name != "final_norm"}
-    for bound in matches(whole, {name: wanted.whole[name] for name in whole}, {}, accepts):
-        yield from layer_by_layer(0, bound)  # type: ignore[misc]
-
-
-def _layer_template(family: Family, entry: Any) -> Plain:
-    base = {name: family.architecture[name] for name in (*LAYER_SLOTS, "window") if name in family.architecture}
-    own = {} if family.layers is None else dict(family.layers.types[entry])
-    own.pop("kind", None)
-    return {"mixer": {"name": "attention"}, **base, **own}
+    template = family.whole_template
+    for keys in matches(template, {name: wanted.whole[name] for name in template}, {}, _accepts(family)):
+        yield from layer_by_layer(_Spelling(keys))
 
 
-def _write(family: Family, keys: Mapping[Any, Any], architecture: Architecture) -> Plain:
-    """The config.json of the keys that a match has found."""
-    rope = {key: value for key, value in keys.items() if isinstance(key, str) and key.partition(".")[0] == "rope"}
-    sizes = {key: value for key, value in keys.items() if isinstance(key, str) and key not in rope}
+def _write(family: Family, spelling: _Spelling, architecture: Architecture) -> Plain:
+    """The config.json of a spelling."""
+    rope = {key: value for key, value in spelling.keys.items() if is_rope(key)}
     config: Plain = {"architectures": [family.causal_lm], "model_type": family.model_type}
-    config |= {key: value for key, value in sizes.items() if key not in family.computed}
+    written = (key for key in spelling.keys if key not in rope and key not in family.computed)
+    config |= {key: spelling.keys[key] for key in written}
     config |= {} if family.rope is None else family.rope.write(rope)
     if family.layers is not None:
-        config[family.layers.key] = [keys[index, "type"] for index in range(architecture.n_layers)]
+        config[family.layers.key] = list(spelling.layer_types)
     # Not the defaults, which belong to the published tokenizer: a padding token's row would not be trained.
     config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config |= {key: allowed[0] for key, allowed in family.fixed.items() if allowed[0] is not None}
@@ -197,56 +210,70 @@ def _write(family: Family, keys: Mapping[Any, Any], architecture: Architecture) 
     return config if std is None else config | {"initializer_range": std}
 
 
-def _misfits(family: Family, wanted: Meaning) -> list[str]:
+def _misfits(family: Family, wanted: Meaning) -> list[_Fault]:
     """The parts of an architecture that the family can't spell whatever its keys; the way they go together if none."""
 
-    def accepts(key: str, value: Any) -> bool:
-        return key.partition(".")[0] != "rope" or (family.rope is not None and family.rope.accepts(key, value))
+    def fits(template: object, value: object) -> bool:
+        return next(iter(matches(template, value, {}, _accepts(family))), None) is not None
 
-    def fits(template: Any, value: Any) -> bool:
-        return next(iter(matches(template, value, {}, accepts)), None) is not None
-
-    found = [
-        f"{name} = {_shown(name, value)}"
-        for name, value in wanted.whole.items()
-        if name != "final_norm" and not fits(family.architecture[name], value)
+    faults = [
+        _Fault(name, f" = {_described(name, wanted.whole[name])}")
+        for name, template in family.whole_template.items()
+        if not fits(template, wanted.whole[name])
     ]
-    templates = [_layer_template(family, entry) for entry in ([None] if family.layers is None else family.layers.types)]
+    types: list[object] = [None] if family.layers is None else list(family.layers.types)
+    templates = [family.layer_template(layer_type) for layer_type in types]
     for slot in (*LAYER_SLOTS, "window"):
         for layer in wanted.layers:
             if slot in layer and not any(fits(template[slot], layer[slot]) for template in templates):
-                found.append(f"{slot} = {_shown(slot, layer[slot])}")
+                faults.append(_Fault(slot, f" = {_described(slot, layer[slot])}"))
                 break
-    return found or ["layers, which differ from one another in a way of their own"]
+    return faults or [_Fault("layers", ", which differ from one another in a way of their own")]
 
 
-def _differences(found: Meaning, wanted: Meaning) -> list[str]:
+def _accepts(family: Family) -> Accepts:
+    """Whether a key may take a value in the family: rotary positions are checked as a whole."""
+    return lambda key, value: not is_rope(key) or (family.rope is not None and family.rope.accepts(key, value))
+
+
+def _differences(reread: Meaning, wanted: Meaning) -> list[_Fault]:
     pairs = [
-        ("", found.whole, wanted.whole),
-        *((" of a layer", *pair) for pair in zip(found.layers, wanted.layers, strict=True)),
+        ("", reread.whole, wanted.whole),
+        *((" of a layer", *pair) for pair in zip(reread.layers, wanted.layers, strict=True)),
     ]
-    differing = [
-        f"{name}{where}" for where, ours, theirs in pairs for name in theirs for name in _unlike(name, ours, theirs)
+    faults = [
+        _Fault(fault.part, fault.detail + where)
+        for where, ours, theirs in pairs
+        for name in theirs
+        for fault in _unlike(name, ours[name], theirs[name])
     ]
-    return list(dict.fromkeys(differing))
+    return list(dict.fromkeys(faults))
 
 
-def _unlike(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    one, other = ours[name], theirs[name]
+def _unlike(name: str, one: object, other: object) -> list[_Fault]:
     if not isinstance(one, Mapping) or not isinstance(other, Mapping) or set(one) != set(other):
-        return [] if one == other else [f"{name} = {_shown(name, other)}"]
-    return [f"{name}.{option} = {other[option]}" for option in other if one[option] != other[option]]
+        return [] if one == other else [_Fault(name, f" = {_described(name, other)}")]
+    return [_Fault(f"{name}.{option}", f" = {other[option]}") for option in other if one[option] != other[option]]
 
 
-def _indivisible(family: Family, config: Plain) -> list[str]:
-    pairs = [condition.split(" % ") for condition in family.divides]
-    return [f"{a} = {config[a]}, which {b} = {config[b]} does not divide" for a, b in pairs if config[a] % config[b]]
+def _indivisible(family: Family, config: Plain) -> list[_Fault]:
+    faults = []
+    for condition in family.divides:
+        number, divisor = condition.split(" % ")
+        if whole_number(config, number) % whole_number(config, divisor):
+            faults.append(_Fault(number, f" = {config[number]}, which {divisor} = {config[divisor]} does not divide"))
+    return faults
 
 
-def _shown(slot: str, value: Any) -> str:
+def _described(slot: str, value: object) -> str:
     """A component by its name, with the options that aren't its defaults; anything else as it is."""
     if not isinstance(value, Mapping) or "name" not in value:
         return str(value)
-    defaults = {option.name: option.default for option in registry.options(registry.lookup(slot, value["name"]))}
-    told = [f"{key}: {option}" for key, option in value.items() if key != "name" and defaults[key] != option]
-    return f"{value['name']}{{{', '.join(told)}}}" if told else str(value["name"])
+    name = str(value["name"])
+    defaults = {option.name: option.default for option in registry.options(registry.lookup(slot, name))}
+    changed = [f"{key}: {option}" for key, option in value.items() if key != "name" and defaults[key] != option]
+    return f"{name}{{{', '.join(changed)}}}" if changed else name
+
+
+def _refusal(problem: str) -> RequestError:
+    return RequestError(problem, kind="unsupported", file="config.json")

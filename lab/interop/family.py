@@ -13,7 +13,7 @@ architecture, and what the tensors are called. A new family is a new file; no Py
     dropout             keys of probabilities that the lab has no counterpart for
     ignored             keys that don't change what is computed
     divides             "a % b": what transformers demands of the sizes
-    tensors             see lab.interop.tensors
+    tensors             see lab.interop.tensor_rules
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-import components.decoder  # noqa: F401  registers the components
+import components.catalogue  # noqa: F401  templates name components
 from components import registry
+from components.registry import UnknownName
 from lab.interop.meaning import LAYER_SLOTS, TRAINING_ONLY
 from lab.interop.rope import RopeKeys
-from lab.interop.template import choice
+from lab.interop.template import Keys, Plain, choice
+from lab.interop.tensor_rules import TensorNames
 from lab.refusals import RequestError
 
 FAMILIES = Path(__file__).parent / "families"
@@ -49,8 +50,8 @@ class LayerTypes:
     """
 
     key: str
-    types: Mapping[Any, Mapping[str, Any]]
-    absent: Mapping[str, Any]
+    types: Mapping[object, Plain]
+    absent: Plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +61,15 @@ class Family:
     name: str
     model_type: str
     causal_lm: str
-    architecture: Mapping[str, Any]
-    tensors: Mapping[str, Any]
+    architecture: Plain
+    tensors: TensorNames
     init: str = "normal"
     layers: LayerTypes | None = None
     rope: RopeKeys | None = None
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    absent: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Plain = field(default_factory=dict)
+    absent: Plain = field(default_factory=dict)
     computed: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, list[Any]] = field(default_factory=dict)
+    fixed: Mapping[str, list[object]] = field(default_factory=dict)
     dropout: tuple[str, ...] = ()
     ignored: frozenset[str] = frozenset()
     divides: tuple[str, ...] = ()
@@ -76,16 +77,36 @@ class Family:
     @property
     def keys(self) -> set[str]:
         """Every key of config.json with a meaning here."""
-        found = _keys_in(self.architecture) | set(self.defaults) | set(self.absent) | set(self.fixed)
-        found |= set(self.dropout) | self.ignored
+        keys = _keys_in(self.architecture) | set(self.defaults) | set(self.absent) | set(self.fixed)
+        keys |= set(self.dropout) | self.ignored
         if self.layers is not None:
-            found |= {self.layers.key} | _keys_in(self.layers.types) | _keys_in(self.layers.absent)
+            keys |= {self.layers.key} | _keys_in(self.layers.types) | _keys_in(self.layers.absent)
         if self.rope is not None:
-            found |= self.rope.keys
-        return {key for key in found if key.partition(".")[0] != "rope"} - set(self.computed)
+            keys |= self.rope.keys
+        return {key for key in keys if not is_rope(key)} - set(self.computed)
+
+    @property
+    def whole_template(self) -> Plain:
+        """The template of what the whole model has."""
+        return {name: part for name, part in self.architecture.items() if name not in (*LAYER_SLOTS, "window")}
+
+    def layer_template(self, layer_type: object = None) -> Plain:
+        """The template of a layer: of a type, in families whose layers differ."""
+        base = {name: part for name, part in self.architecture.items() if name in (*LAYER_SLOTS, "window")}
+        own = {} if self.layers is None else self.layers.types[layer_type]
+        return {"mixer": {"name": "attention"}} | base | {slot: part for slot, part in own.items() if slot != "kind"}
+
+    def layer_kind(self, layer_type: object) -> str:
+        """What to call the layers of a type."""
+        return "all" if self.layers is None else str(self.layers.types[layer_type].get("kind", "all"))
 
 
-def _keys_in(template: Any) -> set[str]:
+def is_rope(key: str) -> bool:
+    """Whether a key of a template stands for a rotary position, which several keys of a config.json spell."""
+    return key.partition(".")[0] == "rope"
+
+
+def _keys_in(template: object) -> set[str]:
     if isinstance(template, str):
         return {template[1:]} if template.startswith("$") else set()
     if not isinstance(template, Mapping):
@@ -96,26 +117,31 @@ def _keys_in(template: Any) -> set[str]:
 @cache
 def families() -> dict[str, Family]:
     """Every family by its model_type."""
-    everyones = yaml.safe_load((FAMILIES / "_every.yaml").read_text(encoding="utf-8"))
-    found = [_load(path, everyones) for path in sorted(FAMILIES.glob("[!_]*.yaml"))]
-    return {family.model_type: family for family in found}
+    shared = yaml.safe_load((FAMILIES / "_every.yaml").read_text(encoding="utf-8"))
+    loaded = [_load(path, shared) for path in sorted(FAMILIES.glob("[!_]*.yaml"))]
+    return {family.model_type: family for family in loaded}
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
+def family_of(config: Keys) -> Family:
     """The family of a config.json.
 
     Raises:
         RequestError: it has no model_type that the lab knows.
     """
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type not in families():
+        unknown = UnknownName("model_type", model_type, families())
         raise RequestError(
-            f"config.json: model_type '{model_type}' is not known{registry.suggestion(str(model_type), families())}"
+            f"model_type '{model_type}' is not known",
+            kind="unsupported",
+            file="config.json",
+            given=model_type,
+            expected=unknown.expected,
         )
-    return families()[str(model_type)]
+    return families()[model_type]
 
 
-def _load(path: Path, everyones: Mapping[str, Any]) -> Family:
+def _load(path: Path, shared: Mapping[str, Mapping[str, list[object]]]) -> Family:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     content["causal_lm"] = content.pop("class")
     content["architecture"] = {slot: _complete(slot, part) for slot, part in content["architecture"].items()}
@@ -127,27 +153,27 @@ def _load(path: Path, everyones: Mapping[str, Any]) -> Family:
     if "rope" in content:
         rope = content["rope"]
         content["rope"] = RopeKeys(**rope | ({"types": tuple(rope["types"])} if "types" in rope else {}))
-    content["ignored"] = frozenset(everyones["ignored"]) | frozenset(content.get("ignored", ()))
-    content["fixed"] = {**everyones["fixed"], **content.get("fixed", {})}
-    content["tensors"] = _tensors(content["tensors"])
+    content["ignored"] = frozenset(shared["ignored"]) | frozenset(content.get("ignored", ()))
+    content["fixed"] = {**shared["fixed"], **content.get("fixed", {})}
+    content["tensors"] = TensorNames.read(_tensors(content["tensors"]))
     for name in ("dropout", "divides"):
         content[name] = tuple(content.get(name, ()))
-    unknown = set(content) - {each.name for each in fields(Family)}
+    unknown = set(content) - {field.name for field in fields(Family)}
     if unknown:
         raise ValueError(f"{path}: no such entry: {sorted(unknown)}")
     return Family(name=path.stem, **content)
 
 
-def _tensors(own: dict[str, Any]) -> dict[str, Any]:
+def _tensors(own: dict[str, Plain]) -> dict[str, Plain]:
     """A family's tensors on top of those of the family that it is `like`."""
     if "like" not in own:
         return own
-    like = yaml.safe_load((FAMILIES / f"{own.pop('like')}.yaml").read_text(encoding="utf-8"))["tensors"]
+    like = yaml.safe_load((FAMILIES / f"{own['like']}.yaml").read_text(encoding="utf-8"))["tensors"]
     merged = {part: {**like[part], **own.get(part, {})} for part in ("whole", "layer", "tied")}
-    return {**like, **own, **merged}
+    return {**like, **{part: names for part, names in own.items() if part != "like"}, **merged}
 
 
-def _complete(slot: str, template: Any) -> Any:
+def _complete(slot: str, template: object) -> object:
     """A component's template with its component's defaults for the options that it leaves out."""
     chosen = choice(template)
     if chosen is not None:
@@ -155,11 +181,11 @@ def _complete(slot: str, template: Any) -> Any:
         return {f"${key}": {label: _complete(slot, branch) for label, branch in branches.items()}}
     if slot not in (*LAYER_SLOTS, "embedding") or not isinstance(template, Mapping):
         return template
-    name = template.get("name", "gqa" if slot == "heads" else None)
-    left_out = TRAINING_ONLY.get(str(name), ())
+    name = str(template.get("name", "gqa" if slot == "heads" else None))
+    left_out = TRAINING_ONLY.get(name, ())
     defaults = {
         option.name: option.default
-        for option in registry.options(registry.lookup(slot, str(name)))
+        for option in registry.options(registry.lookup(slot, name))
         if not option.required and option.name not in left_out
     }
     return {"name": name, **defaults, **template}
@@ -168,12 +194,29 @@ def _complete(slot: str, template: Any) -> Any:
 _EXPRESSION = re.compile(r"=\s*(\w+)(?:\s*(//|\*)\s*(\w+))?")
 
 
-def compute(expression: str, keys: Mapping[str, Any]) -> Any:
-    """The value of "= a", "= a // b" or "= a * n", where a and b are keys and n is a key or a number."""
+def compute(expression: str, keys: Keys) -> object:
+    """The value of "= a", "= a // b" or "= a * n", where a and b are keys and n is a key or a number.
+
+    Raises:
+        RequestError: a key is missing, or isn't a whole number where one is needed.
+    """
     match = _EXPRESSION.fullmatch(expression)
     assert match is not None, expression
     first, operation, second = match.groups()
-    if operation is None:
+    if operation is None and first in keys:
         return keys[first]
-    other = int(second) if second.isdigit() else keys[second]
-    return keys[first] // other if operation == "//" else keys[first] * other
+    a = whole_number(keys, first)
+    b = int(second) if second.isdigit() else whole_number(keys, second)
+    if operation == "//" and b == 0:
+        raise RequestError(f"{second} = 0: expected a whole number above 0", file="config.json")
+    return a // b if operation == "//" else a * b
+
+
+def whole_number(keys: Keys, key: str) -> int:
+    """A key's value, which has to be a whole number."""
+    value = keys.get(key)
+    if value is None:
+        raise RequestError(f"has no {key}", kind="missing", file="config.json")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{key} = {value!r}: expected a whole number", file="config.json")
+    return value

@@ -10,9 +10,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from components.architecture import Architecture
 from lab.interop.configuration import load_architecture, to_hf_config
 from lab.interop.family import family_of
+from lab.interop.template import Plain
 from lab.interop.tensors import from_published, to_published
 from lab.interop.weights import read_weights
 from lab.refusals import RequestError
@@ -50,11 +51,11 @@ def import_folder(path: Path, *, without_dropout: bool = False) -> tuple[Archite
     """
     path = Path(path)
     config = _read_config(path / "config.json")
-    try:
+    with _within(path):
         architecture = load_architecture(config, without_dropout=without_dropout)
-        state = from_published(family_of(config), architecture, read_weights(path))
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+    weights = read_weights(path)
+    with _within(path):
+        state = from_published(family_of(config), architecture, weights)
     tokenizer = path / TOKENIZER
     return architecture, state, tokenizer if tokenizer.is_file() else None
 
@@ -83,7 +84,7 @@ def export_folder(
     """
     path = Path(path)
     if path.exists():
-        raise RequestError(f"{path}: is there already")
+        raise RequestError("is there already", kind="exists", file=path)
     config = to_hf_config(architecture, model_type)
     config["eos_token_id"] = end_of_text
     published = to_published(family_of(config), architecture, {k: v.detach().cpu() for k, v in state_dict.items()})
@@ -103,9 +104,18 @@ def export_folder(
         raise
 
 
+@contextmanager
+def _within(folder: Path) -> Iterator[None]:
+    """Name the folder in what is refused."""
+    try:
+        yield
+    except RequestError as error:
+        raise error.within(file=folder) from None
+
+
 def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
     if not tokenizer.is_file():
-        raise RequestError(f"{tokenizer}: no such tokenizer")
+        raise RequestError("no such tokenizer", kind="not_found", file=tokenizer)
     shutil.copyfile(tokenizer, folder / TOKENIZER)
     if tokenizer.name == TOKENIZER:
         for name in TOKENIZER_FILES[1:]:
@@ -116,13 +126,13 @@ def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
         (folder / "tokenizer_config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Plain:
     if not path.is_file():
-        raise RequestError(f"{path}: is missing: not a folder of a published model")
+        raise RequestError("is missing: not a folder of a published model", kind="not_found", file=path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise RequestError(f"{path}: not JSON: {error}") from None
+        raise RequestError(f"not JSON: {error}", kind="unreadable", file=path) from None
     if not isinstance(config, dict):
-        raise RequestError(f"{path}: expected keys and values")
+        raise RequestError("expected keys and values", kind="unreadable", file=path)
     return config

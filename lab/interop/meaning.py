@@ -1,26 +1,32 @@
 """What an architecture computes, as plain data in one form: two configurations that compute the same are equal in it.
 
-MHA and MQA are GQA with that many key-value heads; spans, patterns and layer kinds are a list of layers, each with its
-window; caps are two numbers or null. What only training reads (initial weights, auxiliary losses) is left out.
+MHA and MQA are GQA with that many key-value heads. Spans, patterns and layer kinds are a list of layers, each with its
+window. Caps are two numbers or null. What only training reads (initial weights, auxiliary losses) is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle, islice
-from typing import Any
 
 from components import registry
 from components.architecture import Architecture
 from components.layer import Layer
+from components.pattern import shortest_period
 from components.registry import Component
-
-Plain = dict[str, Any]
+from lab.interop.template import Plain
 
 GQA_LIKE = ("mha", "gqa", "mqa")
 LAYER_SLOTS = ("mixer", "heads", "qk_norm", "position", "norm", "residual", "mlp")
 TRAINING_ONLY = {"moe": ("load_balance", "router_z_loss"), "tied": ("z_loss",), "untied": ("z_loss",)}
+
+
+@dataclass(frozen=True)
+class Caps:
+    """The soft-caps of attention scores and of the final logits; None for none."""
+
+    attention: float | None
+    final: float | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Meaning:
 
     Attributes:
         whole: vocab_size, d_model, n_layers, softcap, embedding, and the final norm.
-        layers: one mapping a layer: its slots, and `window` (None sees every earlier token).
+        layers: one mapping a layer: its slots, and for attention `window` (None sees every earlier token).
     """
 
     whole: Plain
@@ -46,7 +52,7 @@ def plain(component: Component) -> Plain:
 def meaning(architecture: Architecture) -> Meaning:
     """What an architecture computes."""
     caps = architecture.softcap
-    whole = {
+    whole: Plain = {
         "vocab_size": architecture.vocab_size,
         "d_model": architecture.d_model,
         "n_layers": architecture.n_layers,
@@ -63,8 +69,8 @@ def _layer(layer: Layer) -> Plain:
     if attention is None:
         return slots | {"mixer": plain(layer.mixer)}
     heads = plain(attention.heads)
-    if heads["name"] in GQA_LIKE:
-        scalar = heads["query_pre_attn_scalar"] or heads["head_dim"]
+    if attention.heads.name in GQA_LIKE:
+        scalar = attention.heads.query_pre_attn_scalar or attention.heads.head_dim
         heads |= {
             "name": "gqa",
             "n_kv_heads": attention.heads.kv_heads,
@@ -79,7 +85,7 @@ def _layer(layer: Layer) -> Plain:
     }
 
 
-def configuration(whole: Mapping[str, Any], kinds: list[str], layers: list[Plain]) -> Plain:
+def configuration(whole: Plain, kinds: list[str], layers: list[Plain]) -> Plain:
     """A model configuration, as lab.composition.convert takes it, from its layers in the canonical form.
 
     Args:
@@ -88,53 +94,46 @@ def configuration(whole: Mapping[str, Any], kinds: list[str], layers: list[Plain
         layers: as in Meaning.
     """
     of_kind = dict(zip(kinds, layers, strict=True))
-    base = dict(layers[0])
-    windows = {kind: layer["window"] for kind, layer in of_kind.items()}
-    span = _span(windows)
+    base = layers[0]
+    span, offered = _span({kind: layer["window"] for kind, layer in of_kind.items()})
     own = {
         kind: {slot: named(slot, layer[slot]) for slot in LAYER_SLOTS if layer[slot] != base[slot]}
         for kind, layer in of_kind.items()
     }
     # A kind that the span does not offer has to be declared, even where it is the base block.
-    declared = {kind: slots for kind, slots in own.items() if slots or (len(of_kind) > 1 and kind not in span[1])}
-    pattern = None if len(of_kind) == 1 else period(kinds)
+    declared = {kind: slots for kind, slots in own.items() if slots or (len(of_kind) > 1 and kind not in offered)}
+    pattern = None if len(of_kind) == 1 else list(shortest_period(kinds))
+    caps = whole["softcap"]
+    assert isinstance(caps, Mapping)
     return {
-        "vocab_size": whole["vocab_size"],
-        "d_model": whole["d_model"],
-        "n_layers": whole["n_layers"],
+        **{size: whole[size] for size in ("vocab_size", "d_model", "n_layers")},
         **{slot: named(slot, base[slot]) for slot in ("heads", "qk_norm")},
-        "span": span[0],
+        "span": span,
         "position": base["position"],
-        "softcap": _softcap(**whole["softcap"]),
+        "softcap": _softcap(Caps(**caps)),
         **{slot: base[slot] for slot in ("norm", "residual", "mlp")},
         "embedding": whole["embedding"],
         "init": whole["init"],
         "mixer": base["mixer"],
-        "pattern": None if pattern == span[1] else pattern,
+        "pattern": None if pattern == offered else pattern,
         "kinds": declared,
     }
 
 
-def period(kinds: list[str]) -> list[str]:
-    """The shortest list that, repeated and cut off at the end, gives all of them."""
-    lengths = range(1, len(kinds) + 1)
-    return next(kinds[:n] for n in lengths if list(islice(cycle(kinds[:n]), len(kinds))) == kinds)
-
-
-def named(slot: str, options: Plain) -> Plain:
+def named(slot: str, component: object) -> object:
     """A component's options under the name that researchers know it by."""
-    if slot != "heads" or options["name"] != "gqa":
-        return options
-    n_heads, n_kv_heads, head_dim = options["n_heads"], options["n_kv_heads"], options["head_dim"]
-    scalar = options["query_pre_attn_scalar"]
-    options = options | {"query_pre_attn_scalar": None if scalar == head_dim else scalar}
+    if slot != "heads" or not isinstance(component, Mapping) or component["name"] != "gqa":
+        return component
+    n_heads, n_kv_heads, head_dim = component["n_heads"], component["n_kv_heads"], component["head_dim"]
+    scalar = component["query_pre_attn_scalar"]
+    options = {**component, "query_pre_attn_scalar": None if scalar == head_dim else scalar}
     if n_kv_heads in (n_heads, 1):
-        options = {key: value for key, value in options.items() if key != "n_kv_heads"}
-        return options | {"name": "mha" if n_kv_heads == n_heads else "mqa"}
+        del options["n_kv_heads"]
+        options["name"] = "mha" if n_kv_heads == n_heads else "mqa"
     return options
 
 
-def _span(windows: Mapping[str, int | None]) -> tuple[Plain, list[str]]:
+def _span(windows: Mapping[str, object]) -> tuple[Plain, list[str]]:
     """The span that gives layer kinds these windows, and the kinds that it offers by itself."""
     distinct = set(windows.values())
     if distinct == {None}:
@@ -145,9 +144,9 @@ def _span(windows: Mapping[str, int | None]) -> tuple[Plain, list[str]]:
     return {"name": "interleaved", "window": windows["local"]}, ["local", "global"]
 
 
-def _softcap(attention: float | None, final: float | None) -> Plain:
-    if attention is not None and final is not None:
-        return {"name": "gemma2", "attention": attention, "final": final}
-    if attention is not None:
-        return {"name": "attention", "attention": attention}
-    return {"name": "none"} if final is None else {"name": "final", "final": final}
+def _softcap(caps: Caps) -> Plain:
+    if caps.attention is not None and caps.final is not None:
+        return {"name": "gemma2", "attention": caps.attention, "final": caps.final}
+    if caps.attention is not None:
+        return {"name": "attention", "attention": caps.attention}
+    return {"name": "none"} if caps.final is None else {"name": "final", "final": caps.final}

@@ -10,20 +10,23 @@ order; where several fit, the first written wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 from lab.refusals import RequestError
 
-Keys = Mapping[str, Any]
-Accepts = Callable[[str, Any], bool]
+Plain: TypeAlias = dict[str, object]
+"""A configuration as YAML and JSON hold it."""
+Keys: TypeAlias = Mapping[str, object]
+"""The keys of a config.json, with their values."""
+Accepts: TypeAlias = Callable[[str, object], bool]
 
 
-def is_hole(template: Any) -> bool:
+def is_hole(template: object) -> TypeGuard[str]:
     """Whether a template is a hole, `$key`."""
     return isinstance(template, str) and template.startswith("$")
 
 
-def choice(template: Any) -> tuple[str, Mapping[Any, Any]] | None:
+def choice(template: object) -> tuple[str, dict[object, object]] | None:
     """(key, branches by label) of a choice, None for any other template."""
     if isinstance(template, Mapping) and len(template) == 1:
         ((key, branches),) = template.items()
@@ -32,7 +35,7 @@ def choice(template: Any) -> tuple[str, Mapping[Any, Any]] | None:
     return None
 
 
-def fill(template: Any, keys: Keys) -> Any:
+def fill(template: object, keys: Keys) -> object:
     """The template with every hole filled and every choice made.
 
     Raises:
@@ -47,13 +50,17 @@ def fill(template: Any, keys: Keys) -> Any:
         for label, branch in branches.items():
             if same(label, value):
                 return fill(branch, keys)
-        raise RequestError(f"config.json: {key} = {value!r}: the lab has {_listed(branches)} here")
-    if isinstance(template, Mapping):
-        return {name: fill(part, keys) for name, part in template.items()}
-    return template
+        listed = ", ".join(str(label) for label in branches)
+        raise RequestError(f"{key} = {value!r}: the lab has {listed} here", file="config.json", kind="unsupported")
+    return fill_parts(template, keys) if isinstance(template, Mapping) else template
 
 
-def matches(template: Any, value: Any, bound: Keys, accepts: Accepts = lambda key, value: True) -> Iterator[Keys]:
+def fill_parts(templates: Mapping[str, object], keys: Keys) -> Plain:
+    """`fill` for each of several templates."""
+    return {name: fill(part, keys) for name, part in templates.items()}
+
+
+def matches(template: object, value: object, bound: Keys, accepts: Accepts = lambda key, value: True) -> Iterator[Keys]:
     """Every way to give the template's keys values such that filling it gives `value`.
 
     Args:
@@ -78,12 +85,12 @@ def matches(template: Any, value: Any, bound: Keys, accepts: Accepts = lambda ke
         yield bound
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: object, other: object) -> bool:
     """Equality in which True is not 1."""
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def _match_all(pairs: list[tuple[Any, Any]], bound: Keys, accepts: Accepts) -> Iterator[Keys]:
+def _match_all(pairs: list[tuple[object, object]], bound: Keys, accepts: Accepts) -> Iterator[Keys]:
     if not pairs:
         yield bound
         return
@@ -92,7 +99,7 @@ def _match_all(pairs: list[tuple[Any, Any]], bound: Keys, accepts: Accepts) -> I
         yield from _match_all(rest, extended, accepts)
 
 
-def _bind(key: str, value: Any, bound: Keys, accepts: Accepts) -> Iterator[Keys]:
+def _bind(key: str, value: object, bound: Keys, accepts: Accepts) -> Iterator[Keys]:
     if key in bound:
         if same(bound[key], value):
             yield bound
@@ -100,15 +107,11 @@ def _bind(key: str, value: Any, bound: Keys, accepts: Accepts) -> Iterator[Keys]
         yield {**bound, key: value}
 
 
-def _value(key: str, keys: Keys) -> Any:
+def _value(key: str, keys: Keys) -> object:
     if key not in keys:
-        raise RequestError(f"config.json: has no {key}")
+        raise RequestError(f"has no {key}", file="config.json", kind="missing")
     return keys[key]
 
 
-def _labels(labels: Any) -> list[Any]:
+def _labels(labels: object) -> list[object]:
     return list(labels.split("|")) if isinstance(labels, str) else [labels]
-
-
-def _listed(branches: Mapping[Any, Any]) -> str:
-    return ", ".join(str(label) for label in branches)

@@ -1,18 +1,7 @@
-"""Tensors under their published names and shapes, and under ours.
+"""Tensors under their published names and shapes, and under ours (`lab.interop.tensor_rules` says how they relate).
 
-A family's `tensors` says, for each published name, which of ours it holds and how:
-
-    name: ours                              the same tensor
-    name: {renamed: ours}                   likewise, for the sake of a modifier
-    name: {concatenated: [a, b, …]}         one after the other along `axis` (0 unless given)
-    name: {interleaved: [a, b]}             row by row in turn along `axis` (gpt-oss's gate and up)
-    name: {grouped: [q, k, v]}              for each key-value head its queries, its key, its value (NeoX, Falcon)
-    name with {expert}: {stacked: ours}     one published tensor for each of ours[0], ours[1], …
-    name: null                              nothing, where a family that this one is like has something
-
-with the modifiers `transposed: true` (stored with its last two dimensions exchanged) and `where: {residual: [pre]}`
-(for layers with such components alone). What an architecture doesn't have, such as a bias, is passed over; where two
-names hold the same tensor of ours, either is read, and the first is written.
+What an architecture doesn't have, such as a bias, is passed over. Where two names hold the same tensor of ours, either
+is read, and the first is written.
 """
 
 from __future__ import annotations
@@ -20,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,60 +16,56 @@ from torch import Tensor
 from components.architecture import Architecture
 from components.decoder import Decoder
 from lab.interop.family import Family
+from lab.interop.tensor_rules import TensorRule
 from lab.refusals import RequestError
 
-FORMS = ("renamed", "concatenated", "interleaved", "grouped", "stacked")
-_SHOWN = 8
+_LISTED = 8
+"""Faults that a message lists."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Published tensors and those of ours that they hold.
+    """Published tensors and those of ours that they hold: a rule, applied.
 
     Attributes:
         theirs: published names; several for stacked experts, else one.
         ours: our names.
-        form: among FORMS.
-        axis: along which tensors were joined.
-        transposed: whether the last two dimensions are exchanged.
         groups: key-value heads of the layer, for grouped.
     """
 
+    rule: TensorRule
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
-    form: str
-    axis: int = 0
-    transposed: bool = False
     groups: int = 1
 
     def join(self, parts: list[Tensor]) -> list[Tensor]:
         """Tensors of ours → the published ones."""
-        match self.form:
+        match self.rule.form:
             case "renamed":
                 joined = parts
             case "stacked":
                 joined = list(parts[0].unbind(0))
             case "concatenated":
-                joined = [torch.cat(parts, dim=self.axis)]
+                joined = [torch.cat(parts, dim=self.rule.axis)]
             case "interleaved":
-                joined = [torch.stack(parts, dim=self.axis + 1).flatten(self.axis, self.axis + 1)]
+                joined = [torch.stack(parts, dim=self.rule.axis + 1).flatten(self.rule.axis, self.rule.axis + 1)]
             case _:
                 joined = [torch.cat([_cut(part, 0, self.groups) for part in parts], dim=1).flatten(0, 1)]
-        return [tensor.mT.contiguous() if self.transposed else tensor.contiguous() for tensor in joined]
+        return [tensor.mT.contiguous() if self.rule.transposed else tensor.contiguous() for tensor in joined]
 
     def split(self, published: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
         """The published tensors → those of ours, which have the given shapes. The way back of `join`."""
-        tensors = [tensor.mT for tensor in published] if self.transposed else published
-        match self.form:
+        tensors = [tensor.mT for tensor in published] if self.rule.transposed else published
+        match self.rule.form:
             case "renamed":
                 parts = tensors
             case "stacked":
                 parts = [torch.stack(tensors)]
             case "concatenated":
-                parts = list(torch.split(tensors[0], [shape[self.axis] for shape in shapes], dim=self.axis))
+                parts = list(torch.split(tensors[0], [shape[self.rule.axis] for shape in shapes], dim=self.rule.axis))
             case "interleaved":
-                rows = shapes[0][self.axis]
-                parts = list(_cut(tensors[0], self.axis, rows).unbind(self.axis + 1))
+                rows = shapes[0][self.rule.axis]
+                parts = list(_cut(tensors[0], self.rule.axis, rows).unbind(self.rule.axis + 1))
             case _:
                 sizes = [shape[0] // self.groups for shape in shapes]
                 parts = [part.flatten(0, 1) for part in torch.split(_cut(tensors[0], 0, self.groups), sizes, dim=1)]
@@ -100,14 +84,14 @@ def _cut(tensor: Tensor, axis: int, pieces: int) -> Tensor:
 def relations(family: Family, architecture: Architecture) -> Iterator[Relation]:
     """Every relation that applies to an architecture of the family, those to be written before their alternatives."""
     has = shapes(architecture)
-    for theirs, entry in family.tensors["whole"].items():
-        yield from _relation(theirs, entry, "", has, {})
+    for rule in family.tensors.whole:
+        yield from _applied(rule, rule.theirs, "", has, {}, groups=1)
     for index, layer in enumerate(architecture.layers):
-        components = {slot: getattr(layer, slot).name for slot in ("mixer", "residual", "mlp")}
+        components = {"mixer": layer.mixer.name, "residual": layer.residual.name, "mlp": layer.mlp.name}
         groups = 1 if layer.attention is None else layer.attention.heads.kv_heads
-        for theirs, entry in family.tensors["layer"].items():
-            name = theirs.replace("{layer}", str(index))
-            yield from _relation(name, entry, f"layers.{index}.", has, components, groups)
+        for rule in family.tensors.layer:
+            theirs = rule.theirs.replace("{layer}", str(index))
+            yield from _applied(rule, theirs, f"layers.{index}.", has, components, groups)
 
 
 def shapes(architecture: Architecture) -> dict[str, torch.Size]:
@@ -134,23 +118,23 @@ def from_published(family: Family, architecture: Architecture, published: Mappin
                 if name not in state:
                     missing.setdefault(name, absent[0])
             continue
-        given = [left.pop(name) for name in relation.theirs]
-        wanted = relation.join([torch.empty(expected[name], device="meta") for name in relation.ours])
-        wrong = [
+        tensors = [left.pop(name) for name in relation.theirs]
+        shapes_needed = relation.join([torch.empty(expected[name], device="meta") for name in relation.ours])
+        misshapen = [
             f"{name} is {list(tensor.shape)}, expected {list(right.shape)}"
-            for name, tensor, right in zip(relation.theirs, given, wanted, strict=True)
+            for name, tensor, right in zip(relation.theirs, tensors, shapes_needed, strict=True)
             if tensor.shape != right.shape
         ]
-        faults += wrong
-        parts = [] if wrong else relation.split(given, [expected[name] for name in relation.ours])
+        faults += misshapen
+        parts = [] if misshapen else relation.split(tensors, [expected[name] for name in relation.ours])
         for name in relation.ours:
             missing.pop(name, None)
         state |= zip(relation.ours, parts, strict=True) if parts else {}
     faults = [f"missing: {name}" for name in missing.values()] + faults
     faults += _leftovers(family, architecture, left, state)
     if faults:
-        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise RequestError(f"the weights do not fit config.json: {'; '.join(faults[:_SHOWN])}{more}")
+        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+        raise RequestError(f"the weights do not fit config.json: {'; '.join(faults[:_LISTED])}{more}")
     return {name: state[name] for name in expected}
 
 
@@ -169,7 +153,7 @@ def to_published(family: Family, architecture: Architecture, state: Mapping[str,
         if name in state and state[name].shape != shape
     ]
     if faults:
-        raise RequestError(f"the weights do not fit the architecture: {'; '.join(faults[:_SHOWN])}")
+        raise RequestError(f"the weights do not fit the architecture: {'; '.join(faults[:_LISTED])}")
     published: dict[str, Tensor] = {}
     written: set[str] = set()
     for relation in relations(family, architecture):
@@ -181,32 +165,29 @@ def to_published(family: Family, architecture: Architecture, state: Mapping[str,
     return published
 
 
-def _relation(
+def _applied(
+    rule: TensorRule,
     theirs: str,
-    entry: Any,
     prefix: str,
     has: Mapping[str, torch.Size],
     components: Mapping[str, str],
-    groups: int = 1,
+    groups: int,
 ) -> Iterator[Relation]:
-    if entry is None:
+    """The rule's relation, if the model or the layer has such tensors."""
+    ours = tuple(f"{prefix}{name}" for name in rule.ours)
+    if any(name not in has for name in ours):
         return
-    options: dict[str, Any] = {"renamed": entry} if isinstance(entry, str) else dict(entry)
-    where: Mapping[str, list[str]] = options.pop("where", {})
-    (form,) = set(options) & set(FORMS)
-    held = options.pop(form)
-    ours = tuple(f"{prefix}{name}" for name in ([held] if isinstance(held, str) else held))
-    if any(name not in has for name in ours) or any(components[slot] not in names for slot, names in where.items()):
+    if any(components[slot] not in names for slot, names in rule.where.items()):
         return
-    experts = has[ours[0]][0] if form == "stacked" else 1
+    experts = has[ours[0]][0] if rule.form == "stacked" else 1
     names = tuple(theirs.replace("{expert}", str(expert)) for expert in range(experts))
-    yield Relation(names, ours, form, groups=groups, **options)
+    yield Relation(rule, names, ours, groups)
 
 
 def _with_prefix(family: Family, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by full name: some checkpoints leave the model's own prefix out."""
-    prefix = family.tensors["prefix"]
-    whole = {name for name in family.tensors["whole"] if not name.startswith(prefix)}
+    prefix = family.tensors.prefix
+    whole = {rule.theirs for rule in family.tensors.whole if not rule.theirs.startswith(prefix)}
     full = {name: name if name.startswith(prefix) or name in whole else prefix + name for name in published}
     return {full[name]: tensor for name, tensor in published.items()}
 
@@ -217,9 +198,9 @@ def _leftovers(
     """What is wrong with the tensors that no relation has taken: buffers and copies of tied tensors are fine."""
     faults = []
     for name, tensor in left.items():
-        if any(re.fullmatch(pattern, name) for pattern in family.tensors.get("buffers", ())):
+        if any(re.fullmatch(pattern, name) for pattern in family.tensors.buffers):
             continue
-        same_as = family.tensors.get("tied", {}).get(name)
+        same_as = family.tensors.tied.get(name)
         if same_as is None or not architecture.embedding.tied:
             faults.append(f"unexpected: {name}")
         elif same_as in state and not torch.equal(tensor, state[same_as]):

@@ -29,34 +29,36 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return _read(folder / name)
         if index.is_file():
             return _read_shards(index)
-    raise RequestError(f"{folder}: no weights here; looked for {', '.join(NAMES)} and an index of shards")
+    raise RequestError(
+        f"no weights here; looked for {', '.join(NAMES)} and an index of shards", kind="not_found", file=folder
+    )
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
         of_tensor: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (json.JSONDecodeError, KeyError) as error:
-        raise RequestError(f"{index}: not an index of shards: {error!r}") from None
+        raise RequestError(f"not an index of shards: {error!r}", kind="unreadable", file=index) from None
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(of_tensor.values())):
         if Path(shard).name != shard:
-            raise RequestError(f"{index}: '{shard}' is not a file of this folder")
+            raise RequestError(f"'{shard}' is not a file of this folder", file=index)
         tensors |= _read(index.parent / shard)
     missing = sorted(set(of_tensor) - set(tensors))
     if missing:
-        raise RequestError(f"{index}: its shards lack {', '.join(missing[:8])}")
+        raise RequestError(f"its shards lack {', '.join(missing[:8])}", file=index)
     return tensors
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise RequestError(f"{path}: is missing")
+        raise RequestError("is missing", kind="not_found", file=path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise RequestError(f"{path}: can't be read: {str(error).splitlines()[0]}") from None
+        raise RequestError(f"can't be read: {str(error).splitlines()[0]}", kind="unreadable", file=path) from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise RequestError(f"{path}: holds something other than named tensors")
+        raise RequestError("holds something other than named tensors", kind="unreadable", file=path)
     return tensors

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from components.architecture import Architecture
 from components.attention.heads import GQA, MHA
 from components.attention.qk_norm import QKRMSNorm
+from components.pattern import shortest_period
 from components.position.positions import ALiBi, NoPosition
 from components.position.rope_scaling import LinearRoPE
 from components.residual import PreNorm, Sandwich
 from lab.interop.configuration import load_architecture, to_architecture, to_hf_config
 from lab.interop.folder import export_folder, import_folder
-from lab.interop.meaning import meaning, period
+from lab.interop.meaning import meaning
 from lab.refusals import RequestError
 from tests.components.architectures import gemma2
 from tests.interop.hub import CONFIGS
@@ -338,7 +339,7 @@ def test_both_spellings_of_a_rotary_scaling_are_read(older: dict[str, Any]) -> N
 
 
 def test_the_shortest_period_is_found() -> None:
-    assert period(list("aabaab")) == list("aab")
-    assert period(list("aabaa")) == list("aab")
-    assert period(list("abc")) == list("abc")
-    assert period(list("aaaa")) == ["a"]
+    assert shortest_period("aabaab") == tuple("aab")
+    assert shortest_period("aabaa") == tuple("aab")
+    assert shortest_period("abc") == tuple("abc")
+    assert shortest_period("aaaa") == ("a",)
