@@ -64,7 +64,7 @@ def test_a_mistake_is_one_line_and_nothing_made(arguments: list[str], message: s
 
 def test_a_saved_plan_is_the_plan(tmp_path: Path) -> None:
     from lab.planning.plan.build import plan_sweep
-    from lab.planning.plan.store import load_plan
+    from lab.planning.plan.plan_file import load_plan
 
     done = plan("glu", "--save", "saved.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

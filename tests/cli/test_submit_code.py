@@ -11,7 +11,7 @@ from lab import code_version
 from lab.cli import main
 from lab.dispatch.control.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
-from lab.planning.plan.store import write_plan
+from lab.planning.plan.plan_file import write_plan
 from lab.records import write_json
 from lab.refusals import RequestError
 from tests.warm import lab

@@ -15,7 +15,8 @@ from lab.planning.forecast.power import MOST_SEEDS, POWER, equivalence_power, se
 from lab.planning.language.read import read_sweep
 from lab.planning.language.sweep import Sweep
 from lab.planning.plan.build import plan_sweep
-from lab.planning.plan.store import load_plan, save_plan, write_plan
+from lab.planning.plan.plan_file import load_plan, write_plan
+from lab.planning.plan.store import save_plan
 from tests.planning.test_power import OWN, plan
 from tests.planning.test_show import preview, shown
 

@@ -18,7 +18,8 @@ from lab.composition.frozen.freeze import load_experiment
 from lab.dispatch.control.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.model import Plan
-from lab.planning.plan.store import load_plan, save_plan, write_plan
+from lab.planning.plan.plan_file import load_plan, write_plan
+from lab.planning.plan.store import save_plan
 from lab.refusals import RequestError
 
 TUNED = """\

@@ -49,7 +49,7 @@ def command(
     plan = plan_sweep(sweep, overrides, root=root)
     preview = _preview(plan, root, asked, max_parallel, threads)
     if save is not None:
-        from lab.planning.plan.store import write_plan
+        from lab.planning.plan.plan_file import write_plan
 
         write_plan(plan, save)
     if as_json:

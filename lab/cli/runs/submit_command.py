@@ -160,7 +160,7 @@ def _code(stages: Stages, failed: bool) -> int:
 
 def _plan(sweep: str, overrides: tuple[str, ...], root: Path) -> Plan:
     from lab.planning.plan.build import plan_sweep
-    from lab.planning.plan.store import load_plan
+    from lab.planning.plan.plan_file import load_plan
     from lab.refusals import RequestError
 
     if not sweep.endswith(".json") and not Path(sweep).is_file():

@@ -10,19 +10,22 @@ import base64
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from components import registry
-from lab.code_version import described
-from lab.composition import extensions, memo
-from lab.composition.convert import convert, dataclass
+from lab.accounting.costs import Costs
+from lab.code_version import Code, described
+from lab.composition import convert, extensions, memo
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import component_versions, identity
-from lab.planning.config_paths import differences
-from lab.planning.plan.model import Plan, PlannedRun
+from lab.planning.config_paths import differences, with_value_at
+from lab.planning.plan.model import Plan, PlannedRun, Role
+from lab.planning.plan.references import Need
+from lab.planning.solve.matching import Matching
+from lab.planning.solve.selection import Cell
 from lab.records.atomic import write_text
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
@@ -30,11 +33,92 @@ from lab.training.experiment import Experiment
 FORMAT = "lab plan"
 VERSION = 1
 
-_OF_RUN = ("seed", "identity", "role", "needs")
-"""Fields of a planned run that its arm's runs don't share. The others stand once an arm."""
-_OWN_WAY = ("experiment", "overrides", "files", "code")
-
+_WRITES_ONE = "`lab plan SWEEP --save FILE` writes one"
 _NO_PLAN = "this is no plan as `lab plan --save` writes it"
+
+
+@dataclass(frozen=True)
+class _FileContent:
+    """A file's content: as text, or in base64 where it is none."""
+
+    text: str | None = None
+    base64: str | None = None
+
+    @classmethod
+    def of(cls, content: bytes) -> _FileContent:
+        try:
+            return cls(text=content.decode("utf-8"))
+        except UnicodeDecodeError:
+            return cls(base64=base64.b64encode(content).decode("ascii"))
+
+    @property
+    def content(self) -> bytes:
+        return base64.b64decode(self.base64) if self.base64 is not None else (self.text or "").encode("utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FrozenArm:
+    """What the runs of an arm (with a cell of tuned values) share: the fields of `PlannedRun`, and more.
+
+    Attributes:
+        overrides: without those of needed runs and of the seed.
+        files: names of the files that a run's folder holds besides.
+        components: `kind/name` → version of each component.
+        config: the configuration without its seed, and with null for each needed run.
+    """
+
+    sweep: str
+    arm: str
+    order: int
+    axes: Mapping[str, Any]
+    costs: Costs
+    question: str | None
+    baseline: str
+    metrics: tuple[str, ...]
+    match: str
+    cell: Cell
+    extensions: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    files: tuple[str, ...]
+    components: Mapping[str, int]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FrozenRun:
+    """A run: the number of its arm, and what it doesn't share with the arm's other runs."""
+
+    arm: int
+    seed: int
+    identity: str
+    role: Role
+    needs: tuple[Need, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FrozenPlan:
+    """The file: the fields of `Plan`, with the runs by arm."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    sweep: str
+    question: str | None
+    baseline: str
+    matching: Matching
+    metrics: tuple[str, ...]
+    tune_metric: str | None = None
+    equal_flops: Mapping[str, str] = field(default_factory=dict)
+    equivalence: float | None = None
+    code: Code
+    files: Mapping[str, _FileContent]
+    arms: tuple[_FrozenArm, ...]
+    runs: tuple[_FrozenRun, ...]
+
+
+_OF_ARM = [option.name for option in dataclasses.fields(_FrozenArm)]
+_NOT_SHARED = ("overrides", "files", "components", "config")
+"""Those that are no fields of `PlannedRun`, or other ones there."""
+_OF_PLAN = [option.name for option in dataclasses.fields(Plan) if option.name != "runs"]
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -44,24 +128,25 @@ def write_plan(plan: Plan, path: Path) -> None:
         RequestError: the file can't be written there.
     """
     arms: dict[str, int] = {}
-    runs = []
+    rows = []
     with memo.scope():
         for run in plan.runs:
-            arm = json.dumps(_arm(run), ensure_ascii=False)
-            runs.append(
-                {"arm": arms.setdefault(arm, len(arms)), **{name: _plain(getattr(run, name)) for name in _OF_RUN}}
-            )
-    head = {"format": FORMAT, "version": VERSION}
-    head |= {
-        field.name: _plain(getattr(plan, field.name)) for field in dataclasses.fields(plan) if field.name != "runs"
+            arm = json.dumps(_arm_json(run), ensure_ascii=False)
+            number = arms.setdefault(arm, len(arms))
+            frozen = _FrozenRun(arm=number, seed=run.seed, identity=run.identity, role=run.role, needs=run.needs)
+            rows.append(json.dumps(dataclasses.asdict(frozen), ensure_ascii=False))
+    files = {name: _FileContent.of(content) for run in plan.runs for name, content in run.files.items()}
+    head = {"format": FORMAT, "version": VERSION, **{name: _plain(getattr(plan, name)) for name in _OF_PLAN}}
+    head["files"] = {
+        name: {key: value for key, value in dataclasses.asdict(file).items() if value is not None}
+        for name, file in files.items()
     }
-    head["files"] = {name: _text(content) for run in plan.runs for name, content in run.files.items()}
-    rows = ",\n".join(json.dumps(run, ensure_ascii=False) for run in runs)
-    text = json.dumps(head, ensure_ascii=False)[:-1]
+    start = json.dumps(head, ensure_ascii=False)[:-1]
     try:
-        write_text(path, text + ', "arms": [\n' + ",\n".join(arms) + '\n], "runs": [\n' + rows + "\n]}\n")
+        write_text(path, start + ', "arms": [\n' + ",\n".join(arms) + '\n], "runs": [\n' + ",\n".join(rows) + "\n]}\n")
     except OSError as error:
-        raise RequestError(f"{path}: the plan can't be written: {error.strerror}") from None
+        problem = f"the plan can't be written: {error.strerror}"
+        raise RequestError(problem, kind="unreadable", file=path) from None
 
 
 def load_plan(path: Path) -> Plan:
@@ -72,164 +157,126 @@ def load_plan(path: Path) -> Plan:
     """
     content = _read(path)
     try:
-        with memo.scope(), _components(path, content):
-            return _plan(path, content)
+        with memo.scope():
+            frozen = convert.dataclass(_FrozenPlan, content)
+            files = {name: file.content for name, file in frozen.files.items()}
+            with _components(path, frozen):
+                runs = tuple(_run(path, run, frozen.arms[run.arm], frozen, files) for run in frozen.runs)
     except RequestError as error:
         if error.where.key is None:
             raise
         raise RequestError(replace(error.within(file=path).refusal, fix=_NO_PLAN)) from None
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise RequestError(what, kind="unreadable", file=path, fix=_NO_PLAN) from None
+        problem = f"{type(error).__name__}: {error}"
+        raise RequestError(problem, kind="unreadable", file=path, fix=_NO_PLAN) from None
+    return Plan(**{name: getattr(frozen, name) for name in _OF_PLAN}, runs=runs)
 
 
-def _arm(run: PlannedRun) -> dict[str, Any]:
-    """What an arm's runs share: their configuration without seed and needs, and all that follows from that."""
-    config = {option.name: _part(getattr(run.experiment, option.name)) for option in registry.options(Experiment)}
+def _arm_json(run: PlannedRun) -> dict[str, object]:
+    """What an arm's runs share, as JSON holds it: a `_FrozenArm`."""
+    config: object = {
+        option.name: _part(getattr(run.experiment, option.name)) for option in registry.options(Experiment)
+    }
+    assert isinstance(config, dict)
     del config["seed"]
     for need in run.needs:
-        config = _with(config, need.path.split("."), None)
-    fields = [field.name for field in dataclasses.fields(run) if field.name not in (*_OF_RUN, *_OWN_WAY)]
-    return {
-        **{name: _plain(getattr(run, name)) for name in fields},
+        config = with_value_at(config, need.path.split("."), None)
+    special = {
         # The rest of them follows: what is needed, and the seed.
         "overrides": list(run.overrides[: len(run.overrides) - len(run.needs) - 1]),
         "files": list(run.files),
         "components": component_versions(run.experiment),
         "config": config,
     }
+    return {name: special[name] if name in special else _plain(getattr(run, name)) for name in _OF_ARM}
 
 
-def _part(part: Any) -> Any:
+def _part(part: object) -> object:
     return memo.cached(("plain", memo.ById(part)), lambda: to_plain(part))
 
 
-def _plan(path: Path, content: Mapping[str, Any]) -> Plan:
-    hints = get_type_hints(Plan)
-    names = [field.name for field in dataclasses.fields(Plan) if field.name != "runs"]
-    head = {name: convert(hints[name], content[name], name) for name in names if name in content}
-    files = {name: _content(entry) for name, entry in content["files"].items()}
-    hints = get_type_hints(PlannedRun)
-    arms = []
-    for number, arm in enumerate(content["arms"]):
-        shared = {
-            field.name: convert(hints[field.name], arm[field.name], f"arms[{number}].{field.name}")
-            for field in dataclasses.fields(PlannedRun)
-            if field.name in arm and field.name not in _OWN_WAY
-        }
-        shared |= {"files": {name: files[name] for name in arm["files"]}, "code": head["code"]}
-        arms.append((arm, shared))
-    runs = []
-    for number, row in enumerate(content["runs"]):
-        arm, shared = arms[row["arm"]]
-        own = {name: convert(hints[name], row[name], f"runs[{number}].{name}") for name in _OF_RUN}
-        filled = {need.path: need.identity for need in own["needs"]}
-        run = PlannedRun(
-            **shared,
-            **own,
-            overrides=(
-                *arm["overrides"],
-                *(f"{where}={what}" for where, what in filled.items()),
-                f"seed={own['seed']}",
-            ),
-            experiment=_experiment(path, arm, own, filled, content),
-        )
-        runs.append(run)
-    return Plan(**head, runs=tuple(runs))
-
-
-def _experiment(
-    path: Path, arm: Mapping[str, Any], own: Mapping[str, Any], needs: Mapping[str, str], content: Mapping[str, Any]
-) -> Experiment:
-    """A run's experiment, checked to be the run that was planned."""
-    config: dict[str, Any] = arm["config"] | {"seed": own["seed"]}
-    for where, needed in needs.items():
-        config = _with(config, where.split("."), needed)
+def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files: Mapping[str, bytes]) -> PlannedRun:
+    """A run, checked to be the one that was planned."""
+    config: object = {**arm.config, "seed": run.seed}
+    for need in run.needs:
+        config = with_value_at(config, need.path.split("."), need.identity)
+    assert isinstance(config, dict)
     try:
-        experiment = dataclass(Experiment, config, "")
+        experiment = convert.dataclass(Experiment, config)
     except RequestError as error:
-        raise _other(path, arm, own, content, error.refusal.text) from None
-    if identity(experiment) != own["identity"]:
-        raise _other(path, arm, own, content, _changed(arm, config, experiment))
-    return experiment
+        raise _another_run(path, run, arm, plan, error.refusal.text) from None
+    if identity(experiment) != run.identity:
+        raise _another_run(path, run, arm, plan, _change(arm, config, experiment))
+    shared = {
+        name: getattr(arm, name) for name in _OF_ARM if name not in ("overrides", "files", "components", "config")
+    }
+    needed = [f"{need.path}={need.identity}" for need in run.needs]
+    return PlannedRun(
+        **shared,
+        seed=run.seed,
+        identity=run.identity,
+        role=run.role,
+        needs=run.needs,
+        experiment=experiment,
+        overrides=(*arm.overrides, *needed, f"seed={run.seed}"),
+        code=plan.code,
+        files={name: files[name] for name in arm.files},
+    )
 
 
-def _changed(arm: Mapping[str, Any], config: Mapping[str, Any], experiment: Experiment) -> str:
+def _change(arm: _FrozenArm, config: Mapping[str, object], experiment: Experiment) -> str:
     """What makes an experiment another run than the one that was planned."""
-    here, there = component_versions(experiment), arm["components"]
-    for name in sorted({*here, *there}):
-        if here.get(name) != there.get(name):
-            return f"{name} is version {here.get(name, 'none')} here, {there.get(name, 'none')} in the plan"
-    changed = differences(config, to_plain(experiment))
-    if changed:
-        key, (planned, now) = next(iter(changed.items()))
+    here = component_versions(experiment)
+    for name in sorted({*here, *arm.components}):
+        if here.get(name) != arm.components.get(name):
+            return f"{name} is version {here.get(name, 'none')} here, {arm.components.get(name, 'none')} in the plan"
+    for key, (planned, now) in differences(config, to_plain(experiment)).items():
         return f"{key} is {now!r} here, {planned!r} in the plan"
     return "the same configuration means something else here"
 
 
-def _other(
-    path: Path, arm: Mapping[str, Any], own: Mapping[str, Any], content: Mapping[str, Any], what: str
-) -> RequestError:
-    run = f"{arm['sweep']}/{arm['arm']}/seed-{own['seed']}"
-    return RequestError(
-        f"{path}: {run} would be another run here: {what}; plan the sweep again, or go back to the code of the plan, "
-        f"{described(content.get('code') or {})}"
-    )
+def _another_run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, change: str) -> RequestError:
+    problem = f"{arm.sweep}/{arm.arm}/seed-{run.seed} would be another run here: {change}"
+    fix = f"plan the sweep again, or go back to the code of the plan, {described(plan.code.as_dict())}"
+    return RequestError(problem, kind="unsupported", file=path, fix=fix)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise RequestError(f"{path}: the plan can't be read: {error.strerror}") from None
+        problem = f"the plan can't be read: {error.strerror}"
+        raise RequestError(problem, kind="unreadable", file=path) from None
     except ValueError as error:
-        raise RequestError(f"{path}: is no plan: not JSON ({error}); `lab plan SWEEP --save FILE` writes one") from None
+        problem = f"is no plan: not JSON ({error})"
+        raise RequestError(problem, kind="unreadable", file=path, fix=_WRITES_ONE) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         hint = "; to run a sweep again, name the sweep" if isinstance(content, dict) and "runs" in content else ""
-        raise RequestError(f"{path}: is no frozen plan; `lab plan SWEEP --save FILE` writes one{hint}")
+        raise RequestError("is no frozen plan", kind="unreadable", file=path, fix=f"{_WRITES_ONE}{hint}")
     if content.get("version") != VERSION:
-        raise RequestError(
-            f"{path}: is a plan of version {content.get('version')}, and this lab reads version {VERSION}; "
-            "plan the sweep again"
-        )
+        problem = f"is a plan of version {content.get('version')}, and this lab reads version {VERSION}"
+        raise RequestError(problem, kind="unsupported", file=path, fix="plan the sweep again")
     return content
 
 
 @contextlib.contextmanager
-def _components(path: Path, content: Mapping[str, Any]) -> Iterator[None]:
-    """The user's own components as the plan has them, not as they stand in the working folder."""
-    recorded: dict[str, Any] = {}
+def _components(path: Path, plan: _FrozenPlan) -> Iterator[None]:
+    """The user's own components as the plan has them, not as they are in the working folder."""
+    recorded: dict[str, dict[str, object]] = {}
     versions: dict[str, int] = {}
-    for arm in content["arms"]:
-        for key, value in arm["extensions"].items():
+    for arm in plan.arms:
+        for key, value in arm.extensions.items():
             recorded[key] = recorded.get(key, {}) | value
-        versions |= arm["components"]
-    entry = content["files"].get(extensions.FILE)
-    own = None if entry is None else extensions.OwnFile(path.with_name(extensions.FILE), _content(entry))
+        versions |= arm.components
+    entry = plan.files.get(extensions.FILE)
+    own = None if entry is None else extensions.OwnFile(path.with_name(extensions.FILE), entry.content)
     with extensions.of_record(own, recorded, versions, str(path)):
         yield
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
-
-
-def _with(value: Mapping[str, Any], keys: Sequence[str], new: Any) -> dict[str, Any]:
-    """Nested mappings with one value of them changed."""
-    inner = new if len(keys) == 1 else _with(value[keys[0]], keys[1:], new)
-    return {**value, keys[0]: inner}
-
-
-def _text(content: bytes) -> dict[str, str]:
-    try:
-        return {"text": content.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(content).decode("ascii")}
-
-
-def _content(entry: Mapping[str, str]) -> bytes:
-    return entry["text"].encode("utf-8") if "text" in entry else base64.b64decode(entry["base64"])

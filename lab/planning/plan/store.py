@@ -1,15 +1,12 @@
-"""Plans on disk: the one that a sweep was submitted with, beside its runs, and whole frozen ones, to be run later."""
+"""The plan that a sweep was submitted with, beside its runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lab.planning.plan.model import Plan
-from lab.planning.plan.plan_file import load_plan, write_plan
 from lab.planning.solve.selection import SELECTED, recorded_in
-from lab.records import PLAN, noted_folders, read_plan, write_plan_file
-
-__all__ = ["PLAN", "load_plan", "save_plan", "write_plan"]
+from lab.records import noted_folders, read_plan, write_plan_file
 
 
 def save_plan(plan: Plan, root: Path) -> Path:

@@ -37,7 +37,7 @@ class NextStageJob:
     def __call__(self) -> None:
         """Do it, and end the process: with 0 if everything that can be sent now is sent."""
         from lab.dispatch.control.stages import Stages
-        from lab.planning.plan.store import load_plan
+        from lab.planning.plan.plan_file import load_plan
 
         record = journal.read(Path(self.record))
         if record.void is not None or record.then is None:
@@ -94,7 +94,7 @@ def send_next(
     Raises:
         RequestError: the controller doesn't answer, or sbatch refuses.
     """
-    from lab.planning.plan.store import write_plan
+    from lab.planning.plan.plan_file import write_plan
 
     root = root.resolve()
     with journal.alone(root):
