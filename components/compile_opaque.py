@@ -1,8 +1,8 @@
-"""Functions that torch.compile calls as they stand, and does not look into.
+"""Functions that torch.compile calls as they are, without tracing them.
 
-Kernels are fused already: a compiler would only unroll their loops, or copy what they do in place. torch's own
-decorator for this imports the compiler, which takes about as long as the rest of torch, also where nothing is compiled;
-here whoever compiles says so first, by `shield_from_compiler`.
+Kernels are fused already: a compiler would only unroll their loops, or copy what they write in place. torch's own
+decorator for this imports the compiler, which takes about as long to import as the rest of torch, even where nothing is
+compiled. So whoever compiles calls `shield_from_compiler` first.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MADE: list[Opaque[Any, Any]] = []
+_OPAQUE: list[Opaque[Any, Any]] = []
 
 
 class Opaque(Generic[P, R]):
-    """A function of a module, made at its import and called by `call`.
+    """A function of a module, wrapped at import and called by `call`.
 
     Attributes:
-        call: the function; once `shield_from_compiler` was called, shielded from compilers.
+        call: the function; shielded from compilers after `shield_from_compiler`.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
         self.function = function
         self.call = function
-        _MADE.append(self)
+        _OPAQUE.append(self)
 
 
 def shield_from_compiler() -> None:
-    """Shield every such function. To be called before anything that holds them is compiled."""
-    for each in _MADE:
-        each.call = torch.compiler.disable(each.function)  # type: ignore[no-untyped-call]
+    """Shield every opaque function. Call it before anything that uses one is compiled."""
+    for opaque in _OPAQUE:
+        opaque.call = torch.compiler.disable(opaque.function)  # type: ignore[no-untyped-call]

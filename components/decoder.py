@@ -1,4 +1,4 @@
-"""A decoder built from an architecture: embedding, blocks, final norm, head. It holds no semantics of its own."""
+"""A decoder built from an architecture: embedding, blocks, final norm, head. What each means is its component's."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _chunked = Opaque(chunked)
 
 
 @dataclass(frozen=True)
-class Losses:
-    """What training on targets minimises, and what it is made of.
+class TargetLosses:
+    """What training on targets minimises, and its parts.
 
     Attributes:
         next_token: cross-entropy of each token, [B·T], nats.
@@ -107,13 +107,13 @@ class Decoder(nn.Module):
 
     def losses(
         self, tokens: Tensor, documents: Tensor | None = None, *, targets: Tensor, places: Tensor | None = None
-    ) -> Losses:
-        """Cross-entropy of targets [B, T], and what is minimised: over a large vocabulary without all logits at once.
+    ) -> TargetLosses:
+        """Cross-entropy of targets [B, T], and what is minimised.
 
-        Whether so is decided by shapes alone; `loss_form` says.
+        Over a large vocabulary it is computed without all logits at once; shapes alone decide, and `loss_form` says.
 
         Args:
-            places: [B, n] int64: where there is something to predict; targets are [B, n] then. None for everywhere.
+            places: [B, n] int64, where there is something to predict; targets are [B, n] then. None for everywhere.
         """
         hidden, auxiliary = self._run(tokens, documents)
         hidden = hidden if places is None else at(hidden, places)
@@ -123,20 +123,20 @@ class Decoder(nn.Module):
             logits = self.logits(hidden)
             auxiliary |= {"z_loss": weight * logit_z_loss(logits)} if weight else {}
             next_token = token_losses(logits, targets)
-            return Losses(next_token, sum(auxiliary.values(), next_token.mean()), auxiliary)
+            return TargetLosses(next_token, sum(auxiliary.values(), next_token.mean()), auxiliary)
         linear_map = self.head.linear_map(self.embedding.weight)
         assert linear_map is not None
         head = Head(*linear_map, self.architecture.embedding.logit_scale, self.architecture.softcap.final_cap)
         objective, next_token, square = _chunked.call(hidden.flatten(0, 1), head, targets.flatten(), rows, weight)
         objective = sum(auxiliary.values(), objective)
-        return Losses(next_token, objective, auxiliary | ({"z_loss": weight * square} if weight else {}))
+        return TargetLosses(next_token, objective, auxiliary | ({"z_loss": weight * square} if weight else {}))
 
     def logits_at(self, tokens: Tensor, places: Tensor) -> Tensor:
         """tokens [B, T], places [B, n] int64 → logits [B, n, vocab_size] after the token at each place."""
         return self.logits(at(self.hidden(tokens), places))
 
     def loss_form(self, tokens: int, device: str) -> str:
-        """How `losses` of so many tokens is computed on a kind of device: `plain`, or in chunks of so many rows."""
+        """How `losses` is computed for a number of tokens on a kind of device: `plain`, or in chunks of rows."""
         rows = self._loss_rows(tokens, device)
         return "plain" if rows is None else f"chunks of {min(rows, tokens)} rows"
 
@@ -187,7 +187,7 @@ class Decoder(nn.Module):
             return None
         return rows_at_once(tokens, self.architecture.vocab_size, device)
 
-    def kernel_choices(self, batch: int, context: int, *, documents: bool = False) -> dict[str, kernels.Choice]:
+    def kernel_choices(self, batch: int, context: int, *, documents: bool = False) -> dict[str, kernels.KernelChoice]:
         """Which attention kernel each layer kind uses for [batch, context] tokens on the model's device, and why.
 
         With gradients where the model is in training mode. Layers that don't attend have none.

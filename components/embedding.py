@@ -2,7 +2,7 @@
 
 in:  table[token] · sqrt(d_model) if `scaled` · `multiplier`
 out: (weight · x + bias) · `logit_scale`, where weight is the table itself if they are tied
-A cap on the logits (`components.softcap`) comes after all of this.
+A cap on the logits (`components.softcap`) comes last.
 """
 
 from __future__ import annotations

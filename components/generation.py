@@ -1,7 +1,7 @@
 """Text from a decoder, token by token: greedy, or sampled at a temperature from the likeliest tokens.
 
-How the next token's logits are computed is one object's business: `CachedForward` keeps what it needs of the text
-between tokens, `FullForward` goes through all of it again and is what the former must equal.
+`CachedForward` computes the next token's logits from what it keeps of the text. `FullForward` goes through the whole
+text again, and gives what `CachedForward` must equal.
 """
 
 from __future__ import annotations

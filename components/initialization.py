@@ -1,7 +1,7 @@
 """Initial weights, addressed: a parameter's value depends on (seed, its name, its shape) alone.
 
-So two architectures share every weight that they don't differ in, and an arm of a sweep is paired with its baseline.
-How large the weights are is the `init` component's; each module says what its parameters are for through `fills()`.
+So two architectures share every weight in which they don't differ, and an arm of a sweep is paired with its baseline.
+The `init` component decides how large weights are. Each module says in `fills()` what its parameters are for.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     logits = cap · tanh((weight · h + bias) · scale / cap);  loss = logsumexp(logits) - logits[target]
 
-Over a large vocabulary the logits of a batch are larger than the model. `chunked` holds those of some rows only and
-takes their gradients while it has them, in the forward pass, as Liger-Kernel does (2410.10989): three matrix products
-with the head's weight, as many as the plain form has, and no fourth to compute logits again.
+Over a large vocabulary the logits of a batch are larger than the model. `chunked` holds the logits of a few rows at a
+time, and computes their gradients in the forward pass while it has them, as Liger-Kernel does (2410.10989). That takes
+three matrix products with the head's weight, as the plain form does: logits are not computed twice.
 
 Shapes: N tokens, n of them at a time, V vocabulary, d width of the model.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Head:
-    """What makes logits of hidden states.
+    """The linear map from hidden states to logits.
 
     Attributes:
         weight: [V, d]
@@ -38,12 +38,12 @@ class Head:
 
 
 def in_fp32(logits: Tensor) -> Tensor:
-    """Logits as losses are computed from: fp32, or fp64 where they are that."""
+    """Logits in the precision in which losses are computed: fp32, or fp64 for fp64 logits."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def at(x: Tensor, places: Tensor) -> Tensor:
-    """x [B, T, d] at places [B, n] int64 of each row → [B, n, d]."""
+    """x [B, T, d] at the places [B, n] int64 of each row → [B, n, d]."""
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
 
@@ -62,19 +62,19 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 def rows_at_once(tokens: int, vocab_size: int, device: str) -> int | None:
     """How many tokens' logits `chunked` should hold at a time, or None where the plain form is as good.
 
-    A function of shapes alone, so that the same run always goes the same way. On a CPU a chunk that stays in cache is
-    faster than the plain form at any size that matters; a GPU wants few, large calls. Either way a floor keeps the
-    gradient of the weight from being read and written too often, and bounds the memory at 2 · floor · V numbers.
+    It depends on shapes alone, so that the same run always takes the same form. On a CPU a chunk that stays in cache is
+    faster than the plain form at any size that matters; a GPU needs few, large calls. On both, a floor keeps the
+    gradient of the weight from being read and written too often. Memory is at most 2 · floor · V numbers.
     """
-    few, budget = _FEW.get(device, _FEW["cpu"]), _BUDGET.get(device, _BUDGET["cpu"])
+    plain, budget = _PLAIN.get(device, _PLAIN["cpu"]), _BUDGET.get(device, _BUDGET["cpu"])
     floor = _FLOOR.get(device, _FLOOR["cpu"])
-    if tokens * vocab_size <= few:
+    if tokens * vocab_size <= plain:
         return None
     return min(tokens, max(floor, budget // vocab_size))
 
 
-# By benchmarks/loss_memory.py, in logits. Not measured on CUDA: there only the memory argues for chunks.
-_FEW = {"cpu": 1 << 18, "cuda": 1 << 26}
+# By benchmarks/loss_memory.py, in logits. Not measured on CUDA, where only memory speaks for chunks.
+_PLAIN = {"cpu": 1 << 18, "cuda": 1 << 26}
 _BUDGET = {"cpu": 1 << 20, "cuda": 1 << 25}
 _FLOOR = {"cpu": 256, "cuda": 512}
 
@@ -102,8 +102,8 @@ def chunked(
     task = _Task(head.scale, head.cap, rows, z_loss, dtype)
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, head.weight, head.bias)):
-            found: tuple[Tensor, Tensor, Tensor] = _Chunked.apply(hidden, head.weight, head.bias, targets, task)  # type: ignore[no-untyped-call]
-            return found
+            parts: tuple[Tensor, Tensor, Tensor] = _Chunked.apply(hidden, head.weight, head.bias, targets, task)  # type: ignore[no-untyped-call]
+            return parts
         return task.run(hidden, head.weight, head.bias, targets)[0]
 
 
@@ -112,7 +112,7 @@ Gradients = tuple[Tensor, Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class _Task:
-    """Everything that is not a tensor; `dtype` is that of the matrix products."""
+    """The arguments that are not tensors; `dtype` is that of the matrix products."""
 
     scale: float
     cap: float | None
@@ -192,12 +192,12 @@ class _Task:
         return total_n1, total_n1.log() + highest_n1
 
     def _differentiate_(
-        self, exp_nV: Tensor, share_n1: Tensor, targets_n: Tensor, each: float, tanh_nV: Tensor | None
+        self, exp_nV: Tensor, share_n1: Tensor, targets_n: Tensor, target_share: float, tanh_nV: Tensor | None
     ) -> Tensor:
         """Turn exponentials into the gradient of what the cap was given, in place."""
         exp_nV.mul_(share_n1)
         row = torch.arange(len(targets_n), device=targets_n.device)
-        exp_nV[row, targets_n] -= each
+        exp_nV[row, targets_n] -= target_share
         if tanh_nV is not None:
             torch.ops.aten.tanh_backward.grad_input(exp_nV, tanh_nV, grad_input=exp_nV)
         return exp_nV
@@ -217,17 +217,17 @@ _PRODUCT_ROWS = 32_768
 
 
 class _Chunked(torch.autograd.Function):
-    """Computes gradients with the loss, and hands them out when the backward pass asks."""
+    """Computes gradients with the loss, and returns them in the backward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, task: _Task
     ) -> tuple[Tensor, Tensor, Tensor]:
-        found, ctx.gradients = task.run(hidden, weight, bias, targets, gradients=True)
+        parts, ctx.gradients = task.run(hidden, weight, bias, targets, gradients=True)
         ctx.task = task
         ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.mark_non_differentiable(*found[1:])
-        return found
+        ctx.mark_non_differentiable(*parts[1:])
+        return parts
 
     @staticmethod
     def backward(ctx: Any, d_objective: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -238,5 +238,5 @@ class _Chunked(torch.autograd.Function):
         if gradients is None:
             with torch.autocast(d_objective.device.type, enabled=False):
                 gradients = ctx.task.run(*ctx.saved_tensors, gradients=True)[1]
-        wanted = zip(gradients, ctx.needs_input_grad, strict=False)
-        return (*(d.mul_(d_objective) if d is not None and needed else None for d, needed in wanted), None, None)
+        needed = zip(gradients, ctx.needs_input_grad, strict=False)
+        return (*(d.mul_(d_objective) if d is not None and is_needed else None for d, is_needed in needed), None, None)

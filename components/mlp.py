@@ -46,11 +46,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 ROWS = 512
-"""At a time in a recomputing down-projection: measured, as fast as all rows at once, and d_ff of them stay small."""
+"""Rows at a time in the recomputing down-projection. Measured to be as fast as all rows at once, in little memory."""
 
 
 class MLP(Component, kind="mlp"):
-    """What a block computes at each position by itself."""
+    """What a block computes at each position alone."""
 
     def build(self, d_model: int) -> nn.Module:
         """A module: forward(x [B, T, d_model], context) → [B, T, d_model]."""
@@ -123,15 +123,15 @@ class Network(nn.Module):
 
 
 def _recomputes(x: Tensor) -> bool:
-    """Whether training goes through `_Down`: on a CPU, where that measures faster (compilers do it by themselves)."""
+    """Whether training goes through `_Down`: on a CPU, where it is faster. A compiler does the same by itself."""
     plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
     return x.device.type == "cpu" and torch.is_grad_enabled() and not plain
 
 
 class _Down(torch.autograd.Function):
-    """down(inner(…)), whose backward pass computes what is between again: a gated MLP keeps half as much.
+    """down(inner(…)), whose backward pass recomputes what stands between: a gated MLP keeps half as much memory.
 
-    So many rows at a time that what is between is never there as a whole.
+    It goes through ROWS rows at a time, so that what stands between is never held as a whole.
     """
 
     @staticmethod
@@ -150,18 +150,18 @@ class _Down(torch.autograd.Function):
         weight, *projected = ctx.saved_tensors
         d_bias = d_out.reshape(-1, len(weight)).sum(0) if ctx.biased else None
         if torch.is_grad_enabled():  # create_graph=True: what the gradients are made of has to be differentiable
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 F.linear(ctx.inner(*projected), weight), (weight, *projected), d_out, create_graph=True
             )
-            return None, found[0], d_bias, *found[1:]
+            return None, gradients[0], d_bias, *gradients[1:]
         d_weight, contiguous = torch.zeros_like(weight), torch.contiguous_format
-        d_projected = [torch.empty_like(each, memory_format=contiguous) for each in projected]
+        d_projected = [torch.empty_like(x, memory_format=contiguous) for x in projected]
         for d_rows, *both in zip(*map(_in_rows, (d_out, *projected, *d_projected)), strict=True):
             rows, places = both[: len(projected)], both[len(projected) :]
             with torch.enable_grad():
-                leaves = [each.detach().requires_grad_() for each in rows]
+                leaves = [x.detach().requires_grad_() for x in rows]
                 hidden = ctx.inner(*leaves)
-            # Not addmm_, which torch's counter of FLOPs passes over.
+            # Not addmm_, which torch's FLOP counter does not count.
             torch.addmm(d_weight, d_rows.mT, hidden.detach(), out=d_weight)
             for place, gradient in zip(places, torch.autograd.grad(hidden, leaves, d_rows @ weight), strict=True):
                 place.copy_(gradient)

@@ -1,4 +1,4 @@
-"""Normalisation of the residual stream, over the last dimension. All compute in fp32 at least, whatever the input."""
+"""Normalisation of the residual stream, over the last dimension. Every norm computes in fp32 or better."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.registry import Component, OptionError, register
 
 
 class Norm(Component, kind="norm"):
-    """What brings activations to one scale."""
+    """What brings activations to a common scale."""
 
     def build(self, dim: int) -> nn.Module:
         """A module mapping [..., dim] to [..., dim], same dtype."""
@@ -36,8 +36,8 @@ def _over_rms(x: Tensor, eps: float) -> Tensor:
 
 
 def _over_rms_times(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """x / rms(x) · gain, both at least fp32, in half the passes over memory that autograd's own backward takes."""
-    if torch.compiler.is_compiling():  # which fuses the formula itself better
+    """x / rms(x) · gain, both at least fp32. Its backward pass reads memory half as often as autograd's own."""
+    if torch.compiler.is_compiling():  # a compiler fuses the formula better
         return _over_rms(x, eps) * gain
     if not torch.is_grad_enabled():
         return _normed(x, gain, eps)[0]
@@ -66,8 +66,8 @@ class _OverRMSTimes(torch.autograd.Function):
         """d_x = (d_y · gain - x̂ · mean(d_y · gain · x̂)) / rms(x), d_gain = Σ d_y · x̂ over the rows."""
         x, gain, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: what is done in place below could not be differentiated
-            found = torch.autograd.grad(_over_rms(x, ctx.eps) * gain, (x, gain), d_y, create_graph=True)
-            return *found, None
+            gradients = torch.autograd.grad(_over_rms(x, ctx.eps) * gain, (x, gain), d_y, create_graph=True)
+            return *gradients, None
         normed = x * inverse
         product = d_y * normed
         d_gain = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None

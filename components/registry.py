@@ -1,7 +1,7 @@
 """Components by kind and name.
 
-A component is a frozen dataclass of typed options that can build its part of a model. Registering it is all that it
-takes to make it selectable in configurations, listed, completed and part of a run's identity.
+A component is a frozen dataclass of typed options that can build its part of a model. Once registered, it can be chosen
+in configurations, is listed and completed, and is part of a run's identity.
 """
 
 from __future__ import annotations
@@ -154,18 +154,18 @@ C = TypeVar("C", bound=type[Component])
 _kinds: dict[str, type[Component]] = {}
 _components: dict[str, dict[str, type[Component]]] = {}
 _homes: dict[str, str] = {}
-_generation = 0
+_revision = 0
 
 
-def generation() -> int:
-    """A number that is another one after every change of what is registered: for what is derived from it and kept."""
-    return _generation
+def revision() -> int:
+    """A number that changes whenever the registered classes do. What is derived from them is kept with it."""
+    return _revision
 
 
 def changed() -> None:
-    """Forget what was derived from the registered classes; registering and forgetting call it."""
-    global _generation
-    _generation += 1
+    """Forget what was derived from the registered classes. Registering and forgetting a class call it."""
+    global _revision
+    _revision += 1
     _options.cache_clear()
 
 
@@ -254,17 +254,17 @@ def options(cls: type[Any]) -> list[Option]:
 @cache
 def _options(cls: type[Any]) -> tuple[Option, ...]:
     hints = get_type_hints(cls)
-    found = []
+    read = []
     for field in dataclasses.fields(cls):
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         notes = field.metadata
         affects_result = notes.get("affects_result", True)
-        found.append(
+        read.append(
             Option(field.name, hints[field.name], default, affects_result, notes.get("expected"), notes.get("parse"))
         )
-    return tuple(found)
+    return tuple(read)
 
 
 def summary(cls: type[Component]) -> str:

@@ -1,4 +1,4 @@
-"""How a block's two branches, the mixer (attention) and the MLP, join the residual stream, and where the norms stand.
+"""How a block's two branches, the mixer and the MLP, join the residual stream, and where the norms stand.
 
 pre:                 x + f(norm(x))                                 GPT-2, Llama
 post:                norm(x + f(x))                                 the original Transformer

@@ -1,4 +1,4 @@
-"""Soft-capping: cap · tanh(x / cap) bounds a logit without cutting its gradient off (Gemma 2, 2408.00118).
+"""Soft-capping: cap · tanh(x / cap) bounds a logit and keeps a gradient (Gemma 2, 2408.00118).
 
 On attention scores the cap is applied before the mask, by the attention kernels; on the final logits by `softcap`.
 """

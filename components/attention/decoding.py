@@ -1,7 +1,7 @@
 """Attention of one new token over a cache: two matrix products and a softmax, whatever the length.
 
-Keys need not be in order and no mask is built but for padding: what a cache holds is what the token may see. Query
-heads that share a key-value head are rows of one product, so grouped heads never expand keys in memory.
+A cache holds what the token may see: its keys need no order, and a mask is built for padding alone. Query heads that
+share a key-value head are rows of one product, so grouped heads never expand keys in memory.
 """
 
 from __future__ import annotations

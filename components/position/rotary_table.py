@@ -1,8 +1,8 @@
-"""Rotary positions for one token at a time: tables over all positions, made once, and a rotation of few operations.
+"""Rotary positions for one token at a time: tables over all positions, made once, and few operations a rotation.
 
-`components.position.positions.Rotation` cuts vectors into halves and joins them again, which costs nothing beside a
-long text and most of the time beside a single token. Here y = x · cos + partner(x) · sin, with sines signed and every
-table as wide as a head.
+`components.position.positions.Rotation` cuts vectors into halves and joins them again. For a long text that costs
+nothing, for a single token it takes most of the time. Here y = x · cos + partner(x) · sin, with signed sines and tables
+as wide as a head.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Training FLOPs a token as others count them, so that a figure from a paper or a log can be laid beside the lab's.
+"""Training FLOPs a token as others count them, to compare the lab's figures with those of a paper or a log.
 
 The lab counts what attention needs: the pairs of a query and a key that it sees. Others count the whole square of
-pairs, or 6 FLOPs a parameter. Where a model is not of the kind that a formula was written for, it is taken so: N are
-the active parameters, pairs are those of the layers that attend, a head's size is the mean of its key's and value's.
+pairs, or 6 FLOPs a parameter. For a model that a formula was not written for, N are the active parameters, pairs are
+those of the layers that attend, and a head's size is the mean of its key's and value's.
 """
 
 from __future__ import annotations

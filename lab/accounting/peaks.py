@@ -1,6 +1,6 @@
-"""The most matrix-product FLOPs a second that a device can do: of GPUs as data, of CPUs as measured here.
+"""The most matrix-product FLOPs a second that a device can do: of GPUs as published, of CPUs as measured here.
 
-A rate that isn't known is said to be so. It is never taken from a device that is merely called alike.
+Where a rate isn't known, the answer says so. It is never taken from a device with a similar name.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import json
 import math
 import platform
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -40,6 +40,14 @@ class Peak:
     basis: str
 
 
+@dataclass(frozen=True)
+class _Published:
+    """A device's rates as its vendor gives them, in TFLOP/s by dtype, and where."""
+
+    source: str
+    teraflops: Mapping[str, float]
+
+
 def peak(device: torch.device, dtype: torch.dtype) -> Peak:
     """The peak of a device for matrix products whose factors are of a dtype."""
     if device.type != "cuda":
@@ -54,9 +62,10 @@ def published(device: str, dtype: str) -> Peak:
     entry = _table().get(device)
     if entry is None:
         return Peak(None, f"no peak is known for the device '{device}' (lab/accounting/peaks.yaml)")
-    if dtype not in entry:
+    if dtype not in entry.teraflops:
         return Peak(None, f"the device '{device}' has no known peak in {dtype} (lab/accounting/peaks.yaml)")
-    return Peak(entry[dtype] * 1e12, f"{entry['source']}: {entry[dtype]:g} TFLOP/s dense in {dtype}")
+    rate = entry.teraflops[dtype]
+    return Peak(rate * 1e12, f"{entry.source}: {rate:g} TFLOP/s dense in {dtype}")
 
 
 def measured(dtype: torch.dtype, cache: Path | None = None) -> Peak:
@@ -74,23 +83,23 @@ def measured(dtype: torch.dtype, cache: Path | None = None) -> Peak:
 def _measured(dtype: str, known: tuple[str, ...], cache: Path) -> Peak:
     machine, version, threads, precision = known
     file = cache / "matrix-products" / f"{machine},torch-{version},{threads}-threads,{precision},{dtype}.json"
-    if (found := _kept(file)) is not None:
-        return found
+    if (kept := _kept(file)) is not None:
+        return kept
     try:
         with locked(file.with_suffix(".lock"), lambda: None):
-            if (found := _kept(file)) is None:
-                found = _measure(dtype)
-                write_whole(file, json.dumps(asdict(found), indent=1) + "\n")
-            return found
+            if (kept := _kept(file)) is None:
+                kept = _measure(dtype)
+                write_whole(file, json.dumps(asdict(kept), indent=1) + "\n")
+            return kept
     except OSError:  # a cache that can't be written costs the measurement each time
         return _measure(dtype)
 
 
 def _kept(file: Path) -> Peak | None:
     with suppress(OSError, ValueError, TypeError):
-        found = Peak(**json.loads(file.read_text(encoding="utf-8")))
-        if isinstance(found.flops_per_second, float) and found.flops_per_second > 0:
-            return found
+        kept = Peak(**json.loads(file.read_text(encoding="utf-8")))
+        if isinstance(kept.flops_per_second, float) and kept.flops_per_second > 0:
+            return kept
     return None
 
 
@@ -136,7 +145,11 @@ def _best_rate(a: torch.Tensor, b: torch.Tensor, into: torch.Tensor, *, until: f
 
 
 @lru_cache(maxsize=1)
-def _table() -> dict[str, dict[str, Any]]:
-    """Device name → dtype → TFLOP/s, and its `source`."""
+def _table() -> dict[str, _Published]:
+    """The published rates by device name."""
     entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return {name: entry for entry in entries for name in entry["names"]}
+    return {
+        name: _Published(entry["source"], {key: rate for key, rate in entry.items() if key not in ("names", "source")})
+        for entry in entries
+        for name in entry["names"]
+    }

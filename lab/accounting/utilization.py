@@ -1,25 +1,24 @@
-"""Model FLOPs utilization: the share of its devices' peak that a run's training takes (PaLM, 2204.02311, appendix B).
+"""Model FLOPs utilization: the share of its devices' peak that training reaches (PaLM, 2204.02311, appendix B).
 
     MFU = tokens a second · FLOPs a token / (devices · peak of one)
 
 FLOPs a token are those of `lab.accounting.costs`: what the model needs, not what a kernel spends on hidden pairs or on
-computing again. In another convention MFU is the same share of that convention's count (`lab.accounting.conventions`).
+computing something twice. `lab.accounting.conventions` has the counts of other conventions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from lab.accounting.peaks import Peak
 
 
 @dataclass(frozen=True)
 class Utilization:
-    """What turns a run's speed into its MFU.
+    """What MFU is computed from, besides a run's speed.
 
     Attributes:
-        flops_per_token: of training, those of models that it learns from included.
+        flops_per_token: of training, including those of a teacher.
         peak: of one device.
         devices: that train the run.
     """
@@ -34,6 +33,6 @@ class Utilization:
             return None
         return tokens_per_second * self.flops_per_token / (self.devices * self.peak.flops_per_second)
 
-    def facts(self) -> dict[str, Any]:
-        """What a run's provenance says of it. Without a peak the basis is why there is none."""
+    def facts(self) -> dict[str, float | str | None]:
+        """What a run's provenance records. Without a peak the basis says why there is none."""
         return {"peak_flops_per_second": self.peak.flops_per_second, "peak_basis": self.peak.basis}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import psutil
 import torch
@@ -17,7 +16,7 @@ from components.attention import kernels
 from components.attention.spec import AttentionInputs
 from lab.bench.conformance import DIFFERENTIABLE, Shape, draw, error, exact, incoming, run, trained
 from lab.bench.ruler import milliseconds, peak_bytes
-from lab.bench.typical import Typical, specs
+from lab.bench.typical import TypicalSpec, specs
 
 EXACT_CONTEXT = 512
 DIRECTIONS = ("forward", "training")
@@ -25,7 +24,7 @@ DIRECTIONS = ("forward", "training")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Measurement:
     """What was measured of one kernel for one spec, dtype and direction, or why nothing was.
 
     Attributes:
@@ -56,7 +55,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Survey:
+class AtlasPlan:
     """What to measure.
 
     Attributes:
@@ -76,39 +75,39 @@ class Survey:
     compile: bool = True
 
     @property
-    def typical(self) -> list[Typical]:
+    def typical(self) -> list[TypicalSpec]:
         return specs(self.whole.queries, self.whole.head_dim)
 
     def cells(self) -> int:
         """How many cells `measure` yields."""
-        directions = sum(len(_directions(each)) for each in self.typical)
+        directions = sum(len(_directions(typical)) for typical in self.typical)
         return directions * len(self.dtypes) * len(self.kernels)
 
 
-def measure(survey: Survey) -> Iterator[Cell]:
+def measure(plan: AtlasPlan) -> Iterator[Measurement]:
     """Every cell of the atlas, one after the other."""
-    for each in survey.typical:
-        for name in survey.dtypes:
+    for typical in plan.typical:
+        for name in plan.dtypes:
             dtype = getattr(torch, name)
-            inputs = draw(each.shape(survey.whole), dtype, survey.device, **each.carried)
-            short = replace(survey.whole, queries=min(survey.whole.queries, EXACT_CONTEXT))
-            few = draw(each.shape(short), dtype, survey.device, **each.carried)
-            for direction in _directions(each):
-                judge = _Judge(each, short, few, direction)
-                for kernel in survey.kernels:
-                    yield _cell(survey, each, kernel, name, direction, inputs, judge)
-            del inputs, few
+            inputs = draw(typical.shape(plan.whole), dtype, plan.device, **typical.carried)
+            short = replace(plan.whole, queries=min(plan.whole.queries, EXACT_CONTEXT))
+            short_inputs = draw(typical.shape(short), dtype, plan.device, **typical.carried)
+            for direction in _directions(typical):
+                exact_result = _ExactResult(typical, short, short_inputs, direction)
+                for kernel in plan.kernels:
+                    yield _cell(plan, typical, kernel, name, direction, inputs, exact_result)
+            del inputs, short_inputs
 
 
-def _directions(each: Typical) -> Sequence[str]:
-    return DIRECTIONS[:1] if each.decoding else DIRECTIONS
+def _directions(typical: TypicalSpec) -> Sequence[str]:
+    return DIRECTIONS[:1] if typical.decoding else DIRECTIONS
 
 
-class _Judge:
+class _ExactResult:
     """The exact result of one spec and direction, worked out when first asked for."""
 
-    def __init__(self, each: Typical, short: Shape, inputs: AttentionInputs, direction: str) -> None:
-        self._spec = next(same.spec for same in specs(short.queries, short.head_dim) if same.name == each.name)
+    def __init__(self, typical: TypicalSpec, short: Shape, inputs: AttentionInputs, direction: str) -> None:
+        self._spec = next(t.spec for t in specs(short.queries, short.head_dim) if t.name == typical.name)
         self._inputs = inputs
         self._d_out = incoming(inputs) if direction == "training" else None
         self._exact: dict[str, torch.Tensor] | None = None
@@ -119,40 +118,46 @@ class _Judge:
         spec = replace(self._spec, dropout=0.0)
         if self._exact is None:
             self._exact = exact(spec, self._inputs, self._d_out)
-        found = run(kernels.KERNELS[kernel], spec, self._inputs, self._d_out)
-        return max(error(found, self._exact, self._inputs.q.dtype).values())
+        result = run(kernels.KERNELS[kernel], spec, self._inputs, self._d_out)
+        return max(error(result, self._exact, self._inputs.q.dtype).values())
 
 
 def _cell(
-    survey: Survey, each: Typical, name: str, dtype: str, direction: str, inputs: AttentionInputs, judge: _Judge
-) -> Cell:
+    plan: AtlasPlan,
+    typical: TypicalSpec,
+    name: str,
+    dtype: str,
+    direction: str,
+    inputs: AttentionInputs,
+    exact_result: _ExactResult,
+) -> Measurement:
     training = direction == "training"
-    spec = each.spec if training else replace(each.spec, dropout=0.0)
+    spec = typical.spec if training else replace(typical.spec, dropout=0.0)
     kernel = kernels.KERNELS[name]
-    asked = trained(inputs) if training else inputs
-    cell = Cell(each.name, name, dtype, direction, kernels.choose(spec, asked).name == name)
-    reason = kernel.refusal(spec, asked)
+    inputs = trained(inputs) if training else inputs
+    cell = Measurement(typical.name, name, dtype, direction, kernels.choose(spec, inputs).name == name)
+    reason = kernel.refusal(spec, inputs)
     if reason is not None:
         return replace(cell, refusal=reason)
-    if name == "flex" and not survey.compile:
+    if name == "flex" and not plan.compile:
         return replace(cell, refusal="left out: it is compiled for each of these; drop --quick to wait for that")
-    needed, there = _scores_bytes(name, asked, training), _free_bytes(survey.device)
-    if needed > there:
-        return replace(cell, refusal=f"left out: holds all scores, {needed / 2**30:.1f} GiB of the {there / 2**30:.1f}")
-    d_out = incoming(asked) if training else None
-    leaves = [x for field in DIFFERENTIABLE if (x := getattr(asked, field)) is not None]
+    needed, free = _scores_bytes(name, inputs, training), _free_bytes(plan.device)
+    if needed > free:
+        return replace(cell, refusal=f"left out: holds all scores, {needed / 2**30:.1f} GiB of the {free / 2**30:.1f}")
+    d_out = incoming(inputs) if training else None
+    leaves = [x for field in DIFFERENTIABLE if (x := getattr(inputs, field)) is not None]
 
-    def work() -> Any:
+    def work() -> object:
         if d_out is None:
             with torch.no_grad():
-                return kernel.attend(spec, asked)
-        return torch.autograd.grad(kernel.attend(spec, asked), leaves, d_out)
+                return kernel.attend(spec, inputs)
+        return torch.autograd.grad(kernel.attend(spec, inputs), leaves, d_out)
 
     try:
-        off = judge.error(name)
+        deviation = exact_result.error(name)
         work()
-        taken = milliseconds(work, survey.device, survey.repeats)
-        return replace(cell, error=off, milliseconds=taken, peak_bytes=peak_bytes(work, survey.device))
+        duration = milliseconds(work, plan.device, plan.repeats)
+        return replace(cell, error=deviation, milliseconds=duration, peak_bytes=peak_bytes(work, plan.device))
     except kernels.KernelRefused as refused:  # for what it read in the inputs
         return replace(cell, refusal=refused.reason)
     except Exception as failed:
@@ -172,10 +177,10 @@ def _free_bytes(device: str) -> int:
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
-def progress(survey: Survey, told: Callable[[int, Cell], None]) -> list[Cell]:
-    """The whole atlas; `told` of each cell with how many are done."""
+def measure_all(plan: AtlasPlan, report: Callable[[int, Measurement], None]) -> list[Measurement]:
+    """The whole atlas. `report` is called with how many cells are done, and the last one."""
     cells = []
-    for cell in measure(survey):
+    for cell in measure(plan):
         cells.append(cell)
-        told(len(cells), cell)
+        report(len(cells), cell)
     return cells

@@ -100,24 +100,24 @@ def run(kernel: Kernel, spec: AttentionSpec, inputs: AttentionInputs, d_out: Ten
 
 def trained(inputs: AttentionInputs) -> AttentionInputs:
     """The inputs as fresh leaves that are asked for gradients."""
-    given = {name: tensor for name in DIFFERENTIABLE if (tensor := getattr(inputs, name)) is not None}
-    return replace(inputs, **{name: tensor.detach().requires_grad_() for name, tensor in given.items()})
+    leaves = {name: tensor for name in DIFFERENTIABLE if (tensor := getattr(inputs, name)) is not None}
+    return replace(inputs, **{name: tensor.detach().requires_grad_() for name, tensor in leaves.items()})
 
 
 def exact(spec: AttentionSpec, inputs: AttentionInputs, d_out: Tensor | None = None) -> dict[str, Tensor]:
     """The same by the reference kernel in fp64, from the very numbers that the inputs hold in their own dtype."""
-    given = {name: getattr(inputs, name) for name in (*DIFFERENTIABLE, "alibi_slopes")}
-    double = replace(inputs, **{name: x.double() for name, x in given.items() if x is not None})
+    tensors = {name: getattr(inputs, name) for name in (*DIFFERENTIABLE, "alibi_slopes")}
+    double = replace(inputs, **{name: x.double() for name, x in tensors.items() if x is not None})
     return run(KERNELS["reference"], spec, double, None if d_out is None else d_out.double())
 
 
-def error(found: Mapping[str, Tensor], exact: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
+def error(result: Mapping[str, Tensor], exact: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
     """Each tensor's largest deviation over the largest exact entry, in units of the dtype's bound: at most 1 is well.
 
     Infinite where something is not finite.
     """
     errors = {}
-    for name, x in found.items():
+    for name, x in result.items():
         allowed = bound(dtype, "forward" if name == "out" else "backward") * exact[name].abs().max().item()
         worst = (x.double() - exact[name]).abs().max().item()
         errors[name] = worst / allowed if math.isfinite(worst) else math.inf

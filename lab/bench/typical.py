@@ -1,4 +1,4 @@
-"""What the published architectures ask of attention, and which kernel answers each of it on a machine."""
+"""What the published architectures ask of attention, and which kernel computes each of it on a machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAP = 5.0
 
 
 @dataclass(frozen=True)
-class Typical:
+class TypicalSpec:
     """A spec by name.
 
     Attributes:
@@ -35,23 +35,23 @@ class Typical:
         return replace(whole, queries=1, offset=whole.queries - 1) if self.decoding else whole
 
 
-def specs(context: int, head_dim: int) -> list[Typical]:
+def specs(context: int, head_dim: int) -> list[TypicalSpec]:
     """Every one of them, for sequences of that many tokens; windows are a quarter of it."""
     plain = AttentionSpec(head_dim**-0.5)
     window = max(1, context // 4)
     return [
-        Typical("causal", plain),
-        Typical("window", replace(plain, window=window)),
-        Typical("soft-cap", replace(plain, softcap=CAP)),
-        Typical("window and soft-cap", replace(plain, window=window, softcap=CAP)),
-        Typical("documents", plain, {"documents": True}),
-        Typical("window and documents", replace(plain, window=window), {"documents": True}),
-        Typical("ALiBi", plain, {"alibi": True}),
-        Typical("sinks", plain, {"sinks": True}),
-        Typical("dropout", replace(plain, dropout=0.1)),
-        Typical("not causal", replace(plain, causal=False)),
-        Typical("decoding", plain, decoding=True),
-        Typical("decoding, window and soft-cap", replace(plain, window=window, softcap=CAP), decoding=True),
+        TypicalSpec("causal", plain),
+        TypicalSpec("window", replace(plain, window=window)),
+        TypicalSpec("soft-cap", replace(plain, softcap=CAP)),
+        TypicalSpec("window and soft-cap", replace(plain, window=window, softcap=CAP)),
+        TypicalSpec("documents", plain, {"documents": True}),
+        TypicalSpec("window and documents", replace(plain, window=window), {"documents": True}),
+        TypicalSpec("ALiBi", plain, {"alibi": True}),
+        TypicalSpec("sinks", plain, {"sinks": True}),
+        TypicalSpec("dropout", replace(plain, dropout=0.1)),
+        TypicalSpec("not causal", replace(plain, causal=False)),
+        TypicalSpec("decoding", plain, decoding=True),
+        TypicalSpec("decoding, window and soft-cap", replace(plain, window=window, softcap=CAP), decoding=True),
     ]
 
 
@@ -60,7 +60,7 @@ class KernelForSpec:
     """Which kernel `auto` takes for a typical spec, by its name."""
 
     spec: str
-    choice: kernels.Choice
+    choice: kernels.KernelChoice
 
 
 def answers(device: str, dtype: torch.dtype) -> list[KernelForSpec]:

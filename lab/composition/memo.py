@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from components.registry import generation
+from components.registry import revision
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def cached(key: Hashable, compute: Callable[[], T]) -> T:
     results = _results.get()
     if results is None:
         return compute()
-    full_key = (key, generation(), os.getcwd())
+    full_key = (key, revision(), os.getcwd())
     if full_key not in results:
         results[full_key] = compute()
     return results[full_key]  # type: ignore[return-value]

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from components.attention.kernels import Choice
+from components.attention.kernels import KernelChoice
 from components.loss import at, token_losses
 from lab.training.compilation import Compiler
 from lab.training.documents import document_ids
@@ -205,13 +205,13 @@ class NextToken(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         return {"result": result}
 
-    def kernel_choices(self) -> dict[str, Choice] | None:
+    def kernel_choices(self) -> dict[str, KernelChoice] | None:
         """Which attention kernel each layer kind uses here and why no other, if the model can tell."""
         choices: Any = getattr(self.model, "kernel_choices", None)
         sequences = self._group.world.sequences_per_forward(self._train)
         if choices is None:
             return None
-        found: dict[str, Choice] = choices(sequences, self._train.context, documents=self._train.mask_documents)
+        found: dict[str, KernelChoice] = choices(sequences, self._train.context, documents=self._train.mask_documents)
         return found
 
     def loss_form(self, device: torch.device) -> str:

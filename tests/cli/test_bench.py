@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from components.attention.kernels import KERNELS
 from lab.bench import atlas, ruler
-from lab.bench.atlas import Survey, measure
+from lab.bench.atlas import AtlasPlan, measure
 from lab.bench.conformance import Shape
 from lab.bench.typical import answers
 from lab.cli.look.bench_command import command
@@ -66,14 +66,14 @@ def test_a_kernel_that_breaks_is_a_failure_with_its_message(monkeypatch: pytest.
         raise RuntimeError("out of something\nand a long explanation")
 
     monkeypatch.setattr(KERNELS["sdpa"], "compute", broken)
-    cells = list(measure(Survey(Shape(1, 2, 2, 16, 8), ["float32"], ["sdpa"], "cpu", repeats=1)))
+    cells = list(measure(AtlasPlan(Shape(1, 2, 2, 16, 8), ["float32"], ["sdpa"], "cpu", repeats=1)))
     assert {cell.failure for cell in cells if cell.refusal is None} == {"RuntimeError: out of something"}
     assert all(cell.wrong for cell in cells if cell.refusal is None)
 
 
 def test_scores_that_do_not_fit_are_left_out_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atlas, "_free_bytes", lambda device: 2**20)
-    cells = list(measure(Survey(Shape(1, 8, 8, 256, 8), ["float32"], ["reference"], "cpu", repeats=1)))
+    cells = list(measure(AtlasPlan(Shape(1, 8, 8, 256, 8), ["float32"], ["reference"], "cpu", repeats=1)))
     assert any("holds all scores" in (cell.refusal or "") for cell in cells)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from components.attention.kernels.choice import (
     AUTO,
     KERNELS,
-    Choice,
+    KernelChoice,
     UnknownKernel,
     as_called,
     choose,
@@ -29,8 +29,8 @@ __all__ = [
     "AUTO",
     "KERNELS",
     "Case",
-    "Choice",
     "Kernel",
+    "KernelChoice",
     "KernelRefused",
     "UnknownKernel",
     "attend",

@@ -25,7 +25,7 @@ class UnknownKernel(UnknownName):
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """A kernel chosen for a call.
 
     Attributes:
@@ -87,7 +87,7 @@ def choose(spec: AttentionSpec, inputs: AttentionInputs, kernel: str = AUTO) -> 
     raise AssertionError("the reference kernel refuses nothing")
 
 
-def explain(spec: AttentionSpec, inputs: AttentionInputs, kernel: str = AUTO) -> Choice:
+def explain(spec: AttentionSpec, inputs: AttentionInputs, kernel: str = AUTO) -> KernelChoice:
     """What `choose` chooses, and why none of the others.
 
     Raises:
@@ -105,7 +105,7 @@ def explain(spec: AttentionSpec, inputs: AttentionInputs, kernel: str = AUTO) ->
         # A kernel that comes later anyway is only asked what it can tell without its library: xformers would load.
         reason = KERNELS[name].planned_refusal(spec, case) if name in behind else KERNELS[name].refusal(spec, inputs)
         passed_over[name] = reason
-    return Choice(chosen, kernel != AUTO, passed_over)
+    return KernelChoice(chosen, kernel != AUTO, passed_over)
 
 
 def as_called(spec: AttentionSpec, inputs: AttentionInputs) -> AttentionSpec:

@@ -1,13 +1,11 @@
-"""Backward passes that repeat to the bit where torch's fused CUDA kernels would not.
+"""Backward passes that give the same bits each time, where torch's fused CUDA kernels would not.
 
-Under `torch.use_deterministic_algorithms(True, warn_only=True)`, the mode in which models are trained here, torch's
-flash and memory-efficient backward passes add in the order in which threads arrive, and only warn of it. They have an
-ordered way, which they take where the mode is strict; so it is strict for as long as they run.
+Models are trained under `torch.use_deterministic_algorithms(True, warn_only=True)`. In that mode torch's flash and
+memory-efficient backward passes add in the order in which threads arrive, and only warn. Where the mode is strict they
+add in a fixed order, so `repeatable` makes it strict for as long as they run.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ def repeatable(out: Tensor, *names: str) -> Tensor:
     """
     if torch.compiler.is_compiling() or not torch.are_deterministic_algorithms_enabled() or out.grad_fn is None:
         return out
-    level: list[Any] = [out.grad_fn]
+    level: list[torch.autograd.graph.Node] = [out.grad_fn]
     for _ in range(_DEEPEST):
         for node in level:
             if node.name().startswith(names):

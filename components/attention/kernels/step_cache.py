@@ -1,4 +1,4 @@
-"""What layers of one step would otherwise make anew: a few values, each made once for its key."""
+"""Values that the layers of a step share, such as masks: each is made once for its key."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class StepCache(Generic[V]):
         return len(self._kept)
 
     def get(self, key: Hashable, tensor: Tensor | None, make: Callable[[], V]) -> V:
-        """The value of a key, made if it is not kept. Tensors made in inference mode tell no writes: not kept.
+        """The value of a key, made if it is not kept.
 
-        While torch.compile traces, it is made anew, as part of the graph: what it finds and keeps would be constants.
+        A tensor made in inference mode doesn't tell when it is written to, so its values are not kept. While
+        torch.compile traces, values are made anew as part of the graph: kept ones would become constants.
         """
         if torch.compiler.is_compiling() or (tensor is not None and tensor.is_inference()):
             return make()

@@ -1,7 +1,7 @@
 """xformers' memory-efficient attention (2112.05682, 2205.14135) on CUDA: windows and packed documents without a mask.
 
-Which of its biases says what a spec says is `bias`; the rest is layout. xformers imports slowly and need not be there:
-it is imported when a call is about to use it.
+`bias` chooses the xformers bias that means what a spec means; the rest is layout. xformers imports slowly and may be
+absent, so it is imported when a call is about to use it.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Xformers(Kernel):
         reason = super().refusal(spec, inputs)
         if reason is not None or not inputs.q.is_cuda or torch.compiler.is_compiling():
             return reason
-        found = _operators(spec, Case.of(inputs), reach(spec, inputs), None, inputs.q.device)
-        return found if isinstance(found, str) else None
+        operators = _operators(spec, Case.of(inputs), reach(spec, inputs), None, inputs.q.device)
+        return operators if isinstance(operators, str) else None
 
     def compute(self, spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
         return _memory_efficient.call(spec, inputs)
@@ -69,10 +69,10 @@ class Xformers(Kernel):
 def _by_operators(spec: AttentionSpec, inputs: AttentionInputs) -> Tensor:
     seen, case = reach(spec, inputs), Case.of(inputs)
     lengths = None if inputs.documents is None else document_lengths(inputs.documents)
-    found = _operators(spec, case, seen, lengths, inputs.q.device)
-    if isinstance(found, str):
-        raise KernelRefused(Xformers.name, found)
-    hidden, operators = found
+    choice = _operators(spec, case, seen, lengths, inputs.q.device)
+    if isinstance(choice, str):
+        raise KernelRefused(Xformers.name, choice)
+    hidden, operators = choice
     from xformers.ops import fmha
 
     q, k, v = laid_out(inputs, seen, packed=_is_packed(hidden), expanded=case.training)
@@ -179,11 +179,11 @@ def _operators(
     refusals: dict[str, None] = {}
     for hidden in biases:
         q, k, v = _shapes(case, seen, device, packed=_is_packed(hidden))
-        asked = fmha.Inputs(q, k, v, hidden, p=spec.dropout, scale=spec.scale)
+        call = fmha.Inputs(q, k, v, hidden, p=spec.dropout, scale=spec.scale)
         for family in (fmha.flash3, fmha.flash, fmha.cutlass):
-            reasons = family.FwOp.not_supported_reasons(asked)
+            reasons = family.FwOp.not_supported_reasons(call)
             if case.training:
-                reasons += family.BwOp.not_supported_reasons(asked)
+                reasons += family.BwOp.not_supported_reasons(call)
             if not reasons:
                 return hidden, (family.FwOp, family.BwOp)
             refusals |= dict.fromkeys(f"{family.__name__.rpartition('.')[2]}: {reason}" for reason in reasons[:1])

@@ -14,7 +14,7 @@ import click
 from lab.cli.options import accelerator_option, json_option
 
 if TYPE_CHECKING:
-    from lab.bench.atlas import Cell
+    from lab.bench.atlas import Measurement
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
@@ -81,7 +81,7 @@ def kernels(
         names = [lookup(name).name for name in named] or list(KERNELS)
     except UnknownKernel as error:
         raise RequestError(f"--kernel: {error}") from None
-    survey = atlas.Survey(
+    plan = atlas.AtlasPlan(
         Shape(batch, heads, kv_heads, context, head_dim),
         [DTYPES[name] for name in dtypes],
         names,
@@ -89,19 +89,19 @@ def kernels(
         repeats=1 if quick else 5,
         compile=not quick,
     )
-    with _progress(survey.cells()) as told:
-        cells = atlas.progress(survey, told)
+    with _progress(plan.cells()) as report:
+        cells = atlas.measure_all(plan, report)
     if as_json:
-        click.echo(json.dumps(table.plain(survey, cells), indent=1))
+        click.echo(json.dumps(table.plain(plan, cells), indent=1))
     else:
         from lab.cli.console import console
 
-        console().print(table.table(survey, cells))
+        console().print(table.table(plan, cells))
     sys.exit(1 if any(cell.wrong for cell in cells) else 0)
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, Cell], None]]:
+def _progress(total: int) -> Iterator[Callable[[int, Measurement], None]]:
     """A bar on standard error, or where that is no terminal, a line for each spec that is begun."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -110,7 +110,7 @@ def _progress(total: int) -> Iterator[Callable[[int, Cell], None]]:
     if not screen.is_terminal:
         begun: set[str] = set()
 
-        def line(done: int, cell: Cell) -> None:
+        def line(done: int, cell: Measurement) -> None:
             if cell.spec not in begun:
                 begun.add(cell.spec)
                 click.echo(f"{done} of {total}: {cell.spec}", err=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from components.registry import generation
+from components.registry import revision
 from lab.composition import extensions, search_path
 from lab.composition.hydra import groups
 from lab.composition.hydra.internals import Loader
@@ -49,7 +49,7 @@ def merge(path: Path, choices: tuple[str, ...]) -> Merged:
         HydraException, OmegaConfBaseException: the files or the choices don't go together.
     """
     search = tuple(f"file://{root}" for root in search_path.roots("experiments") if root != path.parent)
-    return _merge(path, choices, search, search_path.version(), f"{extensions.current()} {generation()}")
+    return _merge(path, choices, search, search_path.version(), f"{extensions.current()} {revision()}")
 
 
 @lru_cache(maxsize=1024)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.attention.kernels.blockwise.scores import Meaning, Piece, Scores, flat, heads, rows
+from components.attention.kernels.blockwise.scores import Piece, ReachedSpec, Scores, flat, heads, rows
 from components.attention.kernels.blockwise.tiles import Scratch
 from components.attention.kernels.kernel import Kernel, reach
 from components.attention.spec import AttentionInputs, AttentionSpec
@@ -45,7 +45,7 @@ class Blockwise(Kernel):
             inputs.alibi_slopes,
             inputs.sinks,
             None if inputs.documents is None else inputs.documents[:, keys],
-            Meaning(spec.scale, spec.softcap, seen.causal, seen.window, seen.offset),
+            ReachedSpec(spec.scale, spec.softcap, seen.causal, seen.window, seen.offset),
         )
         return out
 
@@ -61,10 +61,10 @@ class _Attention(torch.autograd.Function):
         slopes: Tensor | None,
         sinks: Tensor | None,
         documents: Tensor | None,
-        meaning: Meaning,
+        reached: ReachedSpec,
     ) -> tuple[Tensor, Tensor]:
         """Output [B, H, T, E], and the log-sum-exp [N, M, 1] of each row's scores and sink."""
-        scores = Scores(q, k, slopes, documents, meaning)
+        scores = Scores(q, k, slopes, documents, reached)
         v_NSE = flat(v, scores.dtype)
         sinks_NG11 = None if sinks is None else scores.by_head(sinks)
         N, M, _ = scores.q_NMD.shape
@@ -81,7 +81,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, ctx.meaning = inputs
+        *tensors, ctx.spec = inputs
         ctx.save_for_backward(*tensors, *output)
         ctx.mark_non_differentiable(output[1])
 
@@ -90,7 +90,7 @@ class _Attention(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: what follows is not recorded
             raise RuntimeError("attention kernel 'blockwise' has no second derivatives; use reference")
         q, k, v, slopes, sinks, documents, out, lse_NM1 = ctx.saved_tensors
-        scores = Scores(q, k, slopes, documents, ctx.meaning)
+        scores = Scores(q, k, slopes, documents, ctx.spec)
         d_out_NME = rows(d_out, scores.group).to(scores.dtype)
         # What a row's weights have in common in their gradient: Σ_j p_j dp_j = o · do. A sink adds nothing to it.
         delta_NM1 = (d_out_NME * rows(out, scores.group)).sum(-1, keepdim=True)

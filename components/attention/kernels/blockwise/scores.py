@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.attention.kernels.blockwise.tiles import Block, Scratch, Tiling
+from components.attention.kernels.blockwise.tiles import QueryBlock, Scratch, Tiling
 from components.attention.kernels.kernel import accumulator
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ReachedSpec:
     """An AttentionSpec restricted to the keys that a call reaches."""
 
     scale: float
@@ -26,10 +26,10 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Piece:
-    """A block of queries of some of the N heads: what one turn of a pass works on. Rows are its heads' queries."""
+    """A block of queries of some of the N heads, which a pass works on at a time. Rows are its heads' queries."""
 
     heads: slice
-    block: Block
+    block: QueryBlock
     group: int
 
     def of(self, x_NMX: Tensor) -> Tensor:
@@ -58,24 +58,26 @@ class Scores:
         q_NMD: the queries so multiplied.
     """
 
-    def __init__(self, q: Tensor, k: Tensor, slopes: Tensor | None, documents: Tensor | None, meaning: Meaning) -> None:
+    def __init__(
+        self, q: Tensor, k: Tensor, slopes: Tensor | None, documents: Tensor | None, spec: ReachedSpec
+    ) -> None:
         self.dtype = accumulator(q.dtype)
         self.group = q.shape[1] // k.shape[1]
         self.k_NSD = flat(k, self.dtype)
         # At 0.6 of the last exponent there is room for sums over keys, and for small gradients times exp(-cap).
         limit = 0.6 * math.log(torch.finfo(self.dtype).max)
-        self.bounded = meaning.softcap is not None and meaning.softcap <= limit and slopes is None
+        self.bounded = spec.softcap is not None and spec.softcap <= limit and slopes is None
         self.base = 1.0 if self.bounded else math.log(2)
-        self._cap = None if meaning.softcap is None else meaning.softcap / self.base
-        self.scale = meaning.scale
-        self.factor = meaning.scale / (meaning.softcap or self.base)
+        self._cap = None if spec.softcap is None else spec.softcap / self.base
+        self.scale = spec.scale
+        self.factor = spec.scale / (spec.softcap or self.base)
         self.q_NMD = rows(q, self.group).to(self.dtype) * self.factor
         self.tiling = Tiling(
             q.shape[2],
             k.shape[2],
-            meaning.offset,
-            causal=meaning.causal,
-            window=meaning.window,
+            spec.offset,
+            causal=spec.causal,
+            window=spec.window,
             group=self.group,
             marks=(1.0, 0.0) if self.bounded else (0.0, -math.inf),
             like=self.k_NSD,

@@ -21,7 +21,7 @@ LANES = 16  # tiles start and end at whole vectors of keys where the window allo
 
 
 @dataclass(frozen=True)
-class Block:
+class QueryBlock:
     """Queries start to stop, stop excluded, of a call; `position` is that of the first among the keys."""
 
     start: int
@@ -77,12 +77,12 @@ class Tiling:
         self._causal_cut = triangle[:, LANES:]
         self._window_cut = torch.where(key >= row, seen, hidden).to(like.dtype)
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[QueryBlock]:
         """The queries, block by block."""
         for start in range(0, self.queries, self.rows):
-            yield Block(start, min(start + self.rows, self.queries), self.offset + start)
+            yield QueryBlock(start, min(start + self.rows, self.queries), self.offset + start)
 
-    def tiles(self, block: Block) -> Iterator[slice]:
+    def tiles(self, block: QueryBlock) -> Iterator[slice]:
         """The keys that some query of a block sees, tile by tile. The first may begin a few hidden keys early."""
         start, stop = self._span(block)
         pieces = math.ceil((stop - start) / self.width)
@@ -90,7 +90,7 @@ class Tiling:
         for left in range(start, stop, width):
             yield slice(left, min(left + width, stop))
 
-    def cuts(self, scores: Tensor, block: Block, tile: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def cuts(self, scores: Tensor, block: QueryBlock, tile: slice) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of a tile's scores [..., queries, width] that a diagonal crosses, views, each with its mask."""
         queries = len(block)
         if self.causal and tile.stop > block.position + 1:
@@ -104,13 +104,13 @@ class Tiling:
                 mask = self._window_cut[:queries, tile.start - oldest + LANES : right - oldest + LANES]
                 yield scores[..., : right - tile.start], mask
 
-    def distance(self, block: Block, tile: slice) -> Tensor:
+    def distance(self, block: QueryBlock, tile: slice) -> Tensor:
         """Query position less key position: [queries, keys] of a tile, in the scores' dtype."""
         query = torch.arange(block.position, block.last + 1, device=self._like.device)
         key = torch.arange(tile.start, tile.stop, device=self._like.device)
         return (query[:, None] - key).to(self._like.dtype)
 
-    def _span(self, block: Block) -> tuple[int, int]:
+    def _span(self, block: QueryBlock) -> tuple[int, int]:
         stop = min(block.last + 1, self.keys) if self.causal else self.keys
         if self.window is None:
             return 0, stop
