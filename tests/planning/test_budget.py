@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,17 @@ from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, passes
 from lab.planning.forecast.history import Hardware, Past
 from lab.planning.forecast.power import smallest_effect
 from lab.planning.plan.build import plan_sweep
-from lab.planning.plan.model import Plan, PlannedRun
+from lab.planning.plan.model import PlannedRun
 from lab.refusals import RequestError
+from tests.planning.plans import shipped
 
 HERE = Hardware("cpu", "Xeon", 1, "2.13")
 GPU = Hardware("NVIDIA H100", None, None, "2.13")
 POWER = Detectable("val/loss", Noise(0.01, 5, "this sweep"), 2, 3, 0.1, 40)
 
 
-@cache
-def plan() -> Plan:
-    return plan_sweep("quickstart")
-
-
 def speeds(hardware: Hardware = HERE, rate: float = 2000.0) -> Speeds:
-    run = plan().runs[0]
+    run = shipped().runs[0]
     past = Past(
         sweep="s", arm="a", seed=0, identity=run.identity, experiment="gemma2_tiny", baseline="a", role="report",
         created="2026", tokens=1, metrics={}, hardware=hardware, workload=run.workload, tokens_per_second=rate,
@@ -41,7 +36,7 @@ def speeds(hardware: Hardware = HERE, rate: float = 2000.0) -> Speeds:
 def fitted(text: str, hardware: Hardware = HERE, parallel: int = 2, threads: int = 1, power: Detectable = POWER) -> Fit:
     budget = Budget.parse(text)
     gpu = hardware.device != "cpu"
-    return fit(plan(), budget, speeds(hardware), power, parallel=parallel, threads=threads, gpu=gpu)
+    return fit(shipped(), budget, speeds(hardware), power, parallel=parallel, threads=threads, gpu=gpu)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +68,11 @@ def retrained(run: PlannedRun, tokens: int, seed: int) -> PlannedRun:
 
 def by_hand(seeds: int, tokens: int) -> list[PlannedRun]:
     """Every run of the quickstart with so many seeds and tokens."""
-    return [retrained(runs[0], tokens, seed) for runs in plan().arms.values() for seed in range(seeds)]
+    return [retrained(runs[0], tokens, seed) for runs in shipped().arms.values() for seed in range(seeds)]
 
 
 def test_flops_need_no_measurement_and_are_those_of_all_runs() -> None:
-    found = fit(plan(), Budget.parse("1e14flops"), None, POWER, parallel=1, threads=1, gpu=False)
+    found = fit(shipped(), Budget.parse("1e14flops"), None, POWER, parallel=1, threads=1, gpu=False)
     assert [choice.seeds for choice in found.choices][:4] == [2, 3, 5, 8]
     for choice in found.choices:
         used = sum(run.total_flops for run in by_hand(choice.seeds, choice.tokens))
@@ -89,7 +84,7 @@ def test_flops_need_no_measurement_and_are_those_of_all_runs() -> None:
     assert found.own.tokens == 59 * 2048
     assert sum(run.total_flops for run in by_hand(found.own.seeds, 120_000)) <= 1e14
     assert sum(run.total_flops for run in by_hand(found.own.seeds + 1, 120_000)) > 1e14
-    assert found.needed == pytest.approx(sum(run.total_flops for run in plan().runs) / 1e14)
+    assert found.needed == pytest.approx(sum(run.total_flops for run in shipped().runs) / 1e14)
 
 
 def makespan(runs: list[PlannedRun], workers: int) -> float:
@@ -114,7 +109,7 @@ def test_device_hours_add_up_however_many_run_at_once() -> None:
     found = fitted("1gpuh", GPU, parallel=5)
     choice = found.choices[0]
     seconds = sum(passes(run.experiment) * run.costs.flops_per_token for run in by_hand(2, choice.tokens))
-    first = plan().runs[0].costs.flops_per_token
+    first = shipped().runs[0].costs.flops_per_token
     assert choice.used == pytest.approx(seconds / (2000 * first) / 3600, rel=0.03)
     assert choice.tokens > 100 * 2048
 
@@ -131,7 +126,7 @@ def test_more_seeds_leave_fewer_tokens_and_detect_less() -> None:
     assert [choice.tokens for choice in choices] == sorted((c.tokens for c in choices), reverse=True)
     effects = [choice.effect or 0.0 for choice in choices]
     assert effects == sorted(effects, reverse=True)
-    warm_up = plan().runs[0].experiment.schedule.warmup_tokens
+    warm_up = shipped().runs[0].experiment.schedule.warmup_tokens
     assert all(choice.tokens > warm_up for choice in choices)
 
 
@@ -150,7 +145,7 @@ def test_unknown_noise_leaves_the_effect_unknown() -> None:
 def test_without_a_measurement_it_says_what_to_measure() -> None:
     for text, gpu in (("2h", False), ("3cpuh", False), ("3gpuh", True)):
         with pytest.raises(RequestError, match=r"run `lab train gemma2_tiny` once .*1e15flops"):
-            fit(plan(), Budget.parse(text), Speeds([], HERE), POWER, parallel=1, threads=1, gpu=gpu)
+            fit(shipped(), Budget.parse(text), Speeds([], HERE), POWER, parallel=1, threads=1, gpu=gpu)
     with pytest.raises(RequestError, match="measured on a GPU"):
         fitted("3gpuh")
     with pytest.raises(RequestError, match="these runs take a GPU; give gpuh"):

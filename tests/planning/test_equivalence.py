@@ -17,7 +17,8 @@ from lab.planning.language.sweep import Sweep
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.plan_file import load_plan, write_plan
 from lab.planning.plan.store import save_plan
-from tests.planning.test_power import OWN, plan
+from tests.planning.plans import shipped
+from tests.planning.test_power import OWN
 from tests.planning.test_show import preview, shown
 
 TEXT = "question: Is it harmless?\nexperiment: gemma2_tiny\narms: {a: {}, b: {model/heads: mha}}\n"
@@ -91,15 +92,15 @@ def test_what_is_not_within_the_margin_no_number_of_seeds_shows_to_be() -> None:
 
 
 def test_a_plan_says_how_many_seeds_its_margin_takes() -> None:
-    margin = dataclasses.replace(plan(), equivalence=0.05)
+    margin = dataclasses.replace(shipped(), equivalence=0.05)
     found = detectable(margin, OWN)
     assert found.noise.sd is not None
     assert found.seeds_for_equivalence == seeds_to_equate(0.05, found.noise.sd, 3)
-    assert detectable(plan(), OWN).seeds_for_equivalence is None
+    assert detectable(shipped(), OWN).seeds_for_equivalence is None
     text = shown(preview(margin, OWN))
     assert "equivalent is within ±0.05 nats: showing that of an arm that makes no difference would take" in text
     assert f"{found.seeds_for_equivalence:,} seeds" in text
     unknown = shown(preview(margin, []))
     assert "equivalent is within ±0.05 nats" in unknown
     assert "showing that" not in unknown
-    assert "equivalent" not in shown(preview(plan(), OWN))
+    assert "equivalent" not in shown(preview(shipped(), OWN))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,16 @@ import pytest
 from lab.composition.compose import compose
 from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, estimates, passes
 from lab.planning.forecast.history import Hardware, Past, history
-from lab.planning.plan.build import plan_sweep
-from lab.planning.plan.model import Plan
 from lab.planning.plan.workload import Workload
 from lab.records import RunFolder, write_json
 from lab.training.experiment import Experiment
+from tests.planning.plans import shipped
 
 HERE = Hardware("cpu", "Xeon", 1, "2.13")
 
 
-@cache
-def plan() -> Plan:
-    return plan_sweep("quickstart")
-
-
 def measured(arm: str, speed: float, memory: float = 6e8, hardware: Hardware = HERE, **workload: Any) -> Past:
-    run = plan().arms[arm][0]
+    run = shipped().arms[arm][0]
     return Past(
         sweep="s", arm=arm, seed=0, identity=run.identity, experiment="gemma2_tiny", baseline="gemma2", role="report",
         created="2026", tokens=run.tokens, metrics={}, hardware=hardware,
@@ -38,7 +31,7 @@ def measured(arm: str, speed: float, memory: float = 6e8, hardware: Hardware = H
 
 
 def speed(arm: str, past: list[Past], hardware: Hardware = HERE) -> Any:
-    return Speeds(past, hardware).of(plan().arms[arm][0].workload)
+    return Speeds(past, hardware).of(shipped().arms[arm][0].workload)
 
 
 def test_a_measured_workload_has_the_median_of_its_runs() -> None:
@@ -48,7 +41,7 @@ def test_a_measured_workload_has_the_median_of_its_runs() -> None:
 
 
 def test_an_unmeasured_one_is_scaled_by_its_flops_a_token() -> None:
-    flops = {arm: runs[0].costs.flops_per_token for arm, runs in plan().arms.items()}
+    flops = {arm: runs[0].costs.flops_per_token for arm, runs in shipped().arms.items()}
     found = speed("global_only", [measured("mha", 4000), measured("mha", 4000)])
     assert (found.basis, found.runs) == ("scaled", 2)
     assert found.tokens_per_second == pytest.approx(4000 * flops["mha"] / flops["global_only"])
@@ -58,7 +51,7 @@ def test_an_unmeasured_one_is_scaled_by_its_flops_a_token() -> None:
 def test_the_nearest_workloads_are_scaled_from_not_the_others() -> None:
     far = [measured("mha", 1.0, digest=f"far{n}", flops_per_token=1e3 * 10**n) for n in (0, 8, 9)]
     near = [measured("mha", 4000, digest=f"near{n}") for n in range(3)]
-    flops = {arm: runs[0].costs.flops_per_token for arm, runs in plan().arms.items()}
+    flops = {arm: runs[0].costs.flops_per_token for arm, runs in shipped().arms.items()}
     assert speed("local_only", [*far, *near]).tokens_per_second == pytest.approx(
         4000 * flops["mha"] / flops["local_only"]
     )
@@ -67,7 +60,7 @@ def test_the_nearest_workloads_are_scaled_from_not_the_others() -> None:
 def test_nothing_measured_is_unknown() -> None:
     found = speed("mha", [])
     assert (found.basis, found.tokens_per_second, found.memory_bytes) == ("unknown", None, None)
-    assert estimate(plan().runs[0], Speeds([], HERE)).seconds is None
+    assert estimate(shipped().runs[0], Speeds([], HERE)).seconds is None
 
 
 @pytest.mark.parametrize("other", [{"cpu": "Epyc"}, {"device": "NVIDIA H100"}])
@@ -99,7 +92,7 @@ def test_runs_with_the_same_threads_and_torch_are_preferred() -> None:
 
 
 def test_memory_is_what_training_state_and_activations_take() -> None:
-    arm = plan().arms["gemma2"][0].workload
+    arm = shipped().arms["gemma2"][0].workload
 
     def memory(parameters: int, work: int) -> float:
         return 16 * parameters + 4e8 + 3e-2 * arm.flops_per_token * work
@@ -120,11 +113,11 @@ def test_time_counts_training_and_a_third_for_each_token_validated_on() -> None:
     assert passes(experiment.experiment) == steps * 2048 + 5 * 6000 / 3
     at_end = compose("gemma2_tiny", ["train.tokens=100k", "validation.every=null", "validation.tokens=6000"])
     assert passes(at_end.experiment) == steps * 2048 + 6000 / 3
-    run = plan().arms["mha"][0]
+    run = shipped().arms["mha"][0]
     found = estimate(run, Speeds([measured("mha", 2000)], HERE))
     assert found.seconds == pytest.approx(passes(run.experiment) / 2000)
-    everything = estimates(plan().runs, Speeds([measured("mha", 2000)], HERE))
-    assert set(everything) == {run.identity for run in plan().runs}
+    everything = estimates(shipped().runs, Speeds([measured("mha", 2000)], HERE))
+    assert set(everything) == {run.identity for run in shipped().runs}
     assert everything[run.identity] == found
 
 
@@ -147,7 +140,7 @@ def test_a_workload_is_what_a_steps_time_depends_on(override: str, same: bool) -
 
 
 def test_a_run_remembers_its_workload(tmp_path: Path) -> None:
-    run = plan().runs[0]
+    run = shipped().runs[0]
     made(tmp_path, "quickstart/gemma2/seed-0", run.info, 0.5)
     (past,) = history(tmp_path)
     assert past.workload == run.workload
@@ -165,7 +158,7 @@ def made(root: Path, name: str, info: dict[str, Any], loss: float, status: str =
 
 
 def test_only_finished_runs_are_history_and_broken_ones_are_passed_over(tmp_path: Path) -> None:
-    info = {key: value for key, value in plan().runs[0].info.items() if key != "workload"}
+    info = {key: value for key, value in shipped().runs[0].info.items() if key != "workload"}
     for seed, status in enumerate(("finished", "diverged", "finished", "finished")):
         made(tmp_path, f"s/a/seed-{seed}", info | {"seed": seed, "identity": f"{seed:064x}"}, 1.0, status)
     (tmp_path / "s/a/seed-2/summary.json").write_text("{")
@@ -176,7 +169,7 @@ def test_only_finished_runs_are_history_and_broken_ones_are_passed_over(tmp_path
 
 
 def test_two_thousand_runs_are_scanned_within_a_second(tmp_path: Path) -> None:
-    info = json.dumps(plan().runs[0].info)
+    info = json.dumps(shipped().runs[0].info)
     summary = json.dumps({"status": "finished", "metrics": {"val/loss": 1.0}, "costs": {"tokens": 500}})
     for arm in range(200):
         for seed in range(10):

@@ -248,6 +248,19 @@ def test_anchors_and_merge_keys_work_and_own_keys_win(write) -> None:  # type: i
     assert sweep.arms["b"] == {"x.x": 1, "y.y": 3}
 
 
+def test_of_several_merged_mappings_the_first_wins(write) -> None:  # type: ignore[no-untyped-def]
+    sweep = write("arms:\n  a: &a {x.x: 1}\n  b: &b {x.x: 2, y.y: 2}\n  c: {<<: [*a, *b], z.z: 3}").sweep
+    assert sweep.arms["c"] == {"x.x": 1, "y.y": 2, "z.z": 3}
+
+
+@pytest.mark.parametrize("merge", ["[{}]", "{{<<: [{}]}}"], ids=["lists", "merge keys"])
+def test_aliases_of_aliases_cannot_fill_the_memory(write, merge: str) -> None:  # type: ignore[no-untyped-def]
+    first = "a0: &a0 {x.x: 1}"
+    more = [f"a{n}: &a{n} {merge.format(', '.join([f'*a{n - 1}'] * 9))}" for n in range(1, 30)]
+    with pytest.raises(RequestError, match=r"^sweeps/mine\.yaml:\d+: .*more than 500,000 values"):
+        write("\n".join([first, *more]))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=12))
 @example("\\")

@@ -16,6 +16,7 @@ from lab.planning.arms.names import arm_name, short_keys
 from lab.planning.language.hydra_values import hydra_value
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.refusals import RequestError
+from tests.planning.plans import shipped
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_quickstart_has_every_arm_with_every_seed() -> None:
-    plan = plan_sweep("quickstart")
+    plan = shipped()
     assert [(run.arm, run.seed) for run in plan.runs] == [
         (arm, seed) for arm in ("gemma2", "global_only", "local_only", "mha") for seed in (0, 1)
     ]
@@ -40,14 +41,14 @@ def test_the_quickstart_has_every_arm_with_every_seed() -> None:
 
 
 def test_an_arm_differs_from_the_baseline_in_what_it_swaps_alone() -> None:
-    runs = {run.arm: run.experiment for run in plan_sweep("quickstart").runs if run.seed == 0}
+    runs = {run.arm: run.experiment for run in shipped().runs if run.seed == 0}
     plain = {arm: to_plain(experiment) for arm, experiment in runs.items()}
     assert plain["mha"]["model"].pop("heads") != plain["gemma2"]["model"].pop("heads")
     assert plain["mha"] == plain["gemma2"]
 
 
 def test_arms_with_the_same_seed_see_the_same_data_in_the_same_order() -> None:
-    runs = [run.experiment for run in plan_sweep("quickstart").runs]
+    runs = [run.experiment for run in shipped().runs]
     tokens = np.arange(20_000, dtype=np.uint16)
     orders = {}
     for run in runs:
@@ -84,7 +85,7 @@ def test_a_frozen_run_is_the_planned_experiment() -> None:
 
 
 def test_the_overrides_of_a_run_reproduce_its_identity() -> None:
-    run = plan_sweep("quickstart").runs[5]
+    run = shipped().runs[5]
     again = plan_train("gemma2_tiny", run.overrides).runs[0]
     assert again.identity == run.identity
 

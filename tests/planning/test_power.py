@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from functools import cache
 from statistics import stdev
 
 import numpy as np
@@ -17,8 +16,7 @@ from statsmodels.stats.power import TTestPower
 from lab.planning.forecast.detectable import Noise, detectable, noise, pooled
 from lab.planning.forecast.history import Hardware, Past
 from lab.planning.forecast.power import MOST_SEEDS, POWER, power, seeds_needed, smallest_effect
-from lab.planning.plan.build import plan_sweep
-from lab.planning.plan.model import Plan
+from tests.planning.plans import shipped
 
 
 def integrated_power(noncentrality: float, degrees: int, alpha: float) -> float:
@@ -111,13 +109,8 @@ def test_a_single_pair_says_nothing_of_the_noise() -> None:
     assert pooled([[0.3], [0.7], []]) == (None, 0)
 
 
-@cache
-def plan() -> Plan:
-    return plan_sweep("quickstart")
-
-
 def past(arm: str, seed: int, loss: float, **changes: object) -> Past:
-    run = next(run for run in plan().runs if (run.arm, run.seed) == (arm, seed))
+    run = next(run for run in shipped().runs if (run.arm, run.seed) == (arm, seed))
     made = Past(
         sweep="quickstart", arm=arm, seed=seed, identity=run.identity, experiment="gemma2_tiny", baseline="gemma2",
         role="report", created="2026", tokens=run.tokens, metrics={"val/loss": loss},
@@ -131,38 +124,40 @@ OWN = [past("gemma2", 0, 2.50), past("gemma2", 1, 2.60), past("mha", 0, 2.40), p
 
 
 def test_the_noise_is_that_of_differences_paired_by_seed() -> None:
-    seen = noise(plan(), OWN)
+    seen = noise(shipped(), OWN)
     assert seen.sd == pytest.approx(stdev([-0.10, -0.04]))
     assert (seen.degrees, seen.source) == (1, "this sweep")
     more = [*OWN, past("local_only", 0, 2.7), past("local_only", 1, 2.9)]
-    assert noise(plan(), more).sd == pytest.approx(math.sqrt((stdev([-0.10, -0.04]) ** 2 + stdev([0.2, 0.3]) ** 2) / 2))
+    assert noise(shipped(), more).sd == pytest.approx(
+        math.sqrt((stdev([-0.10, -0.04]) ** 2 + stdev([0.2, 0.3]) ** 2) / 2)
+    )
 
 
 def test_runs_of_another_budget_or_not_finite_are_no_noise() -> None:
     stale = [dataclasses.replace(run, identity="0" * 64, tokens=999) for run in OWN]
-    assert noise(plan(), stale) == Noise()
-    assert noise(plan(), [*OWN[:3], past("mha", 1, math.nan)]) == Noise()
-    assert noise(plan(), [dataclasses.replace(run, role="tune") for run in OWN]) == Noise()
+    assert noise(shipped(), stale) == Noise()
+    assert noise(shipped(), [*OWN[:3], past("mha", 1, math.nan)]) == Noise()
+    assert noise(shipped(), [dataclasses.replace(run, role="tune") for run in OWN]) == Noise()
 
 
 def test_other_runs_of_the_same_experiment_and_tokens_stand_in_until_the_sweep_has_its_own() -> None:
     other = [dataclasses.replace(run, identity=f"{n:064x}", sweep="other") for n, run in enumerate(OWN)]
-    seen = noise(plan(), other)
+    seen = noise(shipped(), other)
     assert (seen.sd, seen.source) == (pytest.approx(stdev([-0.10, -0.04])), "other runs")
     own = [dataclasses.replace(run, metrics={"val/loss": 2 * run.metrics["val/loss"]}) for run in OWN]
-    assert noise(plan(), [*other, *own]) == Noise(pytest.approx(2 * stdev([-0.10, -0.04])), 1, "this sweep")
+    assert noise(shipped(), [*other, *own]) == Noise(pytest.approx(2 * stdev([-0.10, -0.04])), 1, "this sweep")
 
 
 def test_a_seed_that_only_one_arm_has_is_no_pair() -> None:
-    assert noise(plan(), [OWN[0], OWN[1], OWN[2]]) == Noise()
+    assert noise(shipped(), [OWN[0], OWN[1], OWN[2]]) == Noise()
 
 
 def test_a_plans_answer_takes_its_seeds_and_all_its_comparisons() -> None:
-    found = detectable(plan(), OWN)
+    found = detectable(shipped(), OWN)
     sd = stdev([-0.10, -0.04])
     assert (found.seeds, found.comparisons, found.metric) == (2, 3, "val/loss")
     assert found.effect == pytest.approx(smallest_effect(sd, 2, 3))
     assert found.seeds_for_target == seeds_needed(0.01, sd, 3)
-    unknown = detectable(plan(), [])
+    unknown = detectable(shipped(), [])
     assert (unknown.effect, unknown.seeds_for_target) == (None, None)
     assert unknown.as_dict()["noise"] == {"sd": None, "degrees": 0, "source": "unknown"}

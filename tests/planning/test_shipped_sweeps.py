@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,16 @@ import pytest
 from lab.accounting.costs import costs
 from lab.composition.listing import rows
 from lab.composition.search_path import available
-from lab.planning.plan.build import plan_sweep
-from lab.planning.plan.model import Plan
+from tests.planning.plans import shipped
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "identities.json").read_text(encoding="utf-8"))
 SHIPPED = sorted(available("sweeps"))
 OURS = ["gemma2", "glu", "kv_heads", "norms", "span_ratio", "wide_vs_deep"]
 
 
-@cache
-def planned(name: str) -> Plan:
-    return plan_sweep(name)
-
-
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_sweep_plans_cleanly_with_its_arms_matched(name: str) -> None:
-    plan = planned(name)
+    plan = shipped(name)
     assert plan.question
     assert plan.question.endswith("?")
     assert len({run.identity for run in plan.runs}) == len(plan.runs)
@@ -42,13 +35,13 @@ def test_a_shipped_sweep_plans_cleanly_with_its_arms_matched(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_its_runs_are_those_that_it_had(name: str) -> None:
     """As `tests/composition/test_golden_identities.py` for single experiments."""
-    runs = sorted([run.arm, run.seed, run.identity] for run in planned(name).runs)
+    runs = sorted([run.arm, run.seed, run.identity] for run in shipped(name).runs)
     assert hashlib.sha256(json.dumps(runs).encode()).hexdigest() == GOLDEN["sweeps"][name]
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_it_runs_in_minutes_and_tells_a_difference_from_noise(name: str) -> None:
-    plan = planned(name)
+    plan = shipped(name)
     assert plan.match == "params"
     assert len({run.seed for run in plan.runs}) == 3
     assert {run.tokens for run in plan.runs} == {59 * 2048}
@@ -59,11 +52,11 @@ def test_it_runs_in_minutes_and_tells_a_difference_from_noise(name: str) -> None
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_list_of_sweeps_shows_its_question(name: str) -> None:
     (row,) = [row for row in rows("sweeps") if row["name"] == name]
-    assert row["about"] == planned(name).question
+    assert row["about"] == shipped(name).question
 
 
 def test_leaving_one_out_of_gemma2_leaves_out_each_of_its_six_choices() -> None:
-    arms = {arm: runs[0].experiment.model for arm, runs in planned("gemma2").arms.items()}
+    arms = {arm: runs[0].experiment.model for arm, runs in shipped("gemma2").arms.items()}
     base = arms.pop("gemma2")
     without = {
         "no_cap": (None, base.softcap.attention_cap, lambda m: m.softcap.attention_cap),
@@ -80,19 +73,19 @@ def test_leaving_one_out_of_gemma2_leaves_out_each_of_its_six_choices() -> None:
 
 
 def test_norms_has_the_four_corners() -> None:
-    models = [runs[0].experiment.model for runs in planned("norms").arms.values()]
+    models = [runs[0].experiment.model for runs in shipped("norms").arms.values()]
     corners = {(model.residual.name, model.qk_norm.name) for model in models}
     assert corners == set(itertools.product(("pre", "output"), ("none", "rmsnorm_full")))
 
 
 def test_gated_arms_have_two_thirds_of_the_width() -> None:
-    widths = {arm: runs[0].experiment.model.mlp.d_ff for arm, runs in planned("glu").arms.items()}
+    widths = {arm: runs[0].experiment.model.mlp.d_ff for arm, runs in shipped("glu").arms.items()}
     assert {arm for arm, width in widths.items() if width == 256} == {"reglu", "geglu", "swiglu"}
     assert {arm for arm, width in widths.items() if width == 384} == {"relu", "gelu", "silu"}
 
 
 def test_local_layers_stand_for_global_ones_in_whole_ratios_and_shrink_the_cache() -> None:
-    runs = [runs[0] for runs in planned("span_ratio").arms.values()]
+    runs = [runs[0] for runs in shipped("span_ratio").arms.values()]
     counts = [[layer.mixer.window for layer in run.experiment.model.layers].count(None) for run in runs]
     assert counts == [12, 6, 3, 2]
     cache_bytes = [costs(run.experiment.model, 256).kv_bytes_per_token for run in runs]
@@ -102,14 +95,14 @@ def test_local_layers_stand_for_global_ones_in_whole_ratios_and_shrink_the_cache
 
 
 def test_fewer_key_value_heads_shrink_the_cache_and_widen_the_mlp() -> None:
-    runs = [runs[0] for runs in planned("kv_heads").arms.values()]
+    runs = [runs[0] for runs in shipped("kv_heads").arms.values()]
     assert [run.costs.kv_bytes_per_token / runs[0].costs.kv_bytes_per_token for run in runs] == [1, 1 / 2, 1 / 4, 1 / 8]
     widths = [run.experiment.model.mlp.d_ff for run in runs]
     assert widths == sorted(widths)
 
 
 def test_wide_and_deep_differ_in_shape_and_not_in_size() -> None:
-    models = [runs[0].experiment.model for runs in planned("wide_vs_deep").arms.values()]
+    models = [runs[0].experiment.model for runs in shipped("wide_vs_deep").arms.values()]
     assert [model.n_layers for model in models] == [2, 4, 6, 8]
     assert [model.d_model for model in models] == sorted((model.d_model for model in models), reverse=True)
     assert all(2.5 <= model.mlp.d_ff / model.d_model <= 3.5 for model in models)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from functools import cache
 from typing import Any
 
 import pytest
@@ -14,20 +13,15 @@ from lab.planning.forecast.budget import Budget, fit
 from lab.planning.forecast.detectable import detectable
 from lab.planning.forecast.estimate import Speeds, estimates
 from lab.planning.forecast.history import Hardware, Past
-from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import Plan
 from lab.planning.show.notes import beyond
 from lab.planning.show.preview import Preview, difference_line
 from lab.planning.show.print_plan import ROWS, print_plan
 from lab.planning.solve.matching import Matching
 from lab.units import duration
+from tests.planning.plans import shipped
 
 HERE = Hardware("cpu", "Xeon", 1, "2.13")
-
-
-@cache
-def plan(name: str = "quickstart") -> Plan:
-    return plan_sweep(name)
 
 
 def past(plan: Plan, measured: bool = True) -> list[Past]:
@@ -65,7 +59,7 @@ def rows(text: str) -> dict[str, str]:
 
 
 def test_every_arm_has_a_row_with_what_differs_and_what_it_costs() -> None:
-    text = shown(preview(plan(), []))
+    text = shown(preview(shipped(), []))
     assert text.splitlines()[0] == "What do Gemma 2's interleaved spans and grouped queries buy, at this size?"
     assert text.splitlines()[1] == "8 runs (4 arms × 2 seeds): 8 new · 5.32TFLOPs in all"
     arms = rows(text)
@@ -76,7 +70,7 @@ def test_every_arm_has_a_row_with_what_differs_and_what_it_costs() -> None:
 
 
 def test_states_measured_time_and_what_is_left_are_told() -> None:
-    text = shown(preview(plan(), past(plan())))
+    text = shown(preview(shipped(), past(shipped())))
     head = text.splitlines()[1]
     assert "4 new, 4 finished" in head
     assert head.endswith("to go here, 2 at once")
@@ -88,22 +82,22 @@ def test_states_measured_time_and_what_is_left_are_told() -> None:
 
 
 def test_nothing_measured_is_said_plainly() -> None:
-    text = shown(preview(plan(), []))
+    text = shown(preview(shipped(), []))
     assert "time and memory: unknown, as no run of this kind has been measured on this hardware" in text
     assert "smallest detectable effect: unknown until two seeds" in text
     assert "memory" not in text.splitlines()[4]
 
 
 def test_the_detectable_effect_comes_with_the_noise_and_where_it_was_seen() -> None:
-    text = " ".join(shown(preview(plan(), past(plan()))).split())
-    found = detectable(plan(), past(plan()))
+    text = " ".join(shown(preview(shipped(), past(shipped()))).split())
+    found = detectable(shipped(), past(shipped()))
     assert f"smallest detectable effect on val/loss: {found.effect:.4f} nats with 2 seeds" in text
     assert "SD of a paired difference 0.0424, 1 degrees of freedom, from this sweep" in text
     assert f"0.01 nats would take {found.seeds_for_target} seeds" in text
 
 
 def test_larger_arms_are_named_where_nothing_is_matched() -> None:
-    text = " ".join(shown(preview(plan(), [])).split())
+    text = " ".join(shown(preview(shipped(), [])).split())
     assert "nothing is matched; beside gemma2: global_only +5.6% training FLOPs" in text
     assert "mha +8.0% parameters, +7.3% training FLOPs" in text
     within = Matching(parameter_deviations={"a": 0.0, "b": 0.004}, flops_deviations={"a": 0.0, "b": -0.2})
@@ -111,20 +105,20 @@ def test_larger_arms_are_named_where_nothing_is_matched() -> None:
 
 
 def test_what_is_matched_by_which_knob_and_how_closely() -> None:
-    text = " ".join(shown(preview(plan("glu"), [])).split())
+    text = " ".join(shown(preview(shipped("glu"), [])).split())
     assert (
         "matched: parameters, within 0.5%; all equal; by model.mlp.d_ff in multiples of 256: reglu 256, geglu 256"
         in text
     )
     assert "nothing is matched" not in text
-    text = " ".join(shown(preview(plan("norms"), [])).split())
+    text = " ".join(shown(preview(shipped("norms"), [])).split())
     assert "as they are, no knob adjusted" in text
 
 
 def test_needs_are_told() -> None:
-    text = " ".join(shown(preview(plan("distillation"), [])).split())
+    text = " ".join(shown(preview(shipped("distillation"), [])).split())
     assert "distilled needs teacher (whose forward passes are in its FLOPs in all)" in text
-    teacher, student = (plan("distillation").arms[arm][0].costs for arm in ("teacher", "plain"))
+    teacher, student = (shipped("distillation").arms[arm][0].costs for arm in ("teacher", "plain"))
     more = teacher.forward_flops_per_token / student.flops_per_token
     assert f"distilled +{more:.0%} training FLOPs" in text
 
@@ -132,24 +126,24 @@ def test_needs_are_told() -> None:
 @pytest.mark.parametrize("width", [80, 100, 132, 200])
 @pytest.mark.parametrize("name", ["quickstart", "gemma2", "norms", "distillation"])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(name: str, width: int) -> None:
-    made = preview(plan(name), past(plan()) if name == "quickstart" else [])
+    made = preview(shipped(name), past(shipped()) if name == "quickstart" else [])
     text = shown(made, width)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     folded = " ".join(text.split())
-    for arm, runs in plan(name).arms.items():
+    for arm, runs in shipped(name).arms.items():
         assert arm in folded or (width < 132 and len(arm) > 30)  # a long name is folded there
         assert f"{len(runs)} new" in folded or "finished" in folded
     assert "…" not in text
 
 
 def test_many_arms_are_shown_in_part_with_the_baseline_among_them() -> None:
-    runs = plan().runs
+    runs = shipped().runs
     many = tuple(
         dataclasses.replace(runs[n % 2], arm=f"arm{n:03}", baseline="arm099", identity=f"{n:064x}") for n in range(100)
     )
     names = [run.arm for run in many]
     big = dataclasses.replace(
-        plan(), runs=many, baseline="arm099", matching=Matching(
+        shipped(), runs=many, baseline="arm099", matching=Matching(
             parameter_deviations=dict.fromkeys(names, 0.0), flops_deviations=dict.fromkeys(names, 0.0)
         ),
     )  # fmt: skip
@@ -163,10 +157,10 @@ def test_many_arms_are_shown_in_part_with_the_baseline_among_them() -> None:
 
 
 def test_a_budget_is_told_as_seeds_tokens_and_effect() -> None:
-    seen = past(plan())
-    power = detectable(plan(), seen)
-    fitted = fit(plan(), Budget.parse("2h"), Speeds(seen, HERE), power, parallel=2, threads=1, gpu=False)
-    text = shown(preview(plan(), seen, fit=fitted))
+    seen = past(shipped())
+    power = detectable(shipped(), seen)
+    fitted = fit(shipped(), Budget.parse("2h"), Speeds(seen, HERE), power, parallel=2, threads=1, gpu=False)
+    text = shown(preview(shipped(), seen, fit=fitted))
     assert "2h is " in text
     assert (
         "times what this sweep takes (speed: measured in 2 runs; scaled from 4 runs; starting up is not counted)"
@@ -174,11 +168,11 @@ def test_a_budget_is_told_as_seeds_tokens_and_effect() -> None:
     )
     assert "with its own 121k tokens: " in text
     assert "The noise is assumed to stay as it was seen, whatever the tokens." in text
-    assert preview(plan(), seen, fit=fitted).as_dict()["budget"]["choices"][0]["seeds"] == 2
+    assert preview(shipped(), seen, fit=fitted).as_dict()["budget"]["choices"][0]["seeds"] == 2
 
 
 def test_json_has_stable_names() -> None:
-    found = preview(plan(), past(plan())).as_dict()
+    found = preview(shipped(), past(shipped())).as_dict()
     assert {"version", "sweep", "matching", "runs", "estimates", "power"} <= set(found)
     identity = found["runs"][0]["identity"]
     assert set(found["estimates"][identity]) == {

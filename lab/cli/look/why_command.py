@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +16,7 @@ from lab.cli.options import json_option, root_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lab.planning.plan.why import Differences, Why
+    from lab.planning.plan.why import Differences, RunDifferences
 
 _DIGEST = re.compile("[0-9a-f]{40,64}")
 
@@ -31,46 +31,46 @@ def command(run: str, other: str | None, root: Path, as_json: bool) -> None:
 
     Without OTHER: what makes RUN another run than its sweep (or `lab train`) would plan in its place now.
     """
-    from lab.planning.plan.why import anew, between
+    from lab.planning.plan.why import compare_runs, compare_with_plan
     from lab.records import BrokenRun, resolve
     from lab.refusals import RequestError
 
     try:
         first = resolve(root, run)
-        found = anew(first, root) if other is None else between(first, resolve(root, other))
+        why = compare_with_plan(first, root) if other is None else compare_runs(first, resolve(root, other))
     except BrokenRun as error:
         raise RequestError(str(error)) from None
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=1))
+        click.echo(json.dumps(why.as_dict(), indent=1))
         return
     from lab.cli.console import console
 
     out = console()
-    click.echo(_verdict(found, alone=other is None))
-    for title, part in _parts(found):
+    click.echo(_verdict(why, alone=other is None))
+    for title, part in _parts(why):
         if part:
-            out.print(_table(title, part, found))
+            out.print(_table(title, part, why))
 
 
-def _verdict(why: Why, *, alone: bool) -> str:
+def _verdict(why: RunDifferences, *, alone: bool) -> str:
     a, b = why.a, why.b
-    if why.same:
-        said = f"same identity, {a.identity[:8]}"
+    if why.is_same_run:
+        same = f"same identity, {a.identity[:8]}"
         if alone:
-            return f"{a.name}: {said}: planned now it is this very run, and is not run anew"
-        return f"{a.name} and {b.name}: {said}: nothing that affects the result differs"
+            return f"{a.name}: {same}: planned now it is this very run, and is not run anew"
+        return f"{a.name} and {b.name}: {same}: nothing that affects the result differs"
     if alone:
         return f"{a.name} ({a.identity[:8]}) would be run anew, as {b.identity[:8]}"
-    said = f"{a.name} ({a.identity[:8]}) and {b.name} ({b.identity[:8]}) are different runs"
+    verdict = f"{a.name} ({a.identity[:8]}) and {b.name} ({b.identity[:8]}) are different runs"
     if not why.config and not why.components:
-        said += (
+        verdict += (
             ": their configurations are alike, and mean something else (another version of the lab, or another default "
             "of a component that an option names)"
         )
-    return said
+    return verdict
 
 
-def _parts(why: Why) -> Iterator[tuple[str, Differences]]:
+def _parts(why: RunDifferences) -> Iterator[tuple[str, Differences]]:
     yield "configuration", why.config
     yield "component versions", why.components
     yield "without effect on the result", why.quiet
@@ -79,7 +79,7 @@ def _parts(why: Why) -> Iterator[tuple[str, Differences]]:
     yield "where it ran (no part of the identity)", why.place
 
 
-def _table(title: str, part: Differences, why: Why) -> Table:
+def _table(title: str, part: Differences, why: RunDifferences) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -89,11 +89,11 @@ def _table(title: str, part: Differences, why: Why) -> Table:
     for name in (why.a.name, why.b.name):
         table.add_column(Text(name), overflow="fold")
     for key, (a, b) in part.items():
-        table.add_row(Text(key), Text(_shown(a)), Text(_shown(b)))
+        table.add_row(Text(key), Text(_value(a)), Text(_value(b)))
     return table
 
 
-def _shown(value: Any) -> str:
+def _value(value: object) -> str:
     """A value as YAML files have it; of a digest, the beginning."""
     if isinstance(value, str):
         return value[:12] if _DIGEST.fullmatch(value) else value

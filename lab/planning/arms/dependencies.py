@@ -13,6 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from components import registry
+from components.registry import UnknownName
 from lab.composition.hydra import groups
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.overlaps import overlap
@@ -141,9 +142,8 @@ def _equal_flops(cells: Mapping[str, list[Arm]], file: SweepFile) -> dict[str, s
 
 def _cells_of(name: str, cells: Mapping[str, list[Arm]], where: Where) -> list[Arm]:
     if name not in cells:
-        arms = dict.fromkeys(arm.name for found in cells.values() for arm in found)
-        problem = f"no arm is called '{name}'"
-        raise RequestError(problem, kind="not_found", where=where, given=name, expected=tuple(arms)[:20])
+        arms = dict.fromkeys(arm.name for named in cells.values() for arm in named)
+        raise RequestError.of_name(UnknownName("arm", name, list(arms)[:20]), where)
     return cells[name]
 
 

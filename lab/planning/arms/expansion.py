@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from components.registry import UnknownName
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import with_dependencies
 from lab.planning.arms.names import check_arm_name, folder_key, hashed_name, joined_name, name_part, short_keys
@@ -85,9 +86,7 @@ def _baseline(arms: Sequence[Arm], file: SweepFile) -> str:
         return name
     cells = [arm.name for arm in arms if arm.named == name]
     if not cells:
-        problem = f"no arm is called '{name}'"
-        expected = tuple(names[:20])
-        raise RequestError(problem, kind="not_found", where=file.at("baseline"), given=name, expected=expected)
+        raise RequestError.of_name(UnknownName("arm", name, names[:20]), file.at("baseline"))
     return cells[0]
 
 

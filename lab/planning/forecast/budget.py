@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from components.registry import OptionError
 from lab.planning.forecast.detectable import Detectable
@@ -45,13 +44,16 @@ class Budget:
         Raises:
             RequestError: it is none, with examples.
         """
-        found = _TEXT.fullmatch(text)
-        unit = found[2].lower() if found else ""
-        if found is None or unit not in UNITS:
-            raise RequestError(f"--budget '{text}': expected such as 200gpuh, 16cpuh, 2h, 90m or 1e18flops")
-        amount = float(found[1]) * UNITS[unit]
+        match = _TEXT.fullmatch(text)
+        unit = match[2].lower() if match else ""
+        part = f"--budget '{text}'"
+        if match is None or unit not in UNITS:
+            problem = "expected such as 200gpuh, 16cpuh, 2h, 90m or 1e18flops"
+            raise RequestError(problem, kind="usage", part=part, given=text)
+        amount = float(match[1]) * UNITS[unit]
         if not 0 < amount < math.inf:
-            raise RequestError(f"--budget '{text}': must be more than nothing and finite, such as 2h or 1e18flops")
+            problem = "must be more than nothing and finite, such as 2h or 1e18flops"
+            raise RequestError(problem, kind="usage", part=part, given=text)
         return cls(text.strip(), unit, amount)
 
 
@@ -88,7 +90,7 @@ class Fit:
     choices: tuple[Choice, ...]
     needed: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -102,7 +104,7 @@ class _Arm:
 
 
 def fit(
-    plan: Plan, budget: Budget, speeds: Speeds | None, found: Detectable, *, parallel: int, threads: int, gpu: bool
+    plan: Plan, budget: Budget, speeds: Speeds | None, power: Detectable, *, parallel: int, threads: int, gpu: bool
 ) -> Fit:
     """Which seeds and tokens fit into a budget.
 
@@ -117,15 +119,16 @@ def fit(
         RequestError: nothing measured says how fast the runs are.
     """
     if budget.unit == "gpuh" and not gpu:
-        raise RequestError(_unmeasured(plan, budget, "on a GPU"))
+        raise _unmeasured(plan, budget, needs_gpu=True)
     if budget.unit == "cpuh" and gpu:
-        raise RequestError(f"--budget {budget.text}: these runs take a GPU; give gpuh, or train.accelerator=cpu")
+        fix = "give gpuh, or train.accelerator=cpu"
+        raise RequestError("these runs take a GPU", kind="conflict", part=f"--budget {budget.text}", fix=fix)
     arms, basis = [], set()
     for runs in plan.arms.values():
         first = next(run for run in runs if run.role == "report")
         speed = None if speeds is None else speeds.of(first.workload)
         if budget.unit != "flops" and (speed is None or not speed.tokens_per_second):
-            raise RequestError(_unmeasured(plan, budget, "on this hardware"))
+            raise _unmeasured(plan, budget, needs_gpu=False)
         if budget.unit != "flops" and speed is not None:
             basis.add(speed.describe())
         per_second = None if budget.unit == "flops" or speed is None else speed.tokens_per_second
@@ -134,7 +137,7 @@ def fit(
     own_tokens = cost.base.experiment.train.tokens
 
     def choice(seeds: int, tokens: int) -> Choice:
-        return Choice(seeds, cost.whole(tokens), cost.of(seeds, tokens) / budget.amount, _effect(found, seeds))
+        return Choice(seeds, cost.whole(tokens), cost.of(seeds, tokens) / budget.amount, _effect(power, seeds))
 
     most = _largest(lambda seeds: cost.of(seeds, own_tokens) <= budget.amount, 2, MOST_SEEDS)
     choices = []
@@ -148,7 +151,7 @@ def fit(
         "; ".join(sorted(basis)),
         None if most is None else choice(most, own_tokens),
         tuple(choices),
-        cost.of(found.seeds, own_tokens) / budget.amount,
+        cost.of(power.seeds, own_tokens) / budget.amount,
     )
 
 
@@ -160,15 +163,15 @@ class _Cost:
         self.base = next(arm.run for arm in arms if arm.run.arm == baseline)
 
     def of(self, seeds: int, tokens: int) -> float:
-        """The cost with so many reporting seeds and the baseline trained on so many tokens."""
+        """The cost with this many reporting seeds and the baseline trained on this many tokens."""
         scale = tokens / self.base.experiment.train.tokens
-        each = [
+        costs = [
             (arm.cost(max(1, round(arm.run.experiment.train.tokens * scale))), arm.tuning + seeds) for arm in self.arms
         ]
         if self.budget.unit in ("h", "m"):
-            return _makespan(each, self.parallel)
+            return _makespan(costs, self.parallel)
         cores = self.threads if self.budget.unit == "cpuh" else 1
-        return cores * math.fsum(cost * runs for cost, runs in each)
+        return cores * math.fsum(cost * runs for cost, runs in costs)
 
     def whole(self, tokens: int) -> int:
         """Tokens as they are trained on: whole steps."""
@@ -184,7 +187,7 @@ class _Cost:
         return steps * step
 
     def _trains(self, run: PlannedRun, tokens: int) -> bool:
-        """Whether a run's schedule fits into so many tokens."""
+        """Whether a run's schedule fits into the baseline's number of tokens."""
         scaled = max(1, round(run.experiment.train.tokens * tokens / self.base.experiment.train.tokens))
         try:
             at_tokens(run.experiment, scaled)
@@ -210,12 +213,16 @@ def _cost(run: PlannedRun, tokens_per_second: float | None) -> Callable[[int], f
     return cost
 
 
-def _makespan(each: Sequence[tuple[float, int]], parallel: int) -> float:
-    """When the last of all runs ends if each begins as soon as a worker is free, in the plan's order."""
-    if parallel == 1 or sum(runs for _, runs in each) > _MANY * parallel:
-        return math.fsum(cost * runs for cost, runs in each) / parallel
+def _makespan(costs: Sequence[tuple[float, int]], parallel: int) -> float:
+    """When the last of all runs ends if each begins as soon as a worker is free, in the plan's order.
+
+    Args:
+        costs: of each arm, what one of its runs takes, and how many there are.
+    """
+    if parallel == 1 or sum(runs for _, runs in costs) > _MANY * parallel:
+        return math.fsum(cost * runs for cost, runs in costs) / parallel
     free = [0.0] * parallel
-    for cost, runs in each:
+    for cost, runs in costs:
         for _ in range(runs):
             heapq.heapreplace(free, free[0] + cost)
     return max(free)
@@ -235,15 +242,17 @@ def _largest(holds: Callable[[int], bool], least: int, most: int) -> int | None:
     return low
 
 
-def _effect(found: Detectable, seeds: int) -> float | None:
-    if found.noise.sd is None or not found.comparisons:
+def _effect(power: Detectable, seeds: int) -> float | None:
+    if power.noise.sd is None or not power.comparisons:
         return None
-    return smallest_effect(found.noise.sd, seeds, found.comparisons)
+    return smallest_effect(power.noise.sd, seeds, power.comparisons)
 
 
-def _unmeasured(plan: Plan, budget: Budget, where: str) -> str:
+def _unmeasured(plan: Plan, budget: Budget, *, needs_gpu: bool) -> RequestError:
     experiment = plan.runs[0].experiment.name
-    return (
-        f"--budget {budget.text}: no run of this kind has been measured {where}; run `lab train {experiment}` once "
-        f"{'there' if where == 'on a GPU' else 'here'}, or give the budget in FLOPs, such as 1e15flops"
+    problem = f"no run of this kind has been measured {'on a GPU' if needs_gpu else 'on this hardware'}"
+    fix = (
+        f"run `lab train {experiment}` once {'there' if needs_gpu else 'here'}, or give the budget in FLOPs, such as "
+        "1e15flops"
     )
+    return RequestError(problem, kind="unavailable", part=f"--budget {budget.text}", fix=fix)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from lab.planning.forecast.history import Hardware, Past
 from lab.planning.plan.model import PlannedRun
@@ -44,9 +44,9 @@ class Speed:
         """The basis in words."""
         if self.basis == "unknown":
             return "unknown"
-        number = f"{self.runs} run{'s' if self.runs != 1 else ''}"
-        said = f"measured in {number}" if self.basis == "measured" else f"scaled from {number}"
-        return f"{said} ({self.note})" if self.note else said
+        runs = f"{self.runs} run{'s' if self.runs != 1 else ''}"
+        basis = f"measured in {runs}" if self.basis == "measured" else f"scaled from {runs}"
+        return f"{basis} ({self.note})" if self.note else basis
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Estimate(Speed):
 
     seconds: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from components.registry import UnknownName
 from lab.planning.language.hydra_values import hydra_value
 from lab.planning.language.read import SweepFile
 from lab.planning.language.sweep import Settings
@@ -27,20 +28,20 @@ class Condition:
             problem = "expected an axis with the value or values for which it holds"
             raise RequestError(problem, kind="missing", where=file.at(*keys))
         self.allowed: dict[str, set[str]] = {}
-        for axis, values in condition.items():
+        for axis, allowed in condition.items():
             where = file.at(*keys, axis)
             if axis == ARM and ARM not in known:
                 problem = "this sweep names no arms; say which values of an axis are meant"
                 raise RequestError(problem, kind="not_found", where=where)
             if axis not in known:
-                raise _no_axis(axis, known, file, *keys)
-            texts = [hydra_value(value) for value in (values if isinstance(values, list | tuple) else [values])]
+                raise RequestError.of_name(UnknownName("axis", axis, known), where)
+            texts = [hydra_value(value) for value in (allowed if isinstance(allowed, list | tuple) else [allowed])]
             for text in texts:
                 if text not in known[axis]:
-                    problem = "no arm is called" if axis == ARM else f"{axis} never has the value"
-                    raise RequestError(
-                        f"{problem} '{text}'", kind="not_found", where=where, given=text, expected=tuple(known[axis])
-                    )
+                    if axis == ARM:
+                        raise RequestError.of_name(UnknownName("arm", text, known[ARM]), where)
+                    problem, values = f"{axis} never has the value '{text}'", tuple(known[axis])
+                    raise RequestError(problem, kind="not_found", where=where, given=text, expected=values)
             self.allowed[axis] = set(texts)
 
     def holds(self, cell: Mapping[str, str]) -> bool:
@@ -56,7 +57,7 @@ class When:
         waiting = {}
         for axis, condition in file.sweep.when.items():
             if axis not in axes:
-                raise _no_axis(axis, axes, file, "when")
+                raise RequestError.of_name(UnknownName("axis", axis, axes), file.at("when", axis))
             waiting[axis] = Condition(condition, known, file, "when", axis)
         self._n_applied = dict.fromkeys(waiting, 0)
         while waiting:  # an axis is decided after those on which it depends
@@ -105,9 +106,3 @@ class Exclude:
         if not n_left:
             problem = "removes every cell; nothing is left to run"
             raise RequestError(problem, kind="conflict", where=file.at("exclude"))
-
-
-def _no_axis(axis: str, known: Mapping[str, object], file: SweepFile, *keys: str) -> RequestError:
-    problem = f"no axis is called '{axis}'"
-    where, expected = file.at(*keys, axis), tuple(known)
-    return RequestError(problem, kind="not_found", where=where, given=axis, expected=expected)

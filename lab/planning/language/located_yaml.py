@@ -19,7 +19,7 @@ from lab.refusals import RequestError, Where
 
 Scalar = str | int | float | bool | None
 
-MOST_ENTRIES = 1_000_000
+MOST_ENTRIES = 500_000
 """Entries of a file with its aliases written out: a few lines of aliases of aliases could mean billions."""
 
 _TAG = "tag:yaml.org,2002:"

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from components.registry import suggestion
 from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.composition.frozen.identity import component_versions
@@ -27,7 +25,7 @@ from lab.training.experiment import Experiment
 VERSION = 1
 NOW = "planned now"
 
-Differences = Mapping[str, tuple[Any, Any]]
+Differences = Mapping[str, tuple[object, object]]
 """Key → (value of the first, value of the second); ABSENT where one of them has no such key."""
 
 _PLACES = ("torch", "lightning", "numpy", "python", "host", "platform", "cpu", "device", "threads")
@@ -45,16 +43,16 @@ class Side:
 
     name: str
     identity: str
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     components: Mapping[str, int]
     quiet: frozenset[str]
-    code: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, object] = field(default_factory=dict)
     own: str | None = None
-    place: Mapping[str, Any] = field(default_factory=dict)
+    place: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Why:
+class RunDifferences:
     """What makes two runs different.
 
     Attributes:
@@ -76,61 +74,58 @@ class Why:
     place: Differences
 
     @property
-    def same(self) -> bool:
+    def is_same_run(self) -> bool:
         """Whether they are one run: of the same identity."""
         return self.a.identity == self.b.identity
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The fields of `--json`. A side that has no such key is left out of its entry."""
         parts = ("config", "components", "quiet", "code", "own", "place")
         return {
             "version": VERSION,
             "a": {"run": self.a.name, "identity": self.a.identity},
             "b": {"run": self.b.name, "identity": self.b.identity},
-            "same": self.same,
+            "same": self.is_same_run,
             **{part: {key: _sides(pair) for key, pair in getattr(self, part).items()} for part in parts},
         }
 
 
-def between(a: RunFolder, b: RunFolder) -> Why:
+def compare_runs(a: RunFolder, b: RunFolder) -> RunDifferences:
     """What makes two runs different.
 
     Raises:
         BrokenRun: a folder can't be read.
     """
-    return _compared(_of_folder(a), _of_folder(b))
+    return _differences(_of_folder(a), _of_folder(b))
 
 
-def anew(run: RunFolder, root: Path) -> Why:
+def compare_with_plan(run: RunFolder, root: Path) -> RunDifferences:
     """A run against what its sweep, or its experiment with its overrides, would plan in its place now.
 
     Raises:
         BrokenRun: its folder can't be read.
         RequestError: nothing is planned in its place any more, or planning it is refused.
     """
-    return _compared(_of_folder(run), _of_plan(_planned_for(run, root)))
+    return _differences(_of_folder(run), _of_plan(_planned_for(run, root)))
 
 
 def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
     info = run.info
-    sweep, experiment = str(info.get("sweep", "")), str(info.get("experiment", ""))
+    sweep, experiment, arm = (str(info.get(key, "")) for key in ("sweep", "experiment", "arm"))
     if sweep in available("sweeps"):
-        planned = plan_sweep(sweep, root=root)
-        arms = planned.arms
-        if info.get("arm") not in arms:
-            near = suggestion(str(info.get("arm")), list(arms)[:20])
-            raise RequestError(f"{run.name}: sweep '{sweep}' has no arm '{info.get('arm')}' any more{near}")
-        for each in arms[info["arm"]]:
-            if each.seed == info.get("seed") and dict(each.cell.settings) == info.get("tuned", {}):
-                return each
-        seeds = ", ".join(map(str, sorted({each.seed for each in arms[info["arm"]]})))
-        raise RequestError(
-            f"{run.name}: sweep '{sweep}' has no such run of arm '{info['arm']}' any more; its seeds are {seeds}"
-        )
+        arms = plan_sweep(sweep, root=root).arms
+        if arm not in arms:
+            problem, names = f"sweep '{sweep}' has no arm '{arm}' any more", tuple(arms)[:20]
+            raise RequestError(problem, kind="not_found", part=run.name, given=arm, expected=names)
+        for planned in arms[arm]:
+            if planned.seed == info.get("seed") and dict(planned.cell.settings) == info.get("tuned", {}):
+                return planned
+        seeds = ", ".join(map(str, sorted({planned.seed for planned in arms[arm]})))
+        problem = f"sweep '{sweep}' has no such run of arm '{arm}' any more; its seeds are {seeds}"
+        raise RequestError(problem, kind="not_found", part=run.name)
     if experiment not in available("experiments"):
-        raise RequestError(
-            f"{run.name}: neither its sweep '{sweep}' nor its experiment '{experiment}' is there any more"
-        )
+        problem = f"neither its sweep '{sweep}' nor its experiment '{experiment}' is there any more"
+        raise RequestError(problem, kind="not_found", part=run.name)
     return plan_train(experiment, info.get("overrides", ()), root=root).runs[0]
 
 
@@ -166,17 +161,19 @@ def _of_plan(run: PlannedRun) -> Side:
 
 def _quiet(experiment: Experiment) -> frozenset[str]:
     """Keys that don't affect the result."""
-    every, counted = (dict(flat(to_plain(experiment, results_only=only))) for only in (False, True))
-    return frozenset(every.keys() - counted.keys())
+    all_keys, identifying = (
+        {key for key, _ in flat(to_plain(experiment, results_only=only))} for only in (False, True)
+    )
+    return frozenset(all_keys - identifying)
 
 
-def _compared(a: Side, b: Side) -> Why:
+def _differences(a: Side, b: Side) -> RunDifferences:
     quiet = a.quiet | b.quiet
     config = differences(a.config, b.config)
     known = [key for key in ("commit", "changes", "digest") if a.code and b.code]
     code = {key: (a.code.get(key), b.code.get(key)) for key in known if a.code.get(key) != b.code.get(key)}
     place = {key: (a.place[key], b.place[key]) for key in _PLACES if key in a.place and key in b.place}
-    return Why(
+    return RunDifferences(
         a,
         b,
         config={key: pair for key, pair in config.items() if key not in quiet},
@@ -188,5 +185,5 @@ def _compared(a: Side, b: Side) -> Why:
     )
 
 
-def _sides(pair: tuple[Any, Any]) -> dict[str, Any]:
+def _sides(pair: tuple[object, object]) -> dict[str, object]:
     return {side: value for side, value in zip("ab", pair, strict=True) if value != ABSENT}
