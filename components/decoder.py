@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,6 +16,7 @@ from components.compile_opaque import Opaque
 from components.embedding import logit_z_loss
 from components.forward_context import ForwardContext
 from components.initialization import initialize
+from components.language_model import LanguageModel, Output, TargetLosses
 from components.loss import Head, at, chunked, rows_at_once, token_losses
 from components.position.positions import Position, Rotate, kept_rotation
 from components.residual import Block
@@ -25,36 +25,7 @@ from components.softcap import softcap
 _chunked = Opaque(chunked)
 
 
-@dataclass(frozen=True)
-class TargetLosses:
-    """What training on targets minimises, and its parts.
-
-    Attributes:
-        next_token: cross-entropy of each token, [B·T], nats.
-        objective: their mean and `auxiliary` together, a scalar: what to differentiate.
-        auxiliary: scalars as in `Output.losses`.
-    """
-
-    next_token: Tensor
-    objective: Tensor
-    auxiliary: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a forward pass gives.
-
-    Attributes:
-        logits: [B, T, vocab_size].
-        losses: scalars, already weighted, that training adds to the cross-entropy, by name: `z_loss`,
-            `moe/load_balance`, …; empty where nothing asks for any.
-    """
-
-    logits: Tensor
-    losses: dict[str, Tensor]
-
-
-class Decoder(nn.Module):
+class Decoder(LanguageModel):
     """A causal language model over token ids.
 
     Built without initial values (`torch.device("meta")` costs no memory); `initialized` gives one ready to train.
@@ -91,15 +62,9 @@ class Decoder(nn.Module):
         return model
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """tokens [B, T] integer → logits [B, T, vocab_size].
-
-        Args:
-            documents: [B, T] document ids; nothing crosses from one document to the next. None for one document a row.
-        """
         return self.logits(self.hidden(tokens, documents))
 
     def outputs(self, tokens: Tensor, documents: Tensor | None = None) -> Output:
-        """As `forward`, with the terms that the architecture adds to the training loss."""
         hidden, losses = self._run(tokens, documents)
         logits = self.logits(hidden)
         weight = self.architecture.embedding.z_loss
@@ -111,9 +76,6 @@ class Decoder(nn.Module):
         """Cross-entropy of targets [B, T], and what is minimised.
 
         Over a large vocabulary it is computed without all logits at once; shapes alone decide, and `loss_form` says.
-
-        Args:
-            places: [B, n] int64, where there is something to predict; targets are [B, n] then. None for everywhere.
         """
         hidden, auxiliary = self._run(tokens, documents)
         hidden = hidden if places is None else at(hidden, places)
@@ -132,11 +94,9 @@ class Decoder(nn.Module):
         return TargetLosses(next_token, objective, auxiliary | ({"z_loss": weight * square} if weight else {}))
 
     def logits_at(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """tokens [B, T], places [B, n] int64 → logits [B, n, vocab_size] after the token at each place."""
         return self.logits(at(self.hidden(tokens), places))
 
     def loss_form(self, tokens: int, device: str) -> str:
-        """How `losses` is computed for a number of tokens on a kind of device: `plain`, or in chunks of rows."""
         rows = self._loss_rows(tokens, device)
         return "plain" if rows is None else f"chunks of {min(rows, tokens)} rows"
 
@@ -188,13 +148,7 @@ class Decoder(nn.Module):
         return rows_at_once(tokens, self.architecture.vocab_size, device)
 
     def kernel_choices(self, batch: int, context: int, *, documents: bool = False) -> dict[str, kernels.KernelChoice]:
-        """Which attention kernel each layer kind uses for [batch, context] tokens on the model's device, and why.
-
-        With gradients where the model is in training mode. Layers that don't attend have none.
-
-        Args:
-            documents: whether attention stays inside a document.
-        """
+        """On the model's device, and with gradients in training mode. Layers that don't attend have none."""
         weight = self.embedding.weight
         training = self.training and weight.requires_grad
         choices = {}

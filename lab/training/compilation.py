@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from components.compile_opaque import shield_from_compiler
+from components.language_model import LanguageModel
 from components.registry import OptionError
 from lab.training.options import Train
 from lab.training.parallel.world import World
@@ -57,7 +58,7 @@ class Compiler:
         verdict: whether the blocks are compiled; None until training starts. A checkpoint keeps it.
     """
 
-    def __init__(self, model: nn.Module, train: Train, device: torch.device, world: World) -> None:
+    def __init__(self, model: LanguageModel, train: Train, device: torch.device, world: World) -> None:
         """
         Raises:
             OptionError: at train.compile, where it is `on` and can't be.
@@ -147,12 +148,11 @@ class Compiler:
         return self._flops >= REPAID_FLOPS[self._device.type]
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    layers = getattr(model, "layers", None)
-    return list(layers) if isinstance(layers, nn.ModuleList) else []
+def _blocks(model: LanguageModel) -> list[nn.Module]:
+    return list(model.blocks)
 
 
-def _obstacle(model: nn.Module, device: torch.device, world: World) -> str | None:
+def _obstacle(model: LanguageModel, device: torch.device, world: World) -> str | None:
     """Why the blocks can't be compiled here; None if nothing is known to be in the way."""
     if not _blocks(model):
         return "the model has no blocks"

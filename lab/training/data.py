@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from components.language_model import LanguageModel
 from lab.data.batches import Batches, validation_batches
 from lab.data.synthetic.synthetic_data import Drawn, DrawnBatches
 from lab.training.options import Train
@@ -42,7 +43,7 @@ def training_batches(data: Text | Drawn, train: Train, seed: int) -> Batches | D
 
 def validation(
     data: Text | Drawn,
-    model: nn.Module,
+    model: LanguageModel,
     train: Train,
     tokens: int,
     separator: int | None,

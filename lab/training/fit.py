@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
-from torch import nn
 
+from components.language_model import LanguageModel
 from lab.accounting.utilization import Utilization
 from lab.data.synthetic.synthetic_data import Drawn
 from lab.records.atomic import write_json
@@ -57,7 +57,7 @@ class Procedure:
 
 
 def fit(
-    model: nn.Module,
+    model: LanguageModel,
     text: Text | Drawn,
     procedure: Procedure,
     folder: Path,
@@ -99,7 +99,7 @@ def fit(
 
 
 def _fit(
-    model: nn.Module,
+    model: LanguageModel,
     text: Text | Drawn,
     procedure: Procedure,
     folder: Path,

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.attention.kernels import KernelChoice
+from components.language_model import LanguageModel
 from components.loss import at, token_losses
 from lab.training.compilation import Compiler
 from lab.training.documents import document_ids
@@ -104,15 +105,10 @@ def _seed_generators(seed: int, device: torch.device) -> None:
 
 
 class NextToken(LightningModule):
-    """Trains `model`, which maps tokens [B, T] to logits [B, T, V], on batches of (inputs, targets), each [B, T].
+    """Trains a language model on batches of (inputs, targets), each [B, T].
 
     A batch may say where there is something to predict, at n places of each sequence: (inputs [B, T], targets [B, n],
     places [B, n]). The loss is the mean over those then.
-
-    A model with auxiliary losses has outputs(tokens), which gives `logits` and `losses`: scalars by name, weighted
-    already, that are added to the cross-entropy. One that can do without all logits at once has losses(tokens, targets)
-    (`components.decoder.Decoder.losses`; places too, where batches have them), which recipes that need no logits call
-    in its place.
 
     With a `separator`, the id that ends a document, the model is also given the document ids, [B, T].
 
@@ -132,7 +128,7 @@ class NextToken(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: LanguageModel,
         *,
         train: Train,
         optimizer: Optimizer,
@@ -207,18 +203,13 @@ class NextToken(LightningModule):
 
     def kernel_choices(self) -> dict[str, KernelChoice] | None:
         """Which attention kernel each layer kind uses here and why no other, if the model can tell."""
-        choices: Any = getattr(self.model, "kernel_choices", None)
         sequences = self._group.world.sequences_per_forward(self._train)
-        if choices is None:
-            return None
-        found: dict[str, KernelChoice] = choices(sequences, self._train.context, documents=self._train.mask_documents)
-        return found
+        return self.model.kernel_choices(sequences, self._train.context, documents=self._train.mask_documents)
 
     def loss_form(self, device: torch.device) -> str:
         """How the loss of a pass is computed: from all logits (`plain`), or in chunks that hold some of them."""
-        form: Any = None if self.from_logits else getattr(self.model, "loss_form", None)
         tokens = self._group.world.sequences_per_forward(self._train) * (self._scored or self._train.context)
-        return "plain" if form is None else str(form(tokens, device.type))
+        return "plain" if self.from_logits else self.model.loss_form(tokens, device.type)
 
     def facts(self) -> dict[str, Any]:
         """What the run's summary says besides, by key."""
@@ -268,11 +259,9 @@ class NextToken(LightningModule):
 
     def _measure(self, tokens: Tensor, targets: Tensor, places: Tensor | None = None) -> Losses:
         """One pass over tokens [B, T]: what the model is to learn from it, and what it asks for besides."""
-        where = {} if places is None else {"places": places}
-        measure: Any = None if self.from_logits else getattr(self.model, "losses", None)
-        if measure is not None:
-            found = measure(*self._inputs(tokens), targets=targets, **where)
-            return Losses(found.next_token.mean(), found.objective, found.auxiliary)
+        if not self.from_logits:
+            measured = self.model.losses(*self._inputs(tokens), targets=targets, places=places)
+            return Losses(measured.next_token.mean(), measured.objective, measured.auxiliary)
         logits, auxiliary = self._outputs(tokens)
         losses = self._losses(tokens, targets, logits if places is None else at(logits, places))
         return replace(losses, objective=sum(auxiliary.values(), losses.objective), auxiliary=auxiliary)
@@ -287,8 +276,5 @@ class NextToken(LightningModule):
         return (tokens,) if self._separator is None else (tokens, document_ids(tokens, self._separator))
 
     def _outputs(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs: Any = getattr(self.model, "outputs", None)
-        if outputs is None:
-            return self.model(*self._inputs(tokens)), {}
-        found = outputs(*self._inputs(tokens))
-        return found.logits, found.losses
+        output = self.model.outputs(*self._inputs(tokens))
+        return output.logits, output.losses

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from components.language_model import LanguageModel
 from components.loss import token_losses
-from lab.training.chosen_logits import logits_at
 from lab.training.documents import document_ids
 from lab.training.parallel.group import ALONE, Group
 from lab.training.parallel.strategies import reshard
@@ -18,7 +17,7 @@ from lab.training.parallel.strategies import reshard
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module,
+    model: LanguageModel,
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
     separator: int | None = None,
@@ -43,7 +42,7 @@ def validation_loss(
 
 @torch.no_grad()
 def asked(
-    model: nn.Module,
+    model: LanguageModel,
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     device: torch.device,
     group: Group = ALONE,
@@ -55,7 +54,7 @@ def asked(
     """
 
     def answers(tokens_BT: Tensor, targets_Bn: Tensor, places_Bn: Tensor) -> tuple[Tensor, Tensor]:
-        logits_BnV = logits_at(model, tokens_BT, places_Bn)
+        logits_BnV = model.logits_at(tokens_BT, places_Bn)
         return token_losses(logits_BnV, targets_Bn), (logits_BnV.argmax(-1) == targets_Bn).flatten()
 
     loss, accuracy = _means(answers, 2, model, batches, device, group)
@@ -65,7 +64,7 @@ def asked(
 def _means(
     measure: Callable[..., tuple[Tensor, ...]],
     n: int,
-    model: nn.Module,
+    model: LanguageModel,
     batches: Iterable[tuple[Tensor, ...]],
     device: torch.device,
     group: Group,
@@ -88,13 +87,9 @@ def _means(
     return [float(total) / int(everybodys) for total in sums]
 
 
-def target_losses(model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+def target_losses(model: LanguageModel, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
     """Cross-entropy [B·T] of targets [B, T], without all logits at once if the model can do without."""
-    measure: Any = getattr(model, "losses", None)
-    if measure is None:
-        return token_losses(model(*inputs), targets)
-    found: Tensor = measure(*inputs, targets=targets).next_token
-    return found
+    return model.losses(*inputs, targets=targets).next_token
 
 
 def _dealt(batches: Iterable[tuple[Tensor, ...]], group: Group) -> Iterator[tuple[tuple[Tensor, ...], bool]]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.language_model import LanguageModel
 from components.position.embedding import LearnedPosition
 from components.registry import OptionError
 from lab.accounting.reach import reach
@@ -47,14 +48,14 @@ class Alone:
         self.told.append((done, total))
 
 
-class Remembers(nn.Module):
+class Remembers(LanguageModel):
     """Answers MQAR by looking back for the token that it has just read, so far and no farther; else it says 0."""
 
     def __init__(self, vocabulary: int, sees: int) -> None:
         super().__init__()
         self.vocabulary, self.sees = vocabulary, sees
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         logits = torch.zeros(*tokens.shape, self.vocabulary)
         for b, row in enumerate(tokens.tolist()):
             for t, token in enumerate(row):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from components.decoder import Decoder
 from components.embedding import TiedEmbedding
+from components.language_model import Output
 from components.moe.experts import MixtureOfExperts
 from lab.data.batches import Batches, validation_batches
 from lab.training.fit import fit
@@ -31,12 +32,6 @@ class PlainDescent(Optimizer):
         return torch.optim.SGD(model.parameters(), lr=0.5)
 
 
-@dataclass
-class Output:
-    logits: Tensor
-    losses: dict[str, Tensor]
-
-
 class Penalized(tiny.TinyModel):
     """Asks for a penalty on its logits and, in `poison`, for one that is not finite from some pass on."""
 
@@ -44,7 +39,7 @@ class Penalized(tiny.TinyModel):
         super().__init__()
         self.poison = poison
 
-    def outputs(self, tokens: Tensor) -> Output:
+    def outputs(self, tokens: Tensor, documents: Tensor | None = None) -> Output:
         logits = self(tokens)
         factor = math.nan if self.poison is not None and self.passes >= self.poison else 0.25
         return Output(logits, {"size": factor * logits.square().mean(), "bias": logits.mean()})

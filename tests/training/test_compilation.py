@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.decoder import Decoder
+from components.language_model import LanguageModel
 from components.registry import OptionError
 from components.residual import Parallel
 from lab.training import compilation
@@ -27,7 +28,7 @@ from . import tiny
 CPU = torch.device("cpu")
 
 
-class Blocks(nn.Module):
+class Blocks(LanguageModel):
     """A model of three blocks, whose first may hinder its compilation."""
 
     def __init__(self, hinder: Callable[[], None] = lambda: None) -> None:
@@ -40,7 +41,11 @@ class Blocks(nn.Module):
             for parameter in self.layers.parameters():
                 parameter.normal_(0, 0.3, generator=generator)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.layers)
+
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         x = self.rest.embedding(tokens)
         for layer in self.layers:
             if "forward" in vars(layer):

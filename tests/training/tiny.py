@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from components.language_model import LanguageModel
 from lab.training.fit import Procedure, fit
 from lab.training.optimizers.optimizer import AdamW
 from lab.training.optimizers.schedule import Cosine
@@ -24,7 +25,7 @@ VOCAB, CONTEXT, BATCH = 32, 16, 4
 TOKENS_PER_STEP = CONTEXT * BATCH
 
 
-class TinyModel(nn.Module):
+class TinyModel(LanguageModel):
     """Predicts a token from the one before it, with every kind of parameter that training tells apart.
 
     Args:
@@ -49,7 +50,7 @@ class TinyModel(nn.Module):
                 if "norm" not in name:
                     parameter.normal_(0, 0.3, generator=generator)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         x = self.embedding(tokens)
         logits: Tensor = self.head(self.norm(x + self.dropout(torch.relu(self.hidden(x)))))
         if self.training:

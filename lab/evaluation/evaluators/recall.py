@@ -195,12 +195,11 @@ def _asked(loaded: LoadedRun, case: _Case, numbers: range, seed: int) -> dict[st
     import torch
 
     from lab.data.synthetic.draws import Draws
-    from lab.training.chosen_logits import logits_at
 
     items = case.task.items(Draws(f"recall/{seed}", np.asarray(numbers)), case.tokens, case.vocabulary)
     with torch.inference_mode():
         tokens, places = (torch.from_numpy(each).to(loaded.device) for each in (items.tokens, items.places))
-        answers = logits_at(loaded.model, tokens, places).argmax(-1).cpu().numpy()
+        answers = loaded.model.logits_at(tokens, places).argmax(-1).cpu().numpy()
     right = answers == items.targets
     found, inverse = np.unique(items.distances, return_inverse=True)
     hits, asked = np.bincount(inverse.ravel(), right.ravel()), np.bincount(inverse.ravel())

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from components.language_model import LanguageModel
 from lab.training.parallel.world import World
 
 
@@ -144,17 +145,16 @@ def strategy_of(world: World, device: torch.device) -> DDPStrategy | ModelParall
     return Sharded(world, device) if world.strategy == "fsdp" else Replicated(world, device)
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Let each process hold its part of a model, in place: each of the model's `layers` by itself, then the rest.
+def shard(model: LanguageModel, mesh: DeviceMesh) -> None:
+    """Let each process hold its part of a model, in place: each of its blocks by itself, then the rest.
 
     The rest, such as a tied embedding, is gathered for a whole pass, so the model may use it where it likes.
     """
-    for layer in getattr(model, "layers", ()):
-        fully_shard(layer, mesh=mesh)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     for method in ("outputs", "losses", "logits_at"):
-        if hasattr(model, method):
-            register_fsdp_forward_method(model, method)
+        register_fsdp_forward_method(model, method)
 
 
 def reshard(model: nn.Module) -> None:

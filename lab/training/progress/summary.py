@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from components.language_model import LanguageModel
 from lab.data.synthetic.synthetic_data import Drawn
 from lab.training import environment
 from lab.training.options import Train
@@ -24,7 +24,7 @@ def summarize(
     conductor: Conductor,
     train: Train,
     text: Text | Drawn,
-    model: nn.Module,
+    model: LanguageModel,
     device: torch.device,
     *,
     steps: int,

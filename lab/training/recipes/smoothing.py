@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from components.language_model import LanguageModel
 from components.loss import in_fp32, token_losses
 from lab.training.module import Losses, NextToken
 
@@ -18,7 +19,7 @@ class Smoothed(NextToken):
 
     from_logits = True
 
-    def __init__(self, model: nn.Module, *, epsilon: float, **options: Any) -> None:
+    def __init__(self, model: LanguageModel, *, epsilon: float, **options: Any) -> None:
         super().__init__(model, **options)
         self._epsilon = epsilon
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from components.language_model import LanguageModel
 from components.loss import in_fp32, token_losses
 from lab.training.module import Losses, NextToken
 from lab.training.parallel.world import Pass
@@ -54,7 +55,7 @@ class Distilled(NextToken):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: LanguageModel,
         *,
         teacher: Teacher,
         temperature: float,

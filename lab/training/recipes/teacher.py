@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.language_model import LanguageModel
 from lab.data.options import Byte, File
 from lab.records.folder import TOKENIZER, RunFolder
 from lab.refusals import RequestError
 from lab.training.checkpoints import verified
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lab.data.options import Data
     from lab.data.tokenizers.encoder import Encoder
     from lab.training.options import RunConfiguration
@@ -37,7 +36,7 @@ class Teacher:
 
     identity: str
     run: str
-    model: nn.Module
+    model: LanguageModel
     tokenizer: str
     data_digest: str | None = None
     val_loss: float | None = None
