@@ -88,11 +88,11 @@ def test_what_is_picked_stays_in_plan_json_when_the_sweep_is_submitted_again(swe
 REFUSED = [
     (LR + ", seeds: [0, 5]}", "tune.seeds: seed 0 is reported too"),
     (LR + ", seeds: [0, 1]}\nseeds: [1, 0]", "tune.seeds: seeds 0, 1 are reported too"),
-    (LR + ", seeds: [5, 5]}", "tune.seeds[1]: 5 stands twice"),
+    (LR + ", seeds: [5, 5]}", "tune.seeds[1]: 5 appears twice"),
     (LR + ", metric: val/los}", "tune.metric: no run measures 'val/los' for itself; did you mean 'val/loss'?"),
     (LR + "}\nmetrics: [far/recall]", "tune.metric: no run measures 'far/recall' (the sweep's first metric)"),
     ("tune: {axes: {optimizer.lr: [1e-3]}}", "optimizer.lr: an axis of one value changes nothing"),
-    ("tune: {axes: {optimizer.lr: [1e-3, 0.001]}}", "the value 0.001 stands twice"),
+    ("tune: {axes: {optimizer.lr: [1e-3, 0.001]}}", "the value 0.001 appears twice"),
     ("tune: {axes: {seed: [5, 6]}}", "tune.axes.seed: seeds are no axis"),
     ("tune: {axes: {optimizer.lrr: [1e-3, 2e-3]}}", "mine.yaml:5: arm 'gqa': override 'optimizer.lrr=0.001'"),
     (LR + "}\ngrid: {optimizer.lr: [1e-3, 5e-3]}", "optimizer.lr: grid.optimizer.lr sets it too"),

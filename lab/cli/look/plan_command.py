@@ -45,9 +45,9 @@ def command(
     from lab.planning.forecast.budget import Budget
     from lab.planning.plan.build import plan_sweep
 
-    asked = Budget.parse(budget) if budget is not None else None
+    amount = Budget.parse(budget) if budget is not None else None
     plan = plan_sweep(sweep, overrides, root=root)
-    preview = _preview(plan, root, asked, max_parallel, threads)
+    preview = _preview(plan, root, amount, max_parallel, threads)
     if save is not None:
         from lab.planning.plan.plan_file import write_plan
 
@@ -55,8 +55,8 @@ def command(
     if as_json:
         from lab.planning.show.flop_conventions import flops_by_convention
 
-        also = {"flops_per_token_counted": flops_by_convention(plan)} if flops else {}
-        click.echo(json.dumps(preview.as_dict() | also, indent=1))
+        conventions = {"flops_per_token_counted": flops_by_convention(plan)} if flops else {}
+        click.echo(json.dumps(preview.as_dict() | conventions, indent=1))
         return
     from lab.cli.console import console
     from lab.planning.show.print_plan import print_plan
@@ -71,7 +71,7 @@ def command(
 
 
 def _preview(plan: Plan, root: Path, budget: Budget | None, max_parallel: int | None, threads: int | None) -> Preview:
-    """The plan with what is known of its runs, under this root and on this machine."""
+    """The plan with what is known of its runs under this root and on this machine."""
     from lab.dispatch.launchers.local.machine import available_gpus, share
     from lab.planning.forecast.budget import fit
     from lab.planning.forecast.detectable import detectable
@@ -81,23 +81,23 @@ def _preview(plan: Plan, root: Path, budget: Budget | None, max_parallel: int | 
 
     past = history(root)
     gpus = () if plan.runs[0].experiment.train.accelerator == "cpu" else available_gpus()
-    shared = share(len(plan.runs), max_parallel=max_parallel, threads=threads, gpus=gpus)
-    here = _hardware(gpu=bool(gpus), threads=shared.threads)
+    pool = share(len(plan.runs), max_parallel=max_parallel, threads=threads, gpus=gpus)
+    here = _hardware(gpu=bool(gpus), threads=pool.threads)
     speeds = Speeds(past, here)
     power = detectable(plan, past)
-    fitted = None
+    affordable = None
     if budget is not None:
         device = here if budget.unit != "gpuh" or here.device != "cpu" else _elsewhere(past) or here
-        fitted = fit(
+        affordable = fit(
             plan,
             budget,
             Speeds(past, device),
             power,
-            parallel=shared.workers,
-            threads=shared.threads,
+            parallel=pool.workers,
+            threads=pool.threads,
             gpu=device.device != "cpu",
         )
-    return Preview(plan, _states(plan.sweep, root), estimates(plan.runs, speeds), power, shared.workers, fitted)
+    return Preview(plan, _states(plan.sweep, root), estimates(plan.runs, speeds), power, pool.workers, affordable)
 
 
 def _hardware(*, gpu: bool, threads: int) -> Hardware:
@@ -115,12 +115,12 @@ def _elsewhere(past: list[Past]) -> Hardware | None:
     """The GPU that most runs under the root were measured on: where a budget of GPU hours would be spent."""
     from collections import Counter
 
-    seen = Counter(run.hardware for run in past if run.hardware.device not in ("", "cpu"))
-    return seen.most_common(1)[0][0] if seen else None
+    gpus = Counter(run.hardware for run in past if run.hardware.device not in ("", "cpu"))
+    return gpus.most_common(1)[0][0] if gpus else None
 
 
 def _states(sweep: str, root: Path) -> dict[str, str]:
-    """Identity → status, of the sweep's runs that stand."""
+    """Identity → status, of the sweep's runs that have a folder."""
     from lab.dispatch.status.status import live_state
     from lab.records import find_broken, find_runs
 

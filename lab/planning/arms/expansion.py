@@ -163,14 +163,14 @@ def _axis_groups(file: SweepFile) -> list[_AxisGroup]:
         rows = tuple(zip(*columns.values(), strict=True))
         texts = Counter(tuple(map(hydra_value, row)) for row in rows)
         if repeated := [row for row, n in texts.items() if n > 1]:
-            raise RequestError(f"the values {', '.join(repeated[0])} stand together twice", where=where)
+            raise RequestError(f"the values {', '.join(repeated[0])} appear together twice", where=where)
         groups.append(_AxisGroup(tuple(columns), rows, keys))
     first: dict[str, _AxisGroup] = {}
     for group in groups:
         for axis in group.axes:
             twin = first.setdefault(axis, group)
             if twin is not group:
-                problem = f"the axis stands in {twin.keys[0]} already"
+                problem = f"the axis is in {twin.keys[0]} already"
                 raise RequestError(problem, kind="conflict", where=file.at(*group.keys, axis))
     return groups
 

@@ -17,7 +17,7 @@ def check_settings(file: SweepFile) -> None:
             continue
         where = file.at(*setting.keys, setting.key)
         if setting.key.lstrip("+~") == "seed":
-            raise RequestError("seeds are said once for the whole sweep: `seeds: [0, 1, 2]`", where=where)
+            raise RequestError("seeds are given once for the whole sweep: `seeds: [0, 1, 2]`", where=where)
         if isinstance(setting.value, str) and (function := sweep_function(setting.value)):
             problem = f"{function} makes several values: put the axis under grid"
             raise RequestError(problem, where=where, given=setting.value)

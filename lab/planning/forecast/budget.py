@@ -81,7 +81,7 @@ class Fit:
         basis: what the speeds rest on, in words; empty for FLOPs.
         own: the sweep's own tokens with the most seeds that fit; None where not even two do.
         choices: for growing numbers of seeds the most tokens that fit.
-        needed: what the sweep costs as it stands, as a fraction of the budget.
+        needed: what the sweep costs as it is, as a fraction of the budget.
     """
 
     budget: Budget
@@ -96,7 +96,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Arm:
-    """An arm: a run that stands for all of its runs, what one costs by its tokens, and how many help to tune."""
+    """An arm: one run that represents all of its runs, what a run costs by its tokens, and how many help to tune."""
 
     run: PlannedRun
     cost: Callable[[int], float]

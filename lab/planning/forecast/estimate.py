@@ -17,7 +17,7 @@ from lab.planning.plan.workload import Workload
 from lab.training.experiment import Experiment
 
 STATE_BYTES = 16
-"""Of each parameter while it is trained: its fp32 weight, its gradient and two moments."""
+"""Bytes of each parameter while it is trained: its fp32 weight, its gradient and two moments."""
 NEAREST = 3
 """Workloads that an unmeasured one is scaled from."""
 
@@ -142,14 +142,14 @@ class Speeds:
 
 def estimates(runs: Iterable[PlannedRun], speeds: Speeds) -> dict[str, Estimate]:
     """Identity → estimate, for every run."""
-    of_cell: dict[tuple[str, str], Estimate] = {}  # seeds differ in nothing that takes time
-    found = {}
+    by_cell: dict[tuple[str, str], Estimate] = {}  # seeds differ in nothing that takes time
+    by_identity = {}
     for run in runs:
         cell = (run.arm, run.cell.name)
-        if cell not in of_cell:
-            of_cell[cell] = estimate(run, speeds)
-        found[run.identity] = of_cell[cell]
-    return found
+        if cell not in by_cell:
+            by_cell[cell] = estimate(run, speeds)
+        by_identity[run.identity] = by_cell[cell]
+    return by_identity
 
 
 def estimate(run: PlannedRun, speeds: Speeds) -> Estimate:

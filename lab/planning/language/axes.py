@@ -34,7 +34,7 @@ def axis_values(
         key: the axis, a configuration path or a group.
         values: as the file has them: a list, or Hydra's text.
         keys: what the axis stands below, such as "grid" or "tune", "axes".
-        distinct: refuse a value that stands twice.
+        distinct: refuse a value that appears twice.
         least: refuse fewer values; an axis of one value changes nothing.
     Raises:
         RequestError: naming the axis with its line, and what would be right.
@@ -51,7 +51,7 @@ def axis_values(
             raise RequestError(problem, where=Where(key=f"[{i}]").within(where), given=value)
         text = hydra_value(value)
         if distinct and text in texts:
-            raise RequestError(f"the value {text} stands twice", where=where, given=value)
+            raise RequestError(f"the value {text} appears twice", where=where, given=value)
         texts.add(text)
     if len(texts) < least:
         fix = f"put it under overrides: {{{key}: {texts.pop()}}}"

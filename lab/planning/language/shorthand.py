@@ -87,11 +87,11 @@ def check_seeds(keys: str, entry: Entry) -> Entry:
 
 
 def check_no_repeats(keys: str, entry: Entry) -> Entry:
-    """Refuse a list in which an item stands twice."""
+    """Refuse a list in which an item appears twice."""
     earlier: list[object] = []
     for i, item in enumerate(entry.items):
         if item.plain in earlier:
-            raise RequestError(f"{item.plain} stands twice", where=item.at(f"{keys}[{i}]"), given=item.plain)
+            raise RequestError(f"{item.plain} appears twice", where=item.at(f"{keys}[{i}]"), given=item.plain)
         earlier.append(item.plain)
     return entry
 

@@ -171,12 +171,6 @@ class Sweep:
     extends: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.seeds, int) and self.seeds < 1:
-            raise OptionError("seeds", f"must be at least 1, got {self.seeds}", given=self.seeds)
-        if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
-            raise OptionError("seeds", f"expected different seeds, got {list(self.seeds)}", given=self.seeds)
-        if not self.metrics:
-            raise OptionError("metrics", "must name at least one metric, such as val/loss")
         if self.equivalence is not None and self.equivalence <= 0:
             raise OptionError(
                 "equivalence",

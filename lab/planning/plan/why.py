@@ -1,6 +1,6 @@
 """What makes two runs different, or a run and what would be planned in its place now.
 
-Everything that is in an identity is told apart from what is only noted: fields that don't affect the result, the code,
+Everything that is in an identity is kept apart from what is only noted: fields that don't affect the result, the code,
 the user's own components' text, and where it ran.
 """
 

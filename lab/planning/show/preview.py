@@ -26,7 +26,7 @@ class Preview:
     """What `lab plan` shows.
 
     Attributes:
-        states: identity → status, of the runs that stand; the others are new.
+        states: identity → status, of the runs that have a folder; the others are new.
         estimates: identity → estimate.
         power: what the seeds can detect.
         parallel: runs at once on this machine.
@@ -60,11 +60,11 @@ class Preview:
         return {arm: self._made(runs) for arm, runs in self.arms.items()}
 
     def states_of(self, runs: Iterable[PlannedRun]) -> Counter[str]:
-        """How many of the runs stand where."""
+        """How many of the runs are in which state."""
         return Counter(self.states.get(run.identity, NEW) for run in runs)
 
     def first(self, arm: str) -> PlannedRun:
-        """A run that stands for its arm: the first that reports."""
+        """A run that represents its arm: the first that reports."""
         return next(run for run in self.arms[arm] if run.role == "report")
 
     def differences(self, arm: str) -> dict[str, tuple[object, object]]:

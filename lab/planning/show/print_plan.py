@@ -43,7 +43,7 @@ def print_hidden(number: int, console: Console) -> None:
 
 
 def print_notes(lines: Iterable[str], console: Console) -> None:
-    """Print lines with a dot before each; what doesn't fit on one stands under its beginning."""
+    """Print lines with a dot before each; a long one is folded under its own beginning."""
     grid = Table.grid(padding=(0, 1))
     for line in lines:
         grid.add_row("·", Text(line))
@@ -77,7 +77,7 @@ def _header(preview: Preview) -> str:
 
 
 def _table(preview: Preview, arms: list[str], *, wide: bool) -> Table:
-    """One row an arm. What differs has a column, or stands below the arm's name where the terminal is narrow."""
+    """One row an arm. What differs has a column; in a narrow terminal it is below the arm's name."""
     plan, matching = preview.plan, preview.plan.matching
     estimated = any(estimate.basis != "unknown" for estimate in preview.estimates.values())
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1) if wide else (0, 1, 0, 0), pad_edge=False)
