@@ -12,9 +12,13 @@ import yaml
 from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.data.batches import Batches
 from lab.planning.arms.arm import Arm
+from lab.planning.arms.expansion import expand
 from lab.planning.arms.names import arm_name, short_keys
 from lab.planning.language.hydra_values import hydra_value
-from lab.planning.plan.build import plan_sweep, plan_train
+from lab.planning.language.read import read_sweep
+from lab.planning.plan.build import costed_plan, plan_sweep, plan_train
+from lab.planning.plan.graph import order_runs
+from lab.planning.solve.matching import match_arms
 from lab.refusals import RequestError
 from tests.planning.plans import shipped
 
@@ -38,6 +42,17 @@ def test_the_quickstart_has_every_arm_with_every_seed() -> None:
     ]
     assert len({run.identity for run in plan.runs}) == 8
     assert plan.runs[2].axes == {"model/span": "global", "model/heads": "gqa"}
+
+
+def test_a_plan_is_a_line_of_stages_each_from_one_to_the_next() -> None:
+    file = read_sweep("distillation")
+    arms = expand(file)
+    matched = match_arms(arms)
+    graph = order_runs(matched)
+    assert costed_plan(graph, None) == shipped("distillation")
+    assert [arm.name for arm in graph.arms] != [arm.name for arm in arms.arms], "the order is that of the needs"
+    place = [arm.name for arm in graph.arms].index
+    assert all(place(need.arm) < place(arm.name) for arm in arms.arms for need in arm.needs.values() if need.arm)
 
 
 def test_an_arm_differs_from_the_baseline_in_what_it_swaps_alone() -> None:
