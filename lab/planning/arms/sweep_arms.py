@@ -63,7 +63,7 @@ class SweepArms:
         """(override, where its value is written) of all that the file sets in an arm."""
         for key, value in arm.settings.items():
             if keys := arm.places.get(key):
-                yield f"{key}={hydra_value(value)}", self._place(keys, value if key in arm.cell else None)
+                yield f"{key}={hydra_value(value)}", self._place(keys, *([value] if key in arm.cell else []))
         for key, text in zip(self.file.sweep.overrides, self.common_overrides, strict=True):
             yield text, self._place(("overrides", key))
         for setting in self.file.sweep.settings():
@@ -71,10 +71,8 @@ class SweepArms:
                 for value in setting.value:
                     yield f"{setting.key}={hydra_value(value)}", self._place((*setting.keys, setting.key), value)
 
-    def _place(self, keys: tuple[str, ...], value: object = None) -> Where:
-        """The line of a key; of one value of an axis that is written as a list, that value's."""
-        entry = self.file.entry(*keys)
-        for item in entry.items if entry is not None and value is not None else ():
-            if hydra_value(item.plain) == hydra_value(value):
-                return item.at()
-        return self.file.line(*keys)
+    def _place(self, keys: tuple[str, ...], *values: object) -> Where:
+        """The line of a key; of one of the values of an axis that is written as a list, that value's."""
+        entry, texts = self.file.entry(*keys), list(map(hydra_value, values))
+        items = entry.items if entry is not None and texts else []
+        return next((item.at() for item in items if hydra_value(item.plain) in texts), self.file.line(*keys))
