@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.initialization import Constant, Fill, Normal, Projection
-from components.registry import Component, OptionError, register
+from components.registry import Component, register
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,8 @@ class Embedding(Component, kind="embedding"):
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        for option in ("multiplier", "logit_scale"):
-            if getattr(self, option) <= 0:
-                raise OptionError(option, f"must be positive, got {getattr(self, option)}")
-        if self.z_loss < 0:
-            raise OptionError("z_loss", f"cannot be negative, got {self.z_loss}")
+        self.need_positive("multiplier", "logit_scale")
+        self.need_at_least(0, "z_loss")
 
     def build_table(self, vocab_size: int, d_model: int) -> TokenEmbedding:
         """A module: forward(tokens [B, T]) → [B, T, d_model]."""

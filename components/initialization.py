@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from components.registry import Component, OptionError, register
+from components.registry import Component, register
 
 Role = Literal["projection", "residual_output", "embedding"]
 
@@ -50,11 +50,6 @@ class Init(Component, kind="init"):
         raise NotImplementedError
 
 
-def _positive(option: str, value: float) -> None:
-    if not value > 0:
-        raise OptionError(option, f"must be positive, got {value}")
-
-
 @register("normal")
 class NormalInit(Init):
     """One standard deviation for every matrix and embedding, the convention of Gemma's and Llama's public code."""
@@ -62,7 +57,7 @@ class NormalInit(Init):
     std: float = 0.02
 
     def __post_init__(self) -> None:
-        _positive("std", self.std)
+        self.need_positive("std")
 
     def deviation(self, fill: Normal, n_layers: int) -> float:
         return self.std
@@ -75,7 +70,7 @@ class GPT2Init(Init):
     std: float = 0.02
 
     def __post_init__(self) -> None:
-        _positive("std", self.std)
+        self.need_positive("std")
 
     def deviation(self, fill: Normal, n_layers: int) -> float:
         return self.std / math.sqrt(2 * n_layers) if fill.role == "residual_output" else self.std
@@ -88,7 +83,7 @@ class FanInInit(Init):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive("gain", self.gain)
+        self.need_positive("gain")
 
     def deviation(self, fill: Normal, n_layers: int) -> float:
         return self.gain / math.sqrt(fill.fan_in)

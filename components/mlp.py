@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from components.forward_context import ForwardContext
 from components.initialization import Projection
-from components.registry import Component, OptionError, register
+from components.registry import Component, register
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -73,8 +73,7 @@ class DenseMLP(MLP):
     bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.d_ff < 1:
-            raise OptionError("d_ff", f"must be at least 1, got {self.d_ff}")
+        self.need_at_least(1, "d_ff")
 
     def inner(self, *projected: Tensor) -> Tensor:
         """One tensor [..., d_ff] for each of `inputs` → [..., d_ff]."""
@@ -261,9 +260,7 @@ class ClampedSwiGLU(GatedMLP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("limit", "alpha"):
-            if getattr(self, option) <= 0:
-                raise OptionError(option, f"must be positive, got {getattr(self, option)}")
+        self.need_positive("limit", "alpha")
 
     def inner(self, *projected: Tensor) -> Tensor:
         gate = projected[0].clamp(max=self.limit)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.initialization import Constant, Fill
-from components.registry import Component, OptionError, register
+from components.registry import Component, register
 
 
 class Norm(Component, kind="norm"):
@@ -20,11 +20,6 @@ class Norm(Component, kind="norm"):
     def build(self, dim: int) -> nn.Module:
         """A module mapping [..., dim] to [..., dim], same dtype."""
         raise NotImplementedError
-
-
-def _check_eps(eps: float) -> None:
-    if eps <= 0:
-        raise OptionError("eps", f"must be positive, got {eps}")
 
 
 def _at_least_fp32(x: Tensor) -> Tensor:
@@ -83,7 +78,7 @@ class RootMeanSquare(Norm):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        self.need_positive("eps")
 
 
 @register("rmsnorm")
@@ -118,7 +113,7 @@ class LayerNorm(Norm):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        self.need_positive("eps")
 
     def build(self, dim: int) -> nn.Module:
         return LayerNormLayer(dim, self.eps, self.bias)
@@ -131,7 +126,7 @@ class NonparametricLayerNorm(Norm):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        self.need_positive("eps")
 
     def build(self, dim: int) -> nn.Module:
         return Nonparametric(partial(nn.functional.layer_norm, normalized_shape=(dim,), eps=self.eps))
@@ -144,8 +139,7 @@ class DynamicTanh(Norm):
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.alpha <= 0:
-            raise OptionError("alpha", f"must be positive, got {self.alpha}")
+        self.need_positive("alpha")
 
     def build(self, dim: int) -> nn.Module:
         return DynamicTanhLayer(dim, self.alpha)

@@ -121,6 +121,21 @@ class Component:
     def __post_init__(self) -> None:
         """Raise OptionError if a value cannot be honoured. Called on construction."""
 
+    def need_at_least(self, least: float, *options: str) -> None:
+        """Raise OptionError for the first of these options that is below `least`; None stands for a default."""
+        for option in options:
+            value = getattr(self, option)
+            if value is not None and value < least:
+                problem = f"must be at least {least}" if least else "cannot be negative"
+                raise OptionError(option, f"{problem}, got {value}")
+
+    def need_positive(self, *options: str) -> None:
+        """Raise OptionError for the first of these options that is not above 0; None stands for a default."""
+        for option in options:
+            value = getattr(self, option)
+            if value is not None and not value > 0:
+                raise OptionError(option, f"must be positive, got {value}")
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some options changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
@@ -222,11 +237,6 @@ def forget(module: str) -> None:
 def kinds() -> list[str]:
     """The kinds that have at least one component, in order of registration."""
     return [kind for kind in _kinds if _components.get(kind) or kind in _homes]
-
-
-def kind_class(kind: str) -> type[Component]:
-    """The base class that opened a kind."""
-    return _kinds[kind]
 
 
 def names(kind: str) -> list[str]:

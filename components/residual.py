@@ -41,8 +41,7 @@ class Residual(Component, kind="residual"):
     layer_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.multiplier <= 0:
-            raise OptionError("multiplier", f"must be positive, got {self.multiplier}")
+        self.need_positive("multiplier")
         if self.layer_scale is not None and self.layer_scale <= 0:
             raise OptionError("layer_scale", f"must be positive, or null for none, got {self.layer_scale}")
 

@@ -106,15 +106,6 @@ class Heads(Component, kind="heads"):
         raise NotImplementedError
 
 
-def check_sizes(heads: Heads, *options: str) -> None:
-    """Raise OptionError for the first of these options that is below 1, or for a scalar that is not positive."""
-    for option in options:
-        if getattr(heads, option) < 1:
-            raise OptionError(option, f"must be at least 1, got {getattr(heads, option)}")
-    if heads.query_pre_attn_scalar is not None and heads.query_pre_attn_scalar <= 0:
-        raise OptionError("query_pre_attn_scalar", f"must be positive, got {heads.query_pre_attn_scalar}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlainHeads(Heads):
     """Heads whose queries, keys and values are each one projection.
@@ -138,7 +129,8 @@ class PlainHeads(Heads):
     value_residual: bool = False
 
     def __post_init__(self) -> None:
-        check_sizes(self, "n_heads", "head_dim")
+        self.need_at_least(1, "n_heads", "head_dim")
+        self.need_positive("query_pre_attn_scalar")
 
     def build(self, d_model: int, qk_norm: QKNorm) -> Projections:
         return PlainProjections(d_model, self, qk_norm)
@@ -160,7 +152,8 @@ class GQA(PlainHeads):
     n_kv_heads: int
 
     def __post_init__(self) -> None:
-        check_sizes(self, "n_heads", "head_dim", "n_kv_heads")
+        super().__post_init__()
+        self.need_at_least(1, "n_kv_heads")
         if self.n_heads % self.n_kv_heads:
             divisors = [n for n in range(1, self.n_heads + 1) if self.n_heads % n == 0]
             raise OptionError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from components.attention.heads import CachedSizes, Heads, Projections, check_sizes, merge_heads, split_heads
+from components.attention.heads import CachedSizes, Heads, Projections, merge_heads, split_heads
 from components.attention.qk_norm import NoQKNorm, QKNorm
 from components.initialization import Projection
 from components.norm import RMSNormLayer
@@ -40,8 +40,8 @@ class MLA(Heads):
     query_pre_attn_scalar: float | None = None
 
     def __post_init__(self) -> None:
-        sizes = ("n_heads", "head_dim", "rope_dim", "value_dim", "kv_rank")
-        check_sizes(self, *sizes, *(["q_rank"] if self.q_rank is not None else []))
+        self.need_at_least(1, "n_heads", "head_dim", "rope_dim", "value_dim", "kv_rank", "q_rank")
+        self.need_positive("query_pre_attn_scalar")
 
     @property
     def kv_heads(self) -> int:

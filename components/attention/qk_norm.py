@@ -40,8 +40,7 @@ class QKNormWithEps(QKNorm):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.eps <= 0:
-            raise OptionError("eps", f"must be positive, got {self.eps}")
+        self.need_positive("eps")
 
 
 @register("rmsnorm")

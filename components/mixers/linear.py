@@ -46,13 +46,8 @@ class LinearMixer(Mixer):
     chunk: int = field(default=64, metadata={"affects_result": False})
 
     def __post_init__(self) -> None:
-        for option in ("n_heads", "head_dim", "gate_rank", "chunk"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise OptionError(option, f"must be at least 1, got {value}")
-        for option in ("gate_temperature", "norm_eps"):
-            if getattr(self, option) <= 0:
-                raise OptionError(option, f"must be positive, got {getattr(self, option)}")
+        self.need_at_least(1, "n_heads", "head_dim", "gate_rank", "chunk")
+        self.need_positive("gate_temperature", "norm_eps")
         if self.chunk & (self.chunk - 1):
             raise OptionError("chunk", f"must be a power of two, such as 64, got {self.chunk}")
 

@@ -44,19 +44,13 @@ class MixtureOfExperts(MLP):
     router_z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        for option in ("n_experts", "d_ff"):
-            if getattr(self, option) < 1:
-                raise OptionError(option, f"must be at least 1, got {getattr(self, option)}")
+        self.need_at_least(1, "n_experts", "d_ff")
         if not 1 <= self.top_k <= self.n_experts:
             raise OptionError("top_k", f"must lie in 1 … n_experts = {self.n_experts}, got {self.top_k}")
-        for option in ("n_shared_experts", "load_balance", "router_z_loss"):
-            if getattr(self, option) < 0:
-                raise OptionError(option, f"cannot be negative, got {getattr(self, option)}")
+        self.need_at_least(0, "n_shared_experts", "load_balance", "router_z_loss")
         if self.shared_d_ff is not None and self.n_shared_experts == 0:
             raise OptionError("shared_d_ff", "is given, but there are no shared experts: n_shared_experts is 0")
-        if self.shared_d_ff is not None and self.shared_d_ff < 1:
-            raise OptionError("shared_d_ff", f"must be at least 1, got {self.shared_d_ff}")
-
+        self.need_at_least(1, "shared_d_ff")
         forms = [name for name in names("mlp") if issubclass(lookup("mlp", name), DenseMLP)]
         if self.expert not in forms:
             raise OptionError(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from components.initialization import Fill, Normal
 from components.position.positions import Position
-from components.registry import OptionError, register
+from components.registry import register
 
 
 @register("learned")
@@ -18,8 +18,7 @@ class LearnedPosition(Position):
     context: int
 
     def __post_init__(self) -> None:
-        if self.context < 1:
-            raise OptionError("context", f"must be at least 1, got {self.context}")
+        self.need_at_least(1, "context")
 
     @property
     def max_context(self) -> int:

@@ -23,13 +23,7 @@ class ScaledRotary(Rotary):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.factor < 1:
-            raise OptionError("factor", f"must be at least 1, got {self.factor}")
-
-
-def _check_context(original_context: int) -> None:
-    if original_context < 1:
-        raise OptionError("original_context", f"must be at least 1, got {original_context}")
+        self.need_at_least(1, "factor")
 
 
 @register("rope_linear")
@@ -54,7 +48,7 @@ class Llama3RoPE(ScaledRotary):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_context(self.original_context)
+        self.need_at_least(1, "original_context")
         if not 0 < self.low_freq_factor < self.high_freq_factor:
             raise OptionError(
                 "low_freq_factor",
@@ -89,11 +83,10 @@ class YarnRoPE(ScaledRotary):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_context(self.original_context)
+        self.need_at_least(1, "original_context")
         if not 0 < self.beta_slow <= self.beta_fast:
             raise OptionError("beta_slow", f"must lie between 0 and beta_fast = {self.beta_fast}, got {self.beta_slow}")
-        if self.attention_factor is not None and self.attention_factor <= 0:
-            raise OptionError("attention_factor", f"must be positive, got {self.attention_factor}")
+        self.need_positive("attention_factor")
 
     @property
     def gain(self) -> float:

@@ -151,17 +151,6 @@ class Session(Protocol):
 class Evaluator(EvaluatorOptions):
     """What is measured of a trained model."""
 
-    def need_at_least(self, least: int, *options: str) -> None:
-        """Refuse an option that is a number below `least`; None stands for a default.
-
-        Raises:
-            OptionError: naming it.
-        """
-        for option in options:
-            value = getattr(self, option)
-            if value is not None and value < least:
-                raise OptionError(option, f"must be at least {least}, got {value}")
-
     def evaluate(self, subject: Subject, session: Session) -> Findings:
         """Measure; the same at every call, in whichever parts it was done.
 

@@ -103,7 +103,7 @@ def test_a_kernel_without_sinks_is_never_used_and_refused_by_name() -> None:
     assert kernels_used(Decoder(gemma2(softcap=NoSoftcap()))) == {"sdpa"}
     with pytest.raises(KernelRefused, match="sinks"):
         Decoder(model, kernel="sdpa").kernel_choices(2, 16)
-    assert kernels.spec_refusal("sdpa", model.layers[0].mixer.spec, sinks=True) is not None
+    assert kernels.lookup("sdpa").spec_refusal(model.layers[0].mixer.spec, sinks=True, device="cpu") is not None
 
 
 def test_a_configuration_with_sinks_refuses_such_a_kernel_before_it_runs() -> None:

@@ -16,8 +16,8 @@ from components.attention.kernels import (
     attend,
     choose,
     explain,
+    lookup,
     planned_refusal,
-    spec_refusal,
 )
 from components.attention.kernels.choice import preference
 from components.attention.kernels.reproducible import repeatable
@@ -39,7 +39,7 @@ from tests.kernels.oracle import IN_DOUBLE, draw_inputs, leaves
 )
 def test_a_kernel_asked_for_by_name_refuses_naming_the_field(kernel, spec, extras, named):
     inputs = draw_inputs(**extras)
-    assert named in spec_refusal(kernel, spec, **extras)
+    assert named in KERNELS[kernel].spec_refusal(spec, device="cpu", **extras)
     with pytest.raises(KernelRefused, match=named) as refused:
         attend(spec, inputs, kernel, training=True)
     assert refused.value.kernel == kernel
@@ -67,7 +67,7 @@ def test_a_misspelt_kernel_is_answered_with_the_nearest_name():
     with pytest.raises(UnknownKernel, match="no attention kernel is called 'blokwise'; did you mean 'blockwise'"):
         attend(AttentionSpec(1.0), draw_inputs(), "blokwise")
     with pytest.raises(UnknownKernel, match="did you mean 'reference'"):
-        spec_refusal("referense", AttentionSpec(1.0))
+        lookup("referense")
 
 
 @pytest.mark.parametrize("context", [4, 600])
@@ -79,7 +79,7 @@ def test_auto_never_chooses_a_kernel_that_refuses(context, window, softcap, drop
     spec = AttentionSpec(1.0, window=window, softcap=softcap, dropout=dropout)
     inputs = draw_inputs(queries=context, **extras)
     assert choose(spec, inputs).refusal(spec, inputs) is None
-    assert spec_refusal("auto", spec) is None
+    assert planned_refusal("auto", spec, Case.of(inputs)) is None
 
 
 def test_auto_takes_what_measured_fastest():

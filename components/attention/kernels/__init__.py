@@ -20,7 +20,6 @@ from components.attention.kernels.choice import (
     lookup,
     names,
     planned_refusal,
-    spec_refusal,
 )
 from components.attention.kernels.kernel import Case, Kernel, KernelRefused
 from components.attention.spec import AttentionInputs, AttentionSpec
@@ -39,7 +38,6 @@ __all__ = [
     "lookup",
     "names",
     "planned_refusal",
-    "spec_refusal",
 ]
 
 

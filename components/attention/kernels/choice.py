@@ -126,25 +126,6 @@ def planned_refusal(kernel: str, spec: AttentionSpec, case: Case) -> str | None:
     return None if kernel == AUTO else lookup(kernel).planned_refusal(spec, case)
 
 
-def spec_refusal(
-    kernel: str,
-    spec: AttentionSpec,
-    *,
-    alibi: bool = False,
-    sinks: bool = False,
-    documents: bool = False,
-    device: str = "cpu",
-) -> str | None:
-    """Why a kernel never honours a spec on a kind of device, whatever the sizes and dtypes; None if it may.
-
-    Raises:
-        UnknownKernel: no kernel has that name.
-    """
-    if kernel == AUTO:
-        return None
-    return lookup(kernel).spec_refusal(spec, alibi=alibi, sinks=sinks, documents=documents, device=device)
-
-
 # Up to about this many scores (or expanded key elements, in decoding) the reference's few large calls beat tiles.
 _FEW = 128 * 1024
 # Fewer queries than this are a step of decoding: not worth a compilation for their number of keys.

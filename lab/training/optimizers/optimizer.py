@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.registry import Component, OptionError, register
 
@@ -39,13 +39,12 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
     """Sort a model's parameters, by what its modules say they are for (`fills()`) and else by their shape."""
     from torch import nn
 
-    from components.initialization import Constant, Normal
+    from components.initialization import Constant, Filled, Normal
 
     groups = ParameterGroups()
     seen: set[int] = set()
     for module in model.modules():
-        fills_of = getattr(module, "fills", dict)
-        fills: dict[str, Any] = fills_of()
+        fills = module.fills() if isinstance(module, Filled) else {}
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
