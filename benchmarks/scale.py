@@ -193,7 +193,7 @@ def make_finished(name: str, root: Path) -> None:
         path = root / planned.folder_name
         (path / ".claims").mkdir(parents=True)
         (path / "config.yaml").write_text(planned.config_yaml)
-        (path / "run.json").write_text(json.dumps(planned.info | {"provenance": provenance}, indent=1))
+        (path / "run.json").write_text(json.dumps(planned.record.as_json() | {"provenance": provenance}, indent=1))
         (path / "state.json").write_text(json.dumps({"version": 1, **vars(state)}, indent=1))
         (path / "summary.json").write_text(json.dumps(summary, indent=1))
         (path / "metrics.jsonl").write_text("".join(json.dumps(point | {"step": n}) + "\n" for n in range(10)))

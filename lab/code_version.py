@@ -11,35 +11,16 @@ import hashlib
 import importlib.util
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from lab.records import Code
 
 PACKAGE = Path(__file__).parent
 """The folder of the package `lab`."""
 
 NOT_RUN = ("cli", "comparison", "planning", "report")
 """Subpackages of `lab` that no worker runs: a changed table or command leaves queued runs as they were."""
-
-
-@dataclass(frozen=True)
-class Code:
-    """The code of a process.
-
-    Attributes:
-        commit: of the repository that tracks the lab; None without one, as for an installed wheel.
-        changes: SHA-256 of the uncommitted changes to tracked files; None where there are none, or no repository.
-        digest: SHA-256 of the Python files of `components` and of `lab` without NOT_RUN. The same for a checkout and
-            for the wheel that is built from it.
-    """
-
-    commit: str | None
-    changes: str | None
-    digest: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @functools.cache
@@ -84,23 +65,16 @@ def repository(package: Path) -> tuple[str | None, str | None]:
     return commit, hashlib.sha256(changes.encode()).hexdigest() if changes else None
 
 
-def described(code: Mapping[str, Any]) -> str:
-    """Recorded code in a few words for a person: `commit 1a2b3c4d with changes (digest 5e6f7a8b)`."""
-    known, changed = code.get("commit"), code.get("changes")
-    where = f"commit {known[:8]}{' with changes' if changed else ''}" if known else "no commit"
-    return f"{where} (digest {str(code.get('digest'))[:8]})"
-
-
-def refusal(recorded: Mapping[str, Any] | None, accepted: list[str] | None = None) -> str | None:
+def refusal(recorded: Code | None, accepted: Sequence[str] = ()) -> str | None:
     """Why this process may not run what was made with the recorded code; None if it may.
 
     Args:
         recorded: the `code` of a run or a plan; None where none was recorded, which says nothing against it.
         accepted: digests of other code that the user agreed to.
     """
-    if not recorded or recorded.get("digest") in (None, digest()) or digest() in (accepted or ()):
+    if recorded is None or recorded.digest == digest() or digest() in accepted:
         return None
-    return f"made with {described(recorded)}; the code here is {described(current().as_dict())}"
+    return f"made with {recorded.describe()}; the code here is {current().describe()}"
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Path]]:

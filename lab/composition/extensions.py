@@ -20,6 +20,7 @@ from typing import Any
 
 from components import registry
 from components.registry import Component
+from lab.records import RunRecord
 from lab.refusals import RequestError
 
 FILE = "lab_components.py"
@@ -99,17 +100,17 @@ def files(components: Mapping[str, Component]) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def of_run(folder: Path, info: Mapping[str, Any]) -> Iterator[None]:
+def of_run(folder: Path, record: RunRecord) -> Iterator[None]:
     """For the length of the context, the components that a run was made with: its own copy of the file, its packages.
 
     Args:
         folder: the run's.
-        info: its run.json.
+        record: its run.json.
     Raises:
         RequestError: the copy is missing or another one, or a package is missing or brings another version of a
             component.
     """
-    recorded = info.get("extensions", {})
+    recorded = record.extensions.as_json()
     copy = folder / FILE
     own = None
     if "file" in recorded:
@@ -117,7 +118,7 @@ def of_run(folder: Path, info: Mapping[str, Any]) -> Iterator[None]:
             own = OwnFile(copy, copy.read_bytes())
         except OSError as error:
             raise RequestError(f"{copy}: the run's components cannot be read: {error.strerror}") from None
-    with of_record(own, recorded, info.get("components", {}), str(copy)):
+    with of_record(own, recorded, record.components, str(copy)):
         yield
 
 

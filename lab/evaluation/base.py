@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from components.registry import OptionError
 from lab.data.options import Data
 from lab.data.shards import TokenShards, prepare
-from lab.records.folder import RunFolder
+from lab.records import RunFolder
 from lab.refusals import RequestError
 from lab.training.experiment import EvaluatorOptions, Experiment
 
@@ -82,7 +82,7 @@ def refuse_other_text(run: RunFolder, digest: str) -> None:
     Raises:
         RequestError: naming both digests.
     """
-    trained = run.info.get("provenance", {}).get("data")
+    trained = run.record.provenance.data
     if trained is not None and trained != digest:
         raise RequestError(
             f"{run.name}: its text has changed since it was trained: the digest was {trained[:12]}…, here it is "

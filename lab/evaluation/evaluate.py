@@ -78,7 +78,7 @@ def request(name: str, texts: Sequence[str]) -> Request:
 
 def declared(run: RunFolder) -> dict[str, Request]:
     """The evaluations that a run's own configuration asks for and its folder doesn't hold of its newest weights."""
-    with extensions.of_run(run.path, run.info):
+    with extensions.of_run(run.path, run.record):
         options = load_experiment(run.config).evaluate
     asked = {name: Request(evaluator) for name, evaluator in options.items() if isinstance(evaluator, Evaluator)}
     newest = verified.newest(run.path)
@@ -87,8 +87,9 @@ def declared(run: RunFolder) -> dict[str, Request]:
 
 
 def _held(run: RunFolder, name: str, evaluator: Evaluator, step: int | None) -> bool:
-    found, made = results_store.kept(run, name), {**_made_by(evaluator), "step": step}
-    return found is not None and {key: found.get(key) for key in made} == made
+    found = results_store.kept(run, name)
+    made = {**_made_by(evaluator), "step": step}
+    return found is not None and {key: found.as_json()[key] for key in made} == made
 
 
 def _made_by(evaluator: Evaluator) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def evaluate(
     evaluator = asked.evaluator
     name = save_as or evaluator.name
     results_store.check_name(name)
-    with extensions.of_run(run.path, run.info):
+    with extensions.of_run(run.path, run.record):
         loaded = load_model(run, accelerator)
         try:
             evaluator.check(loaded.experiment)
@@ -137,7 +138,7 @@ def evaluate(
             **_made_by(evaluator),
             "identity": run.identity,
             "step": loaded.step,
-            "steps": None if "imported" in run.info else loaded.experiment.train.steps,
+            "steps": None if run.record.imported is not None else loaded.experiment.train.steps,
             "data": {
                 "corpus": to_plain(subject.data.corpus),
                 "validation_fraction": subject.data.validation_fraction,

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -24,9 +23,7 @@ from lab.composition.frozen.recompose import paths_of, recompose
 from lab.composition.plain import put, select
 from lab.data.content import file_digest
 from lab.interop.folder import TOKENIZER_FILES, import_folder
-from lab.records import RunFolder, State
-from lab.records.folder import TOKENIZER, check_name
-from lab.records.state import write_state
+from lab.records import TOKENIZER, Extensions, Imported, RunFolder, RunRecord, State, SweepLabels, check_name
 from lab.refusals import RequestError
 from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
@@ -35,7 +32,6 @@ SWEEP = "imported"
 CONTEXT = 1024
 """Context that an imported model is evaluated at unless it has fewer positions or an override says otherwise."""
 MAY_SET = ("data", "train.context", "validation.tokens")
-_VERSION = 1
 
 
 def import_model(
@@ -63,13 +59,13 @@ def import_model(
     kept = tokenizer if select(config, "data.tokenizer.name") == "file" else None
     if kept is not None:
         put(config, "data.tokenizer.path", str((path / TOKENIZER).absolute()))
-    info = _info(experiment, name, overrides, weights_digest(state), None if kept is None else file_digest(kept))
-    info["imported"]["from"] = str(source.absolute())
+    digest = None if kept is None else file_digest(kept)
+    record = _record(experiment, name, overrides, source, weights_digest(state), digest)
     place = RunFolder(path)
-    if place.exists and place.identity != info["identity"]:
+    if place.exists and place.identity != record.identity:
         raise RequestError(f"{path} holds another model, or was imported with other overrides; choose another --name")
     fill = functools.partial(_fill, state=state, tokenizer=kept, experiment=experiment)
-    return RunFolder.make(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True), info, fill)
+    return RunFolder.make(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True), record, fill)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -106,36 +102,29 @@ def _experiment(
     return recompose(plain, overrides, may_set=MAY_SET, what="lab import")
 
 
-def _info(
-    experiment: Experiment, name: str, overrides: Sequence[str], weights: str, tokenizer: str | None
-) -> dict[str, Any]:
+def _record(
+    experiment: Experiment, name: str, overrides: Sequence[str], source: Path, weights: str, tokenizer: str | None
+) -> RunRecord:
     """run.json. The identity has the weights' digest in it, and the tokenizer's in place of where its file lies."""
     meaning = to_plain(experiment, results_only=True)
     if tokenizer is not None:
         put(meaning, "data.tokenizer.path", tokenizer)
     versions = component_versions(experiment)
     canonical = json.dumps({"config": meaning, "components": versions, "weights": weights}, sort_keys=True)
-    used = extensions.used(components_of(experiment))
-    return {
-        "version": _VERSION,
-        "identity": hashlib.sha256(canonical.encode()).hexdigest(),
-        "sweep": SWEEP,
-        "arm": name,
-        "seed": 0,
-        "order": 0,
-        "axes": {},
-        "baseline": name,
-        "question": None,
-        "metrics": ["val/loss"],
-        "match": "none",
-        "experiment": name,
-        "overrides": list(overrides),
-        "components": versions,
-        "costs": costs(experiment.model, experiment.train.context).as_dict(),
-        **({"extensions": used} if used else {}),
-        "imported": {"weights": weights},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return RunRecord(
+        identity=hashlib.sha256(canonical.encode()).hexdigest(),
+        sweep=SWEEP,
+        arm=name,
+        seed=0,
+        labels=SweepLabels(baseline=name, metrics=("val/loss",), match="none"),
+        experiment=name,
+        overrides=tuple(overrides),
+        components=versions,
+        costs=costs(experiment.model, experiment.train.context).as_dict(),
+        extensions=Extensions.of_json(extensions.used(components_of(experiment))),
+        imported=Imported(weights, str(source.absolute())),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _fill(folder: Path, *, state: Mapping[str, Tensor], tokenizer: Path | None, experiment: Experiment) -> None:
@@ -148,4 +137,4 @@ def _fill(folder: Path, *, state: Mapping[str, Tensor], tokenizer: Path | None, 
                 shutil.copyfile(tokenizer.parent / beside, folder / TOKENIZER / beside)
     weights = {f"model.{name}": tensor for name, tensor in state.items()}
     verified.write({"state_dict": weights}, verified.checkpoint_path(folder, 0))
-    write_state(folder / "state.json", State(status="finished", reason="imported"))
+    RunFolder(folder).state = State(status="finished", reason="imported")

@@ -10,8 +10,7 @@ from lab.data.shards import prepare
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Byte, Ids
 from lab.evaluation.base import LoadedRun, refuse_other_text
-from lab.records import RunFolder
-from lab.records.folder import TOKENIZER
+from lab.records import TOKENIZER, RunFolder
 from lab.refusals import RequestError
 from lab.training import environment
 from lab.training.checkpoints import verified
@@ -26,7 +25,7 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
         RequestError: the run has no whole checkpoint, needs components or a tokenizer that are gone, or doesn't fit
             its configuration.
     """
-    with extensions.of_run(run.path, run.info):
+    with extensions.of_run(run.path, run.record):
         experiment = load_experiment(relocated(run.config, run.path / TOKENIZER))
         checkpoint = verified.newest(run.path)
         if checkpoint is None:

@@ -12,22 +12,26 @@ before, everywhere.
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lab.evaluation.base import Findings
-from lab.records import RunFolder
-from lab.records.atomic import write_json, write_text
+from lab.records import (
+    EVALUATIONS,
+    BrokenRecord,
+    EvaluationRecord,
+    RunFolder,
+    add_point,
+    read_evaluation,
+    read_evaluations,
+    write_json,
+)
 from lab.refusals import RequestError
 from lab.training.experiment import TRAINING_METRICS, refusal_of_evaluation_name
 from lab.training.progress.event_file import EventFile
-
-FOLDER = "evaluations"
 
 
 def check_name(name: str) -> None:
@@ -42,16 +46,15 @@ def check_name(name: str) -> None:
 
 def partial_path(run: RunFolder, name: str) -> Path:
     """Where the parts of an evaluation are kept until it is whole."""
-    return run.path / FOLDER / f".{name}.partial.jsonl"
+    return run.path / EVALUATIONS / f".{name}.partial.jsonl"
 
 
-def kept(run: RunFolder, name: str) -> dict[str, Any] | None:
+def kept(run: RunFolder, name: str) -> EvaluationRecord | None:
     """What `evaluations/<name>.json` holds; None where there is none that can be read."""
     try:
-        found = json.loads((run.path / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_evaluation(run.path, name)
+    except BrokenRecord:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def keep(run: RunFolder, name: str, work: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
@@ -63,45 +66,36 @@ def keep(run: RunFolder, name: str, work: Mapping[str, Any], findings: Findings)
         **work,
         "metrics": findings.metrics,
         "curves": {key: asdict(curve) for key, curve in findings.curves.items()},
-        "images": [f"{FOLDER}/{name}/{key}.png" for key in findings.images],
+        "images": [f"{EVALUATIONS}/{name}/{key}.png" for key in findings.images],
         "details": dict(findings.details),
     }
-    folder = run.path / FOLDER
+    folder = run.path / EVALUATIONS
     folder.mkdir(exist_ok=True)
     shutil.rmtree(folder / name, ignore_errors=True)
     for key, image in findings.images.items():
         (folder / name).mkdir(exist_ok=True)
         (folder / name / f"{key}.png").write_bytes(image)
     scalars = {f"{name}/{key}": float(value) for key, value in findings.metrics.items()}
-    _add_point(run.path / "metrics.jsonl", name, work["step"], scalars)
+    add_point(run.path, name, work["step"], scalars)
     _write_events(run.path, name, work["step"], scalars, findings.images)
     write_json(folder / f"{name}.json", result)
     summary = run.summary
     if summary is not None:
-        write_json(run.path / "summary.json", with_evaluations(run, summary))
+        run.summary = replace(summary, metrics=_with_evaluations(run, summary.metrics, summary.steps))
     return result
 
 
 def with_evaluations(run: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
     """A run's summary with the metrics of the evaluations that its folder holds; of other weights' none."""
-    metrics = {key: value for key, value in summary["metrics"].items() if key.split("/")[0] in TRAINING_METRICS}
-    for name in sorted(path.stem for path in (run.path / FOLDER).glob("*.json")):
-        found = kept(run, name)
-        if found is not None and found["step"] == summary["costs"]["steps"]:
-            metrics |= {f"{name}/{key}": value for key, value in found["metrics"].items()}
-    return {**summary, "metrics": metrics}
+    return {**summary, "metrics": _with_evaluations(run, summary["metrics"], summary["costs"]["steps"])}
 
 
-def _add_point(path: Path, name: str, step: int, scalars: Mapping[str, float]) -> None:
-    """One point on the curves of metrics.jsonl, in place of an earlier one of the same name at that step."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if not (f'"{name}/' in line and _is_point(json.loads(line), name, step))]
-    finite = {key: value for key, value in scalars.items() if math.isfinite(value)}
-    write_text(path, "".join([*kept, json.dumps({"step": step, **finite}) + "\n"]))
-
-
-def _is_point(point: Mapping[str, Any], name: str, step: int) -> bool:
-    return point["step"] == step and all(key == "step" or key.startswith(f"{name}/") for key in point)
+def _with_evaluations(run: RunFolder, metrics: Mapping[str, float], steps: int | None) -> dict[str, float]:
+    metrics = {key: value for key, value in metrics.items() if key.split("/")[0] in TRAINING_METRICS}
+    for name, evaluation in read_evaluations(run.path).items():
+        if evaluation.step == steps:
+            metrics |= {f"{name}/{key}": value for key, value in evaluation.metrics.items()}
+    return metrics
 
 
 def _write_events(

@@ -1,35 +1,169 @@
-"""Run folders: the only truth about runs. File formats alone; needs neither torch nor the rest of the lab."""
+"""Every file of a run folder as a typed record: read, checked and written here and nowhere else.
 
-from lab.records.atomic import write_json, write_text
-from lab.records.folder import BrokenRun, FolderTaken, RunFolder, find_broken, find_runs, run_paths
-from lab.records.naming import UnknownRun, resolve, resolve_all
-from lab.records.plan import PLAN, note_folders, noted_folders, read_plan, shared_paths, write_plan_file
-from lab.records.scan import Seen, Survey, look, survey
-from lab.records.state import STATUSES, Progress, State
+Import from this package; the files within are for its own use. It needs neither torch nor the rest of the lab.
+"""
+
+from lab.records.atomic import write_bytes, write_json, write_text
+from lab.records.checks import JSON, LARGEST, BrokenRecord, escape_text, is_measured, is_number
+from lab.records.claim import (
+    CancelRequest,
+    ClaimRecord,
+    claim_path,
+    create_claim,
+    newest_claim,
+    read_cancel_request,
+    read_claim,
+    remove_cancel_request,
+    write_cancel_request,
+    write_claim,
+)
+from lab.records.evaluation import (
+    EVALUATIONS,
+    EvaluationCurve,
+    EvaluationRecord,
+    evaluation_path,
+    read_evaluation,
+    read_evaluations,
+    write_evaluation,
+)
+from lab.records.folder import CONFIG, TOKENIZER, FolderTaken, RunFolder
+from lab.records.labels import SweepLabels
+from lab.records.naming import LONGEST_NAME, check_name
+from lab.records.plan import (
+    Picked,
+    PlanRecord,
+    PlanRow,
+    note_folders,
+    noted_folders,
+    plan_path,
+    read_plan,
+    shared_paths,
+    sound_plan,
+    write_plan_record,
+)
+from lab.records.points import (
+    COORDINATES,
+    Points,
+    PointWriter,
+    add_point,
+    last_points,
+    metrics_path,
+    recorded_metrics,
+)
+from lab.records.provenance import ChangedSettings, Provenance, ProvenanceFacts
+from lab.records.run import Code, Extensions, Imported, Need, Role, RunRecord, Workload
+from lab.records.scan import (
+    Seen,
+    Survey,
+    UnknownRun,
+    find_broken,
+    find_runs,
+    look,
+    resolve,
+    resolve_all,
+    run_paths,
+    survey,
+)
+from lab.records.state import STATUSES, Failure, Progress, State, Status, write_state
+from lab.records.submission import (
+    JOURNAL,
+    SubmissionRecord,
+    SubmittedTask,
+    frozen_plan_path,
+    journal_folder,
+    read_submission,
+    submission_path,
+    submission_paths,
+    write_submission,
+)
+from lab.records.summary import Result, Summary
 
 __all__ = [
-    "PLAN",
+    "CONFIG",
+    "COORDINATES",
+    "EVALUATIONS",
+    "JOURNAL",
+    "JSON",
+    "LARGEST",
+    "LONGEST_NAME",
     "STATUSES",
-    "BrokenRun",
+    "TOKENIZER",
+    "BrokenRecord",
+    "CancelRequest",
+    "ChangedSettings",
+    "ClaimRecord",
+    "Code",
+    "EvaluationCurve",
+    "EvaluationRecord",
+    "Extensions",
+    "Failure",
     "FolderTaken",
+    "Imported",
+    "Need",
+    "Picked",
+    "PlanRecord",
+    "PlanRow",
+    "PointWriter",
+    "Points",
     "Progress",
+    "Provenance",
+    "ProvenanceFacts",
+    "Result",
+    "Role",
     "RunFolder",
+    "RunRecord",
     "Seen",
     "State",
+    "Status",
+    "SubmissionRecord",
+    "SubmittedTask",
+    "Summary",
     "Survey",
+    "SweepLabels",
     "UnknownRun",
+    "Workload",
+    "add_point",
+    "check_name",
+    "claim_path",
+    "create_claim",
+    "escape_text",
+    "evaluation_path",
     "find_broken",
     "find_runs",
+    "frozen_plan_path",
+    "is_measured",
+    "is_number",
+    "journal_folder",
+    "last_points",
     "look",
+    "metrics_path",
+    "newest_claim",
     "note_folders",
     "noted_folders",
+    "plan_path",
+    "read_cancel_request",
+    "read_claim",
+    "read_evaluation",
+    "read_evaluations",
     "read_plan",
+    "read_submission",
+    "recorded_metrics",
+    "remove_cancel_request",
     "resolve",
     "resolve_all",
     "run_paths",
     "shared_paths",
+    "sound_plan",
+    "submission_path",
+    "submission_paths",
     "survey",
+    "write_bytes",
+    "write_cancel_request",
+    "write_claim",
+    "write_evaluation",
     "write_json",
-    "write_plan_file",
+    "write_plan_record",
+    "write_state",
+    "write_submission",
     "write_text",
 ]

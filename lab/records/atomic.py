@@ -10,7 +10,8 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+
+from lab.records.checks import JSON
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,7 +40,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def write_json(path: Path, obj: Any) -> None:
+def write_json(path: Path, obj: JSON) -> None:
     """Replace the file's content by `obj` as indented JSON.
 
     Non-finite floats are kept, as the NaN and Infinity that Python's reader understands: the loss of a diverged run

@@ -5,32 +5,168 @@ A run that another sweep made first stands in that one's folder, as no identity 
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lab.records.atomic import write_text
+from lab.records.checks import JSON, BrokenRecord, Fields, WrongValue, is_number, parse
+from lab.records.labels import SweepLabels
+from lab.records.naming import is_arm_name, is_folder_name
+from lab.records.run import Code, Need, Role, read_code, read_need, read_role
 
 PLAN = "plan.json"
+VERSION = 2
 
 
-def read_plan(root: Path | str, sweep: str) -> dict[str, Any] | None:
-    """The file's content; None where there is none, or none that lists runs: whoever needs it says what is wrong."""
+@dataclass(frozen=True)
+class Picked:
+    """What an arm picked of the tuned axes.
+
+    Attributes:
+        cell: name of the picked combination.
+        seeds: of the tuning runs that decided.
+        facts: what else is recorded of how it was picked.
+    """
+
+    cell: str
+    seeds: tuple[int, ...] = ()
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, JSON]:
+        return {"cell": self.cell, "seeds": list(self.seeds), **self.facts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """A run of a plan.
+
+    Attributes:
+        arm, seed: its labels in this sweep, whichever sweep made it; None where a file, made by hand, doesn't say.
+        axes: value of every swept axis; None where the file doesn't say.
+        cell, tuned: name and values of the combination of tuned axes; empty where nothing is tuned.
+        folder: where it stands or is going to stand below the root, `sweep/arm/seed-n`.
+        numbers: costs and budget by name: `parameters`, `flops_per_token`, `kv_bytes_per_token`, …, `tokens`, `steps`,
+            `total_flops`, `cache_bytes`.
+        state: what was known of the run when the plan was made.
+        extra: what the row holds besides. It is kept when the plan is written.
+    """
+
+    identity: str
+    arm: str | None = None
+    seed: int | None = None
+    axes: Mapping[str, JSON] | None = None
+    role: Role = "report"
+    cell: str = ""
+    tuned: Mapping[str, JSON] = field(default_factory=dict)
+    folder: str | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    needs: tuple[Need, ...] = ()
+    overrides: tuple[str, ...] = ()
+    state: str | None = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, JSON]:
+        known: dict[str, JSON] = {
+            "identity": self.identity,
+            "arm": self.arm,
+            "seed": self.seed,
+            "axes": None if self.axes is None else dict(self.axes),
+            "role": self.role,
+            "cell": self.cell,
+            "tuned": dict(self.tuned),
+            **self.numbers,
+            "needs": [asdict(need) for need in self.needs],
+            "folder": self.folder,
+            "state": self.state,
+            "overrides": list(self.overrides),
+        }
+        return {**{key: value for key, value in known.items() if value is not None}, **self.extra}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRecord:
+    """A submitted sweep.
+
+    Attributes:
+        labels: its question, baseline, metrics and what is held equal.
+        equal_flops: arm → the arm whose FLOPs in all it was given the tokens for.
+        code: what it was planned with.
+        runs: in the plan's order.
+        selected: arm → what it picked of the tuned axes.
+        extra: what the file holds besides. It is kept when the plan is written.
+    """
+
+    runs: tuple[PlanRow, ...]
+    sweep: str | None = None
+    labels: SweepLabels = field(default_factory=SweepLabels)
+    equal_flops: Mapping[str, str] = field(default_factory=dict)
+    code: Code | None = None
+    selected: Mapping[str, Picked] = field(default_factory=dict)
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+    def elsewhere(self, sweep: str) -> dict[str, str]:
+        """Identity → folder below the root, of the runs that stand elsewhere than in the sweep's own folder."""
+        folders = {row.identity: row.folder for row in self.runs}
+        return {key: folder for key, folder in folders.items() if folder and not folder.startswith(f"{sweep}/")}
+
+    def with_folders(self, folders: Mapping[str, str]) -> PlanRecord:
+        """With where some runs stand, by identity."""
+        return replace(self, runs=tuple(replace(r, folder=folders.get(r.identity, r.folder)) for r in self.runs))
+
+    def as_json(self) -> dict[str, JSON]:
+        """The file's content."""
+        known: dict[str, JSON] = {
+            "version": VERSION,
+            "sweep": self.sweep,
+            **self.labels.as_json(),
+            "equal_flops": dict(self.equal_flops),
+            "code": None if self.code is None else asdict(self.code),
+        }
+        rows = [row.as_json() for row in self.runs]
+        selected = {arm: picked.as_json() for arm, picked in self.selected.items()}
+        return {**known, **({"selected": selected} if selected else {}), **self.extra, "runs": rows}
+
+
+def plan_path(root: Path | str, sweep: str) -> Path:
+    """Where a sweep's plan stands."""
+    return Path(root, sweep, PLAN)
+
+
+def read_plan(root: Path | str, sweep: str) -> PlanRecord | None:
+    """A sweep's plan; None where there is none.
+
+    Raises:
+        BrokenRecord: it can't be read, is no plan, or a value in it is wrong.
+    """
+    path = plan_path(root, sweep)
     try:
-        found = json.loads(Path(root, sweep, PLAN).read_bytes())
-        rows = found["runs"]
-        sound = isinstance(rows, list) and all(isinstance(row.get("identity"), str) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return found if sound else None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so nothing is there
+            return None
+        raise BrokenRecord(path, f"can't be read: {error.strerror or error}") from None
+    return parse(path, content, _plan, newest=VERSION, what="a plan")
 
 
-def write_plan_file(root: Path | str, sweep: str, content: Mapping[str, Any]) -> Path:
+def sound_plan(root: Path | str, sweep: str) -> PlanRecord | None:
+    """As `read_plan`, but None where it can't be read, too: for what goes on without it."""
+    try:
+        return read_plan(root, sweep)
+    except BrokenRecord:
+        return None
+
+
+def write_plan_record(root: Path | str, sweep: str, plan: PlanRecord) -> Path:
     """Replace the file in one step, a line a run: indented, ten thousand of them take seconds to write."""
+    content = plan.as_json()
     head = json.dumps({key: value for key, value in content.items() if key != "runs"}, ensure_ascii=False)
-    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in content["runs"])
-    path = Path(root, sweep, PLAN)
+    rows = ",\n".join(json.dumps(row.as_json(), ensure_ascii=False) for row in plan.runs)
+    path = plan_path(root, sweep)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, f'{head[:-1]}, "runs": [\n{rows}\n]}}\n')
     return path
@@ -38,10 +174,8 @@ def write_plan_file(root: Path | str, sweep: str, content: Mapping[str, Any]) ->
 
 def noted_folders(root: Path | str, sweep: str) -> dict[str, str]:
     """Identity → folder below the root, of the runs that stand elsewhere than in the sweep's own folder."""
-    plan = read_plan(root, sweep)
-    rows = [] if plan is None else plan["runs"]
-    found = {row["identity"]: row.get("folder") for row in rows}
-    return {key: folder for key, folder in found.items() if isinstance(folder, str) and not _within(folder, sweep)}
+    plan = sound_plan(root, sweep)
+    return {} if plan is None else plan.elsewhere(sweep)
 
 
 def note_folders(root: Path | str, sweep: str, folders: Mapping[str, str]) -> None:
@@ -49,12 +183,9 @@ def note_folders(root: Path | str, sweep: str, folders: Mapping[str, str]) -> No
 
     Nothing happens where the sweep has no plan.json, or that says so already.
     """
-    plan = read_plan(root, sweep)
-    if plan is None:
-        return
-    rows = [row | {"folder": folders.get(row["identity"], row.get("folder"))} for row in plan["runs"]]
-    if rows != plan["runs"]:
-        write_plan_file(root, sweep, plan | {"runs": rows})
+    plan = sound_plan(root, sweep)
+    if plan is not None and (changed := plan.with_folders(folders)) != plan:
+        write_plan_record(root, sweep, changed)
 
 
 def shared_paths(root: Path | str, sweep: str) -> list[Path]:
@@ -63,5 +194,69 @@ def shared_paths(root: Path | str, sweep: str) -> list[Path]:
     return [path for folder in folders if (path := Path(root, folder)).is_dir()]
 
 
-def _within(folder: str, sweep: str) -> bool:
-    return folder.startswith(f"{sweep}/")
+_KEYS = frozenset(
+    ("version", "sweep", "question", "baseline", "metrics", "match", "matching", "tune_metric", "equivalence",
+     "equal_flops", "code", "runs", "selected")
+)  # fmt: skip
+_ROW_KEYS = frozenset(
+    ("identity", "arm", "seed", "axes", "role", "cell", "tuned", "folder", "needs", "overrides", "state")
+)
+
+
+def _plan(fields: Fields) -> PlanRecord:
+    if "runs" not in fields or not isinstance(fields.any("runs"), list):
+        raise fields.wrong("runs", "a list")
+    rows = tuple(map(_row, fields.mappings("runs")))
+    tuned: dict[str | None, set[str]] = {}  # arm → the axes that its cells have values of
+    for number, row in enumerate(rows):
+        axes = set(row.tuned)
+        if row.cell and tuned.setdefault(row.arm, axes) != axes:
+            raise WrongValue(f"runs[{number}].tuned", "expected the axes of the arm's other cells")
+    equal, selected = fields.any("equal_flops"), fields.any("selected")
+    return PlanRecord(
+        runs=rows,
+        sweep=fields.text_or_none("sweep"),
+        labels=SweepLabels.of(fields),
+        equal_flops={arm: str(other) for arm, other in equal.items()} if isinstance(equal, dict) else {},
+        code=read_code(fields),
+        selected=_selected(selected) if isinstance(selected, dict) else {},
+        extra=fields.others(_KEYS),
+    )
+
+
+def _row(fields: Fields) -> PlanRow:
+    arm = fields.text("arm") if "arm" in fields else None
+    if arm is not None and not is_arm_name(arm):
+        raise fields.wrong("arm", "a name that is fit for a folder")
+    folder = fields.text_or_none("folder")
+    if folder is not None and not is_folder_name(folder):
+        raise fields.wrong("folder", "sweep/arm/seed-n, a folder below the root, or null")
+    others = fields.others(_ROW_KEYS)
+    numbers = {name: value for name, value in others.items() if is_number(value)}
+    return PlanRow(
+        identity=fields.text("identity"),
+        arm=arm,
+        seed=fields.whole("seed") if "seed" in fields else None,
+        axes=fields.mapping_or_none("axes"),
+        role=read_role(fields),
+        cell=fields.text_or_none("cell") or "",
+        tuned=fields.mapping("tuned"),
+        folder=folder,
+        numbers=numbers,
+        needs=tuple(map(read_need, fields.mappings("needs"))),
+        overrides=fields.texts("overrides"),
+        state=fields.text_or_none("state"),
+        extra={name: value for name, value in others.items() if name not in numbers},
+    )
+
+
+def _selected(entries: Mapping[str, JSON]) -> dict[str, Picked]:
+    """What the arms picked; an entry that names no cell is none."""
+    picked = {}
+    for arm, entry in entries.items():
+        if isinstance(entry, dict) and isinstance(cell := entry.get("cell"), str) and cell:
+            seeds = entry.get("seeds")
+            numbers = tuple(seed for seed in seeds if type(seed) is int) if isinstance(seeds, list) else ()
+            facts = {key: value for key, value in entry.items() if key not in ("cell", "seeds")}
+            picked[arm] = Picked(cell, numbers, facts)
+    return picked

@@ -1,15 +1,26 @@
-"""Every run below a root, each folder looked at once: what ten thousand of them take is mostly opening files."""
+"""Every run below a root, each folder looked at once (what ten thousand of them take is mostly opening files), and
+which of them a name means.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lab.records.folder import BrokenRun, RunFolder, run_paths
+from lab.records.checks import BrokenRecord
+from lab.records.folder import CONFIG, RunFolder
 from lab.records.plan import shared_paths
+from lab.records.run import RunRecord
 from lab.records.state import State
+from lab.refusals import RequestError
+
+
+class UnknownRun(RequestError, LookupError):
+    """No run, or more than one, is meant by a name. The message lists the candidates."""
 
 
 @dataclass(frozen=True)
@@ -17,17 +28,17 @@ class Seen:
     """A run as its folder has it.
 
     Attributes:
-        info: its run.json.
+        record: its run.json.
         state: its state.json.
     """
 
     run: RunFolder
-    info: dict[str, Any]
+    record: RunRecord
     state: State
 
     @property
     def identity(self) -> str:
-        return str(self.info["identity"])
+        return self.record.identity
 
 
 @dataclass(frozen=True)
@@ -57,17 +68,122 @@ def look(paths: Iterable[Path]) -> Survey:
     for path in paths:
         run = RunFolder(path)
         try:
-            seen = Seen(run, run.info, run.state)
-        except BrokenRun as error:
+            seen = Seen(run, run.record, run.state)
+        except BrokenRecord as error:
             broken.append((path, str(error)))
             continue
         if run.has_config:
             runs.append(seen)
         else:
-            broken.append((path, f"{path / 'config.yaml'}: missing"))
-    return Survey(tuple(sorted(runs, key=_place)), tuple(sorted(broken)))
+            broken.append((path, f"{path / CONFIG}: missing"))
+    return Survey(tuple(sorted(runs, key=lambda seen: _place(seen.run, seen.record))), tuple(sorted(broken)))
 
 
-def _place(seen: Seen) -> tuple[Any, ...]:
-    path, info = seen.run.path, seen.info
-    return (path.parts[-3], info.get("order", 0), path.parts[-2], info.get("seed", 0), path.name)
+def find_runs(root: Path | str, sweep: str | None = None) -> list[RunFolder]:
+    """Every run below the root (of one sweep, if given), by sweep, then the arms' order, then seed.
+
+    Folders half made, broken or not runs are passed over; `find_broken` reports the broken ones.
+    """
+    runs = []
+    for path in run_paths(root, sweep):
+        run = RunFolder(path)
+        with contextlib.suppress(BrokenRecord):
+            place = _place(run, run.record)
+            if run.has_config:
+                runs.append((place, run))
+    return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
+
+
+def find_broken(root: Path | str, sweep: str | None = None) -> list[tuple[Path, str]]:
+    """Folders that stand where runs stand and can't be read as one, each with what is wrong with it."""
+    return list(look(run_paths(root, sweep)).broken)
+
+
+def run_paths(
+    root: Path | str, sweep: str | None = None, closed: list[tuple[Path, str]] | None = None
+) -> Iterator[Path]:
+    """Every folder that stands where runs stand, by name; whether it is one, its files tell.
+
+    Args:
+        closed: takes the folders that may not be looked into, each with why; without it the first is an error.
+    """
+    for sweep_path in _folders(Path(root), closed=closed):
+        if sweep is None or sweep_path.name == sweep:
+            for arm_path in _folders(sweep_path, closed=closed):
+                # A link would show the same run twice: views for TensorBoard are folders of links.
+                yield from _folders(arm_path, "seed-", links=False, closed=closed)
+
+
+def resolve(root: Path | str, name: str) -> RunFolder:
+    """The run meant by `name`: its path below the root, its identity, or a unique prefix of either.
+
+    A path from the working folder (as a shell completes it) is taken as well. An exact match wins over prefixes.
+
+    Raises:
+        UnknownRun: listing the candidates, or the nearest names.
+    """
+    root, runs = Path(root), {}
+    for run in find_runs(root):
+        runs[run.path.relative_to(root).as_posix()] = run
+    asked = name.strip().rstrip("/")
+    if asked in runs:
+        return runs[asked]
+    for run in runs.values():
+        if asked and Path(asked).resolve() == run.path.resolve():
+            return run
+    identities = {key: run.identity for key, run in runs.items()}
+    matches = [key for key in runs if identities[key] == asked]
+    matches = matches or [key for key in runs if asked and (key.startswith(asked) or identities[key].startswith(asked))]
+    if len(matches) == 1:
+        return runs[matches[0]]
+    if matches:
+        raise UnknownRun(f"'{name}' may mean {_listed(matches, identities)}")
+    if not runs:
+        raise UnknownRun(f"no run is called '{name}': there are none in {root}")
+    near = difflib.get_close_matches(asked, [*runs, *identities.values()], n=5, cutoff=0.4)
+    keys = [key for key in runs if key in near or identities[key] in near]
+    tail = f"; the nearest: {_listed(keys, identities)}" if keys else f"; there are {len(runs)} others in {root}"
+    raise UnknownRun(f"no run is called '{name}'{tail}")
+
+
+def resolve_all(root: Path | str, names: Sequence[str]) -> dict[RunFolder, bool]:
+    """The runs meant by several names, sweeps among them → whether a run was named itself, not only its sweep.
+
+    A sweep means the runs in its own folder, not those that it shares with other sweeps.
+
+    Raises:
+        UnknownRun: for a name that is neither a sweep that has runs nor a run.
+    """
+    named: dict[RunFolder, bool] = {}
+    for name in names:
+        sweep = name.strip().rstrip("/")
+        runs = find_runs(root, sweep) if sweep and "/" not in sweep else []
+        for run in runs or [resolve(root, name)]:
+            named[run] = named.get(run, False) or not runs
+    return named
+
+
+def _place(run: RunFolder, record: RunRecord) -> tuple[str, float, str, int, str]:
+    """For sorting."""
+    return (run.path.parts[-3], record.order, run.path.parts[-2], record.seed or 0, run.path.name)
+
+
+def _folders(
+    path: Path, prefix: str = "", *, links: bool = True, closed: list[tuple[Path, str]] | None = None
+) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            names = [e.name for e in entries if e.is_dir(follow_symlinks=links) and e.name.startswith(prefix)]
+        return [path / name for name in sorted(names) if not name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        if closed is None:
+            raise
+        closed.append((path, f"{path}: {error.strerror}"))
+        return []
+
+
+def _listed(keys: list[str], identities: dict[str, str], most: int = 8) -> str:
+    listed = ", ".join(f"{key} ({identities[key][:8]})" for key in keys[:most])
+    return f"{listed} and {len(keys) - most} more" if len(keys) > most else listed

@@ -5,14 +5,12 @@ Every run is read as it is now, so that a report can be made while the sweep is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -21,8 +19,16 @@ from lab.comparison.metrics import better
 from lab.comparison.read.results import RunResult
 from lab.comparison.tables.table import MOST_ROWS, rank
 from lab.planning.config_paths import differences
-from lab.records import BrokenRun
-from lab.report.evaluations import Evaluation, read_evaluations
+from lab.records import (
+    BrokenRecord,
+    EvaluationRecord,
+    Provenance,
+    RunRecord,
+    read_evaluations,
+    read_submission,
+    sound_plan,
+    submission_paths,
+)
 
 MOST_CHARTED = 8
 """Arms in a chart: nobody can tell more colours apart."""
@@ -38,7 +44,7 @@ class ReportedRun:
     Attributes:
         anchor: its id in the page.
         name: its path below the root; for a run without a folder, the path that it would have.
-        info: its run.json; empty without a folder.
+        record: its run.json; None without a folder, or if that can't be read.
         attempts: how many times a worker has begun it.
         failure: the kind of failure that ended it; None if none did.
         evaluations: by their names.
@@ -49,10 +55,10 @@ class ReportedRun:
     result: RunResult
     anchor: str
     name: str
-    info: Mapping[str, Any] = field(default_factory=dict)
+    record: RunRecord | None = None
     attempts: int = 0
     failure: str | None = None
-    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    evaluations: Mapping[str, EvaluationRecord] = field(default_factory=dict)
     jobs: tuple[str, ...] = ()
     unread: str | None = None
 
@@ -69,10 +75,9 @@ class ReportedRun:
         return self.result.finished
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> Provenance:
         """Where and with what it ran; empty before it did."""
-        found = self.info.get("provenance")
-        return _sound(found) if isinstance(found, dict) else {}
+        return Provenance() if self.record is None else self.record.provenance
 
     @property
     def seconds(self) -> float | None:
@@ -187,7 +192,8 @@ def read_report_data(root: Path, comparison: Comparison) -> ReportData:
         differs = differences(baseline, config) if baseline is not None and config is not None else {}
         arms.append(ReportedArm(row, f"arm-{place}", slots.get(row.arm.name), tuple(runs), differs, uneven))
     other_runs = tuple(_run(run, "runs", sweep.name, jobs) for run in (*sweep.tuning, *sweep.left_out))
-    knob = _knob(root / sweep.name / "plan.json")
+    plan = sound_plan(root, sweep.name)
+    knob = None if plan is None else plan.labels.knob
     return ReportData(root, comparison, tuple(arms), knob, datetime.now(UTC), other_runs)
 
 
@@ -208,25 +214,16 @@ def _run(run: RunResult, anchor: str, sweep: str, jobs: Mapping[str, list[str]])
     if run.folder is None:
         return ReportedRun(run, anchor, f"{sweep}/{run.arm}/seed-{run.seed}")
     name = run.folder.name
-    info: Mapping[str, Any] = {}
-    with suppress(BrokenRun):
-        info = run.folder.info
+    record = None
+    with suppress(BrokenRecord):
+        record = run.folder.record
     attempts, failure, unread = 0, None, None
     try:
         attempts, failure = run.folder.state.attempts, run.folder.state.failure
-    except BrokenRun as error:
+    except BrokenRecord as error:
         unread = str(error)
     evaluations, sent = read_evaluations(run.folder.path), tuple(jobs.get(name, ()))
-    return ReportedRun(run, anchor, name, info, attempts, failure, evaluations, sent, unread)
-
-
-_TYPES: dict[str, type] = dict.fromkeys(("commit", "code_digest", "data", "device", "cpu", "host"), str)
-_TYPES |= dict.fromkeys(("processes", "nodes", "threads"), int)
-
-
-def _sound(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run recorded of how it ran, less what no worker writes, such as a count in words."""
-    return {key: value for key, value in provenance.items() if type(value) is _TYPES.get(key, type(value))}
+    return ReportedRun(run, anchor, name, record, attempts, failure, evaluations, sent, unread)
 
 
 def _configuration(row: ComparisonRow) -> tuple[dict[str, object] | None, tuple[str, ...]]:
@@ -236,7 +233,7 @@ def _configuration(row: ComparisonRow) -> tuple[dict[str, object] | None, tuple[
         if run.folder is not None:
             with suppress(OSError, UnicodeDecodeError):
                 # A thousand files take two seconds to parse, and the seeds of an arm should differ in one line.
-                texts[_SEED.sub("", (run.folder.path / "config.yaml").read_text(encoding="utf-8"))] = None
+                texts[_SEED.sub("", run.folder.config_path.read_text(encoding="utf-8"))] = None
     configs = []
     for text in texts:
         with suppress(yaml.YAMLError):
@@ -250,24 +247,14 @@ def _configuration(row: ComparisonRow) -> tuple[dict[str, object] | None, tuple[
 
 
 def _jobs(root: Path, sweep: str) -> dict[str, list[str]]:
-    """Run → the SLURM jobs that were sent for it, from the records that the launcher keeps beside the runs."""
-    records = []
-    for path in (root / sweep / ".slurm").glob("*.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(path.read_bytes())
-            if record["job"] and not record["void"]:
-                tasks = [tuple(map(str, task["runs"])) for task in record["tasks"]]
-                records.append((float(record["created"]), str(record["job"]), tasks))
-    found: dict[str, list[str]] = {}
-    for _, job, tasks in sorted(records):
-        for index, runs in enumerate(tasks):
-            for run in runs:
-                found.setdefault(run, []).append(job if len(tasks) == 1 else f"{job}_{index}")
-    return found
-
-
-def _knob(plan: Path) -> str | None:
-    with suppress(OSError, ValueError, AttributeError):
-        knob = json.loads(plan.read_text(encoding="utf-8")).get("matching", {}).get("knob")
-        return knob if isinstance(knob, str) else None
-    return None
+    """Run → the Slurm jobs that were sent for it, the oldest first."""
+    submissions = []
+    for path in submission_paths(root, sweep):
+        with suppress(BrokenRecord):
+            submissions.append(read_submission(path))
+    jobs: dict[str, list[str]] = {}
+    for submission in sorted(submissions, key=lambda submission: (submission.created, submission.token)):
+        for task, job in zip(submission.tasks, submission.jobs, strict=False):
+            for run in task.runs:
+                jobs.setdefault(run, []).append(job)
+    return jobs

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from lab.comparison.read.points import LARGEST
+from lab.records import LARGEST
 from lab.report.wording import MINUS
 from lab.units import count, duration
 

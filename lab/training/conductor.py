@@ -19,12 +19,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lab.accounting.utilization import Utilization
+from lab.records import Progress
 from lab.training.checkpoints import verified
 from lab.training.compilation import Compiler, CompileVerdict
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
 from lab.training.parallel.group import ALONE, Group
-from lab.training.progress.outcome import Progress
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.stopwatch import Stopwatch
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from components.registry import OptionError
+from lab.records import ProvenanceFacts
 from lab.training.options import Accelerator
 from lab.training.parallel.world import World
 
@@ -56,7 +57,7 @@ def peak_memory(device: torch.device) -> int:
         return resident if sys.platform == "darwin" else resident * 1024
 
 
-def facts(device: torch.device) -> dict[str, Any]:
+def facts(device: torch.device) -> ProvenanceFacts:
     """What a run's provenance records of where it ran."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

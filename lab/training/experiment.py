@@ -9,7 +9,7 @@ from typing import ClassVar
 from components.architecture import Architecture
 from components.registry import Component, OptionError
 from lab.data.options import Data, Task
-from lab.records.folder import check_name
+from lab.records import check_name
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train, Validation

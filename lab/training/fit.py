@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from components.language_model import LanguageModel
 from lab.accounting.utilization import Utilization
 from lab.data.synthetic.synthetic_data import Drawn
+from lab.records import Progress
 from lab.records.atomic import write_json
 from lab.training import environment
 from lab.training.checkpoints import verified
@@ -29,7 +30,7 @@ from lab.training.options import Train, Validation
 from lab.training.parallel.group import Group, connected
 from lab.training.parallel.strategies import strategy_of
 from lab.training.parallel.world import World
-from lab.training.progress.outcome import Outcome, Progress, Stopped
+from lab.training.progress.outcome import Outcome, Stopped
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.summary import summarize
 

@@ -13,12 +13,12 @@ from lab.accounting.costs import costs
 from lab.accounting.peaks import peak
 from lab.accounting.utilization import Utilization
 from lab.data.synthetic.synthetic_data import load
-from lab.records.folder import TOKENIZER
+from lab.records import TOKENIZER, Progress
 from lab.training import environment
 from lab.training.experiment import Experiment
 from lab.training.fit import Conclude, Procedure, fit
 from lab.training.parallel.world import World
-from lab.training.progress.outcome import Outcome, Progress
+from lab.training.progress.outcome import Outcome
 from lab.training.recipes.base import run_options
 from lab.training.recipes.teacher import Teacher
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.records import RunFolder
+from tests.records.made import make_run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "sweeps" / "caps.yaml").write_text("question: ?\nexperiment: gemma2_tiny\narms: {a: {}}\n")
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "gemma_mine.yaml").write_text("defaults: [gemma2_tiny, _self_]\n")
-    RunFolder.create(tmp_path / "runs/caps/heads=mha,cap=1/seed-0", "a: 1\n", {"version": 1, "identity": "ab" * 8})
+    make_run(tmp_path / "runs/caps/heads=mha,cap=1/seed-0", "a: 1\n", {"version": 1, "identity": "ab" * 8})
     return tmp_path
 
 

@@ -39,9 +39,9 @@ def timeless(run: RunFolder) -> list[dict[str, Any]]:
 def test_a_killed_hybrid_ends_as_one_that_was_not_bit_for_bit(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.jsonl", "{n} and {square} ")
     (planned,) = plan_train("gemma2_tiny", (*HYBRID, *files(text))).runs
-    assert planned.info["costs"]["flops_per_token"] > 0
-    assert planned.total_flops == planned.info["costs"]["flops_per_token"] * 6016
-    assert planned.info["components"]["mixer/linear"] >= 1
+    assert planned.record.costs["flops_per_token"] > 0
+    assert planned.total_flops == planned.record.costs["flops_per_token"] * 6016
+    assert planned.record.components["mixer/linear"] >= 1
     whole = prepare([planned], tmp_path / "whole").order[0]
     killed = prepare([planned], tmp_path / "killed").order[0]
     assert start(whole, tmp_path / "cache").wait(600) == 0

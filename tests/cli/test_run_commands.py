@@ -15,6 +15,7 @@ from lab.composition.frozen.freeze import to_yaml
 from lab.records import RunFolder, State
 from lab.records.state import Failure, Status
 from lab.refusals import RequestError
+from tests.records.made import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def made(tmp_path: Path) -> Callable[..., RunFolder]:
 
     def make(seed: int, status: Status, failure: Failure | None = None, reason: str | None = None) -> RunFolder:
         info = {"version": 1, "identity": f"{seed:016x}", "sweep": "caps", "arm": "window=8", "seed": seed}
-        run = RunFolder.create(tmp_path / f"runs/caps/window=8/seed-{seed}", text, info)
+        run = make_run(tmp_path / f"runs/caps/window=8/seed-{seed}", text, info)
         run.state = State(status=status, failure=failure, reason=reason, attempts=int(status != "queued"))
         return run
 

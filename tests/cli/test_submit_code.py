@@ -14,6 +14,7 @@ from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.plan_file import write_plan
 from lab.records import write_json
 from lab.refusals import RequestError
+from tests.records.made import info
 from tests.warm import lab
 
 OTHER = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
@@ -44,7 +45,7 @@ def test_a_plan_of_other_code_is_submitted_only_where_that_was_said(folder: Path
 
 def test_a_queued_run_of_other_code_is_refused_up_front(folder: Path) -> None:
     run = prepare(plan_sweep("mine").runs, folder / "runs").new[0]
-    write_json(run.path / "run.json", run.info | {"code": OTHER})
+    write_json(run.path / "run.json", info(run) | {"code": OTHER})
     done = lab("submit", "mine")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -58,7 +59,7 @@ def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: p
     from lab.dispatch.launchers.local.local import Summary
 
     run = prepare(plan_train("gemma2_tiny").runs, folder / "runs").new[0]
-    write_json(run.path / "run.json", run.info | {"code": OTHER})
+    write_json(run.path / "run.json", info(run) | {"code": OTHER})
     arguments = ["train", "gemma2_tiny"]
     found = CliRunner().invoke(main.cli, arguments)
     assert isinstance(found.exception, RequestError)
@@ -67,4 +68,4 @@ def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: p
     monkeypatch.setattr(submit, "launch", lambda submission, **_: launched.append(submission) or Summary())
     CliRunner().invoke(main.cli, [*arguments, "--any-code"])
     assert [each.name for each in launched[0].to_run] == [run.name]
-    assert run.info["provenance"]["accepted_code"] == [code_version.digest()]
+    assert info(run)["provenance"]["accepted_code"] == [code_version.digest()]

@@ -17,6 +17,7 @@ from lab.dispatch.control.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.records import RunFolder, write_json
 from lab.refusals import RequestError
+from tests.records.made import info
 
 SWEEP = (
     "question: Why?\nexperiment: gemma2_tiny\nseeds: 2\narms: {a: {}, b: {model/heads: mha, train.kernel: reference}}\n"
@@ -24,6 +25,7 @@ SWEEP = (
 OWN = '''\
 from components.registry import register
 from components.softcap import Softcap
+from tests.records.made import info
 
 
 @register("soft", version={version})
@@ -83,10 +85,10 @@ def test_a_run_is_named_by_the_beginning_of_its_identity_too(folder: Path) -> No
 
 def test_where_and_with_what_code_runs_ran_is_a_note(folder: Path) -> None:
     runs = [RunFolder(folder / f"runs/mine/a/seed-{seed}") for seed in (0, 1)]
-    runs[0].add_provenance(torch="2.1", host="here", device="cpu", threads=2)
-    runs[1].add_provenance(torch="2.2", host="here", device="cpu", commit="x")
+    runs[0].add_provenance({"torch": "2.1", "host": "here", "device": "cpu", "threads": 2})
+    runs[1].add_provenance({"torch": "2.2", "host": "here", "device": "cpu", "commit": "x"})
     other = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
-    write_json(runs[1].path / "run.json", runs[1].info | {"code": other})
+    write_json(runs[1].path / "run.json", info(runs[1]) | {"code": other})
     found = why("mine/a/seed-0", "mine/a/seed-1")
     assert found["place"] == {"torch": {"a": "2.1", "b": "2.2"}}
     assert found["code"]["digest"] == {"a": code_version.digest(), "b": "cd" * 32}

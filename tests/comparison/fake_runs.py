@@ -15,6 +15,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from lab.comparison.read.curves import MetricCurve, averaged_runs, run_curve
 from lab.comparison.read.results import ArmResults
 from lab.records import RunFolder, State, write_json
+from tests.records.made import make_run
 
 UNIGRAM = 5.5
 STEPS = 40
@@ -64,7 +65,7 @@ def fake_run(
         "costs": {"parameters": 1_234_567, "flops_per_token": 7.5e6, "kv_bytes_per_token": 2048},
         "created": created,
     }
-    run = RunFolder.create(root / sweep / arm / f"seed-{seed}", "name: gemma2_tiny\n", info)
+    run = make_run(root / sweep / arm / f"seed-{seed}", "name: gemma2_tiny\n", info)
     begun = status not in ("queued", "blocked")
     done = STEPS if status == "finished" else STEPS // 2
     if begun and curves:

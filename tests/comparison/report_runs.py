@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lab.records import RunFolder, State, write_json
+from lab.records import RunFolder, State, SubmissionRecord, SubmittedTask, submission_path, write_json, write_submission
 from tests.comparison.fake_runs import fake_run
 
 IMAGE = "<img src=x onerror=\"document.title='taken'\">"
@@ -41,10 +41,23 @@ def rich_sweep(root: Path) -> None:
     for order, arm in enumerate(ARMS):
         for seed in range(SEEDS):
             rich_run(root, arm, order, seed)
-    record = {"version": 1, "job": "4711", "created": 1.0, "void": None, "tasks": []}
-    record["tasks"] = [{"runs": [f"{SWEEP}/global/seed-{seed}"], "retry": {}} for seed in range(SEEDS)]
-    (root / SWEEP / ".slurm").mkdir()
-    write_json(root / SWEEP / ".slurm" / "abc.json", record)
+    tasks = tuple(SubmittedTask((f"{SWEEP}/global/seed-{seed}",)) for seed in range(SEEDS))
+    write_submission(
+        SubmissionRecord(
+            path=submission_path(root, SWEEP, "abc"),
+            token="abc",
+            group="first",
+            sweep=SWEEP,
+            kind="runs",
+            name="lab-abc",
+            created=1.0,
+            user="me",
+            host="here",
+            settings={},
+            tasks=tasks,
+            job="4711",
+        )
+    )
 
 
 def rich_run(root: Path, arm: str, order: int, seed: int) -> RunFolder:
@@ -70,7 +83,7 @@ def rich_run(root: Path, arm: str, order: int, seed: int) -> RunFolder:
     (run.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     provenance = {"device": "Fast <GPU>", "host": "n1", "processes": 2, "kernels": {"global": "sdpa"}, "data": "d" * 64}
     provenance |= {"commit": "c" * 40, "dirty": True, "code_digest": "e" * 64, "torch": "2.13.0"}
-    info = run.info
+    info = json.loads((run.path / "run.json").read_text())
     costs = info["costs"] | {"flops_per_token": 7.5e6 - 4e5 * order, "kv_bytes_per_token": 2048 // (1 + order)}
     changes: dict[str, Any] = {"provenance": provenance, "costs": costs, "overrides": [f"note={arm}", f"seed={seed}"]}
     write_json(run.path / "run.json", info | changes)

@@ -27,6 +27,7 @@ from lab.planning.solve.selection import Cell, Tried, select
 from lab.records import RunFolder, State, write_json
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_tensorboard_view import session, summaries
+from tests.records.made import info
 
 Row = dict[str, Any]
 
@@ -246,7 +247,7 @@ def test_the_view_shows_what_was_picked_and_no_tuning_run(tmp_path: Path) -> Non
 def test_without_a_plan_tuning_runs_are_in_no_average_either(tmp_path: Path) -> None:
     for seed, role in ((0, "report"), (5, "tune")):
         run = fake_run(tmp_path, "gqa", seed, loss=3.0 + seed)
-        write_json(run.path / "run.json", run.info | {"role": role, "tuned": {"optimizer.lr": 0.002}})
+        write_json(run.path / "run.json", info(run) | {"role": role, "tuned": {"optimizer.lr": 0.002}})
     (arm,) = collect(tmp_path, "softcap").arms.values()
     assert arm.values("val/loss") == {0: 3.0}
     assert arm.axes["optimizer.lr"] == 0.002

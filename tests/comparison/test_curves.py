@@ -15,11 +15,12 @@ from lab.comparison.read.curves import Band, MetricCurve, averaged_runs, band, d
 from lab.comparison.read.results import ArmResults, RunResult
 from lab.records import RunFolder, write_json
 from tests.comparison.fake_runs import STEPS, arm_curves, fake_run, fake_sweep
+from tests.records.made import info
 
 
 def points(folder: RunFolder, lines: list[dict[str, Any]], torn: str = "") -> RunResult:
     (folder.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
-    return RunResult(folder.info["arm"], folder.info["seed"], folder.identity, "running", folder)
+    return RunResult(str(folder.record.arm), folder.record.seed or 0, folder.identity, "running", folder)
 
 
 def noisy(seed: int, every: int = 1, end: int = 40) -> MetricCurve:
@@ -131,7 +132,8 @@ def test_x_is_the_step_its_tokens_its_flops_or_its_seconds(tmp_path: Path) -> No
 
 def test_flops_include_those_of_the_teacher(tmp_path: Path) -> None:
     run = fake_run(tmp_path, curves=True)
-    write_json(run.path / "run.json", run.info | {"needs": [{"flops_per_token": 2.5e6}]})
+    need = {"path": "recipe.teacher", "identity": "e" * 64, "run": "a/b/seed-0", "flops_per_token": 2.5e6}
+    write_json(run.path / "run.json", info(run) | {"needs": [need]})
     assert (
         run_curve(RunResult("both", 0, run.identity, "finished", run), "val/loss", "flops").x[-1] == STEPS * 512 * 10e6
     )
@@ -140,8 +142,9 @@ def test_flops_include_those_of_the_teacher(tmp_path: Path) -> None:
 @pytest.mark.parametrize("needs", [["x"], [None], "x", 3, [{"flops_per_token": "y"}], [{"flops_per_token": 10**400}]])
 def test_a_teacher_that_cant_be_read_leaves_the_flops_unknown(tmp_path: Path, needs: Any) -> None:
     run = fake_run(tmp_path, curves=True)
-    write_json(run.path / "run.json", run.info | {"needs": needs})
-    found = run_curves(RunResult("both", 0, run.identity, "finished", run), ("val/loss",), ("flops", "tokens"))
+    result = RunResult("both", 0, run.identity, "finished", run)
+    write_json(run.path / "run.json", info(run) | {"needs": needs})
+    found = run_curves(result, ("val/loss",), ("flops", "tokens"))
     assert [len(found["val/loss", axis]) for axis in ("flops", "tokens")] == [0, 4]
 
 
@@ -186,7 +189,7 @@ def test_what_a_run_never_recorded_is_an_empty_curve(tmp_path: Path) -> None:
     assert len(run_curve(RunResult("both", 1, "", "missing"), "val/loss")) == 0
     queued = fake_run(tmp_path, seed=2, status="queued")
     assert len(run_curve(RunResult("both", 2, queued.identity, "queued", queued), "val/loss")) == 0
-    write_json(run.path / "run.json", {key: value for key, value in run.info.items() if key != "costs"})
+    write_json(run.path / "run.json", {key: value for key, value in info(run).items() if key != "costs"})
     assert len(run_curve(RunResult("both", 0, run.identity, "finished", run), "val/loss", "flops")) == 0
 
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from lab.cli.main import cli
-from lab.comparison.read.points import Points
-from lab.comparison.statistics.noise import last_points
+from lab.comparison.statistics.noise import POINTS
+from lab.records import Points, last_points
 from tests.comparison.fake_runs import fake_sweep
 
 ODD = [
@@ -65,7 +65,7 @@ def test_an_odd_line_is_no_point_and_the_others_are(tmp_path: Path, odd: str) ->
     assert points.values("val/loss") == {point["step"]: point["val/loss"] for point in GOOD}
     assert points.seconds() == {point["step"]: point["time"] for point in GOOD}
     assert points.tokens_per_step() == 512
-    assert last_points(path, "val/loss") == [(point["step"], point["val/loss"]) for point in GOOD]
+    assert last_points(path, "val/loss", POINTS) == [(point["step"], point["val/loss"]) for point in GOOD]
 
 
 @pytest.mark.parametrize("first", ODD)
@@ -87,13 +87,13 @@ def test_a_line_of_brackets_without_end_is_one_that_cant_be_read(tmp_path: Path)
     path = tmp_path / "metrics.jsonl"
     write(path, '{"val/loss": ' + "[" * 100_000)
     assert Points(path, ("val/loss",)).values("val/loss") == {10: 3.75, 20: 3.5}
-    assert len(last_points(path, "val/loss")) == 4
+    assert len(last_points(path, "val/loss", POINTS)) == 4
 
 
 def test_a_folder_in_place_of_the_file_has_no_points(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     assert Points(tmp_path / "metrics.jsonl", ("val/loss",)).values("val/loss") == {}
-    assert last_points(tmp_path / "metrics.jsonl", "val/loss") == []
+    assert last_points(tmp_path / "metrics.jsonl", "val/loss", POINTS) == []
 
 
 def test_a_file_that_may_not_be_read_has_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +101,8 @@ def test_a_file_that_may_not_be_read_has_no_points(tmp_path: Path, monkeypatch: 
     write(path)
     with locked(monkeypatch):
         assert Points(path, ("val/loss",)).values("val/loss") == {}
-        assert last_points(path, "val/loss") == []
-    assert len(last_points(path, "val/loss")) == 4
+        assert last_points(path, "val/loss", POINTS) == []
+    assert len(last_points(path, "val/loss", POINTS)) == 4
 
 
 def test_a_sweep_with_odd_curves_is_compared_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

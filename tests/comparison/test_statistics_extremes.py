@@ -147,7 +147,7 @@ def test_a_value_that_no_run_can_have_measured_is_refused_by_file_and_key_and_th
     comparison = compare(collect(tmp_path, "softcap"))
     ((folder, problem),) = comparison.sweep.broken
     assert folder == path.parent
-    assert f"{path}: `metrics.val/loss`: expected a number up to 1e+100 in size, got " in problem
+    assert f"{path}: metrics.val/loss: expected a number up to 1e+100 in size, got " in problem
     (cell,) = comparison.rows[1].cells.values()
     assert (cell.verdict, cell.sample.n) == ("worse", 11)
     assert json.loads(export.as_json(comparison), parse_constant=pytest.fail)["broken"][0]["problem"] == problem

@@ -10,8 +10,9 @@ import pytest
 
 from lab.comparison.compare import compare
 from lab.comparison.read.collect import collect
-from lab.comparison.statistics.noise import POINTS, at_end, last_points, spread_about_lines
+from lab.comparison.statistics.noise import POINTS, at_end, spread_about_lines
 from lab.comparison.tables import export
+from lab.records import last_points
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_comparison_table import printed
 
@@ -54,7 +55,7 @@ def test_the_noise_along_runs_is_found_again() -> None:
 @pytest.mark.parametrize("filler", [0, 200, 5_000])
 def test_the_last_points_are_read_from_the_end_however_far_apart_they_are(tmp_path: Path, filler: int) -> None:
     curve(tmp_path, [5.0, 4.0, 3.0, 2.5, 2.25, 2.125, 2.0625], filler=filler)
-    found = last_points(tmp_path / "metrics.jsonl", "val/loss")
+    found = last_points(tmp_path / "metrics.jsonl", "val/loss", POINTS)
     assert found == [(30, 3.0), (40, 2.5), (50, 2.25), (60, 2.125), (70, 2.0625)]
 
 
@@ -63,9 +64,9 @@ def test_half_a_line_and_values_that_are_none_are_no_points(tmp_path: Path) -> N
         '{"step": 1, "val/loss": 3.0}\n{"step": 2, "val/loss": null}\n{"step": 3, "val/loss": 2.5}\n{"step": 4, "val/lo'
     )
     (tmp_path / "metrics.jsonl").write_text(text)
-    assert last_points(tmp_path / "metrics.jsonl", "val/loss") == [(1, 3.0), (3, 2.5)]
-    assert last_points(tmp_path / "metrics.jsonl", "val/accuracy") == []
-    assert last_points(tmp_path / "nothing.jsonl", "val/loss") == []
+    assert last_points(tmp_path / "metrics.jsonl", "val/loss", POINTS) == [(1, 3.0), (3, 2.5)]
+    assert last_points(tmp_path / "metrics.jsonl", "val/accuracy", POINTS) == []
+    assert last_points(tmp_path / "nothing.jsonl", "val/loss", POINTS) == []
 
 
 def test_a_loss_that_no_run_can_have_measured_is_no_point_of_the_baselines_noise(tmp_path: Path) -> None:

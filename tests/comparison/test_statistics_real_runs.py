@@ -14,8 +14,8 @@ from lab.dispatch.launchers.local.local import run_local
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import PlannedRun
 from lab.planning.plan.store import save_plan
-from lab.records import RunFolder
 from tests.comparison.test_comparison_table import line, printed
+from tests.records.made import make_run
 
 SEEDS = 6
 SWEEP = """
@@ -53,7 +53,7 @@ def make_runs(folder: Path, sweeps: dict[str, int]) -> Path:
             made = {run.identity for run in runs}
             wanted = [run for run in planned.runs if name == "windows" or run.arm == "whole"]
             runs += [run for run in wanted if run.identity not in made]
-        folders = [RunFolder.create(folder / "runs" / run.folder_name, run.config_yaml, run.info) for run in runs]
+        folders = [make_run(folder / "runs" / run.folder_name, run.config_yaml, run.record) for run in runs]
         assert set(run_local(folders, max_parallel=1, threads=1).ran.values()) == {"finished"}
     return folder / "runs"
 

@@ -22,10 +22,12 @@ from lab.planning.plan.build import plan_sweep, plan_train
 from lab.records import RunFolder
 from lab.refusals import RequestError
 from tests.evaluation.conftest import TINY, files, write_text
+from tests.records.made import info
 
 OWN = '''\
 from components.registry import register
 from components.softcap import Softcap
+from tests.records.made import info
 
 
 @register("scaled", version=1)
@@ -181,7 +183,7 @@ def planned(tmp_path: Path, *overrides: str) -> RunFolder:
 def test_a_queued_run_is_trained_with_the_file_as_it_was_from_any_folder(write: Write, tmp_path: Path) -> None:
     path = write(OWN)
     run = planned(tmp_path)
-    recorded = run.info["extensions"]["file"]
+    recorded = info(run)["extensions"]["file"]
     assert recorded["path"] == str(path)
     assert (run.path / "lab_components.py").read_text() == OWN
     write("raise RuntimeError('edited since')\n")
@@ -211,7 +213,7 @@ def test_an_edit_without_a_new_version_is_said_and_repeats_nothing(write: Write,
 def test_a_run_of_the_labs_own_components_needs_no_file(write: Write, tmp_path: Path) -> None:
     write(OWN)
     run = prepare(plan_train("gemma2_tiny", TINY).runs, tmp_path / "runs").order[0]
-    assert "extensions" not in run.info
+    assert "extensions" not in info(run)
     assert not (run.path / "lab_components.py").exists()
 
 
@@ -241,7 +243,7 @@ def test_runs_made_with_different_files_each_get_their_own_in_one_process(write:
 
 
 def _of(run: RunFolder):  # type: ignore[no-untyped-def]
-    return extensions.of_run(run.path, run.info)
+    return extensions.of_run(run.path, run.record)
 
 
 @pytest.fixture
@@ -264,7 +266,7 @@ def in_package(site: Path, code: str) -> subprocess.CompletedProcess[str]:
 def test_an_installed_package_brings_components_and_runs_remember_it(package: Path, write: Write) -> None:
     code = (
         "import json; from lab.planning.plan.build import plan_train\n"
-        "print(json.dumps(plan_train('gemma2_tiny', ['model/softcap=packaged']).runs[0].info))"
+        "print(json.dumps(plan_train('gemma2_tiny', ['model/softcap=packaged']).runs[0].record.as_json()))"
     )
     done = in_package(package, code)
     assert done.returncode == 0, done.stderr

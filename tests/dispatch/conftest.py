@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lab.records import RunFolder
+from tests.records.made import make_run
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def make(tmp_path: Path) -> Callable[..., RunFolder]:
             "arm": arm,
             "seed": int(seed.removeprefix("seed-")),
         }
-        return RunFolder.create(tmp_path / name, yaml.safe_dump(config), info)
+        return make_run(tmp_path / name, yaml.safe_dump(config), info)
 
     return made
 

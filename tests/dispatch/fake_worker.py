@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from lab.dispatch.worker.attempt import Report, Stop
 from lab.dispatch.worker.worker import main
-from lab.records import RunFolder, write_text
-from lab.training.progress.outcome import Outcome, Progress
+from lab.records import Progress, RunFolder, write_text
+from lab.training.progress.outcome import Outcome
 
 
 def mark(run: RunFolder, word: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.dispatch.control import cancel as cancelling
 from lab.dispatch.control.cancel import cancel, request, requested
 from lab.dispatch.launchers.local.local import run_local
 from lab.dispatch.worker.claim import Claim
@@ -51,7 +50,7 @@ def test_a_running_run_checkpoints_and_the_next_one_goes_on(make: Make, tmp_path
         assert process.wait(timeout=300) == 0
     assert long.state.status == "cancelled"
     assert long.state.progress is not None
-    assert int((long.path / "step.txt").read_text()) == long.state.progress["step"] > 0
+    assert int((long.path / "step.txt").read_text()) == long.state.progress.step > 0
     assert [word for word, *_ in marks(long)] == ["begin", "end"]
     assert results(other) == 1
     assert cancel([long])[0][0].did == "nothing", "cancelling twice says so"
@@ -92,7 +91,7 @@ def test_a_request_means_one_attempt(make: Make) -> None:
     request(run, 3, "cancelled by somebody")
     assert requested(run, 3) == "cancelled by somebody"
     assert requested(run, 4) is None
-    (run.path / cancelling.REQUEST).write_text("{")
+    (run.path / ".cancel.json").write_text("{")
     assert requested(run, 3) is None
 
 

@@ -51,12 +51,12 @@ def test_a_student_killed_in_its_worker_learns_on_from_its_teacher(
     student, teacher = find_runs(tmp_path / "runs")
     assert student.summary is not None
     assert teacher.summary is not None
-    assert student.summary["teacher"] == {
+    assert student.summary.extra["teacher"] == {
         "identity": teacher.identity,
         "run": "mine/big/seed-0",
         "parameters": plan[1].costs.parameters,
-        "val/loss": teacher.summary["metrics"]["val/loss"],
-        "data": teacher.summary["data"]["digest"],
+        "val/loss": teacher.summary.metrics["val/loss"],
+        "data": teacher.summary.data_digest,
     }
     points = student.metrics()
     assert points[-2]["train/kl"] < points[0]["train/kl"]

@@ -22,8 +22,9 @@ from lab.dispatch.launchers.local.local import Summary, run_local
 from lab.dispatch.status.status import rows
 from lab.dispatch.worker.attempt import BLOCKED, Stop
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder, State
+from lab.records import RunFolder, RunRecord, State
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks
+from tests.records.made import make_run, record
 
 Until = Callable[..., None]
 
@@ -49,16 +50,16 @@ class Planned:
         )
 
     @property
-    def info(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         wanted = [
             {"path": f"recipe.teacher{n}", "identity": Planned(name).identity, "run": name}
             for n, name in enumerate(self.needed)
         ]
-        return {"version": 2, "identity": self.identity, "needs": wanted}
+        return record({"version": 2, "identity": self.identity, "needs": wanted})
 
 
 def make(root: Path, plan: list[Planned]) -> dict[str, RunFolder]:
-    runs = [RunFolder.create(root / each.folder_name, each.config_yaml, each.info) for each in plan]
+    runs = [make_run(root / each.folder_name, each.config_yaml, each.record) for each in plan]
     return {run.path.parent.name: run for run in runs}
 
 
@@ -178,11 +179,11 @@ def test_a_need_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_need_is_found_by_its_identity_wherever_it_stands(tmp_path: Path, place: str) -> None:
     teacher, student = family()[3], family()[1]
     other = Planned("school/teacher/seed-0", ("x/y/seed-0",))
-    taken = RunFolder.create(tmp_path / other.folder_name, other.config_yaml, {"identity": "f" * 64})
+    taken = make_run(tmp_path / other.folder_name, other.config_yaml, {"identity": "f" * 64})
     taken.state = State(status="finished")
     path = tmp_path / place.format(identity=teacher.identity[:8])
-    stands = RunFolder.create(path, teacher.config_yaml, teacher.info)
-    run = RunFolder.create(tmp_path / student.folder_name, student.config_yaml, student.info)
+    stands = make_run(path, teacher.config_yaml, teacher.record)
+    run = make_run(tmp_path / student.folder_name, student.config_yaml, student.record)
     assert dependencies.find(run, dependencies.of(run)[0]) == stands
     assert dependencies.standing(run).status == "blocked", "not the finished run whose place it would be"
     assert run_all([run, stands]).ran == {stands.name: "finished", run.name: "finished"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import lab
 from lab import code_version
 from lab.dispatch.control.prepare import prepare, submit_local
 from lab.dispatch.worker.attempt import FINISHED, REFUSED, Stop, execute
-from lab.records import RunFolder, State, find_runs
+from lab.records import RunFolder, RunRecord, State, find_runs
 from lab.refusals import RequestError
 from lab.training.progress.outcome import Outcome
 from tests.dispatch.fakes import FAKE_WORKER, begun
+from tests.records.made import info, make_run, record
 
 OTHER = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
-HERE = code_version.current().as_dict()
+HERE = asdict(code_version.current())
 NAMED = r"made with commit abababab \(digest cdcdcdcd\); the code here is (commit|no commit)"
 
 
@@ -45,13 +46,13 @@ class Planned:
         return yaml.safe_dump({"steps": 1, "pause": 0.01, "do": "nothing", "deaf": False})
 
     @property
-    def info(self) -> dict[str, Any]:
-        return {"version": 2, "identity": self.identity, **({"code": self.code} if self.code else {})}
+    def record(self) -> RunRecord:
+        return record({"version": 2, "identity": self.identity, **({"code": self.code} if self.code else {})})
 
 
 def made(root: Path, number: int, planned_with: dict[str, Any] | None, **state: Any) -> RunFolder:
     planned = Planned(number, planned_with)
-    run = RunFolder.create(root / planned.folder_name, planned.config_yaml, planned.info)
+    run = make_run(root / planned.folder_name, planned.config_yaml, planned.record)
     run.state = State(**state)
     return run
 
@@ -81,7 +82,7 @@ class TestAWorker:
         """Which is told by its content: another commit with the same code is the same code."""
         run = made(tmp_path, 0, planned_with)
         assert execute(run, trained, stop=Stop(), capture=False) == FINISHED
-        assert run.info["provenance"]["code_digest"] == HERE["digest"]
+        assert info(run)["provenance"]["code_digest"] == HERE["digest"]
 
     def test_of_one_run_says_so_and_ends_with_a_code_of_its_own(self, tmp_path: Path) -> None:
         run = made(tmp_path, 0, OTHER)
@@ -130,10 +131,10 @@ class TestSubmitting:
         found, summary = submit_local(plan, tmp_path, any_code=True, worker=FAKE_WORKER, max_parallel=1, threads=1)
         assert list(summary.ran.values()) == ["finished"] * 3
         assert found.waiting == [old]
-        accepted = [run.info["provenance"].get("accepted_code") for run in find_runs(tmp_path)]
+        accepted = [info(run)["provenance"].get("accepted_code") for run in find_runs(tmp_path)]
         assert accepted == [[HERE["digest"]], [HERE["digest"]], None]
-        assert old.info["code"] == OTHER
-        assert old.info["provenance"]["code_digest"] == HERE["digest"]
+        assert info(old)["code"] == OTHER
+        assert info(old)["provenance"]["code_digest"] == HERE["digest"]
 
     def test_what_was_agreed_to_is_that_code_and_no_third(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -149,7 +150,7 @@ class TestSubmitting:
         from lab.dispatch.control.prepare import launch
         from lab.records import write_json
 
-        write_json(found.new[0].path / "run.json", found.new[0].info | {"code": OTHER})
+        write_json(found.new[0].path / "run.json", info(found.new[0]) | {"code": OTHER})
         summary = launch(found, worker=FAKE_WORKER, max_parallel=1, threads=1)
         assert list(summary.refused) == [found.new[0].name]
         assert summary.refused[found.new[0].name].startswith("made with commit abababab")

@@ -21,6 +21,7 @@ from lab.records import RunFolder, State
 from lab.training.checkpoints import verified
 from tests.dispatch import rank_process
 from tests.forked import Forked
+from tests.records.made import info, make_run
 from tests.training import tiny
 from tests.training.ranks import free_port
 
@@ -38,7 +39,7 @@ def queued(root: Path, name: str, **config: Any) -> RunFolder:
         "seed": 0,
     }
     config = {"steps": 30, "pause": 0.0, "train": {"accelerator": "cpu"}} | config
-    return RunFolder.create(root / "sums" / name / "seed-0", yaml.safe_dump(config), info)
+    return make_run(root / "sums" / name / "seed-0", yaml.safe_dump(config), info)
 
 
 @pytest.fixture
@@ -93,9 +94,9 @@ def test_a_run_of_two_finishes_and_both_say_so(undisturbed: RunFolder) -> None:
     state = undisturbed.state
     assert (state.status, state.attempts, state.reason) == ("finished", 1, None)
     assert state.progress is not None
-    assert state.progress["step"] == 30
+    assert state.progress.step == 30
     assert holder(undisturbed.path) is None
-    assert undisturbed.info["provenance"]["processes"] == 2
+    assert info(undisturbed)["provenance"]["processes"] == 2
 
 
 @pytest.mark.parametrize("victim", [0, 1])

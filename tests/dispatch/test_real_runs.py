@@ -11,6 +11,7 @@ import pytest
 
 from lab.dispatch.launchers.local.local import run_local
 from lab.records import RunFolder, find_runs
+from tests.records.made import info, make_run
 
 TINY = (
     "train.tokens=1k",
@@ -41,16 +42,16 @@ def test_a_run_in_a_used_process_is_the_run_in_a_fresh_one(tmp_path: Path, monke
     plan = [replace(plan[0], sweep="fresh"), replace(plan[1], sweep="other"), replace(plan[0], sweep="used")]
     root = tmp_path / "runs"
     # Not submitted: no sweep makes a run again that another one has made.
-    runs = [RunFolder.create(root / run.folder_name, run.config_yaml, run.info) for run in plan]
+    runs = [make_run(root / run.folder_name, run.config_yaml, run.record) for run in plan]
     summary = run_local(runs, max_parallel=1, threads=1)
     assert list(summary.ran.values()) == ["finished"] * 3
     fresh, other, used = find_runs(root)
     assert {run.state.pid for run in (fresh, other, used)} == {fresh.state.pid}
     assert timeless(fresh) == timeless(used)
     assert timeless(fresh) != timeless(other)
-    provenance = fresh.info["provenance"]
+    provenance = info(fresh)["provenance"]
     assert provenance["device"] == "cpu"
     assert provenance["threads"] == 1
     assert "earlier" not in provenance
     assert fresh.state.progress is not None
-    assert fresh.state.progress["step"] == fresh.state.progress["steps"] == 8
+    assert fresh.state.progress.step == fresh.state.progress.steps == 8

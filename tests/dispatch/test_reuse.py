@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,9 +15,22 @@ import yaml
 from lab.dispatch.control.prepare import prepare, submit_local
 from lab.dispatch.status import status
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder, State, find_runs, noted_folders, survey, write_plan_file
+from lab.records import (
+    Need,
+    PlanRecord,
+    PlanRow,
+    RunFolder,
+    RunRecord,
+    State,
+    SweepLabels,
+    find_runs,
+    noted_folders,
+    survey,
+    write_plan_record,
+)
 from lab.records.state import Status
 from tests.dispatch.fakes import FAKE_WORKER, begun
+from tests.records.made import make_run, record
 
 HERE = Path(__file__)
 
@@ -34,10 +46,10 @@ class Planned:
         return yaml.safe_dump({"steps": 1, "pause": 0.01, "do": "nothing", "deaf": False})
 
     @property
-    def info(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         sweep, arm, seed = self.folder_name.split("/")
         needs = [dict(need) for need in self.needs]
-        return {"identity": self.identity, "sweep": sweep, "arm": arm, "seed": int(seed[5:]), "needs": needs}
+        return record({"identity": self.identity, "sweep": sweep, "arm": arm, "seed": int(seed[5:]), "needs": needs})
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -49,8 +61,10 @@ def sweep(name: str, *numbers: int) -> list[Planned]:
 
 
 def write_plan(root: Path, plan: list[Planned]) -> None:
-    rows = [{"identity": run.identity, "folder": run.folder_name, "arm": run.folder_name.split("/")[1]} for run in plan]
-    write_plan_file(root, plan[0].folder_name.split("/")[0], {"question": "Why?", "runs": rows})
+    rows = [PlanRow(identity=run.identity, folder=run.folder_name, arm=run.folder_name.split("/")[1]) for run in plan]
+    write_plan_record(
+        root, plan[0].folder_name.split("/")[0], PlanRecord(runs=tuple(rows), labels=SweepLabels(question="Why?"))
+    )
 
 
 def names(runs: list[RunFolder]) -> list[str]:
@@ -90,7 +104,7 @@ def test_one_that_somebody_is_at_is_waited_for(tmp_path: Path, first: list[RunFo
 def test_of_several_the_one_that_is_furthest_is_used(tmp_path: Path) -> None:
     states: dict[str, Status] = {"a": "queued", "b": "finished", "c": "failed"}
     for name, word in states.items():
-        run = RunFolder.create(tmp_path / name / "x" / "seed-0", "steps: 1\n", {"identity": "f" * 64})
+        run = make_run(tmp_path / name / "x" / "seed-0", "steps: 1\n", {"identity": "f" * 64})
         run.state = State(status=word)
     assert names(prepare([Planned("d/x/seed-0", "f" * 64)], tmp_path).finished) == ["b/x/seed-0"]
 
@@ -164,7 +178,7 @@ def test_what_a_new_run_needs_is_named_where_it_stands(tmp_path: Path, first: li
     plan = [Planned("second/teacher/seed-0", teacher), Planned("second/student/seed-0", student, (need,))]
     made = prepare(plan, tmp_path).new
     assert names(made) == ["second/student/seed-0"]
-    assert made[0].info["needs"] == [need | {"run": "first/arm0/seed-0"}]
+    assert made[0].record.needs == (Need("recipe.teacher", teacher, "first/arm0/seed-0"),)
 
 
 def test_sweeps_that_are_submitted_at_once_make_each_run_once(tmp_path: Path) -> None:

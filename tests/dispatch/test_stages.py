@@ -178,10 +178,10 @@ def test_a_pick_that_is_reported_stays_when_a_better_value_is_tried_later(sweep:
         "`lab submit --reselect` picks anew"
         for arm in ("gqa", "mha")
     ]
-    assert selection.recorded("runs", "tuned")["gqa"]["cell"] == "lr=0.002"
+    assert selection.recorded("runs", "tuned")["gqa"].cell == "lr=0.002"
     anew = stages(sweep(), reselect=True)
     assert run(anew.next(), BEST_4) == [f"tuned/{arm},lr=0.004/seed-{n}" for arm in ("gqa", "mha") for n in (0, 1)]
-    assert selection.recorded("runs", "tuned")["gqa"]["cell"] == "lr=0.004"
+    assert selection.recorded("runs", "tuned")["gqa"].cell == "lr=0.004"
 
 
 def test_a_pick_that_nothing_reports_yet_follows_the_tuning_runs(sweep: Sweep) -> None:
@@ -234,7 +234,7 @@ def lab(*arguments: str, cwd: Path) -> list[str]:
 
 
 def results(root: Path) -> dict[str, float]:
-    return {run.name: summary["metrics"]["val/loss"] for run in find_runs(root) if (summary := run.summary)}
+    return {run.name: summary.metrics["val/loss"] for run in find_runs(root) if (summary := run.summary)}
 
 
 @pytest.mark.slow

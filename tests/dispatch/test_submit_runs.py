@@ -13,9 +13,10 @@ import yaml
 
 from lab.dispatch.control.prepare import Submission, prepare, submit_local
 from lab.dispatch.worker.claim import Claim
-from lab.records import FolderTaken, RunFolder, State, find_runs
+from lab.records import FolderTaken, RunFolder, RunRecord, State, find_runs
 from lab.records.state import Status
 from tests.dispatch.fakes import FAKE_WORKER, begun
+from tests.records.made import make_run, record
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Planned:
         return yaml.safe_dump({"steps": 1, "pause": 0.01, "do": self.do, "deaf": False})
 
     @property
-    def info(self) -> dict[str, Any]:
-        return {"version": 1, "identity": self.identity}
+    def record(self) -> RunRecord:
+        return record({"version": 1, "identity": self.identity})
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -67,7 +68,7 @@ def test_runs_are_sorted_by_how_they_stand(tmp_path: Path) -> None:
     for word, run in zip(words, prepare(plan, tmp_path).order, strict=True):
         run.state = State(status=word)
     plan += [Planned("caps/new/seed-0", "a" * 16), Planned("caps/held/seed-0", "b" * 16)]
-    held = RunFolder.create(tmp_path / plan[-1].folder_name, plan[-1].config_yaml, plan[-1].info)
+    held = make_run(tmp_path / plan[-1].folder_name, plan[-1].config_yaml, plan[-1].record)
     with Claim.take(held.path):  # type: ignore[union-attr]
         found = prepare(plan, tmp_path)
     assert found.describe() == (
@@ -120,4 +121,4 @@ def test_what_is_no_run_is_neither_run_nor_overwritten(tmp_path: Path) -> None:
 def test_what_a_folder_holds_is_the_plans(tmp_path: Path) -> None:
     run = prepare(PLAN[:1], tmp_path).new[0]
     assert (run.path / "config.yaml").read_text() == PLAN[0].config_yaml
-    assert json.loads((run.path / "run.json").read_text()) == PLAN[0].info
+    assert json.loads((run.path / "run.json").read_text()) == PLAN[0].record.as_json()

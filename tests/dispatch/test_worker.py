@@ -16,10 +16,11 @@ import pytest
 from lab.dispatch.worker import heartbeat as pulse_module
 from lab.dispatch.worker.attempt import DIVERGED, FAILED, FINISHED, HELD, PREEMPTED, Report, Stop, execute
 from lab.dispatch.worker.claim import Claim, holder
-from lab.records import RunFolder, State
+from lab.records import Progress, RunFolder, State
 from lab.records.atomic import write_json
-from lab.training.progress.outcome import Outcome, Progress
+from lab.training.progress.outcome import Outcome
 from tests.dispatch.fakes import FAKE_WORKER, begun, results
+from tests.records.made import info
 
 Make = Callable[..., RunFolder]
 Until = Callable[..., None]
@@ -52,7 +53,7 @@ def test_a_finished_run(make: Make) -> None:
     assert work(run) == FINISHED == 0
     state = run.state
     assert (state.status, state.attempts, state.reason, state.failure) == ("finished", 1, None, None)
-    assert state.progress == {"step": 2, "steps": 2, "tokens": 20, "loss": 0.5, "tokens_per_second": 100.0}
+    assert state.progress == Progress(step=2, steps=2, tokens=20, loss=0.5, tokens_per_second=100.0)
     assert state.heartbeat is not None
     assert holder(run.path) is None
 
@@ -114,7 +115,7 @@ def test_a_signal_preempts_and_the_next_worker_goes_on(make: Make, until: Until,
     assert run.state.attempts == 2
     assert results(run) == 1
     assert run.state.progress is not None
-    assert run.state.progress["loss"] == pytest.approx(1 / (step + 2))
+    assert run.state.progress.loss == pytest.approx(1 / (step + 2))
 
 
 def test_a_run_held_by_another_worker_is_left_alone(make: Make, until: Until) -> None:
@@ -179,7 +180,7 @@ def test_progress_survives_into_the_next_attempt(make: Make) -> None:
     def look(run: RunFolder, report: Report, stop: Stop) -> Outcome:
         assert run.state.status == "running"
         assert run.state.progress is not None
-        assert run.state.progress["step"] == 5
+        assert run.state.progress.step == 5
         return Outcome("finished", None, {})
 
     assert execute(run, look, stop=Stop(), capture=False) == FINISHED
@@ -247,12 +248,12 @@ def test_a_full_disk_in_mid_run_does_not_end_the_signs_of_life(
 def test_provenance_is_recorded_before_training_and_completed_after(make: Make) -> None:
     run = make("caps/both/seed-0")
     assert work(run) == FINISHED
-    provenance = run.info["provenance"]
+    provenance = info(run)["provenance"]
     assert {"host", "platform", "cpu", "python", "torch", "lightning", "commit", "dirty"} <= provenance.keys()
     assert provenance["kernels"] == {"sdpa": 2}
     failed = make("caps/both/seed-1", do="bug")
     work(failed)
-    assert failed.info["provenance"]["host"] == provenance["host"]
+    assert info(failed)["provenance"]["host"] == provenance["host"]
 
 
 def test_threads_reach_the_numerical_libraries(make: Make) -> None:

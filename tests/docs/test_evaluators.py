@@ -39,9 +39,9 @@ def test_the_pages_commands_do_what_it_says(run: Typed) -> None:
     assert tried.count("eval") >= 4
     first, _ = find_runs(Path("runs"), "tiny")
     assert first.summary is not None
-    assert {"perplexity/loss", "recall/accuracy", "parameter_norm/norm"} <= set(first.summary["metrics"])
+    assert {"perplexity/loss", "recall/accuracy", "parameter_norm/norm"} <= set(first.summary.metrics)
     norm = json.loads((first.path / "evaluations/parameter_norm.json").read_text())
-    assert norm["metrics"]["norm"] == first.summary["metrics"]["parameter_norm/norm"] > 0
+    assert norm["metrics"]["norm"] == first.summary.metrics["parameter_norm/norm"] > 0
     assert [path.name for path in Path("pictures").iterdir()] == ["loss_by_position.png"]
     shutil.rmtree("runs")
 

@@ -49,10 +49,8 @@ def test_an_exported_run_that_is_imported_has_the_same_loss_and_text(
         assert done.out.startswith("imported: ")
         result = json.loads(lab("eval", f"imported/{which}", "perplexity", "--json", *root).out)
         assert run.summary is not None
-        assert result["metrics"]["loss"] == pytest.approx(run.summary["metrics"]["val/loss"], rel=1e-6)
-        assert result["metrics"]["bits_per_byte"] == pytest.approx(
-            run.summary["metrics"]["val/bits_per_byte"], rel=1e-6
-        )
+        assert result["metrics"]["loss"] == pytest.approx(run.summary.metrics["val/loss"], rel=1e-6)
+        assert result["metrics"]["bits_per_byte"] == pytest.approx(run.summary.metrics["val/bits_per_byte"], rel=1e-6)
         words = ("The square of ", "--max-tokens", 12, "--greedy")
         theirs = lab("generate", run.path, *words, "--root", trained.root)
         assert lab("generate", f"imported/{which}", *words, *root).out == theirs.out
@@ -68,7 +66,7 @@ def test_an_imported_run_is_a_whole_run_folder(
     assert run.state.status == "finished"
     trained_model = load_model(trained.bpe, "cpu").experiment.model
     assert replace(load_experiment(run.config).model, init=trained_model.init) == trained_model
-    assert run.info["costs"]["parameters"] == sum(p.numel() for p in load_model(run, "cpu").model.parameters())
+    assert run.record.costs["parameters"] == sum(p.numel() for p in load_model(run, "cpu").model.parameters())
     status = json.loads(lab("status", "imported", "--json", "--root", root).out)
     assert status["counts"] == {"finished": 1}
     again = lab("import", tmp_path / "exported-bpe", "--name", "mine", "--root", root)
@@ -88,7 +86,7 @@ def test_the_identity_follows_the_weights(lab: Lab, exported: Callable[[str], Pa
     refused(lab("import", folder, "--name", "one", *arguments), "holds another model")
     assert lab("import", folder, "--name", "changed", *arguments).code == 0
     runs = {name: RunFolder(root / "imported" / name / "seed-0") for name in ("one", "other", "changed")}
-    digests = {name: run.info["imported"]["weights"] for name, run in runs.items()}
+    digests = {name: run.record.imported.weights for name, run in runs.items()}
     assert digests["one"] == digests["other"] != digests["changed"]
     assert runs["one"].identity != runs["changed"].identity
     assert {path.name for path in (root / "imported").iterdir()} == set(runs)

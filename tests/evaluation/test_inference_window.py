@@ -37,7 +37,7 @@ def test_the_trained_window_is_perplexity_and_one_as_long_as_the_text_is_global(
     metrics = result["metrics"]
     perplexity = evaluate(windowed, request("perplexity", [])).result["metrics"]["loss"]
     assert windowed.summary is not None
-    assert metrics["loss"] == metrics["window_8_loss"] == perplexity == windowed.summary["metrics"]["val/loss"]
+    assert metrics["loss"] == metrics["window_8_loss"] == perplexity == windowed.summary.metrics["val/loss"]
 
     loaded = load_model(windowed, "cpu")
     everywhere = Decoder(replace(loaded.experiment.model, span=GlobalSpan(), pattern=None), loaded.model.kernel)

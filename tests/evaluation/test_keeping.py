@@ -175,9 +175,9 @@ def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tm
     assert (run.path / "evaluations/short.json").stat().st_mtime_ns == written, "done is done"
     assert run.summary is not None
     assert trained.bytes.summary is not None
-    metrics = run.summary["metrics"]
+    metrics = run.summary.metrics
     assert metrics["own/accuracy"] == pytest.approx(10 / 3)
-    assert metrics["val/loss"] == trained.bytes.summary["metrics"]["val/loss"]
+    assert metrics["val/loss"] == trained.bytes.summary.metrics["val/loss"]
     assert metrics["short/loss"] != metrics["val/loss"]
     assert declared(run) == {}
 

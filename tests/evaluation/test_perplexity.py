@@ -17,6 +17,7 @@ from lab.evaluation.load import load_model
 from lab.records import RunFolder
 from lab.training.progress.outcome import Stopped
 from tests.evaluation.conftest import Done, Trained, files, train, write_text
+from tests.records.made import make_run
 
 Lab = Callable[..., Done]
 
@@ -47,8 +48,8 @@ def test_without_options_it_measures_what_training_measured_at_its_end(trained: 
     run: RunFolder = getattr(trained, which)
     metrics = evaluate(run, request("perplexity", [])).result["metrics"]
     assert run.summary is not None
-    assert metrics["loss"] == run.summary["metrics"]["val/loss"]
-    assert metrics["bits_per_byte"] == run.summary["metrics"]["val/bits_per_byte"]
+    assert metrics["loss"] == run.summary.metrics["val/loss"]
+    assert metrics["bits_per_byte"] == run.summary.metrics["val/bits_per_byte"]
     assert metrics["perplexity"] == math.exp(metrics["loss"])
     assert metrics["tokens"] == 512
 
@@ -92,7 +93,7 @@ def test_another_corpus_is_read_in_the_tokens_that_the_run_learnt(trained: Train
     loss = naive_loss(trained.bpe, tokens, 16, windows)
     assert result["metrics"]["loss"] == pytest.approx(loss, rel=1e-5)
     assert result["metrics"]["bits_per_byte"] == pytest.approx(loss / math.log(2) * len(tokens) / size, rel=1e-5)
-    assert result["data"]["digest"] != trained.bpe.info["provenance"]["data"]
+    assert result["data"]["digest"] != trained.bpe.record.provenance.data
 
 
 def test_the_same_evaluation_writes_the_same_bytes(trained: Trained, lab: Lab) -> None:
@@ -146,8 +147,8 @@ def test_a_context_beyond_learned_positions_is_refused(trained: Trained, lab: La
 
 
 def test_a_run_without_a_checkpoint_is_refused(trained: Trained, lab: Lab, tmp_path: Path) -> None:
-    info = trained.bytes.info
-    run = RunFolder.create(tmp_path / "runs/a/b/seed-0", (trained.bytes.path / "config.yaml").read_text(), info)
+    info = trained.bytes.record
+    run = make_run(tmp_path / "runs/a/b/seed-0", (trained.bytes.path / "config.yaml").read_text(), info)
     done = lab("eval", run.path, "perplexity", "--root", tmp_path / "runs")
     refused(done, "a/b/seed-0 has no whole checkpoint: it is queued")
     assert not (run.path / "evaluations").exists()

@@ -33,7 +33,7 @@ def test_while_the_context_fits_the_window_all_spans_train_to_one_model(trained:
     first = weights(runs["global"])
     for name in ("local", "interleaved"):
         assert losses[name] == losses["global"]
-        assert runs[name].summary["metrics"] == runs["global"].summary["metrics"]  # type: ignore[index]
+        assert runs[name].summary.metrics == runs["global"].summary.metrics  # type: ignore[union-attr]
         found = weights(runs[name])
         assert found.keys() == first.keys()
         assert all(torch.equal(found[key], first[key]) for key in first)
@@ -56,7 +56,7 @@ def recalled(root: Path, window: int, *overrides: str) -> tuple[dict[str, float]
         (run,) = prepare(planned.runs, root / span[0].rpartition("=")[2]).order
         assert execute(run, train_frozen, stop=Stop(), capture=False) == 0, (run.path / "log.txt").read_text()
         assert run.summary is not None
-        metrics.append(run.summary["metrics"])
+        metrics.append(dict(run.summary.metrics))
     return metrics[0], metrics[1]
 
 

@@ -17,6 +17,7 @@ from lab.records import RunFolder, find_runs
 from tests.evaluation.conftest import TINY, Done, Trained, files
 from tests.evaluation.test_imported import exported as exported
 from tests.evaluation.test_imported import refused
+from tests.records.made import summary
 
 Lab = Callable[..., Done]
 FEW = ("recipe.targets=sampled", "recipe.k=8", "recipe.cache=true")
@@ -28,7 +29,7 @@ def taught(root: Path, text: Path, teacher: str, *overrides: str) -> dict[str, A
     (run,) = prepare(plan_train("gemma2_tiny", options, root=root).runs, root).order
     assert execute(run, train_frozen, stop=Stop(), capture=False) == 0, (run.path / "log.txt").read_text()
     assert run.summary is not None
-    return run.summary
+    return summary(run)
 
 
 def test_a_published_model_teaches_and_its_loss_is_that_of_its_evaluation(
@@ -42,7 +43,7 @@ def test_a_published_model_teaches_and_its_loss_is_that_of_its_evaluation(
     tokens = ("data/tokenizer=file", f"data.tokenizer.path={run.path / 'tokenizer'}", *FEW)
     before = taught(root, trained.text, "imported/big/seed-0", *tokens)["teacher"]
     assert (before["identity"], before["run"]) == (run.identity, "imported/big/seed-0")
-    assert before["parameters"] == run.info["costs"]["parameters"]
+    assert before["parameters"] == run.record.costs["parameters"]
     assert before["val/loss"] is before["data"] is None, "nobody has measured it, or knows what it was trained on"
     assert (before["targets"], before["k"]) == ("sampled", 8)
     assert before["cache"]["written_bytes"] > before["cache"]["bytes"] == 1024 * (8 * 2 + 4)

@@ -13,10 +13,11 @@ import pytest
 from lab.composition.compose import compose
 from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, estimates, passes
 from lab.planning.forecast.history import Hardware, Past, history
-from lab.planning.plan.workload import Workload
-from lab.records import RunFolder, write_json
+from lab.planning.plan.workload import workload_of
+from lab.records import RunRecord, Workload, write_json
 from lab.training.experiment import Experiment
 from tests.planning.plans import shipped
+from tests.records.made import make_run
 
 HERE = Hardware("cpu", "Xeon", 1, "2.13")
 
@@ -122,7 +123,7 @@ def test_time_counts_training_and_a_third_for_each_token_validated_on() -> None:
 
 
 def workload(experiment: Experiment) -> Workload:
-    return Workload.of(experiment, 1, 2.0)
+    return workload_of(experiment, 1, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_a_workload_is_what_a_steps_time_depends_on(override: str, same: bool) -
 
 def test_a_run_remembers_its_workload(tmp_path: Path) -> None:
     run = shipped().runs[0]
-    made(tmp_path, "quickstart/gemma2/seed-0", run.info, 0.5)
+    made(tmp_path, "quickstart/gemma2/seed-0", run.record, 0.5)
     (past,) = history(tmp_path)
     assert past.workload == run.workload
     assert (past.arm, past.seed, past.tokens, past.metrics) == ("gemma2", 0, 500, {"val/loss": 0.5})
@@ -150,17 +151,17 @@ def test_a_run_remembers_its_workload(tmp_path: Path) -> None:
     assert at_tokens(run.experiment, 50_000).train.tokens == 50_000
 
 
-def made(root: Path, name: str, info: dict[str, Any], loss: float, status: str = "finished") -> None:
-    folder = RunFolder.create(root / name, "seed: 0\n", info)
-    folder.add_provenance(device="cpu", cpu="Xeon", threads=1, torch="2.13")
+def made(root: Path, name: str, record: RunRecord, loss: float, status: str = "finished") -> None:
+    folder = make_run(root / name, "seed: 0\n", record)
+    folder.add_provenance({"device": "cpu", "cpu": "Xeon", "threads": 1, "torch": "2.13"})
     costs = {"tokens": 500, "steps": 5, "seconds": 1.0, "tokens_per_second": 77.0, "peak_memory_bytes": 5}
     write_json(folder.path / "summary.json", {"status": status, "metrics": {"val/loss": loss}, "costs": costs})
 
 
 def test_only_finished_runs_are_history_and_broken_ones_are_passed_over(tmp_path: Path) -> None:
-    info = {key: value for key, value in shipped().runs[0].info.items() if key != "workload"}
+    record = dataclasses.replace(shipped().runs[0].record, workload=None)
     for seed, status in enumerate(("finished", "diverged", "finished", "finished")):
-        made(tmp_path, f"s/a/seed-{seed}", info | {"seed": seed, "identity": f"{seed:064x}"}, 1.0, status)
+        made(tmp_path, f"s/a/seed-{seed}", dataclasses.replace(record, seed=seed, identity=f"{seed:064x}"), 1.0, status)
     (tmp_path / "s/a/seed-2/summary.json").write_text("{")
     (tmp_path / "s/a/seed-3/run.json").write_text(json.dumps({"arm": "a"}))
     (past,) = history(tmp_path)
@@ -169,7 +170,7 @@ def test_only_finished_runs_are_history_and_broken_ones_are_passed_over(tmp_path
 
 
 def test_two_thousand_runs_are_scanned_within_a_second(tmp_path: Path) -> None:
-    info = json.dumps(shipped().runs[0].info)
+    info = json.dumps(shipped().runs[0].record.as_json())
     summary = json.dumps({"status": "finished", "metrics": {"val/loss": 1.0}, "costs": {"tokens": 500}})
     for arm in range(200):
         for seed in range(10):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def frozen(folder: Path) -> Callable[[], dict[str, Any]]:
 
 
 def timeless(plan: Plan) -> list[dict[str, Any]]:
-    return [{**run.info, "created": ""} for run in plan.runs]
+    return [{**run.record.as_json(), "created": ""} for run in plan.runs]
 
 
 def unreadable(*_: object, **__: object) -> None:
@@ -111,7 +112,7 @@ def test_each_arms_configuration_stands_once(frozen: Callable[[], dict[str, Any]
     content = frozen()
     assert len(content["arms"]) == 2
     assert len(content["runs"]) == 4
-    assert content["code"] == code_version.current().as_dict()
+    assert content["code"] == asdict(code_version.current())
 
 
 def test_nothing_that_is_edited_afterwards_changes_it(
@@ -276,7 +277,7 @@ def test_a_plan_that_cannot_be_written_leaves_the_old_one(
 def test_the_rows_beside_the_runs_hold_the_code_and_a_line_a_run(folder: Path) -> None:
     path = save_plan(plan_sweep("quickstart"), folder / "runs")
     content = json.loads(path.read_text())
-    assert content["code"] == code_version.current().as_dict()
+    assert content["code"] == asdict(code_version.current())
     assert content["question"].startswith("What do Gemma 2's")
     assert [row["folder"] for row in content["runs"]][:2] == ["quickstart/gemma2/seed-0", "quickstart/gemma2/seed-1"]
     assert sum('"identity"' in line for line in path.read_text().splitlines()) == 8

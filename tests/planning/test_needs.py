@@ -25,6 +25,7 @@ from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.references import References
 from lab.records import RunFolder, State
 from lab.refusals import RequestError
+from tests.records.made import make_run
 
 Write = Callable[[str], None]
 FILE = SweepFile(Path("sweeps/mine.yaml"), Sweep("Why?", "gemma2_tiny"))
@@ -59,7 +60,7 @@ def by_name(plan: Plan) -> dict[str, PlannedRun]:
 
 def stand(run: PlannedRun, root: Path, status: Any = "finished") -> RunFolder:
     """A planned run's folder below the root, as if it had been run."""
-    folder = RunFolder.create(root / run.folder_name, run.config_yaml, run.info)
+    folder = make_run(root / run.folder_name, run.config_yaml, run.record)
     folder.state = State(status=status)
     return folder
 
@@ -72,7 +73,7 @@ def test_a_student_holds_the_identity_of_its_teacher_with_its_own_seed(sweep: Wr
         assert student.experiment.recipe.teacher == teacher.identity  # type: ignore[attr-defined]
         [need] = student.needs
         assert (need.path, need.identity, need.run) == ("recipe.teacher", teacher.identity, f"mine/big/seed-{seed}")
-        assert student.info["needs"][0]["identity"] == teacher.identity
+        assert student.record.needs[0].identity == teacher.identity
         assert student.axes["recipe"] == "distillation"
         assert (teacher.needs, teacher.axes["recipe"]) == ((), "next_token")
     assert [run.arm for run in plan_sweep("mine").runs][::2] == ["taught", "plain", "big"], "in the file's order"

@@ -17,6 +17,7 @@ from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Cell, Selection, Tried, select
+from lab.records import Picked
 from lab.refusals import RequestError
 
 Write = Callable[[str], None]
@@ -81,7 +82,7 @@ def test_what_is_picked_stays_in_plan_json_when_the_sweep_is_submitted_again(swe
     tried = [Tried("lr=0.001", 1, "finished", 3.1), Tried("lr=0.002", 1, "finished", 3.0)]
     selection.record(tmp_path, "mine", {"a": select("a", cells, tried, "val/loss")})
     save_plan(plan_sweep("mine"), tmp_path)
-    assert selection.recorded(tmp_path, "mine")["a"]["values"] == {"optimizer.lr": 0.002}
+    assert selection.recorded(tmp_path, "mine")["a"].facts["values"] == {"optimizer.lr": 0.002}
     assert len(json.loads(file.read_text())["runs"]) == 6
 
 
@@ -241,8 +242,8 @@ def test_a_pick_is_told_in_one_line() -> None:
 
 def test_a_pick_on_record_is_kept_and_says_what_the_tuning_runs_say_now() -> None:
     found = select("a", cells(1, 2), tried(_1=[3.0], _2=[2.0]), "val/loss")
-    kept = selection.kept(found, {"cell": "lr=1", "seeds": [4]})
+    kept = selection.kept(found, Picked("lr=1", (4,)))
     assert isinstance(kept, Selection)
     assert (kept.picked, kept.derived, kept.seeds) == (cells(1)[0], cells(2)[0], (4,))
     assert kept.describe().endswith("; kept, though the tuning runs now say lr=2")
-    assert selection.kept(found, {"cell": "lr=9", "seeds": [4]}) is None
+    assert selection.kept(found, Picked("lr=9", (4,))) is None

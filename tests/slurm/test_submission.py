@@ -18,6 +18,7 @@ from lab.records import RunFolder, find_runs
 from lab.refusals import RequestError
 from tests.dispatch.conftest import make, until  # noqa: F401  fixtures
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, most_at_once, results
+from tests.records.made import info
 from tests.slurm.cluster import Cluster
 from tests.slurm.killed import HELD, Moment, killed_once, raced
 
@@ -157,7 +158,7 @@ def need(run: RunFolder, *others: RunFolder) -> RunFolder:
     """The run, needing the others."""
     from lab.records import write_json
 
-    write_json(run.path / "run.json", {**run.info, "needs": [student(other) for other in others]})
+    write_json(run.path / "run.json", {**info(run), "needs": [student(other) for other in others]})
     return run
 
 
@@ -293,10 +294,10 @@ def test_a_sweep_that_tunes_goes_on_by_itself(cluster: Cluster, folder: Path, no
     assert done.exit_code == 0, done.output
     assert "sends the runs of what each arm picks" in done.output
     found = find_runs(folder / "runs")
-    roles = [run.info["role"] for run in found if run.state.status == "finished"]
+    roles = [run.record.role for run in found if run.state.status == "finished"]
     assert sorted(roles) == ["report", "tune", "tune"]
     assert {run.state.attempts for run in found} == {1}
-    (reported,) = [run.name for run in found if run.info["role"] == "report"]
+    (reported,) = [run.name for run in found if run.record.role == "report"]
     by = {record.job for record in journal.records(folder / "runs") for task in record.tasks if reported in task.runs}
     following = {record.job for record in journal.records(folder / "runs") if record.kind == "next"}
     assert (by - {None} == following) is not nodes_may_send

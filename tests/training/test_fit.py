@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from components.registry import OptionError
 from lab.data.batches import Batches, validation_batches
+from lab.records import Progress
 from lab.training import environment
 from lab.training.checkpoints import verified
 from lab.training.fit import fit
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Constant
 from lab.training.options import Validation
-from lab.training.progress.outcome import Progress
 from lab.training.progress.recorder import Recorder
 
 from . import tiny

@@ -23,13 +23,14 @@ from lab.training.experiment import Experiment
 from lab.training.recipes import teacher
 from lab.training.recipes.base import NextTokenPrediction
 from lab.training.recipes.distillation import Distillation
+from tests.records.made import make_run
 
 from .test_train import architecture
 from .test_train import experiment as experiment
 
 
 def finished(experiment: Experiment, folder: Path) -> RunFolder:
-    run = RunFolder.create(folder / "school/big/seed-0", "{}", {"identity": "e" * 64})
+    run = make_run(folder / "school/big/seed-0", "{}", {"identity": "e" * 64})
     loop.train(experiment, run.path)
     return run
 
@@ -58,8 +59,8 @@ def test_a_finished_run_teaches_with_its_last_weights(experiment: Experiment, ru
         "identity": "e" * 64,
         "run": "school/big/seed-0",
         "parameters": sum(parameter.numel() for parameter in trained.parameters()),
-        "val/loss": run.summary["metrics"]["val/loss"],
-        "data": run.summary["data"]["digest"],
+        "val/loss": run.summary.metrics["val/loss"],
+        "data": run.summary.data_digest,
     }
 
 

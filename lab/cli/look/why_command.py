@@ -32,14 +32,10 @@ def command(run: str, other: str | None, root: Path, as_json: bool) -> None:
     Without OTHER: what makes RUN another run than its sweep (or `lab train`) would plan in its place now.
     """
     from lab.planning.plan.why import compare_runs, compare_with_plan
-    from lab.records import BrokenRun, resolve
-    from lab.refusals import RequestError
+    from lab.records import resolve
 
-    try:
-        first = resolve(root, run)
-        why = compare_with_plan(first, root) if other is None else compare_runs(first, resolve(root, other))
-    except BrokenRun as error:
-        raise RequestError(str(error)) from None
+    first = resolve(root, run)
+    why = compare_with_plan(first, root) if other is None else compare_runs(first, resolve(root, other))
     if as_json:
         click.echo(json.dumps(why.as_dict(), indent=1))
         return

@@ -74,7 +74,7 @@ def command(
     except ValueError as error:
         raise RequestError(str(error)) from None
     seconds = time.perf_counter() - start
-    if max(map(len, map(operator.add, ids, continued))) > context and "imported" not in loaded.run.info:
+    if max(map(len, map(operator.add, ids, continued))) > context and loaded.run.record.imported is None:
         click.echo(f"note: this goes beyond the {context:,} tokens of context that it was trained with", err=True)
     count = sum(map(len, continued))
     speed = count / seconds

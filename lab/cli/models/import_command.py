@@ -25,7 +25,7 @@ def command(folder: Path, overrides: tuple[str, ...], name: str, without_dropout
     from lab.evaluation.imported import import_model
 
     run, made = import_model(folder, name, root, overrides, without_dropout=without_dropout)
-    costs = run.info["costs"]
+    costs = run.record.costs
     from lab.units import count
 
     click.echo(f"{'imported' if made else 'already imported'}: {count(costs['parameters'])} parameters · {run.path}")

@@ -92,10 +92,10 @@ def _conclude(run: RunFolder) -> int:
     if summary is None:
         click.echo(f"{state.status}: {state.reason or 'see log.txt'}: {run.path / 'log.txt'}", err=True)
         return 130 if state.status == "preempted" else 1
-    metrics, costs = summary["metrics"], summary["costs"]
+    metrics, costs = summary.metrics, summary.costs
     losses = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("val/loss", "unigram/loss") if name in metrics)
     speed = f"{costs['tokens_per_second']:,.0f} tokens/s"
     if "mfu" in costs:
         speed += f" (MFU {costs['mfu']:.1%})"
-    click.echo(f"{summary['status']}: {losses} nats/token · {speed} · {run.path}")
-    return 0 if summary["status"] == "finished" else 1
+    click.echo(f"{summary.status}: {losses} nats/token · {speed} · {run.path}")
+    return 0 if summary.status == "finished" else 1

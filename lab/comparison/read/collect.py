@@ -7,22 +7,27 @@ sweep that made it, as they were then. Tuning runs decide what an arm picks, and
 from __future__ import annotations
 
 import difflib
-import errno
-import json
-import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.comparison.read.folders import Found, Shelf, numbers
-from lab.comparison.read.labels import WrongShape, check_labels, check_rows, is_number, printable
+from lab.comparison.read.folders import Found, Shelf
 from lab.comparison.read.results import BUDGET, COSTS, MISSING, ArmResults, RunResult, SweepResults
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Cell, Selection, Tried
-from lab.records import run_paths
+from lab.records import (
+    BrokenRecord,
+    Picked,
+    PlanRecord,
+    PlanRow,
+    RunFolder,
+    SweepLabels,
+    escape_text,
+    read_plan,
+    run_paths,
+)
 from lab.refusals import RequestError
 
 
@@ -49,90 +54,89 @@ def collect(root: Path | str, sweep: str) -> SweepResults:
     root = Path(root)
     if "/" in sweep or sweep in ("", ".", ".."):  # its name becomes part of paths
         raise RequestError(_nothing(root, sweep, []))
-    plan = _plan(root / sweep / "plan.json")
+    plan = _plan(root, sweep)
     shelf = Shelf(root, sweep)
     entries, others, labels = _planned(plan, shelf) if plan is not None else _newest(list(shelf.rest()))
     if all(entry.run.folder is None for entry in entries) and not others:
         raise RequestError(_nothing(root, sweep, shelf.broken))
-    arms, unpicked, tuning = _arms(entries, plan or {}, labels.get("metrics"))
+    arms, unpicked, tuning = _arms(entries, {} if plan is None else plan.selected, labels)
     if not arms:
         why = "all that are there are for tuning" if plan is None else "its plan.json lists none that is there"
         raise RequestError(f"sweep '{sweep}' in {root} has no run to compare yet: {why}")
     return SweepResults(
-        name=printable(sweep),
-        question=labels.get("question"),
-        baseline=labels.get("baseline") or "",
-        metrics=tuple(dict.fromkeys(labels.get("metrics") or ("val/loss",))),
-        match=labels.get("match"),
+        name=escape_text(sweep),
+        question=labels.question,
+        baseline=labels.baseline or "",
+        metrics=tuple(dict.fromkeys(labels.metrics or ("val/loss",))),
+        match=labels.match,
         arms=arms,
-        tolerance=float((labels.get("matching") or {}).get("tolerance") or SweepResults.tolerance),
-        equivalence=_positive(labels.get("equivalence")),
+        tolerance=labels.tolerance or SweepResults.tolerance,
+        equivalence=labels.equivalence,
         left_out=(*others, *unpicked),
         tuning=tuple(tuning),
         broken=tuple(sorted(shelf.broken)),
     )
 
 
-def _planned(plan: dict[str, Any], shelf: Shelf) -> tuple[list[_Entry], list[RunResult], Mapping[str, Any]]:
+def _planned(plan: PlanRecord, shelf: Shelf) -> tuple[list[_Entry], list[RunResult], SweepLabels]:
     """The entries of a plan; runs that are there and not in it; the labels in force."""
-    rows = plan["runs"]
-    taken = [shelf.take(row["folder"], row["identity"]) if row.get("folder") else None for row in rows]
+    rows = plan.runs
+    taken = [shelf.take(row.folder, row.identity) if row.folder else None for row in rows]
     # A root may have been copied, or the plan made by hand: what its folder doesn't tell, the identity does.
     rest = {found.run.identity: found for found in sorted(shelf.rest(), key=_age)}
-    standing = [found or rest.pop(row["identity"], None) for row, found in zip(rows, taken, strict=True)]
+    standing = [found or rest.pop(row.identity, None) for row, found in zip(rows, taken, strict=True)]
     entries = [entry for row, found in zip(rows, standing, strict=True) if (entry := _entry(row, found))]
-    labels = plan
-    if "baseline" not in plan:
+    labels = plan.labels
+    if labels.baseline is None:
         newest = max((found for found in standing if found), key=_age, default=None)
-        labels = plan if newest is None else newest.info | plan
+        labels = labels if newest is None else labels.completed_by(newest.record.labels)
     return entries, [found.run for found in rest.values()], labels
 
 
-def _entry(row: dict[str, Any], found: Found | None) -> _Entry | None:
+def _entry(row: PlanRow, found: Found | None) -> _Entry | None:
     """One row of a plan with the run that it lists. A row that names no arm and seed has those of its run."""
-    info = found.info if found else {}
-    label = row if "arm" in row and "seed" in row else info
-    if not label:
+    if row.arm is not None and row.seed is not None:
+        arm, seed = row.arm, row.seed
+    elif found is not None:
+        arm, seed = found.run.arm, found.run.seed
+    else:
         return None
-    arm, seed = label["arm"], label["seed"]
-    run = found.run if found else RunResult(arm, seed, row["identity"], MISSING)
+    run = found.run if found else RunResult(arm, seed, row.identity, MISSING)
     if (run.arm, run.seed) != (arm, seed):
         run = replace(run, arm=arm, seed=seed)  # another sweep made it, under a label of its own
-    cell = Cell(row.get("cell") or "", row.get("tuned") or {})
-    known = numbers({name: row.get(name) for name in (*COSTS, *BUDGET)})
-    axes = row["axes"] if row.get("axes") is not None else info.get("axes") or {}
-    return _Entry(run, row.get("role", "report"), cell, axes, _costs(found) | known)
+    known = {name: row.numbers[name] for name in (*COSTS, *BUDGET) if name in row.numbers}
+    axes = row.axes if row.axes is not None else found.record.axes if found else {}
+    return _Entry(run, row.role, Cell(row.cell, row.tuned), dict(axes), _costs(found) | known)
 
 
-def _newest(found: list[Found]) -> tuple[list[_Entry], list[RunResult], Mapping[str, Any]]:
+def _newest(found: list[Found]) -> tuple[list[_Entry], list[RunResult], SweepLabels]:
     """As `_planned`, without a plan: of each arm and seed the newest run that reports, in the order of run.json."""
     found.sort(key=_age)  # the newest last, so that it wins
-    report = [each for each in found if each.info.get("role", "report") == "report"]
+    report = [each for each in found if each.record.role == "report"]
     counted = {(each.run.arm, each.run.seed): each for each in report}
-    order = {each.run.arm: each.info.get("order", 0) for each in counted.values()}
+    order = {each.run.arm: each.record.order for each in counted.values()}
     seeds = sorted({seed for _, seed in counted})
     entries = []
     for arm in sorted(order, key=lambda arm: (order[arm], arm)):
         of_arm = [counted.get((arm, seed)) for seed in seeds]
         known = next(each for each in reversed(of_arm) if each is not None)
-        axes = (known.info.get("axes") or {}) | (known.info.get("tuned") or {})
+        axes = {**known.record.axes, **known.record.tuned}
         for seed, each in zip(seeds, of_arm, strict=True):
             run = each.run if each else RunResult(arm, seed, "", MISSING)
             entries.append(_Entry(run, "report", Cell(), axes, _costs(each)))
     kept = {id(each) for each in counted.values()}
     others = [each.run for each in found if id(each) not in kept]
-    return entries, others, found[-1].info if found else {}
+    return entries, others, found[-1].record.labels if found else SweepLabels()
 
 
 def _arms(
-    entries: Iterable[_Entry], plan: dict[str, Any], metrics: Any
+    entries: Iterable[_Entry], recorded: Mapping[str, Picked], labels: SweepLabels
 ) -> tuple[dict[str, ArmResults], list[RunResult], list[RunResult]]:
     """The arms, each with the runs of what it picked; reporting runs of what it didn't; and those that tuned."""
     of_arm: dict[str, list[_Entry]] = {}
     for entry in entries:
         of_arm.setdefault(entry.run.arm, []).append(entry)
-    metric = plan.get("tune_metric") or (metrics or ["val/loss"])[0]
-    recorded = selection.recorded_in(plan)
+    metric = labels.tune_metric or (labels.metrics or ("val/loss",))[0]
     arms, unpicked, tuning = {}, [], []
     for name, found in of_arm.items():
         made = _selection(name, found, metric, recorded.get(name)) if found[0].cell.name else None
@@ -151,7 +155,7 @@ def _arms(
     return arms, unpicked, tuning
 
 
-def _selection(arm: str, entries: list[_Entry], metric: str, entry: Mapping[str, Any] | None) -> Selection:
+def _selection(arm: str, entries: list[_Entry], metric: str, entry: Picked | None) -> Selection:
     """What the arm picked: as recorded, else as its tuning runs say."""
     cells = {each.cell.name: each.cell for each in entries}
     tried = [
@@ -174,55 +178,33 @@ def _costs(found: Found | None) -> dict[str, float]:
     """What is known of a run from its configuration: as its plan counted it, else as it measured it."""
     if found is None:
         return {}
-    return {name: found.run.costs[name] for name in COSTS if name in found.run.costs} | numbers(found.info.get("costs"))
+    return {name: found.run.costs[name] for name in COSTS if name in found.run.costs} | dict(found.record.costs)
 
 
-def _plan(path: Path) -> dict[str, Any] | None:
+def _plan(root: Path, sweep: str) -> PlanRecord | None:
     """A sweep's plan, None where there is none.
 
     Raises:
         RequestError: it isn't one, or says something that isn't what its key takes.
     """
     try:
-        plan = printable(json.loads(path.read_text(encoding="utf-8")))
-        runs = plan["runs"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # so nothing is there
-            return None
-        raise RequestError(f"{path}: can't be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RequestError(
-            f"{path}: can't be read as a plan, JSON with a list of `runs`; plan the sweep again"
-        ) from None
-    try:
-        check_rows(runs)
-        check_labels(plan)
-    except WrongShape as error:
-        raise RequestError(f"{path}: {error}; plan the sweep again") from None
-    return plan  # type: ignore[no-any-return]
-
-
-def _positive(value: Any) -> float | None:
-    return float(value) if is_number(value) and 0 < value < math.inf else None
+        return read_plan(root, sweep)
+    except BrokenRecord as error:
+        raise error.with_fix("plan the sweep again") from None
 
 
 def _age(found: Found) -> tuple[datetime, str]:
     """For sorting, the oldest first; by name between equals, so that the same one wins each time."""
-    try:
-        created = datetime.fromisoformat(found.info["created"])
-    except (KeyError, TypeError, ValueError):
-        created = datetime.min
+    created = found.record.created_at or datetime.min.replace(tzinfo=UTC)
     assert found.run.folder is not None
-    return created if created.tzinfo else created.replace(tzinfo=UTC), found.run.folder.path.name
+    return created, found.run.folder.path.name
 
 
 def _nothing(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> str:
     if broken:
         return f"no run of sweep '{sweep}' in {root} can be read: {broken[0][1]}"
     # A folder that may not be looked into is none of this sweep's.
-    others = sorted({path.parts[-3] for path in run_paths(root, closed=[]) if os.path.exists(path / "run.json")})
+    others = sorted({path.parts[-3] for path in run_paths(root, closed=[]) if RunFolder(path).exists})
     near = difflib.get_close_matches(sweep, others, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     listed = f" (there are: {', '.join(others)})" if others else f": there are no runs in {root}"

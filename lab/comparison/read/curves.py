@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lab.comparison.read.points import Points
 from lab.comparison.read.results import ArmResults, RunResult
-from lab.records import BrokenRun
+from lab.records import BrokenRecord, Points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +23,7 @@ X = Literal["step", "tokens", "flops", "seconds"]
 
 _SHARED_AXES = ("step", "tokens")  # on which the same run of points means the same for every architecture
 _UNDER_WAY = ("queued", "running", "preempted")
-_UNREADABLE = (BrokenRun, AttributeError, KeyError, TypeError, ValueError, OverflowError)  # of files edited by hand
+_UNREADABLE = (BrokenRecord, AttributeError, KeyError, TypeError, ValueError, OverflowError)  # of files edited by hand
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def run_curves(run: RunResult, metrics: Sequence[str], axes: Sequence[X]) -> dic
     """
     if run.folder is None:
         return {(metric, axis): MetricCurve((), (), axis) for metric in metrics for axis in axes}
-    points = Points(run.folder.path / "metrics.jsonl", metrics)
+    points = Points(run.folder.metrics_path, metrics)
     values = {metric: points.values(metric) for metric in metrics}
     curves = {}
     for axis in axes:
@@ -204,7 +203,6 @@ def _flops_per_token(run: RunResult) -> float | None:
     """Those of the model's training and of using the runs that it learns from; None if run.json has none."""
     assert run.folder is not None
     with contextlib.suppress(*_UNREADABLE):
-        info = run.folder.info
-        needs = sum(float(need.get("flops_per_token") or 0) for need in info.get("needs") or ())
-        return float(info["costs"]["flops_per_token"]) + needs
+        record = run.folder.record
+        return record.costs["flops_per_token"] + sum(need.flops_per_token for need in record.needs)
     return None

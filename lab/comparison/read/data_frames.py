@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from components.registry import suggestion
 from lab.comparison.read.collect import collect
 from lab.comparison.read.curves import X, run_curve
-from lab.comparison.read.labels import printable
 from lab.comparison.read.results import ArmResults, RunResult, SweepResults
+from lab.records import escape_text, recorded_metrics
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -53,7 +50,7 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
             "status": run.status,
             "reason": run.reason,
             "identity": run.identity or None,
-            "run": printable(run.folder.path.relative_to(_root(root)).as_posix()) if run.folder else None,
+            "run": escape_text(run.folder.path.relative_to(_root(root)).as_posix()) if run.folder else None,
         }
         row |= {column: arm.settings.get(axis) for axis, column in axis_columns.items()}
         row |= {metric: run.metrics.get(metric, float("nan")) for metric in metrics}
@@ -80,18 +77,9 @@ def _hint(sweeps: Sequence[str], metric: str, root: Path | str | None) -> str:
     runs = [run for _, _, run in _runs(sweeps, root)]
     if any(metric in run.metrics for run in runs):
         return ": it is measured at the end alone, so it is in lab.results"
-    recorded = {name for run in runs if run.folder is not None for name in _recorded(run.folder.path)}
+    folders = [run.folder for run in runs if run.folder is not None]
+    recorded = {name for folder in folders for name in recorded_metrics(folder.metrics_path, _LINES)}
     return suggestion(metric, sorted(recorded))
-
-
-def _recorded(folder: Path) -> set[str]:
-    """What the first lines of a run's metrics.jsonl measure."""
-    names: set[str] = set()
-    with suppress(OSError, ValueError), (folder / "metrics.jsonl").open(encoding="utf-8") as file:
-        for line in islice(file, _LINES):
-            point = json.loads(line)
-            names |= {name for name in point if "/" in name} if isinstance(point, dict) else set()
-    return names
 
 
 def _runs(sweeps: Sequence[str], root: Path | str | None) -> Iterator[tuple[SweepResults, ArmResults, RunResult]]:

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lab.comparison.read.labels import WrongShape, check_run, is_number, printable
-from lab.comparison.read.points import LARGEST, is_measured
 from lab.comparison.read.results import RunResult
-from lab.records import BrokenRun, RunFolder, run_paths
+from lab.records import BrokenRecord, RunFolder, RunRecord, escape_text, run_paths
 
 
 class Folder(RunFolder):
-    """A run's folder to tell of: what it says can be printed and written, whatever bytes its names and files hold.
-
-    Its path is the real one.
-    """
+    """A run's folder whose name can be printed and written, whatever bytes it holds. Its path is the real one."""
 
     @property
     def name(self) -> str:
-        return str(printable(super().name))
-
-    @property
-    def info(self) -> dict[str, Any]:
-        return printable(super().info)  # type: ignore[no-any-return]
-
-    @property
-    def summary(self) -> dict[str, Any] | None:
-        return printable(super().summary)  # type: ignore[no-any-return]
+        return escape_text(super().name)
 
 
 class Found(NamedTuple):
     """A run that stands, and what its run.json says of it."""
 
     run: RunResult
-    info: dict[str, Any]
+    record: RunRecord
 
 
 class Shelf:
@@ -87,7 +72,7 @@ class Shelf:
         self._read[name] = None
         try:
             self._read[name] = _read(Folder(path))
-        except (BrokenRun, OSError, RecursionError) as error:
+        except (BrokenRecord, OSError, RecursionError) as error:
             self._note(path, str(error))
         return self._read[name]
 
@@ -99,45 +84,23 @@ class Shelf:
             return False
 
     def _note(self, path: Path, problem: str) -> None:
-        told = (Path(printable(str(path))), printable(problem))
+        told = (Path(escape_text(str(path))), escape_text(problem))
         if told not in self.broken:
             self.broken.append(told)
 
 
 def _read(folder: Folder) -> Found:
-    info, summary = folder.info, folder.summary
-    try:
-        check_run(info)
-    except WrongShape as error:
-        raise BrokenRun(f"{folder.path / 'run.json'}: {error}") from None
-    if not os.path.exists(folder.path / "config.yaml"):
-        raise BrokenRun(f"{folder.path / 'config.yaml'}: missing")
+    record, summary = folder.record, folder.summary
+    if record.arm is None or record.seed is None:
+        raise BrokenRecord(folder.record_path, "has no arm and seed")
+    if not folder.has_config:
+        raise BrokenRecord(folder.config_path, "missing")
     # A summary is written only when the result stands, and that run is never run again: it decides.
-    if summary and "status" in summary:
-        status, reason = str(summary["status"]), summary.get("reason")
+    if summary is not None and summary.status is not None:
+        status, reason = summary.status, summary.reason
     else:
         state = folder.state
         status, reason = state.status, state.reason
-    reason = None if reason is None else printable(str(reason))
-    metrics, costs = (numbers(summary.get(key)) if summary else {} for key in ("metrics", "costs"))
-    _refuse_unmeasurable(folder.path / "summary.json", summary.get("metrics") if summary else None)
-    return Found(RunResult(info["arm"], info["seed"], info["identity"], status, folder, reason, metrics, costs), info)
-
-
-def _refuse_unmeasurable(path: Path, metrics: Any) -> None:
-    """Refuse a finite value that no run can have measured: sums and squares of such values overflow.
-
-    Raises:
-        BrokenRun: naming the file and the key.
-    """
-    for name, value in metrics.items() if isinstance(metrics, dict) else ():
-        if type(value) in (int, float) and value == value and abs(value) != math.inf and not is_measured(value):
-            shown = f"{value:g}" if isinstance(value, float) else f"a number of {len(str(abs(value)))} digits"
-            raise BrokenRun(f"{path}: `metrics.{name}`: expected a number up to {LARGEST:g} in size, got {shown}")
-
-
-def numbers(found: Any) -> dict[str, float]:
-    """The entries of a mapping that are numbers; a null is a value that wasn't measured."""
-    if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in found.items() if is_number(value)}
+    metrics, costs = (dict(summary.metrics), dict(summary.costs)) if summary is not None else ({}, {})
+    run = RunResult(record.arm, record.seed, record.identity, status, folder, reason, metrics, costs)
+    return Found(run, record)

@@ -8,23 +8,19 @@ noise either, only points of the last quarter of the training count; runs with f
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from lab.comparison.read.points import is_measured
 from lab.comparison.read.results import ArmResults
 from lab.comparison.statistics.paired import mean_of, sample
+from lab.records import last_points
 
 POINTS = 5
 """How many validation points at the end of a run count."""
 END = 0.25
 """The share of a run's steps that is its end."""
 _FEWEST = 4  # three points about a line leave a single degree of freedom
-_CHUNK = 65_536
 
 Tail = Sequence[tuple[float, float]]
 """Points (x, y) at the end of a curve, by x."""
@@ -52,8 +48,8 @@ class NoiseFloor:
 def noise_floor(baseline: ArmResults, metric: str) -> NoiseFloor:
     """The noise of a metric in an arm's finished runs."""
     over_seeds = sample(baseline.values(metric))
-    folders = [run.folder.path for run in baseline.runs.values() if run.finished and run.folder]
-    tails = [at_end(last_points(folder / "metrics.jsonl", metric)) for folder in folders]
+    folders = [run.folder for run in baseline.runs.values() if run.finished and run.folder]
+    tails = [at_end(last_points(folder.metrics_path, metric, POINTS)) for folder in folders]
     tails = [tail for tail in tails if len(tail) >= _FEWEST]
     return NoiseFloor(metric, over_seeds.n, over_seeds.sd, len(tails), spread_about_lines(tails))
 
@@ -81,47 +77,3 @@ def spread_about_lines(tails: Iterable[Tail]) -> float | None:
         residuals += [(y - y_mean) - slope * (x - x_mean) for x, y in tail]
         degrees += len(tail) - 2
     return math.hypot(*residuals) / math.sqrt(degrees) if degrees else None
-
-
-def last_points(path: Path, metric: str, points: int = POINTS) -> list[tuple[float, float]]:
-    """The last finite values of a metric in a metrics.jsonl with their steps, by step; empty if it can't be read.
-
-    The file is read from its end, and only as far as needed.
-    """
-    try:
-        with path.open("rb") as file:
-            size, length = file.seek(0, os.SEEK_END), _CHUNK
-            while True:
-                start = max(0, size - length)
-                file.seek(start)
-                lines = file.read(size - start).splitlines()
-                values = _last_values(lines if start == 0 else lines[1:], metric, points)
-                if len(values) >= points or start == 0:
-                    return sorted(values.items())
-                length *= 4
-    except OSError:
-        return []
-
-
-def _last_values(lines: Sequence[bytes], metric: str, points: int) -> dict[float, float]:
-    """Step → value, for at most so many points from the end.
-
-    Lines that aren't a point are passed over, such as one that a crash left half written.
-    """
-    name = json.dumps(metric).encode()
-    values: dict[float, float] = {}
-    for line in reversed(lines):
-        if name not in line:
-            continue
-        try:
-            point = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if type(point) is not dict:
-            continue
-        step, value = point.get("step"), point.get(metric)
-        if is_measured(step) and is_measured(value):
-            values.setdefault(step, value)
-        if len(values) == points:
-            break
-    return values

@@ -157,7 +157,7 @@ def _file_state(run: RunResult) -> tuple[int, ...]:
     if run.folder is None:
         return ()
     try:
-        state = (run.folder.path / "metrics.jsonl").stat()
+        state = run.folder.metrics_path.stat()
     except OSError:
         return ()
     return state.st_size, state.st_mtime_ns

@@ -14,9 +14,9 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
 from lab.comparison.metrics import COST_TITLES, title
-from lab.comparison.read.labels import is_number
 from lab.comparison.read.results import COSTS
 from lab.comparison.tensorboard.event_files import EventRecord, event_file, scalars
+from lab.records import is_number
 
 Value = bool | float | str
 

@@ -13,18 +13,15 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
-from lab.comparison.read.labels import printable
-from lab.comparison.read.points import is_measured
 from lab.comparison.read.results import ArmResults, RunResult, SweepResults
 from lab.comparison.tensorboard import hparams
 from lab.comparison.tensorboard.bands import Bands, last_change, unit
 from lab.comparison.tensorboard.custom_scalars import margin, page
 from lab.comparison.tensorboard.event_files import EventRecord, event_file, has_tag, texts
 from lab.comparison.tensorboard.text_tab import texts_of
-from lab.records import BrokenRun, RunFolder
+from lab.records import BrokenRecord, RunFolder, escape_text, is_measured
 
 Layout = dict[str, Path | bytes]
 """Path inside the view → the file that it links to, or its content."""
@@ -91,7 +88,7 @@ def _run_files(
     ended = run.status in ("finished", "diverged", "failed")
     if not events and not ended:
         return {}
-    files: Layout = {printable(path.name): path for path in events}
+    files: Layout = {escape_text(path.name): path for path in events}
     files[f"{_FIRST}.start"] = hparams.session_start(group, axes, arm.costs, _created(folder))
     if ended:
         files[f"{_LAST}.{run.status}"] = _session_end(run, folder, metrics)
@@ -124,15 +121,15 @@ def _session_end(run: RunResult, folder: RunFolder, metrics: Sequence[str]) -> b
     else:
         values = dict.fromkeys(metrics, math.nan)
     steps, ended = [_step(run.costs.get("steps"))], None
-    with contextlib.suppress(BrokenRun, OSError):  # then the summary is enough
+    with contextlib.suppress(BrokenRecord, OSError):  # then the summary is enough
         state = folder.state
-        steps.append(_step(state.progress["step"] if state.progress else None))
+        steps.append(_step(state.progress.step if state.progress else None))
         ended = state.heartbeat
     if not run.finished:
-        with contextlib.suppress(BrokenRun, OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(BrokenRecord, OSError, ValueError, KeyError, TypeError):
             steps += [_step(point["step"]) for point in folder.metrics()[-1:]]
     if ended is None:
-        ended = _changed(folder.path / "summary.json") or _changed(folder.path)
+        ended = _changed(folder.summary_path) or _changed(folder.path)
     return hparams.session_end(run.finished, values, run.costs if run.finished else {}, max(steps), ended)
 
 
@@ -151,6 +148,7 @@ def _changed(path: Path) -> float:
 
 def _created(folder: RunFolder) -> float:
     try:
-        return datetime.fromisoformat(folder.info["created"]).timestamp()
-    except (KeyError, TypeError, ValueError, OSError, OverflowError):
+        created = folder.record.created_at
+        return 0.0 if created is None else created.timestamp()
+    except (BrokenRecord, OSError, OverflowError):
         return 0.0

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import json
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from lab.dispatch.worker.claim import Claim, holder
-from lab.records import RunFolder, State
-from lab.records.atomic import write_json
+from lab.records import CancelRequest, RunFolder, State, read_cancel_request, write_cancel_request
 
-REQUEST = ".cancel.json"
 PATIENCE = 30.0
 """Seconds to wait for workers that were asked: they answer after a step of training and the writing of a checkpoint."""
 
@@ -57,16 +54,13 @@ class Cancelled:
 
 def request(run: RunFolder, attempt: int, reason: str) -> None:
     """Ask the worker that makes this attempt at a run to checkpoint and leave it."""
-    write_json(run.path / REQUEST, {"version": 1, "attempt": attempt, "reason": reason, "asked": time.time()})
+    write_cancel_request(run.path, CancelRequest(attempt, reason, time.time()))
 
 
 def requested(run: RunFolder, attempt: int) -> str | None:
     """The reason with which this attempt at a run was asked to end; None if it wasn't."""
-    try:
-        found: dict[str, Any] = json.loads((run.path / REQUEST).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return str(found["reason"]) if found.get("attempt") == attempt else None
+    request = read_cancel_request(run.path)
+    return request.reason if request is not None and request.attempt == attempt else None
 
 
 def cancel(
@@ -179,7 +173,7 @@ def _nothing(run: RunFolder, said: str) -> Cancelled:
 
 def _step(state: State) -> str:
     progress = state.progress
-    return f" at step {progress['step']:,} of {progress['steps']:,}" if progress else ""
+    return f" at step {progress.step:,} of {progress.steps:,}" if progress else ""
 
 
 def _me() -> str:

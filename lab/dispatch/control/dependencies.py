@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lab.dispatch.status.status import live_state
 from lab.dispatch.worker.claim import Claim, holder
-from lab.records import BrokenRun, RunFolder, State, find_runs
+from lab.records import BrokenRecord, Need, RunFolder, State, find_runs
 
 _WORDS = {
     "queued": "has not begun",
@@ -40,16 +40,15 @@ class Standing:
     on: tuple[RunFolder, ...] = ()
 
 
-def of(run: RunFolder) -> list[dict[str, Any]]:
-    """What a run needs: `path`, `identity` and `run` of each."""
-    needs: list[dict[str, Any]] = run.info.get("needs", [])
-    return needs
+def of(run: RunFolder) -> tuple[Need, ...]:
+    """What a run needs."""
+    return run.record.needs
 
 
-def find(run: RunFolder, need: dict[str, Any]) -> RunFolder | None:
+def find(run: RunFolder, need: Need) -> RunFolder | None:
     """The needed run, by its identity: in the folder that was planned, beside it, or anywhere below the same root."""
-    root, identity = run.path.parents[2], need["identity"]
-    planned = root / need["run"]
+    root, identity = run.path.parents[2], need.identity
+    planned = root / need.run
     for path in (planned, planned.with_name(f"{planned.name}-{identity[:8]}")):
         found = RunFolder(path)
         if _identity(found) == identity:
@@ -67,12 +66,12 @@ def standing(run: RunFolder, pending: Collection[RunFolder] = ()) -> Standing:
     for need in of(run):
         found = find(run, need)
         if found is None:
-            return Standing("blocked", f"needs {need['run']}, which is not there")
+            return Standing("blocked", f"needs {need.run}, which is not there")
         # The holder first: whoever lets go of a run has written its state before.
         under_way = found in pending or holder(found.path) is not None
         try:
             state = live_state(found)
-        except BrokenRun as error:
+        except BrokenRecord as error:
             return Standing("blocked", f"needs {found.name}, which can't be read: {error}")
         if state.status == "finished":
             continue
@@ -125,5 +124,5 @@ def _reason(found: RunFolder, state: State) -> str:
 def _identity(run: RunFolder) -> str | None:
     try:
         return run.identity
-    except BrokenRun:
+    except BrokenRecord:
         return None

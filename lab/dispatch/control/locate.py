@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lab.dispatch.worker.claim import Claim
-from lab.records import BrokenRun, RunFolder, Seen, noted_folders, run_paths
+from lab.records import BrokenRecord, RunFolder, Seen, noted_folders, run_paths
 
 _LOOK_AGAIN = 0.05  # seconds between looks at whether another process has made its runs
 
@@ -67,11 +67,11 @@ def alone(root: Path) -> Iterator[Claim]:
 def _seen(path: Path, identity: str | None) -> Seen | None:
     run = RunFolder(path)
     try:
-        info = run.info
-        if identity is not None and info["identity"] != identity:
+        record = run.record
+        if identity is not None and record.identity != identity:
             return None
-        return Seen(run, info, run.state) if identity is not None or run.has_config else None
-    except BrokenRun:
+        return Seen(run, record, run.state) if identity is not None or run.has_config else None
+    except BrokenRecord:
         return None
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 from lab.dispatch.control import dependencies, locate, provenance
 from lab.dispatch.launchers.local.local import WORKER, Summary, run_local
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import holder
-from lab.records import RunFolder, Seen, note_folders, noted_folders
+from lab.records import RunFolder, RunRecord, Seen, note_folders, noted_folders
 from lab.refusals import RequestError
 
 
@@ -22,9 +22,9 @@ class PlannedRun(Protocol):
 
     Attributes:
         folder_name: `sweep/arm/seed-n`, below the root.
-        identity: hexadecimal, the same as `info["identity"]`.
+        identity: hexadecimal, the same as in its record.
         config_yaml: the frozen configuration.
-        info: what `run.json` holds.
+        record: what `run.json` holds.
         files: what else the folder holds from the beginning: name → content.
     """
 
@@ -35,7 +35,7 @@ class PlannedRun(Protocol):
     @property
     def config_yaml(self) -> str: ...
     @property
-    def info(self) -> dict[str, Any]: ...
+    def record(self) -> RunRecord: ...
     @property
     def files(self) -> Mapping[str, bytes]: ...
 
@@ -124,7 +124,7 @@ def prepare(
     Args:
         any_code: also where a run was made, or planned, with other code than this; its provenance says so.
     Raises:
-        ValueError: a folder name that isn't three safe parts, or an identity other than the one in `info`.
+        ValueError: a folder name that isn't three safe parts, or an identity other than the one in its record.
         FolderTaken: something that is no run stands in a run's place.
         RequestError: a run that is to be run was made or planned with other code; nothing has been made.
     """
@@ -153,29 +153,32 @@ def _make_missing(
     wanted: Mapping[str, PlannedRun], found: dict[str, Seen], root: Path, retry_failed: bool, any_code: bool
 ) -> Submission:
     if not root.is_dir():  # nothing is made before the refusal
-        _check_code(Submission(), [], [planned.info for planned in wanted.values()], any_code)
+        _check_code(Submission(), [], [planned.record for planned in wanted.values()], any_code)
     with locate.alone(root) as claim:
         missing = [identity for identity in wanted if identity not in found]
         found |= locate.anywhere(root, missing)
         submission = _survey(wanted, found, retry_failed)
-        infos = {identity: wanted[identity].info for identity in missing if identity not in found}
-        _check_code(submission, found.values(), infos.values(), any_code)
+        records = {identity: wanted[identity].record for identity in missing if identity not in found}
+        _check_code(submission, found.values(), records.values(), any_code)
         standing = {identity: seen.run for identity, seen in found.items()}
-        for number, (identity, info) in enumerate(infos.items()):
+        for number, (identity, record) in enumerate(records.items()):
             planned = wanted[identity]
-            if info.get("identity") != identity:
-                raise ValueError(f"{planned.folder_name}: info holds another identity than the plan")
-            for need in info.get("needs", ()):
-                need["run"] = standing[need["identity"]].name if need["identity"] in standing else need["run"]
+            if record.identity != identity:
+                raise ValueError(f"{planned.folder_name}: its record holds another identity than the plan")
+            needs = [
+                replace(need, run=standing[need.identity].name) if need.identity in standing else need
+                for need in record.needs
+            ]
+            record = replace(record, needs=tuple(needs))
             path = root.joinpath(*planned.folder_name.split("/"))
             fill = functools.partial(_put, planned.files)
-            standing[identity], made = RunFolder.make(path, planned.config_yaml, info, fill)
+            standing[identity], made = RunFolder.make(path, planned.config_yaml, record, fill)
             if made:
                 submission.new.append(standing[identity])
                 if any_code:
                     provenance.accept_code(standing[identity])
             else:
-                seen = Seen(standing[identity], standing[identity].info, standing[identity].state)
+                seen = Seen(standing[identity], standing[identity].record, standing[identity].state)
                 _file(submission, seen)
             if number % 100 == 0:
                 claim.beat()
@@ -200,27 +203,25 @@ def _survey(wanted: Mapping[str, PlannedRun], found: Mapping[str, Seen], retry_f
     return submission
 
 
-def _check_code(
-    submission: Submission, found: Iterable[Seen], infos: Iterable[Mapping[str, Any]], any_code: bool
-) -> None:
+def _check_code(submission: Submission, found: Iterable[Seen], records: Iterable[RunRecord], any_code: bool) -> None:
     """Refuse to run what was made or planned with other code, or write down that this was agreed to.
 
     Args:
         found: runs that stand.
-        infos: of runs that are to be made.
+        records: of runs that are to be made.
     Raises:
         RequestError: naming how many, the code of the first of them, and the code here.
     """
     to_run = {*submission.to_run, *submission.elsewhere}
     to_run |= set(dependencies.able_to_go_on(submission.blocked, to_run))
     to_run -= set(submission.elsewhere)
-    standing = [(seen.run, provenance.refusal(seen.info)) for seen in found if seen.run in to_run]
+    standing = [(seen.run, provenance.refusal(seen.record)) for seen in found if seen.run in to_run]
     if any_code:
         for run, reason in standing:
             if reason is not None:
                 provenance.accept_code(run)
         return
-    reasons = [reason for _, reason in standing] + [provenance.refusal(info) for info in infos]
+    reasons = [reason for _, reason in standing] + [provenance.refusal(record) for record in records]
     refused = [reason for reason in reasons if reason is not None]
     if refused:
         what = "1 run was" if len(refused) == 1 else f"{len(refused)} runs were"

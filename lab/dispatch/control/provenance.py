@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from lab.code_version import current, digest, repository
 from lab.code_version import refusal as other_code
 from lab.dispatch.launchers.local.machine import cpu
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder, write_json
+from lab.records import ProvenanceFacts, RunFolder, RunRecord
 
 
 @functools.cache
-def of_process() -> dict[str, Any]:
-    """What is the same for every run of this process. The code counts as it was when first asked.
-
-    Keys: host, platform, cpu, python, torch, lightning, numpy (versions), commit and dirty (None without a repository),
-    code_digest.
-    """
+def of_process() -> ProvenanceFacts:
+    """What is the same for every run of this process. The code counts as it was when first asked."""
     here = current()
-    return {
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "cpu": cpu(),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "lightning", "numpy")},
-        "commit": here.commit,
-        "dirty": None if here.commit is None else here.changes is not None,
-        "code_digest": here.digest,
-    }
+    return ProvenanceFacts(
+        host=platform.node(),
+        platform=platform.platform(),
+        cpu=cpu(),
+        python=platform.python_version(),
+        torch=_version("torch"),
+        lightning=_version("lightning"),
+        numpy=_version("numpy"),
+        commit=here.commit,
+        dirty=None if here.commit is None else here.changes is not None,
+        code_digest=here.digest,
+    )
 
 
 def code(package: Path) -> tuple[str | None, bool | None]:
@@ -42,12 +38,12 @@ def code(package: Path) -> tuple[str | None, bool | None]:
     return commit, None if commit is None else changes is not None
 
 
-def refusal(info: Mapping[str, Any]) -> str | None:
-    """Why this process may not run a run with this run.json: it was made with other code, and nobody agreed to that.
+def refusal(record: RunRecord) -> str | None:
+    """Why this process may not run a run with this record: it was made with other code, and nobody agreed to that.
 
     None if it may.
     """
-    return other_code(info.get("code"), info.get("provenance", {}).get("accepted_code"))
+    return other_code(record.code, record.provenance.accepted_code)
 
 
 def accept_code(run: RunFolder) -> None:
@@ -55,15 +51,12 @@ def accept_code(run: RunFolder) -> None:
 
     A run that somebody holds is left alone: it is being run.
     """
-    if refusal(run.info) is None:
+    if refusal(run.record) is None:
         return
     claim = Claim.take(run.path)
     if claim is not None:
         with claim:
-            info = run.info
-            known = info.get("provenance", {})
-            accepted = [*known.get("accepted_code", ()), digest()]
-            write_json(run.path / "run.json", info | {"provenance": known | {"accepted_code": accepted}})
+            run.record = run.record.accepting(digest())
 
 
 def _version(package: str) -> str | None:

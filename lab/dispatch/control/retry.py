@@ -15,7 +15,6 @@ A frozen configuration is changed only where that doesn't affect the result; the
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import time
@@ -24,12 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.dispatch.control import cancel, dependencies, provenance
+from lab.dispatch.control import dependencies, provenance
 from lab.dispatch.status.status import Row
 from lab.dispatch.worker.attempt import adopt_result
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder
-from lab.records.atomic import write_json, write_text
+from lab.records import (
+    BrokenRecord,
+    ChangedSettings,
+    RunFolder,
+    claim_path,
+    newest_claim,
+    read_claim,
+    remove_cancel_request,
+    write_text,
+)
 
 MEMORY_SETTINGS = ("train.micro_batch", "train.accelerator")
 MEMORY_LAUNCHER = (
@@ -123,7 +130,7 @@ def decide(
         found[run] = Verdict(run, rows[run], True, "what it needs is there, or is tried again too")
     if not any_code:
         for run, verdict in found.items():
-            refusal = provenance.refusal(run.info) if verdict.go else None
+            refusal = provenance.refusal(run.record) if verdict.go else None
             if refusal is not None:
                 found[run] = Verdict(run, verdict.row, False, f"{refusal}; go back to that code, or use --any-code")
     return list(found.values())
@@ -148,7 +155,7 @@ def amended(verdicts: Sequence[Verdict], changes: Changes) -> tuple[list[Verdict
     for verdict in verdicts:
         if verdict.go:
             run = verdict.run
-            with extensions.of_run(run.path, run.info):
+            with extensions.of_run(run.path, run.record):
                 found[run] = Amended(*amend(run.config, changes.run))
             starved = verdict.row.status == "failed" and verdict.row.failure == "out_of_memory"
             if starved and not found[run].fields and not changes.sets(launcher=(*MEMORY_LAUNCHER, "max_parallel")):
@@ -175,18 +182,14 @@ def release(run: RunFolder, new: Amended | None = None) -> str | None:
             return f"has its result by now: {state.status}"
         if new is not None and new.fields:
             # First what was changed, then the change: after a crash in between, saying too much is better.
-            info = run.info
-            known = info.get("provenance", {})
-            entry = {"before_attempt": state.attempts + 1, "time": round(time.time()), "fields": _plain(new.fields)}
-            changed = [*known.get("changed_settings", ()), entry]
-            write_json(run.path / "run.json", info | {"provenance": known | {"changed_settings": changed}})
+            settings = ChangedSettings(state.attempts + 1, round(time.time()), new.fields)
+            run.record = run.record.with_changed_settings(settings)
             write_text(run.path / "config.yaml", new.config_yaml)
         was = state.failure or state.status
         reason = f"to be tried again ({was.replace('_', ' ')}{f': {state.reason}' if state.reason else ''})"
         status: Any = "preempted" if state.attempts else "queued"
         run.state = state.replace(status=status, failure=None, reason=reason if state.attempts else None)
-        with contextlib.suppress(FileNotFoundError):
-            (run.path / cancel.REQUEST).unlink()
+        remove_cancel_request(run.path)
     return None
 
 
@@ -251,11 +254,10 @@ def _time(run: RunFolder, changes: Changes, go: Any, no: Any) -> Verdict:
 
 def _checkpointed(run: RunFolder) -> int | None:
     """The step of the newest checkpoint that the last attempt wrote; None if it wrote none."""
-    claims = run.path / ".claims"
-    numbers = [int(path.name) for path in claims.glob("*") if path.name.isdecimal()]
     began = 0.0
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        began = float(json.loads((claims / str(max(numbers))).read_bytes())["taken"])
+    with contextlib.suppress(OSError, BrokenRecord):
+        claim = read_claim(claim_path(run.path, newest_claim(run.path)))
+        began = 0.0 if claim is None else claim.taken
     written = [path for path in _checkpoints(run) if path.stat().st_mtime >= began]
     return max((int(path.stem.removeprefix("step-")) for path in written), default=None)
 
@@ -285,7 +287,3 @@ def _room(run: RunFolder) -> tuple[int, int]:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _plain(fields: Mapping[str, tuple[Any, Any]]) -> dict[str, list[Any]]:
-    return {key: [before, after] for key, (before, after) in fields.items()}

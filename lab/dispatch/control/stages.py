@@ -17,7 +17,7 @@ from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Selection, Tried
-from lab.records import BrokenRun, RunFolder, note_folders, noted_folders
+from lab.records import BrokenRecord, Picked, RunFolder, note_folders, noted_folders
 
 
 class Stages:
@@ -104,14 +104,14 @@ class Stages:
             made = selection.select(arm, cells, tried, self._plan.tune_metric)
             made = self.selections[arm] = self._kept(made, before.get(arm), runs)
             if made.picked is not None:
-                if not made.kept and before.get(arm, {}).get("cell") != made.picked.name:
+                if not made.kept and (arm not in before or before[arm].cell != made.picked.name):
                     self._news.append(f"{arm}: {made.describe()}")
                 self._begun.add(arm)
                 found += [run for run in runs if run.role == "report" and run.cell.name == made.picked.name]
         selection.record(self._root, self._plan.sweep, self.selections)
         return found
 
-    def _kept(self, made: Selection, before: Mapping[str, Any] | None, runs: Iterable[PlannedRun]) -> Selection:
+    def _kept(self, made: Selection, before: Picked | None, runs: Iterable[PlannedRun]) -> Selection:
         """What was picked before, where reporting runs stand on it; else what the tuning runs say.
 
         A pick on a seed that is reported now can't stand: it would look too good on it.
@@ -143,12 +143,12 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _tried(run: PlannedRun, folder: RunFolder, metric: str) -> Tried:
     try:
         summary, state = folder.summary, folder.state
-    except BrokenRun as error:
+    except BrokenRecord as error:
         return Tried(run.cell.name, run.seed, "failed", None, run.folder_name, str(error))
     # A summary is written only when the result stands, and that run is never run again: it decides.
-    status = str(summary.get("status", state.status)) if summary else state.status
-    reason = summary.get("reason") if summary else state.reason
-    value = (summary.get("metrics") or {}).get(metric) if summary and status == "finished" else None
+    status = (summary and summary.status) or state.status
+    reason = summary.reason if summary else state.reason
+    value = summary.metrics.get(metric) if summary and status == "finished" else None
     return Tried(run.cell.name, run.seed, status, value, run.folder_name, reason)
 
 
@@ -159,7 +159,7 @@ def _stands(root: Path, run: PlannedRun, elsewhere: Mapping[str, str]) -> bool:
         try:
             if RunFolder(place).identity == run.identity:
                 return True
-        except BrokenRun:
+        except BrokenRecord:
             continue
     return False
 

@@ -103,13 +103,13 @@ def train_part(
 
     isolation.reset(run.config.get("seed", 0), threads)
     needed = load_needed(run)
-    with extensions.of_run(run.path, run.info):
+    with extensions.of_run(run.path, run.record):
         experiment = load_experiment(run.config)
         device = environment.device_of(experiment.train.accelerator, world)
         if world.first:
             strategy = world.strategy if world.several else None
-            group = {"processes": world.size, "nodes": world.nodes, "strategy": strategy}
-            run.add_provenance(**environment.facts(device), **group)
+            run.add_provenance(environment.facts(device))
+            run.add_provenance({"processes": world.size, "nodes": world.nodes, "strategy": strategy})
         with connected(world, device, store):
             conclude = conclusion(run, experiment.train.accelerator, stop) if world.first else None
             return train(experiment, run.path, trained=needed, report=report, stop=stop, world=world, conclude=conclude)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lab.dispatch.status.status import Row, row
 from lab.dispatch.status.table import STYLES, TROUBLES, line, share, table, totals, trouble
-from lab.records import BrokenRun, RunFolder
+from lab.records import BrokenRecord, RunFolder
 from lab.records.state import Status
 
 _TABLE_SECONDS, _LINES_SECONDS = 0.5, 1.0
@@ -110,7 +110,7 @@ class SweepDisplay:
         for run in self._runs:
             try:
                 found = self._ended.get(run) or row(run)
-            except BrokenRun:
+            except BrokenRecord:
                 continue
             if found.status in ("finished", "diverged"):
                 self._ended[run] = found  # nothing about it will change any more

@@ -70,22 +70,22 @@ def row(run: RunFolder) -> Row:
     """The run's row.
 
     Raises:
-        BrokenRun: its files can't be read.
+        BrokenRecord: its files can't be read.
     """
-    return row_of(Seen(run, run.info, run.state))
+    return row_of(Seen(run, run.record, run.state))
 
 
 def row_of(seen: Seen) -> Row:
     """As `row`, of a run that has just been looked at."""
-    run, info, state = seen.run, seen.info, live(seen.run, seen.state)
+    run, record, state = seen.run, seen.record, live(seen.run, seen.state)
     progress = state.progress
     running = state.status == "running"
     return Row(
         run=run.name,
-        sweep=info.get("sweep", run.path.parts[-3]),
-        arm=info.get("arm", run.path.parts[-2]),
-        seed=info.get("seed"),
-        identity=info["identity"],
+        sweep=record.sweep or run.path.parts[-3],
+        arm=record.arm or run.path.parts[-2],
+        seed=record.seed,
+        identity=record.identity,
         status=state.status,
         attempts=state.attempts,
         reason=state.reason,
@@ -93,11 +93,11 @@ def row_of(seen: Seen) -> Row:
         host=state.host,
         pid=state.pid,
         heartbeat_age=max(0.0, time.time() - state.heartbeat) if state.heartbeat else None,
-        step=progress["step"] if progress else None,
-        steps=progress["steps"] if progress else None,
-        tokens=progress["tokens"] if progress else None,
-        loss=progress["loss"] if progress else None,
-        tokens_per_second=progress["tokens_per_second"] if progress and running else None,
+        step=progress.step if progress else None,
+        steps=progress.steps if progress else None,
+        tokens=progress.tokens if progress else None,
+        loss=progress.loss if progress else None,
+        tokens_per_second=progress.tokens_per_second if progress and running else None,
         eta=state.eta() if running else None,
     )
 

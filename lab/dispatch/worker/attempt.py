@@ -17,7 +17,6 @@ from lab.dispatch.worker.log import RunLog
 from lab.records import Progress, RunFolder, State
 from lab.records.state import Status
 from lab.training.progress.outcome import Outcome
-from lab.training.progress.outcome import Progress as Reported
 
 FINISHED, FAILED, DIVERGED, HELD, BLOCKED, REFUSED, PREEMPTED = 0, 1, 3, 4, 5, 6, 75
 """Exit codes of a worker. HELD: another worker holds the run, or it has been moved on or cancelled; nothing was done.
@@ -57,7 +56,7 @@ class Stop:
             signal.signal(number, handle)
 
 
-Report = Callable[[Reported], None]
+Report = Callable[[Progress], None]
 Train = Callable[[RunFolder, Report, Stop], Outcome]
 """Trains the run in a folder and says how it ended; an exception is a failure of the run."""
 
@@ -98,7 +97,7 @@ def execute(
     if state.ended or moved_on or cancelled:
         claim.release()
         return HELD if moved_on or cancelled else _code(state)
-    refusal = provenance.refusal(run.info)
+    refusal = provenance.refusal(run.record)
     if refusal is not None:
         # The state as it was, but for a reason to read: nothing else of the run may be touched by other code.
         run.state = state.replace(reason=f"{REFUSED_BECAUSE}{refusal}")
@@ -136,15 +135,15 @@ def adopt_result(run: RunFolder) -> State:
     Only whoever holds the claim may call it.
     """
     state, summary = run.state, run.summary
-    if not state.ended and summary is not None and summary.get("status") in ("finished", "diverged"):
-        state = state.replace(status=summary["status"], reason=summary.get("reason"), failure=None)
+    if not state.ended and summary is not None and summary.result is not None:
+        state = state.replace(status=summary.result, reason=summary.reason, failure=None)
         run.state = state
     return state
 
 
 def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: Heartbeat, report: Report | None) -> int:
-    def note(progress: Reported) -> None:
-        heartbeat.progress(as_progress(progress))
+    def note(progress: Progress) -> None:
+        heartbeat.progress(progress)
         if report is not None:
             report(progress)
 
@@ -153,9 +152,9 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: H
         if stop():
             outcome = Outcome("preempted", None, {})
         else:
-            run.add_provenance(**provenance.of_process())
+            run.add_provenance(provenance.of_process())
             outcome = train(run, note, stop)
-            run.add_provenance(**outcome.summary.get("provenance", {}))
+            run.add_provenance(outcome.summary.get("provenance", {}))
     except KeyboardInterrupt:
         outcome = Outcome("preempted", "interrupted from the keyboard", {})
     # A run that calls sys.exit() must not take its worker along.
@@ -174,17 +173,6 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: H
     log.line(f"{status} after {time.monotonic() - began:.1f} s" + (f": {reason}" if reason else ""))
     heartbeat.end(status, reason)
     return _code(heartbeat.state)
-
-
-def as_progress(reported: Reported) -> Progress:
-    """Training's report, as state files hold it."""
-    return Progress(
-        step=reported.step,
-        steps=reported.steps,
-        tokens=reported.tokens,
-        loss=reported.loss,
-        tokens_per_second=reported.tokens_per_second,
-    )
 
 
 def _code(state: State) -> int:

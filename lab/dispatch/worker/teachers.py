@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lab.dispatch.control import dependencies
-from lab.records import RunFolder
-from lab.records.folder import TOKENIZER
+from lab.records import TOKENIZER, RunFolder
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -40,10 +39,10 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
     for need in wanted:
         found = dependencies.find(run, need)
         assert found is not None, "or it would not stand ready"
-        with extensions.of_run(found.path, found.info):
+        with extensions.of_run(found.path, found.record):
             experiment = load_experiment(relocated(found.config, found.path / TOKENIZER))
             kernel = kernel_here(experiment, device, mask_documents=options["mask_documents"])
-            loaded[need["identity"]] = _measured(teacher.load(found, experiment, kernel=kernel), found)
+            loaded[need.identity] = _measured(teacher.load(found, experiment, kernel=kernel), found)
     return loaded
 
 
@@ -52,6 +51,6 @@ def _measured(teacher: Teacher, run: RunFolder) -> Teacher:
     from lab.evaluation.results_store import kept
 
     found = kept(run, "perplexity") if teacher.val_loss is None else None
-    if found is None or found["evaluator"] != "perplexity" or found["identity"] != teacher.identity:
+    if found is None or found.evaluator != "perplexity" or found.identity != teacher.identity:
         return teacher
-    return replace(teacher, val_loss=found["metrics"]["loss"], measured_on=found["data"].get("digest"))
+    return replace(teacher, val_loss=found.metrics["loss"], measured_on=found.data_digest)

@@ -72,14 +72,14 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
 
     isolation.reset(run.config.get("seed", 0), threads)
     needed = load_needed(run)
-    with extensions.of_run(run.path, run.info):
+    with extensions.of_run(run.path, run.record):
         experiment = load_experiment(run.config)
         import torch
 
         # Now, though training reports it too at its end: a run that fails had a device as well.
         device = environment.device_of(experiment.train.accelerator)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        run.add_provenance(device=name, threads=torch.get_num_threads())
+        run.add_provenance({"device": name, "threads": torch.get_num_threads()})
         conclude = conclusion(run, experiment.train.accelerator, stop)
         return train(experiment, run.path, trained=needed, report=report, stop=stop, conclude=conclude)
 

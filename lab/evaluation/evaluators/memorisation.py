@@ -103,7 +103,7 @@ class Memorisation(Evaluator):
             RequestError: the text isn't the run's own, or has no span of that length within a document.
         """
         loaded, text = subject.loaded, subject.text
-        imported = "imported" in loaded.run.info
+        imported = loaded.run.record.imported is not None
         if not imported and subject.data != loaded.experiment.data:
             raise RequestError("memorisation is of the text that the run was trained on; leave out the other data")
         context, length = loaded.experiment.train.context, self.prompt + self.continuation

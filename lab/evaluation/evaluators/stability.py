@@ -81,7 +81,7 @@ class Stability(HeldOut):
             at = tuple((points[place]["step"], values[place]) for place in found)
             curves[f"{name}_spikes"] = Curve("step", f"{name.replace('_', ' ')} at a spike", at)
         lr = getattr(loaded.experiment.optimizer, "lr", None)
-        swept = loaded.run.info.get("axes") or {}
+        swept = loaded.run.record.axes
         arm = ", ".join(f"{axis.split('/')[-1]} {value}" for axis, value in swept.items() if axis != "optimizer.lr")
         losses = [point["train/loss"] for point in points]
         end = stretches(losses)[-1] if losses else None
@@ -98,6 +98,6 @@ class Stability(HeldOut):
 def _unigram_loss(loaded: LoadedRun) -> float:
     """That of the text that the run was trained on; it has no summary while its training is being concluded."""
     summary = loaded.run.summary
-    if summary is not None and "unigram/loss" in summary["metrics"]:
-        return float(summary["metrics"]["unigram/loss"])
+    if summary is not None and "unigram/loss" in summary.metrics:
+        return float(summary.metrics["unigram/loss"])
     return prepare(loaded.experiment.data).unigram_loss

@@ -11,7 +11,7 @@ from lab.data.corpora.base import Corpus
 from lab.data.corpora.stdlib import Stdlib
 from lab.data.shards import TokenShards, prepare
 from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
-from lab.records.folder import check_name
+from lab.records import check_name
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:

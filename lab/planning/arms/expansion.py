@@ -19,7 +19,7 @@ from lab.planning.language.conditions import ARM, Exclude, KnownValues, When
 from lab.planning.language.hydra_values import hydra_value
 from lab.planning.language.read import SweepFile
 from lab.planning.language.sweep import Settings, Sweep, key_rules
-from lab.records.folder import check_name
+from lab.records import check_name
 from lab.refusals import RequestError
 
 BASELINE = "baseline"

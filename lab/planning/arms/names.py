@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from lab.planning.config_paths import path_parts
 from lab.planning.language.hydra_values import hydra_value
-from lab.records.folder import LONGEST_NAME, check_name
+from lab.records import LONGEST_NAME, check_name
 
 _BRACKETS = re.compile(r"[\[\]{}'\"]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")

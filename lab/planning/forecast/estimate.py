@@ -13,7 +13,7 @@ from typing import Literal
 
 from lab.planning.forecast.history import Hardware, Past
 from lab.planning.plan.model import PlannedRun
-from lab.planning.plan.workload import Workload
+from lab.records import Workload
 from lab.training.experiment import Experiment
 
 STATE_BYTES = 16

@@ -5,14 +5,11 @@ Two small JSON files a run are read, never its configuration: ten thousand runs 
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lab.planning.plan.workload import Workload
-from lab.records import run_paths
+from lab.records import BrokenRecord, RunFolder, RunRecord, Summary, Workload, run_paths
 
 
 @dataclass(frozen=True)
@@ -65,32 +62,34 @@ class Past:
 def history(root: Path) -> list[Past]:
     """Every finished run below the root, oldest first. What can't be read is passed over: `lab status` reports it."""
     found = []
-    for folder in run_paths(root):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            summary = json.loads((folder / "summary.json").read_bytes())
-            if summary["status"] == "finished":
-                found.append(_past(json.loads((folder / "run.json").read_bytes()), summary))
+    for path in run_paths(root):
+        run = RunFolder(path)
+        with suppress(BrokenRecord):
+            summary = run.summary
+            if summary is not None and summary.status == "finished" and (past := _past(run.record, summary)):
+                found.append(past)
     return sorted(found, key=lambda past: (past.created, past.sweep, past.arm, past.seed))
 
 
-def _past(info: dict[str, Any], summary: dict[str, Any]) -> Past:
-    costs, provenance = summary["costs"], info.get("provenance", {})
+def _past(record: RunRecord, summary: Summary) -> Past | None:
+    """A finished run; None where it doesn't say of which sweep and arm, or on how many tokens it was trained."""
+    costs, provenance = summary.costs, record.provenance
+    if record.sweep is None or record.arm is None or record.seed is None or "tokens" not in costs:
+        return None
     return Past(
-        sweep=info["sweep"],
-        arm=info["arm"],
-        seed=int(info["seed"]),
-        identity=info["identity"],
-        experiment=info.get("experiment", ""),
-        baseline=info.get("baseline", ""),
-        role=info.get("role", "report"),
-        created=info.get("created", ""),
+        sweep=record.sweep,
+        arm=record.arm,
+        seed=record.seed,
+        identity=record.identity,
+        experiment=record.experiment or "",
+        baseline=record.labels.baseline or "",
+        role=record.role,
+        created=record.created or "",
         tokens=int(costs["tokens"]),
-        metrics={name: float(value) for name, value in summary["metrics"].items() if value is not None},
+        metrics=dict(summary.metrics),
         # The last attempt's, whose speed is most of what was measured.
-        hardware=Hardware(
-            provenance.get("device", ""), provenance.get("cpu"), provenance.get("threads"), provenance.get("torch")
-        ),
-        workload=Workload(**info["workload"]) if "workload" in info else None,
+        hardware=Hardware(provenance.device or "", provenance.cpu, provenance.threads, provenance.version("torch")),
+        workload=record.workload,
         tokens_per_second=costs.get("tokens_per_second"),
         memory_bytes=costs.get("peak_memory_bytes"),
     )

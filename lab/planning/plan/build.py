@@ -24,10 +24,11 @@ from lab.planning.language.hydra_values import hydra_value
 from lab.planning.language.read import read_sweep
 from lab.planning.plan.checks import check_distinct, check_tuned
 from lab.planning.plan.graph import RunGraph, order_runs
-from lab.planning.plan.model import Plan, PlannedRun, Role
-from lab.planning.plan.references import Need, Reference, References, refer_to_runs
+from lab.planning.plan.model import Plan, PlannedRun
+from lab.planning.plan.references import Reference, References, refer_to_runs
 from lab.planning.solve.matching import Matching, match_arms
 from lab.planning.solve.tuning import tuning_metric
+from lab.records import Need, Role
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 

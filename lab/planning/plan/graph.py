@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import in_order
-from lab.planning.plan.model import Role
 from lab.planning.solve.matching import MatchedArms
 from lab.planning.solve.selection import Cell
 from lab.planning.solve.tuning import tuned_cells, tuning_seeds
+from lab.records import Role
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,28 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from lab.accounting.costs import Costs
-from lab.code_version import Code, current
+from lab.code_version import current
 from lab.composition.frozen.freeze import to_yaml
 from lab.composition.frozen.identity import component_versions
-from lab.planning.plan.references import Need
-from lab.planning.plan.workload import Workload
+from lab.planning.plan.workload import workload_of
 from lab.planning.solve.matching import Matching
 from lab.planning.solve.selection import Cell
+from lab.records import (
+    JSON,
+    Code,
+    Extensions,
+    Need,
+    PlanRecord,
+    PlanRow,
+    Role,
+    RunRecord,
+    SweepLabels,
+    Workload,
+)
 from lab.training.experiment import Experiment
-
-VERSION = 2
-
-Role = Literal["report", "tune"]
 
 
 @dataclass(frozen=True)
@@ -85,35 +92,31 @@ class PlannedRun:
     @property
     def workload(self) -> Workload:
         """What its speed and memory depend on."""
-        return Workload.of(self.experiment, self.costs.parameters, self.total_flops / self.tokens)
+        return workload_of(self.experiment, self.costs.parameters, self.total_flops / self.tokens)
 
     @property
-    def info(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """What run.json holds when the run's folder is made."""
-        return {
-            "version": VERSION,
-            "identity": self.identity,
-            "sweep": self.sweep,
-            "arm": self.arm,
-            "seed": self.seed,
-            "order": self.order,
-            "axes": dict(self.axes),
-            "role": self.role,
-            "tuned": dict(self.cell.settings),
-            "baseline": self.baseline,
-            "question": self.question,
-            "metrics": list(self.metrics),
-            "match": self.match,
-            "experiment": self.experiment.name,
-            "overrides": list(self.overrides),
-            "needs": [dataclasses.asdict(need) for need in self.needs],
-            "components": component_versions(self.experiment),
-            "costs": self.costs.as_dict(),
-            "workload": self.workload.as_dict(),
-            "code": self.code.as_dict(),
-            **({"extensions": dict(self.extensions)} if self.extensions else {}),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        return RunRecord(
+            identity=self.identity,
+            sweep=self.sweep,
+            arm=self.arm,
+            seed=self.seed,
+            order=self.order,
+            axes=self.axes,
+            role=self.role,
+            tuned=self.cell.settings,
+            labels=SweepLabels(question=self.question, baseline=self.baseline, metrics=self.metrics, match=self.match),
+            experiment=self.experiment.name,
+            overrides=self.overrides,
+            needs=self.needs,
+            components=component_versions(self.experiment),
+            costs=self.costs.as_dict(),
+            workload=self.workload,
+            code=self.code,
+            extensions=Extensions.of_json(self.extensions),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
 
 @dataclass(frozen=True)
@@ -151,40 +154,47 @@ class Plan:
             found.setdefault(run.arm, []).append(run)
         return found
 
-    def as_dict(self, states: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """The plan for `--json`; `states` gives what is already known of a run by its identity."""
-        return {
-            "version": VERSION,
-            "sweep": self.sweep,
-            "question": self.question,
-            "baseline": self.baseline,
-            "match": self.match,
-            "matching": dataclasses.asdict(self.matching),
-            "metrics": list(self.metrics),
-            "tune_metric": self.tune_metric,
-            "equal_flops": dict(self.equal_flops),
-            "equivalence": self.equivalence,
-            "code": self.code.as_dict(),
-            "runs": [_row(run, (states or {}).get(run.identity, "new")) for run in self.runs],
-        }
+    def record(self, states: Mapping[str, str] | None = None) -> PlanRecord:
+        """The plan for `--json` and plan.json; `states` gives what is already known of a run by its identity."""
+        return PlanRecord(
+            sweep=self.sweep,
+            labels=SweepLabels(
+                question=self.question,
+                baseline=self.baseline,
+                metrics=self.metrics,
+                match=self.match,
+                matching=dataclasses.asdict(self.matching),
+                tune_metric=self.tune_metric,
+                equivalence=self.equivalence,
+            ),
+            equal_flops=self.equal_flops,
+            code=self.code,
+            runs=tuple(_row(run, (states or {}).get(run.identity, "new")) for run in self.runs),
+        )
+
+    def as_dict(self, states: Mapping[str, str] | None = None) -> dict[str, JSON]:
+        """The plan for `--json`; see `record`."""
+        return self.record(states).as_json()
 
 
-def _row(run: PlannedRun, state: str) -> dict[str, Any]:
-    return {
-        "identity": run.identity,
-        "arm": run.arm,
-        "seed": run.seed,
-        "axes": dict(run.axes),
-        "role": run.role,
-        "cell": run.cell.name,
-        "tuned": dict(run.cell.settings),
-        **run.costs.as_dict(),
-        "tokens": run.tokens,
-        "steps": run.experiment.train.steps,
-        "total_flops": run.total_flops,
-        "cache_bytes": run.experiment.recipe.cache_bytes(run.experiment),
-        "needs": [dataclasses.asdict(need) for need in run.needs],
-        "folder": run.folder_name,
-        "state": state,
-        "overrides": list(run.overrides),
-    }
+def _row(run: PlannedRun, state: str) -> PlanRow:
+    return PlanRow(
+        identity=run.identity,
+        arm=run.arm,
+        seed=run.seed,
+        axes=run.axes,
+        role=run.role,
+        cell=run.cell.name,
+        tuned=run.cell.settings,
+        numbers={
+            **run.costs.as_dict(),
+            "tokens": run.tokens,
+            "steps": run.experiment.train.steps,
+            "total_flops": run.total_flops,
+            "cache_bytes": run.experiment.recipe.cache_bytes(run.experiment),
+        },
+        needs=run.needs,
+        folder=run.folder_name,
+        state=state,
+        overrides=run.overrides,
+    )

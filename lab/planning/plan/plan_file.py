@@ -17,16 +17,14 @@ from typing import Any
 
 from components import registry
 from lab.accounting.costs import Costs
-from lab.code_version import Code, described
 from lab.composition import convert, extensions, memo
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import component_versions, identity
 from lab.planning.config_paths import differences, with_value_at
-from lab.planning.plan.model import Plan, PlannedRun, Role
-from lab.planning.plan.references import Need
+from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.solve.matching import Matching
 from lab.planning.solve.selection import Cell
-from lab.records.atomic import write_text
+from lab.records import Code, Need, Role, write_text
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
@@ -237,7 +235,7 @@ def _change(arm: _FrozenArm, config: Mapping[str, object], experiment: Experimen
 
 def _another_run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, change: str) -> RequestError:
     problem = f"{arm.sweep}/{arm.arm}/seed-{run.seed} would be another run here: {change}"
-    fix = f"plan the sweep again, or go back to the code of the plan, {described(plan.code.as_dict())}"
+    fix = f"plan the sweep again, or go back to the code of the plan, {plan.code.describe()}"
     return RequestError(problem, kind="unsupported", file=path, fix=fix)
 
 

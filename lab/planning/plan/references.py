@@ -14,28 +14,10 @@ from lab.composition.frozen.reload import relocated
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import placeholder
 from lab.planning.config_paths import with_value_at
-from lab.records.folder import TOKENIZER
-from lab.records.naming import resolve
+from lab.records import TOKENIZER, Need, resolve
 from lab.refusals import RequestError, Where
 from lab.training.experiment import Experiment
 from lab.training.recipes.base import Recipe, run_options
-
-
-@dataclass(frozen=True)
-class Need:
-    """A run that another consumes.
-
-    Attributes:
-        path: the configuration path that consumes it, such as `recipe.teacher`.
-        identity: of the needed run; it stands at that path in the frozen configuration.
-        run: its folder below the root, `sweep/arm/seed-n`.
-        flops_per_token: what using it takes for each training token of the run that needs it.
-    """
-
-    path: str
-    identity: str
-    run: str
-    flops_per_token: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +94,7 @@ def _finished_run(root: Path, name: str) -> Reference:
     if run.state.status != "finished":
         problem = f"{folder} is {run.state.status}: only a finished run can be consumed"
         raise RequestError(problem, kind="not_ready", given=name)
-    with extensions.of_run(run.path, run.info):
+    with extensions.of_run(run.path, run.record):
         experiment = load_experiment(relocated(run.config, run.path / TOKENIZER))
     # That may have loaded the run's own version of the user's components.
     extensions.load()

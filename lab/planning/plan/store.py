@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lab.planning.plan.model import Plan
-from lab.planning.solve.selection import SELECTED, recorded_in
-from lab.records import noted_folders, read_plan, write_plan_file
+from lab.records import sound_plan, write_plan_record
 
 
 def save_plan(plan: Plan, root: Path) -> Path:
@@ -14,10 +14,9 @@ def save_plan(plan: Plan, root: Path) -> Path:
 
     `lab.dispatch.control.prepare.prepare` writes into it where each run stands.
     """
-    before = read_plan(root, plan.sweep) or {}
-    # What the arms picked stays on record: the reporting runs that stand were made for it. So does where runs stand.
-    picked, elsewhere = recorded_in(before), noted_folders(root, plan.sweep) if before else {}
-    content = plan.as_dict()
-    for row in content["runs"]:
-        row["folder"] = elsewhere.get(row["identity"], row["folder"])
-    return write_plan_file(root, plan.sweep, content | ({SELECTED: picked} if picked else {}))
+    record, before = plan.record(), sound_plan(root, plan.sweep)
+    if before is not None:
+        # What the arms picked stays on record: the reporting runs that stand were made for it. So does where runs
+        # stand.
+        record = replace(record, selected=before.selected).with_folders(before.elsewhere(plan.sweep))
+    return write_plan_record(root, plan.sweep, record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lab.composition import extensions
@@ -18,7 +18,7 @@ from lab.composition.search_path import available
 from lab.planning.config_paths import ABSENT, differences, flat
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.model import PlannedRun
-from lab.records import RunFolder
+from lab.records import Code, RunFolder
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
@@ -46,7 +46,7 @@ class Side:
     config: Mapping[str, object]
     components: Mapping[str, int]
     quiet: frozenset[str]
-    code: Mapping[str, object] = field(default_factory=dict)
+    code: Code | None = None
     own: str | None = None
     place: Mapping[str, object] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ def compare_runs(a: RunFolder, b: RunFolder) -> RunDifferences:
     """What makes two runs different.
 
     Raises:
-        BrokenRun: a folder can't be read.
+        BrokenRecord: a folder can't be read.
     """
     return _differences(_of_folder(a), _of_folder(b))
 
@@ -103,22 +103,22 @@ def compare_with_plan(run: RunFolder, root: Path) -> RunDifferences:
     """A run against what its sweep, or its experiment with its overrides, would plan in its place now.
 
     Raises:
-        BrokenRun: its folder can't be read.
+        BrokenRecord: its folder can't be read.
         RequestError: nothing is planned in its place any more, or planning it is refused.
     """
     return _differences(_of_folder(run), _of_plan(_planned_for(run, root)))
 
 
 def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
-    info = run.info
-    sweep, experiment, arm = (str(info.get(key, "")) for key in ("sweep", "experiment", "arm"))
+    record = run.record
+    sweep, experiment, arm = record.sweep or "", record.experiment or "", record.arm or ""
     if sweep in available("sweeps"):
         arms = plan_sweep(sweep, root=root).arms
         if arm not in arms:
             problem, names = f"sweep '{sweep}' has no arm '{arm}' any more", tuple(arms)[:20]
             raise RequestError(problem, kind="not_found", part=run.name, given=arm, expected=names)
         for planned in arms[arm]:
-            if planned.seed == info.get("seed") and dict(planned.cell.settings) == info.get("tuned", {}):
+            if planned.seed == record.seed and planned.cell.settings == record.tuned:
                 return planned
         seeds = ", ".join(map(str, sorted({planned.seed for planned in arms[arm]})))
         problem = f"sweep '{sweep}' has no such run of arm '{arm}' any more; its seeds are {seeds}"
@@ -126,24 +126,24 @@ def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
     if experiment not in available("experiments"):
         problem = f"neither its sweep '{sweep}' nor its experiment '{experiment}' is there any more"
         raise RequestError(problem, kind="not_found", part=run.name)
-    return plan_train(experiment, info.get("overrides", ()), root=root).runs[0]
+    return plan_train(experiment, record.overrides, root=root).runs[0]
 
 
 def _of_folder(run: RunFolder) -> Side:
-    info, config = run.info, run.config
+    record, config = run.record, run.config
     quiet: frozenset[str] = frozenset()
     # A configuration that this version of the lab doesn't understand: then every key may matter.
-    with suppress(RequestError), extensions.of_run(run.path, info):
+    with suppress(RequestError), extensions.of_run(run.path, record):
         quiet = _quiet(load_experiment(config))
     return Side(
         name=run.name,
-        identity=info["identity"],
+        identity=record.identity,
         config=config,
-        components=info.get("components", {}),
+        components=record.components,
         quiet=quiet,
-        code=info.get("code") or {},
-        own=info.get("extensions", {}).get("file", {}).get("sha256"),
-        place={key: value for key, value in info.get("provenance", {}).items() if key in _PLACES},
+        code=record.code,
+        own=record.extensions.sha256,
+        place=record.provenance.chosen(_PLACES),
     )
 
 
@@ -154,7 +154,7 @@ def _of_plan(run: PlannedRun) -> Side:
         config=to_plain(run.experiment),
         components=component_versions(run.experiment),
         quiet=_quiet(run.experiment),
-        code=run.code.as_dict(),
+        code=run.code,
         own=run.extensions.get("file", {}).get("sha256"),
     )
 
@@ -170,8 +170,7 @@ def _quiet(experiment: Experiment) -> frozenset[str]:
 def _differences(a: Side, b: Side) -> RunDifferences:
     quiet = a.quiet | b.quiet
     config = differences(a.config, b.config)
-    known = [key for key in ("commit", "changes", "digest") if a.code and b.code]
-    code = {key: (a.code.get(key), b.code.get(key)) for key in known if a.code.get(key) != b.code.get(key)}
+    code = differences(asdict(a.code), asdict(b.code)) if a.code and b.code else {}
     place = {key: (a.place[key], b.place[key]) for key in _PLACES if key in a.place and key in b.place}
     return RunDifferences(
         a,

@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lab.composition.convert import whole_number
-from lab.records import read_plan, write_plan_file
-
-SELECTED = "selected"
-"""Key of plan.json: arm → what it picked."""
+from lab.records import JSON, Picked, sound_plan, write_plan_record
 
 Edge = Literal["smallest", "largest"]
 
@@ -132,19 +129,26 @@ class Selection:
             said += f" without a {self.metric}"
         return said + (f": {first.reason})" if first.reason else ")")
 
-    def as_dict(self) -> dict[str, Any]:
-        """The selection for plan.json and `--json`."""
-        return {
-            "cell": self.picked.name if self.picked else None,
-            "values": dict(self.picked.settings) if self.picked else None,
-            "metric": self.metric,
-            "seeds": list(self.seeds),
-            "tried": len(self.cells),
-            "means": dict(self.means),
-            "diverged": list(self.ruled_out),
-            "waiting": len(self.waiting),
-            "edges": self.edges,
-        }
+    @property
+    def record(self) -> Picked:
+        """What plan.json keeps of it; its cell is empty while nothing is picked."""
+        return Picked(
+            self.picked.name if self.picked else "",
+            self.seeds,
+            {
+                "values": dict(self.picked.settings) if self.picked else None,
+                "metric": self.metric,
+                "tried": len(self.cells),
+                "means": dict(self.means),
+                "diverged": list(self.ruled_out),
+                "waiting": len(self.waiting),
+                "edges": dict(self.edges),
+            },
+        )
+
+    def as_dict(self) -> dict[str, JSON]:
+        """The selection for `--json`."""
+        return {**self.record.as_json(), "cell": self.picked.name if self.picked else None}
 
 
 def select(arm: str, cells: Sequence[Cell], tried: Sequence[Tried], metric: str) -> Selection:
@@ -173,37 +177,28 @@ def select(arm: str, cells: Sequence[Cell], tried: Sequence[Tried], metric: str)
     )
 
 
-def kept(made: Selection, entry: Mapping[str, Any] | None) -> Selection | None:
-    """The selection with what an entry of `recorded` names as its pick; None where there is no such cell."""
-    cell = next((cell for cell in made.cells if entry and cell.name == entry["cell"]), None)
-    if entry is None or cell is None:
+def kept(made: Selection, recorded: Picked | None) -> Selection | None:
+    """The selection with what was recorded as its pick; None where there is no such cell."""
+    cell = next((cell for cell in made.cells if recorded is not None and cell.name == recorded.cell), None)
+    if recorded is None or cell is None:
         return None
-    seeds = entry.get("seeds")
-    on = tuple(seed for seed in seeds if isinstance(seed, int)) if isinstance(seeds, list) else ()
-    return replace(made, picked=cell, kept=True, seeds=on or made.seeds)
+    return replace(made, picked=cell, kept=True, seeds=recorded.seeds or made.seeds)
 
 
-def recorded(root: Path | str, sweep: str) -> dict[str, dict[str, Any]]:
+def recorded(root: Path | str, sweep: str) -> Mapping[str, Picked]:
     """Arm → what it picked, as a sweep's plan.json says; empty where that says nothing."""
-    return recorded_in(read_plan(root, sweep))
-
-
-def recorded_in(plan: Any) -> dict[str, dict[str, Any]]:
-    """As `recorded`, from the content of a plan.json."""
-    selected = plan.get(SELECTED) if isinstance(plan, dict) else None
-    if not isinstance(selected, dict):
-        return {}
-    return {arm: entry for arm, entry in selected.items() if isinstance(entry, dict) and entry.get("cell")}
+    plan = sound_plan(root, sweep)
+    return {} if plan is None else plan.selected
 
 
 def record(root: Path | str, sweep: str, selections: Mapping[str, Selection]) -> None:
     """Write what was picked into a sweep's plan.json. What arms picked that are not among these stays."""
-    plan = read_plan(root, sweep)
+    plan = sound_plan(root, sweep)
     assert plan is not None, "plan.json is written before anything is picked"
-    picked = {arm: entry for arm, entry in recorded_in(plan).items() if arm not in selections}
-    picked |= {arm: selection.as_dict() for arm, selection in selections.items() if selection.picked is not None}
-    if plan.get(SELECTED, {}) != picked:
-        write_plan_file(root, sweep, plan | {SELECTED: picked})
+    picked = {arm: entry for arm, entry in plan.selected.items() if arm not in selections}
+    picked |= {arm: selection.record for arm, selection in selections.items() if selection.picked is not None}
+    if plan.selected != picked:
+        write_plan_record(root, sweep, replace(plan, selected=picked))
 
 
 def _number(value: Any) -> float | None:

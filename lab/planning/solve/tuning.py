@@ -10,7 +10,7 @@ from lab.planning.arms.sweep_arms import SweepArms
 from lab.planning.language.axes import axis_values, product_of
 from lab.planning.language.read import SweepFile
 from lab.planning.solve.selection import Cell
-from lab.records.folder import check_name
+from lab.records import check_name
 from lab.refusals import RequestError
 
 MEASURED = ("val/loss", "val/bits_per_byte", "train/loss")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lab.report.evaluations import FOLDER
+from lab.records import EVALUATIONS
 from lab.report.parts import Panel, arm_link, concat, run_link, tabs
 from lab.report.report_data import ReportData, ReportedArm, ReportedRun
 from lab.units import plural
@@ -52,7 +52,7 @@ def _pictures(data: ReportData, kind: str) -> Iterator[tuple[ReportedArm, Report
             if run.result.folder is None:
                 continue
             names = [name for name, evaluation in run.evaluations.items() if evaluation.evaluator == "attention_maps"]
-            paths = [run.result.folder.path / FOLDER / name / f"{kind}.png" for name in names]
+            paths = [run.result.folder.path / EVALUATIONS / name / f"{kind}.png" for name in names]
             path = next((path for path in paths if path.is_file()), None)
             if path is not None:
                 yield arm, run, path

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from lab.comparison.read.curves import MetricCurve, band
 from lab.comparison.tables.footnotes import percent
+from lab.records import EvaluationCurve
 from lab.report.charts import Line, chart
-from lab.report.evaluations import EvaluationCurve
 from lab.report.parts import Panel, figure, legend, mean_line, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import scale
@@ -155,4 +155,4 @@ def _chart(arms: Mapping[str, _Seeds], lines: Sequence[Line]) -> Markup:
     room = 0.3 * (high - low)
     edges = [edge for line in lines for ends in (line.low, line.high) for edge in ends or ()]
     values += [min(max(edge, low - room), high + room) for edge in edges]
-    return figure(chart(x, scale(values), x_title=first.x_title, y_title=first.y_title, lines=lines))
+    return figure(chart(x, scale(values), x_title=first.x, y_title=first.y, lines=lines))

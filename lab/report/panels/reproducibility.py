@@ -21,11 +21,11 @@ MOST_VALUES = 6
 
 
 def panel(data: ReportData) -> Panel:
-    runs = [run for run in data.runs if run.info]
+    runs = [run for run in data.runs if run.record is not None]
     rows: list[tuple[str, Text]] = [
         ("code", _values(runs, _code)),
         ("lock", _lock(runs)),
-        ("data", _values(runs, lambda run: _short(run.provenance.get("data")))),
+        ("data", _values(runs, lambda run: _short(run.provenance.data))),
         ("hardware", _values(runs, _hardware)),
         ("software", _values(runs, _software)),
         ("kernels", _values(runs, _kernels)),
@@ -46,10 +46,9 @@ def panel(data: ReportData) -> Panel:
 
 def train_command(run: ReportedRun) -> str | None:
     """The command that trains this run again: same configuration, same identity. None if it isn't known."""
-    experiment, overrides = run.info.get("experiment"), run.info.get("overrides")
-    if not isinstance(experiment, str) or not isinstance(overrides, list):
+    if run.record is None or run.record.experiment is None:
         return None
-    arguments = [str(override) for override in overrides]
+    experiment, arguments = run.record.experiment, list(run.record.overrides)
     if not any(override.startswith("seed=") for override in arguments):
         arguments.append(f"seed={run.seed}")
     return shlex.join(["lab", "train", experiment, *arguments])
@@ -77,17 +76,17 @@ def _values(runs: Iterable[ReportedRun], fact: Callable[[ReportedRun], str | Non
 
 def _code(run: ReportedRun) -> str | None:
     provenance = run.provenance
-    if "code_digest" not in provenance and "commit" not in provenance:
+    if not provenance.chosen(("code_digest", "commit")):
         return None
-    commit = provenance.get("commit")
+    commit = provenance.commit
     place = f"commit {commit[:12]}" if commit else "no commit"
-    changed = " with uncommitted changes" if provenance.get("dirty") else ""
-    return f"{place}{changed}, digest {_short(provenance.get('code_digest'))}"
+    changed = " with uncommitted changes" if provenance.dirty else ""
+    return f"{place}{changed}, digest {_short(provenance.code_digest)}"
 
 
 def _lock(runs: Iterable[ReportedRun]) -> Text:
     """The digest of requirements.lock in the runs' commits."""
-    commits = dict.fromkeys(str(run.provenance["commit"]) for run in runs if run.provenance.get("commit"))
+    commits = dict.fromkeys(commit for run in runs if (commit := run.provenance.commit))
     lines = []
     for commit in list(commits)[:MOST_VALUES]:
         content = _of_commit(commit, "requirements.lock")
@@ -110,32 +109,28 @@ def _of_commit(commit: str, path: str) -> bytes | None:
 
 def _hardware(run: ReportedRun) -> str | None:
     provenance = run.provenance
-    if "device" not in provenance and "host" not in provenance:
+    if not provenance.chosen(("device", "host")):
         return None
-    device, processes = provenance.get("device"), provenance.get("processes") or 1
-    model = provenance.get("cpu") if device in (None, "cpu") else device
-    threads = f", {plural(provenance['threads'], 'thread')}" if device == "cpu" and provenance.get("threads") else ""
+    device, processes = provenance.device, provenance.processes or 1
+    model = provenance.cpu if device in (None, "cpu") else device
+    threads = f", {plural(provenance.threads, 'thread')}" if device == "cpu" and provenance.threads else ""
     number = f"{processes} × " if processes > 1 else ""
-    nodes = f", {plural(provenance['nodes'], 'node')}" if (provenance.get("nodes") or 1) > 1 else ""
-    return f"{number}{model or 'unknown'}{threads}{nodes} on {provenance.get('host') or 'an unknown host'}"
+    nodes = f", {plural(provenance.nodes, 'node')}" if provenance.nodes and provenance.nodes > 1 else ""
+    return f"{number}{model or 'unknown'}{threads}{nodes} on {provenance.host or 'an unknown host'}"
 
 
 def _software(run: ReportedRun) -> str | None:
     libraries = ("torch", "lightning", "numpy", "python")
-    versions = [f"{name} {run.provenance[name]}" for name in libraries if run.provenance.get(name)]
+    versions = [f"{name} {version}" for name in libraries if (version := run.provenance.version(name))]
     return ", ".join(versions) or None
 
 
 def _kernels(run: ReportedRun) -> str | None:
-    kernels = run.provenance.get("kernels")
-    if not isinstance(kernels, dict) or not kernels:
-        return None
-    return ", ".join(sorted({str(name) for name in kernels.values()}))
+    return ", ".join(sorted(set(run.provenance.kernels.values()))) or None
 
 
 def _compiled(run: ReportedRun) -> str | None:
-    compiled = run.provenance.get("compile")
-    return None if compiled is None else str(compiled)
+    return run.provenance.compile
 
 
 def hours(runs: Iterable[ReportedRun]) -> tuple[float, float]:
@@ -144,9 +139,9 @@ def hours(runs: Iterable[ReportedRun]) -> tuple[float, float]:
     for run in runs:
         if run.seconds is None:
             continue
-        spent = run.seconds / 3600 * (run.provenance.get("processes") or 1)
-        if run.provenance.get("device") in (None, "cpu"):
-            core += spent * (run.provenance.get("threads") or 1)
+        spent = run.seconds / 3600 * (run.provenance.processes or 1)
+        if run.provenance.device in (None, "cpu"):
+            core += spent * (run.provenance.threads or 1)
         else:
             gpu += spent
     return gpu, core
@@ -177,7 +172,7 @@ def _compute(runs: list[ReportedRun]) -> Text:
 
 def _restarts(runs: list[ReportedRun]) -> Text:
     restarts = sum(max(0, run.attempts - 1) for run in runs)
-    moved = sum("earlier" in run.provenance for run in runs)
+    moved = sum(bool(run.provenance.earlier) for run in runs)
     if not restarts:
         return "none: every run was begun at most once"
     remark = f"; {plural(moved, 'run')} went on under other circumstances (another host or version)" if moved else ""

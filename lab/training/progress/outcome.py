@@ -7,24 +7,6 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        step: optimizer steps done.
-        steps: optimizer steps in the budget.
-        tokens: training tokens done.
-        loss: training loss of the last step, nats per token; None before the first of this attempt.
-        tokens_per_second: of this attempt, without validation and checkpoints; None until it is known.
-    """
-
-    step: int
-    steps: int
-    tokens: int
-    loss: float | None = None
-    tokens_per_second: float | None = None
-
-
 class Stopped(Exception):
     """An evaluation was asked to stop; what it had done is kept, and the next one goes on from there."""
 

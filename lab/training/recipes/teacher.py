@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.language_model import LanguageModel
 from lab.data.options import Byte, File
-from lab.records.folder import TOKENIZER, RunFolder
+from lab.records import TOKENIZER, RunFolder
 from lab.refusals import RequestError
 from lab.training.checkpoints import verified
 
@@ -71,8 +71,8 @@ def load(run: RunFolder, experiment: RunConfiguration, *, kernel: str) -> Teache
     """
     from components.decoder import Decoder
 
-    info, summary = run.info, run.summary
-    last = 0 if "imported" in info else experiment.train.steps
+    record, summary = run.record, run.summary
+    last = 0 if record.imported is not None else experiment.train.steps
     checkpoint = verified.newest(run.path)
     if checkpoint is None or verified.step_of(checkpoint) != last:
         raise RequestError(f"{run.name}: its last checkpoint, after step {last:,}, is missing or damaged")
@@ -83,12 +83,12 @@ def load(run: RunFolder, experiment: RunConfiguration, *, kernel: str) -> Teache
         lines = " ".join(str(error).split())
         raise RequestError(f"{checkpoint}: its weights are not those of config.yaml's model: {lines}") from None
     return Teacher(
-        identity=info["identity"],
+        identity=record.identity,
         run=run.name,
         model=model.float().eval().requires_grad_(False),
         tokenizer=digest_of(experiment.data.tokenizer.load(run.path / TOKENIZER)),
-        data_digest=None if summary is None else summary["data"]["digest"],
-        val_loss=None if summary is None else summary["metrics"].get("val/loss"),
+        data_digest=None if summary is None else summary.data_digest,
+        val_loss=None if summary is None else summary.metrics.get("val/loss"),
     )
 
 

@@ -32,7 +32,7 @@ from lab.dispatch.launchers.slurm.send.journal import Record
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import Claim, holder
-from lab.records import BrokenRun, RunFolder
+from lab.records import BrokenRecord, RunFolder
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -199,7 +199,7 @@ class _Work:
         names = {name for record in journal.records(self._root) for task in record.tasks for name in task.runs}
         others = []
         for run in map(self._folder, sorted(names - broken)):
-            with contextlib.suppress(BrokenRun):
+            with contextlib.suppress(BrokenRecord):
                 if _is_open(run):
                     others.append(run)
         while blocked := self._block(others, broken):  # as those that need a blocked one are blocked too
@@ -210,7 +210,7 @@ class _Work:
         """Block those of the queued runs that need a broken one: which those were."""
         blocked = []
         for run in others:
-            if run.state.status == "queued" and any(need["run"] in broken for need in dependencies.of(run)):
+            if run.state.status == "queued" and any(need.run in broken for need in dependencies.of(run)):
                 standing = dependencies.standing(run, others)
                 if standing.status == "blocked" and dependencies.block(run, standing.reason or ""):
                     blocked.append(run)

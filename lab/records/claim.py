@@ -1,0 +1,129 @@
+"""Files by which processes that share nothing but a run's folder agree: claims, and the request to cancel.
+
+    .claims/1, .claims/2, …   who holds, or held, the right to write; the highest stands
+    .cancel.json              asks the worker that makes an attempt to leave it
+
+How a claim is taken and judged is in `lab.dispatch.worker.claim`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lab.records.atomic import write_json
+from lab.records.checks import BrokenRecord, Fields, parse
+
+CLAIMS = ".claims"
+CANCEL_REQUEST = ".cancel.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ClaimRecord:
+    """One claim on a folder.
+
+    Attributes:
+        host, pid, mark: of the process that took it; the mark tells it from another with the same number.
+        taken: unix seconds.
+        released: unix seconds; None while it stands.
+    """
+
+    host: str
+    pid: int
+    mark: str
+    taken: float
+    released: float | None = None
+
+
+@dataclass(frozen=True)
+class CancelRequest:
+    """A request to leave a run.
+
+    Attributes:
+        attempt: that is to be left.
+        reason: who asks, in a few words.
+        asked: unix seconds.
+    """
+
+    attempt: int
+    reason: str
+    asked: float
+
+
+def claim_path(folder: Path, number: int) -> Path:
+    """Where a claim on a folder stands."""
+    return folder / CLAIMS / str(number)
+
+
+def newest_claim(folder: Path) -> int:
+    """The number of the newest claim on a folder; 0 where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return max((int(name) for name in os.listdir(folder / CLAIMS) if name.isdecimal()), default=0)
+    return 0
+
+
+def create_claim(path: Path, claim: ClaimRecord) -> None:
+    """Write a claim that mustn't be there yet. The folder of claims must exist.
+
+    Raises:
+        FileExistsError: another process has written it.
+    """
+    with open(path, "x", encoding="utf-8") as file:
+        json.dump(asdict(claim), file)
+
+
+def write_claim(path: Path, claim: ClaimRecord) -> None:
+    """Replace a claim in one step."""
+    write_json(path, asdict(claim))
+
+
+def read_claim(path: Path) -> ClaimRecord | None:
+    """A claim; None while it is being written, or if its writer was killed in that moment.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BrokenRecord: a value in it is wrong.
+    """
+    content = path.read_bytes()
+    try:
+        json.loads(content)
+    except ValueError:
+        return None
+    return parse(path, content, _claim, newest=VERSION, what="a claim")
+
+
+def read_cancel_request(folder: Path) -> CancelRequest | None:
+    """What the worker in a run's folder is asked; None where it isn't, or not in a way that can be read."""
+    path = folder / CANCEL_REQUEST
+    try:
+        return parse(path, path.read_bytes(), _request, newest=VERSION, what="a request")
+    except (FileNotFoundError, BrokenRecord):
+        return None
+
+
+def write_cancel_request(folder: Path, request: CancelRequest) -> None:
+    """Ask the worker in a run's folder."""
+    write_json(folder / CANCEL_REQUEST, {"version": VERSION, **asdict(request)})
+
+
+def remove_cancel_request(folder: Path) -> None:
+    """Take back what the worker in a run's folder was asked."""
+    (folder / CANCEL_REQUEST).unlink(missing_ok=True)
+
+
+def _claim(fields: Fields) -> ClaimRecord:
+    return ClaimRecord(
+        host=fields.text("host"),
+        pid=fields.whole("pid"),
+        mark=fields.text("mark"),
+        taken=fields.finite("taken", 0.0),
+        released=fields.finite_or_none("released"),
+    )
+
+
+def _request(fields: Fields) -> CancelRequest:
+    return CancelRequest(fields.whole("attempt"), fields.text("reason"), fields.finite("asked", 0.0))

@@ -1,0 +1,108 @@
+"""summary.json: what a run came to and what it cost. Written once, when its result stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lab.records.atomic import write_json
+from lab.records.checks import JSON, BrokenRecord, Fields, parse
+from lab.records.provenance import Provenance
+
+SUMMARY = "summary.json"
+VERSION = 1
+
+Result = Literal["finished", "diverged"]
+_RESULTS: dict[str, Result] = {"finished": "finished", "diverged": "diverged"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The result of a run.
+
+    Attributes:
+        status: finished or diverged; preempted in memory only, for a run that was stopped; None where a file, made by
+            hand, doesn't say.
+        reason: why it diverged or was stopped.
+        metrics: name → final value, NaN and infinities among them. What was never measured is not there.
+        costs: name → what it took: `tokens`, `steps`, `seconds`, `tokens_per_second`, `mfu`, `peak_memory_bytes`, …
+        data_digest: of the text that it was trained on; None where that isn't known.
+        data: what else is said of the text: its sizes.
+        provenance: under what circumstances it ran.
+        extra: what the file holds besides, such as a teacher. It is kept when the record is written.
+    """
+
+    status: str | None = None
+    reason: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    data_digest: str | None = None
+    data: Mapping[str, JSON] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def result(self) -> Result | None:
+        """The status of a run that has its result."""
+        return _RESULTS.get(self.status or "")
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps that its weights have seen."""
+        steps = self.costs.get("steps")
+        return steps if isinstance(steps, int) else None
+
+    def as_json(self) -> dict[str, JSON]:
+        """The file's content."""
+        digest = {} if self.data_digest is None else {"digest": self.data_digest}
+        known: dict[str, JSON] = {
+            "version": VERSION,
+            "status": self.status,
+            "reason": self.reason,
+            "metrics": dict(self.metrics),
+            "costs": dict(self.costs),
+            "data": {**digest, **self.data} or None,
+            "provenance": dict(self.provenance.facts) or None,
+        }
+        return {**{key: value for key, value in known.items() if value is not None or key == "reason"}, **self.extra}
+
+
+def read_summary(path: Path) -> Summary | None:
+    """The record in a summary.json; None where there is none.
+
+    Raises:
+        BrokenRecord: it can't be read, or a value in it is wrong.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BrokenRecord(path, error.strerror or str(error)) from None
+    return parse(path, content, _summary, newest=VERSION, what="a summary")
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Replace the record in one step."""
+    write_json(path, summary.as_json())
+
+
+_KEYS = frozenset(("version", "status", "reason", "metrics", "costs", "data", "provenance"))
+
+
+def _summary(fields: Fields) -> Summary:
+    data, provenance = fields.any("data"), fields.any("provenance")
+    data = data if isinstance(data, dict) else {}
+    digest, reason = data.get("digest"), fields.any("reason")
+    return Summary(
+        status=fields.text_or_none("status"),
+        reason=None if reason is None else str(reason),
+        metrics=fields.measured("metrics"),
+        costs=fields.numbers("costs"),
+        data_digest=digest if isinstance(digest, str) else None,
+        data={key: value for key, value in data.items() if key != "digest"},
+        provenance=Provenance(provenance) if isinstance(provenance, dict) else Provenance(),
+        extra=fields.others(_KEYS),
+    )
