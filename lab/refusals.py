@@ -118,9 +118,11 @@ class Refusal:
     @property
     def message(self) -> str:
         """What is wrong and what would help, without the place."""
-        if not self.problem and self.kind == "missing":
-            return explanation("is missing" + (f": expected {self.expected}" if self.expected else ""), fix=self.fix)
-        problem = self.problem or ("no such key" if self.kind == "unknown_key" else "")
+        problem = self.problem
+        if not problem and self.kind == "missing":
+            problem = "is missing" + (f": expected {self.expected}" if isinstance(self.expected, str) else "")
+        if not problem and self.kind == "unknown_key":
+            problem = "no such key"
         return explanation(problem, self.given, self.expected, self.nearest, self.fix)
 
     @property
@@ -270,6 +272,11 @@ def joined_key(outer: str | None, inner: str | None) -> str | None:
     if not outer or not inner:
         return outer or inner
     return f"{outer}{inner}" if inner.startswith("[") else f"{outer}.{inner}"
+
+
+def one_line(error: BaseException) -> str:
+    """A library's message on one line."""
+    return " ".join(str(error).split())
 
 
 def _where(file: Path | str | None, line: int | None, part: str | None, override: str | None, key: str | None) -> Where:

@@ -8,6 +8,9 @@ from importlib import import_module
 
 import click
 
+from lab.cli.refusal_output import Group, print_refusal, refusal_of
+from lab.refusals import RequestError
+
 COMPLETE = "_LAB_COMPLETE"
 """The environment variable by which shells ask for completions."""
 
@@ -41,7 +44,7 @@ FOLDERS = {
 """Folder below `lab.cli` → the commands in it."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands live in `lab.cli.<folder>.<name>_command` and are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -55,15 +58,6 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
-            from components.registry import suggestion
-
-            raise click.UsageError(f"no command is called '{args[0]}'{suggestion(args[0], COMMANDS)}")
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -72,7 +66,11 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog='Completion: eval "$(_LAB_COMPLETE=bash_source lab)" (or zsh_source, fish_source).',
+    epilog=(
+        "Exit codes: 0 done, 1 the work failed, 2 the request was wrong. With --json a refusal is JSON too, on "
+        'standard output: {"error": {"kind", "file", "line", "key", "given", "expected", "nearest", "fix", …}}.\n\n'
+        'Completion: eval "$(_LAB_COMPLETE=bash_source lab)" (or zsh_source, fish_source).'
+    ),
 )
 @click.version_option(package_name="architecture-ablation-lab", prog_name="lab")
 def cli() -> None:
@@ -80,19 +78,16 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 the work failed, 2 the request was wrong."""
-    from lab.refusals import RequestError
+    """Entry point. Exit codes: 0 done, 1 the work failed, 2 the request was wrong.
 
+    A refusal goes to standard error as text, `lab: place: problem; fix`. Where --json is among the arguments it goes
+    to standard output as JSON, where a program reads what it asked for: `{"error": {"kind", "file", "line", "key",
+    "given", "expected", "nearest", "fix", "message", …}}`. docs/refusals.md describes the fields.
+    """
     try:
         if COMPLETE in os.environ:
             import_module("lab.cli.completion")  # before click asks for it: its own knows nothing of `=` in words
         cli(prog_name="lab", complete_var=COMPLETE, standalone_mode=False)
-    except RequestError as error:
-        click.echo(f"lab: {error}", err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        click.echo(f"lab: {error.format_message()}", err=True)
-        sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("lab: interrupted", err=True)
         sys.exit(130)
@@ -100,17 +95,21 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
-        message = _blame(error)
-        if message is None:
+        refusal = _refusal(error)
+        if refusal is None:
             raise
-        click.echo(f"lab: {message}", err=True)
+        print_refusal(refusal)
         sys.exit(2)
 
 
-def _blame(error: Exception) -> str | None:
-    """The message for a mistake in the user's own components, if it was one."""
+def _refusal(error: Exception) -> RequestError | None:
+    """The refusal that an exception is: of a request, of an argument, or of a mistake in the user's own components."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, click.ClickException):
+        return refusal_of(error)
     extensions = sys.modules.get("lab.composition.extensions")
-    return None if extensions is None else extensions.blame(error)
+    return None if extensions is None else extensions.refusal_of(error)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from lab.cli.refusal_output import Choice
+
 root_option = click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False),
@@ -17,7 +19,7 @@ root_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 accelerator_option = click.option(
     "--accelerator",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where to compute; auto takes a CUDA device if there is one.",

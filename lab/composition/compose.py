@@ -21,12 +21,12 @@ from lab.composition.check import check_kernel, check_read
 from lab.composition.hydra import groups
 from lab.composition.hydra.merge import Merged, merge
 from lab.composition.hydra.origin import Origin, chooses
-from lab.composition.hydra.overrides import Overrides, one_line, parse
+from lab.composition.hydra.overrides import Overrides, parse
 from lab.composition.hydra.swap import settle
 from lab.composition.plain import Plain, copied
 from lab.composition.search_path import display, find
 from lab.composition.unreadable import unreadable_experiment
-from lab.refusals import Refusal, RequestError, Where
+from lab.refusals import Refusal, RequestError, Where, one_line
 from lab.training.experiment import Experiment
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from components import registry
 from components.registry import Component
 from lab.records import RunRecord
-from lab.refusals import RequestError
+from lab.refusals import RequestError, one_line
 
 FILE = "lab_components.py"
 MODULE = "lab_components"
@@ -63,14 +63,14 @@ def load() -> None:
     _load_packages()
     path = Path.cwd() / FILE
     try:
-        found = OwnFile(path, path.read_bytes())
+        file = OwnFile(path, path.read_bytes())
     except FileNotFoundError:
         _forget()
         return
     except OSError as error:
-        raise RequestError(f"{FILE}: cannot be read: {error.strerror}") from None
-    if found != _loaded.file:
-        _execute(found)
+        raise RequestError(f"cannot be read: {error.strerror}", kind="unreadable", file=FILE) from None
+    if file != _loaded.file:
+        _execute(file)
 
 
 def current() -> str:
@@ -84,14 +84,14 @@ def used(components: Mapping[str, Component]) -> dict[str, Any]:
     `{"file": {"path": …, "sha256": …}, "packages": {entry point: version}}`, each only where there is one.
     """
     modules = {type(component).__module__ for component in components.values()}
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if MODULE in modules and _loaded.file is not None:
-        found["file"] = {"path": str(_loaded.file.path), "sha256": _loaded.file.sha256}
-    tops = {module.partition(".")[0] for module in modules}
-    points = {point.name: point for point in (_loaded.packages or {}).values() if _top(point) in tops}
+        record["file"] = {"path": str(_loaded.file.path), "sha256": _loaded.file.sha256}
+    tops = set(map(_top, modules))
+    points = {point.name: point for point in (_loaded.packages or {}).values() if _top(point.module) in tops}
     if points:
-        found["packages"] = {name: _version(point) for name, point in points.items()}
-    return found
+        record["packages"] = {name: _version(point) for name, point in points.items()}
+    return record
 
 
 def files(components: Mapping[str, Component]) -> dict[str, bytes]:
@@ -117,7 +117,8 @@ def of_run(folder: Path, record: RunRecord) -> Iterator[None]:
         try:
             own = OwnFile(copy, copy.read_bytes())
         except OSError as error:
-            raise RequestError(f"{copy}: the run's components cannot be read: {error.strerror}") from None
+            problem = f"the run's components cannot be read: {error.strerror}"
+            raise RequestError(problem, kind="unreadable", file=copy) from None
     with of_record(own, recorded, record.components, str(copy)):
         yield
 
@@ -143,7 +144,8 @@ def of_record(
         yield
         return
     if own.sha256 != recorded["file"]["sha256"]:
-        raise RequestError(f"{where}: is not the file that the run was made with: its SHA-256 is another")
+        problem = "is not the file that the run was made with: its SHA-256 is another"
+        raise RequestError(problem, kind="not_trusted", file=where)
     before = _loaded.held
     if own != _loaded.file:
         _execute(own)
@@ -154,12 +156,12 @@ def of_record(
         _loaded.held = before
 
 
-def blame(error: BaseException) -> str | None:
-    """One message for an exception that passed through the user's own file, with the line there; None for others."""
+def refusal_of(error: BaseException) -> RequestError | None:
+    """The refusal of an exception that passed through the user's own file, with the line there; None for others."""
     if _loaded.file is None:
         return None
     line = _line_in(error, _loaded.file.path)
-    return None if line is None else _message(_loaded.file.path, line, error)
+    return None if line is None else _refusal(_loaded.file.path, line, error)
 
 
 def _execute(file: OwnFile) -> None:
@@ -173,7 +175,7 @@ def _execute(file: OwnFile) -> None:
         _forget()
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(file.path) else None
         line = line or _line_in(error, file.path)
-        raise RequestError(_message(file.path, line, error)) from None
+        raise _refusal(file.path, line, error) from None
     _loaded.file = file
 
 
@@ -184,13 +186,16 @@ def _forget() -> None:
     _loaded.file = None
 
 
-def _message(path: Path, line: int | None, error: BaseException) -> str:
-    shown = FILE if path == Path.cwd() / FILE else str(path)
+def _refusal(path: Path, line: int | None, error: BaseException) -> RequestError:
     frames = traceback.extract_tb(error.__traceback__)
-    refused = bool(frames) and frames[-1].filename == registry.__file__
-    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-    what = text if refused else f"{type(error).__name__}: {text}".rstrip(": ")
-    return f"{shown}:{line}: {what}" if line else f"{shown}: {what}"
+    is_of_registry = bool(frames) and frames[-1].filename == registry.__file__
+    text = error.msg if isinstance(error, SyntaxError) else one_line(error)
+    problem = text if is_of_registry else _with_type(error, text)
+    return RequestError(problem, kind="unreadable", file=FILE if path == Path.cwd() / FILE else path, line=line)
+
+
+def _with_type(error: BaseException, text: str) -> str:
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _line_in(error: BaseException, path: Path) -> int | None:
@@ -207,15 +212,15 @@ def entry_points() -> list[metadata.EntryPoint]:
 def _load_packages() -> None:
     if _loaded.packages is not None:
         return
-    found = {}
+    packages = {}
     for point in entry_points():
         try:
             point.load()
         except (Exception, SystemExit) as error:
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise RequestError(f"entry point '{point.name}' = {point.value} (group {GROUP}): {what}") from None
-        found[point.name] = point
-    _loaded.packages = found
+            part = f"entry point '{point.name}' = {point.value} (group {GROUP})"
+            raise RequestError(_with_type(error, one_line(error)), kind="unreadable", part=part) from None
+        packages[point.name] = point
+    _loaded.packages = packages
 
 
 def _check_packages(recorded: Mapping[str, str], versions: Mapping[str, int]) -> None:
@@ -223,17 +228,19 @@ def _check_packages(recorded: Mapping[str, str], versions: Mapping[str, int]) ->
     assert _loaded.packages is not None
     for name, package in recorded.items():
         if name not in _loaded.packages:
-            raise RequestError(f"the run needs the components of '{name}' ({package}), which is not installed here")
-    tops = {_top(_loaded.packages[name]) for name in recorded}
+            problem = f"the run needs the components of '{name}' ({package}), which is not installed here"
+            raise RequestError(problem, kind="unavailable", given=name)
+    tops = {_top(_loaded.packages[name].module) for name in recorded}
     for key, version in versions.items():
         kind, _, name = key.partition("/")
         cls = registry.lookup(kind, name) if name in registry.names(kind) else Component
-        if cls.__module__.partition(".")[0] in tops and cls.version != version:
-            raise RequestError(f"the run was made with version {version} of {kind} '{name}'; here it is {cls.version}")
+        if _top(cls.__module__) in tops and cls.version != version:
+            problem = f"the run was made with version {version} of {kind} '{name}'; here it is {cls.version}"
+            raise RequestError(problem, kind="not_trusted", given=version, expected=str(cls.version))
 
 
-def _top(point: metadata.EntryPoint) -> str:
-    return point.module.partition(".")[0]
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _version(point: metadata.EntryPoint) -> str:

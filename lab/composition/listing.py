@@ -64,7 +64,8 @@ def _components(kind: str | None) -> list[dict[str, Any]]:
     slots = {group_kind: path.replace(".", "/") for path, group_kind in groups.slots().items()}
     slots |= {other: other for other in registry.kinds() if other not in slots}
     if kind is not None and kind.rpartition("/")[2] not in slots:
-        raise RequestError(f"no kind of component is called '{kind}'{registry.suggestion(kind, slots)}")
+        problem = f"no kind of component is called '{kind}'"
+        raise RequestError(problem, kind="not_found", given=kind, expected=tuple(slots))
     found = []
     for each in slots if kind is None else [kind.rpartition("/")[2]]:
         for name in registry.names(each):

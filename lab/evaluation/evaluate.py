@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from components.registry import OptionError, lookup, names, suggestion
+from components.registry import OptionError, lookup, names
 from lab.composition import extensions
 from lab.composition.convert import component
 from lab.composition.frozen.freeze import load_experiment, to_plain
@@ -61,10 +61,12 @@ def request(name: str, texts: Sequence[str]) -> Request:
     """
     extensions.load()
     if name not in names("evaluator"):
-        raise RequestError(f"no evaluator is called '{name}'{suggestion(name, names('evaluator'))}")
+        known = tuple(names("evaluator"))
+        raise RequestError(f"no evaluator is called '{name}'", kind="not_found", given=name, expected=known)
     data = {text for path, text in paths_of(texts) if path == "data" or path.startswith("data.")}
     if chosen := [choice.text for choice in parse(texts).choices if choice.text not in data]:
-        raise RequestError(f"override '{chosen[0]}': the run's configuration is frozen; only data can be chosen")
+        fix = "only data can be chosen"
+        raise RequestError("the run's configuration is frozen", kind="unsupported", override=chosen[0], fix=fix)
     given = {key: (value, text) for key, value, text in parse(texts).values if text not in data}
     try:
         built = component("evaluator", {"name": name, **{key: value for key, (value, _) in given.items()}}, "")

@@ -30,15 +30,15 @@ TINY = [
         (["status", "nosuch"], "nosuch"),
         (["trian"], "did you mean 'train'?"),
         (["train"], "name an experiment first"),
-        (["train", "gemma2_tiny", "--multirun"], "No such option"),
+        (["train", "gemma2_tiny", "--multirun"], "no such option"),
         (["list", "components", "hedas"], "did you mean 'heads'?"),
         (["eval", "nosuch", "perplexity"], "no run is called 'nosuch'"),
         (["eval", "nosuch", "perplexty"], "did you mean 'perplexity'?"),
         (["generate", "nosuch", "text"], "no run is called 'nosuch'"),
         (["export", "nosuch", "folder"], "no run is called 'nosuch'"),
         (["import", ".", "--name", "x"], "config.json"),
-        (["import", "."], "Missing option '--name'"),
-        (["plan", "quickstart", "--jsn"], "No such option"),
+        (["import", "."], "--name: is missing"),
+        (["plan", "quickstart", "--jsn"], "no such option"),
     ],
 )
 def test_a_mistake_is_one_message_exit_code_2_and_nothing_made(

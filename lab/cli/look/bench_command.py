@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lab.cli.options import accelerator_option, json_option
+from lab.cli.refusal_output import Choice, Group
 
 if TYPE_CHECKING:
     from lab.bench.atlas import Measurement
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
 
-@click.group("bench")
+@click.group("bench", cls=Group)
 def command() -> None:
     """Measure what this machine computes with."""
 
@@ -30,7 +31,7 @@ def command() -> None:
 @click.option("--heads", type=click.IntRange(min=1), default=8, show_default=True, help="Query heads.")
 @click.option("--kv-heads", type=click.IntRange(min=1), help="Key-value heads; half of the query heads unless given.")
 @click.option("--head-dim", type=click.IntRange(min=1), default=64, show_default=True, help="Dimensions of a head.")
-@click.option("--dtype", "dtypes", type=click.Choice(list(DTYPES)), multiple=True, default=["fp32", "bf16"],
+@click.option("--dtype", "dtypes", type=Choice(list(DTYPES)), multiple=True, default=["fp32", "bf16"],
               show_default=True, help="Of queries, keys and values; may be given several times.")  # fmt: skip
 @click.option("--kernel", "named", multiple=True, metavar="NAME", help="This kernel only; may be given several times.")
 @click.option(
@@ -63,7 +64,7 @@ def kernels(
     from components.attention.kernels import KERNELS, UnknownKernel, lookup
     from lab.bench import atlas, table
     from lab.bench.conformance import Shape
-    from lab.refusals import RequestError
+    from lab.refusals import RequestError, Where
 
     def given(option: str) -> bool:
         return ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
@@ -73,14 +74,15 @@ def kernels(
         dtypes = dtypes if given("dtypes") else ("fp32",)
     kv_heads = kv_heads or max(1, heads // 2)
     if heads % kv_heads:
-        raise RequestError(f"--kv-heads: must divide the {heads} query heads, got {kv_heads}")
+        raise RequestError(f"must divide the {heads} query heads, got {kv_heads}", key="--kv-heads", given=kv_heads)
     device = accelerator if accelerator != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise RequestError("--accelerator: torch sees no CUDA device here; use cpu")
+        problem = "torch sees no CUDA device here"
+        raise RequestError(problem, kind="unavailable", key="--accelerator", given=device, fix="use cpu")
     try:
         names = [lookup(name).name for name in named] or list(KERNELS)
     except UnknownKernel as error:
-        raise RequestError(f"--kernel: {error}") from None
+        raise RequestError.of_name(error, Where(key="--kernel")) from None
     plan = atlas.AtlasPlan(
         Shape(batch, heads, kv_heads, context, head_dim),
         [DTYPES[name] for name in dtypes],

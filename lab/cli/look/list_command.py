@@ -9,12 +9,13 @@ import click
 
 from lab.cli import completion
 from lab.cli.options import json_option
+from lab.cli.refusal_output import Choice
 
 WHAT = ["components", "experiments", "sweeps", "kernels", "evaluators"]
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(WHAT), default="components")
+@click.argument("what", type=Choice(WHAT), default="components")
 @click.argument("kind", required=False, shell_complete=completion.kinds)
 @json_option
 def command(what: str, kind: str | None, as_json: bool) -> None:
@@ -25,7 +26,8 @@ def command(what: str, kind: str | None, as_json: bool) -> None:
     from lab.refusals import RequestError
 
     if kind is not None and what != "components":
-        raise RequestError(f"'{kind}': only components have kinds; use `lab list {what}`")
+        fix = f"use `lab list {what}`"
+        raise RequestError("only components have kinds", kind="usage", key="KIND", given=kind, fix=fix)
     if what == "evaluators":
         what, kind = "components", "evaluator"
     rows = listing.rows(cast("listing.Listed", what), kind)

@@ -24,14 +24,16 @@ def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
     from lab.refusals import RequestError
 
     if watch and as_json:
-        raise RequestError("--json prints how things stand now, once: leave --watch out")
+        problem = "--json prints how things stand now, once"
+        raise RequestError(problem, kind="conflict", key="--watch", fix="leave --watch out")
     found = survey(root, sweep)
     rows, notes = joined([status.row_of(seen) for seen in found.runs], root)
     if as_json:
         click.echo(json.dumps(status.to_json(rows, found.broken, notes), indent=1))
         return
     if not rows and sweep is not None:
-        raise RequestError(f"no runs of '{sweep}' in {root}; `lab submit {sweep}` starts them")
+        problem = f"no runs of '{sweep}' in {root}"
+        raise RequestError(problem, kind="not_found", given=sweep, fix=f"`lab submit {sweep}` starts them")
     from lab.dispatch.status.table import print_rows
 
     if not watch:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.composition.hydra import groups
 from lab.composition.plain import Plain, leaves, select
-from lab.refusals import RequestError, Where
+from lab.refusals import RequestError, Where, one_line
 
 
 class Choice(NamedTuple):
@@ -126,11 +126,6 @@ def parse(texts: Sequence[str], where: Where = Where()) -> Overrides:  # noqa: B
         _refuse_choice_by_value(key, value, place)
         values.append(Setting(key, value, text))
     return Overrides(where, tuple(choices), tuple(values))
-
-
-def one_line(error: Exception) -> str:
-    """A library's message on one line."""
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")

@@ -10,11 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from lab.composition.hydra.overrides import one_line
 from lab.planning.language.hydra_values import hydra_value, parse_value, yaml_value
 from lab.planning.language.read import SweepFile
 from lab.planning.language.shorthand import AXIS
-from lab.refusals import RequestError, Where
+from lab.refusals import RequestError, Where, one_line
 
 MOST_ARMS = 100_000
 """More cells than anybody runs: a slip such as range(0,1e9) is refused before it fills the memory."""
