@@ -15,7 +15,7 @@ The code that finds a mistake knows the key, and its caller knows the file. So a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -40,7 +40,7 @@ Kind = Literal[
 
 Severity = Literal["info", "warning", "problem"]
 
-JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
+JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,13 @@ def evaluation(context: click.Context, parameter: click.Parameter, incomplete: s
     return [*_beginning(known, incomplete), *found] if typed else found
 
 
+def launchers(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Completes launchers."""
+    from lab.dispatch.launchers import registry
+
+    return _beginning(registry.names(), incomplete)
+
+
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Completes runs by their path below the root."""
     from lab.records import find_runs

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
+from lab.cli import completion
 from lab.cli.refusal_output import Choice
+
+Command = TypeVar("Command", bound=Callable[..., object])
 
 root_option = click.option(
     "--root",
@@ -24,3 +29,25 @@ accelerator_option = click.option(
     show_default=True,
     help="Where to compute; auto takes a CUDA device if there is one.",
 )
+launcher_option = click.option(
+    "--launcher", "settings", metavar="NAME", help="The launcher's settings: launchers/NAME.yaml."
+)
+max_parallel_option = click.option(
+    "--max-parallel", type=click.IntRange(min=1), help="Runs at once on this machine; by default one a GPU, or a core."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of each run on this machine; by default an equal share."
+)
+
+
+def on_option(help: str, default: str | None = None) -> Callable[[Command], Command]:
+    """`--on LAUNCHER`."""
+    return click.option(
+        "--on",
+        "where",
+        metavar="LAUNCHER",
+        default=default,
+        show_default=default is not None,
+        help=help,
+        shell_complete=completion.launchers,
+    )

@@ -55,8 +55,8 @@ def test_a_queued_run_of_other_code_is_refused_up_front(folder: Path) -> None:
 
 
 def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.dispatch.control import prepare as submit
-    from lab.dispatch.launchers.local.local import Summary
+    from lab.dispatch.launchers.base import Request, Sent
+    from lab.dispatch.launchers.local.launcher import LocalLauncher
 
     run = prepare(plan_train("gemma2_tiny").runs, folder / "runs").new[0]
     write_json(run.path / "run.json", info(run) | {"code": OTHER})
@@ -64,8 +64,8 @@ def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: p
     found = CliRunner().invoke(main.cli, arguments)
     assert isinstance(found.exception, RequestError)
     assert "1 run was made with commit abababab" in str(found.exception)
-    launched = []
-    monkeypatch.setattr(submit, "launch", lambda submission, **_: launched.append(submission) or Summary())
+    requests: list[Request] = []
+    monkeypatch.setattr(LocalLauncher, "send", lambda self, request: requests.append(request) or Sent())
     CliRunner().invoke(main.cli, [*arguments, "--any-code"])
-    assert [each.name for each in launched[0].to_run] == [run.name]
+    assert [each.name for each in requests[0].runs] == [run.name]
     assert info(run)["provenance"]["accepted_code"] == [code_version.digest()]

@@ -43,11 +43,12 @@ def test_what_cannot_be_submitted_is_refused_and_nothing_made(saved: Path, argum
 
 
 def test_a_saved_plan_is_submitted_though_its_sweep_is_gone(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.dispatch.control import prepare as dispatch
-    from lab.dispatch.launchers.local.local import Summary
+    from lab.dispatch.launchers.base import Sent
+    from lab.dispatch.launchers.local.launcher import LocalLauncher
 
     (saved.parent / "sweeps" / "mine.yaml").unlink()
-    monkeypatch.setattr(dispatch, "launch", lambda submission, **_: Summary(ran={submission.order[0].name: "finished"}))
+    sent = Sent(ended={"mine/a/seed-0": "finished"})
+    monkeypatch.setattr(LocalLauncher, "send", lambda self, request: sent)
     found = submit(str(saved))
     assert (found.exit_code, found.output.splitlines()[0]) == (0, "mine: 1 new")
     assert (saved.parent / "runs" / "mine" / "a" / "seed-0" / "config.yaml").is_file()

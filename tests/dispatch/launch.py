@@ -1,12 +1,39 @@
-"""A launcher in a process of its own, to be killed: the root's runs, so many at once."""
+"""Plans submitted to this machine; as a command, a launcher in a process of its own, to be killed."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
-from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.control.prepare import Submission, prepare
+from lab.dispatch.launchers.local.local import Summary, run_local
 from lab.records import find_runs
 from tests.dispatch.fakes import FAKE_WORKER
+
+
+def submit_local(
+    plan: Iterable[Any],
+    root: Path,
+    *,
+    retry_failed: bool = False,
+    any_code: bool = False,
+    on_submit: Callable[[Submission], object] = lambda submission: None,
+    **options: Any,
+) -> tuple[Submission, Summary]:
+    """Make what is missing of a plan, and run here what has no result."""
+    submission = prepare(plan, root, retry_failed=retry_failed, any_code=any_code)
+    on_submit(submission)
+    return submission, launch(submission, **options)
+
+
+def launch(submission: Submission, **options: Any) -> Summary:
+    """Run here what a submission is to run, and wait for what others here are at."""
+    wanted = {*submission.to_run, *submission.elsewhere}
+    runs = [run for run in submission.order if run in wanted]
+    return run_local(runs, retry_failed=submission.retry_failed, **options)
+
 
 if __name__ == "__main__":
     summary = run_local(find_runs(sys.argv[1]), max_parallel=int(sys.argv[2]), threads=1, worker=FAKE_WORKER)

@@ -117,9 +117,9 @@ def test_a_waiting_job_is_ended_only_if_all_its_runs_are(make: Make) -> None:
     a, b, c, d = (make(f"caps/both/seed-{n}") for n in range(4))
     d.state = State(status="finished")
     jobs = FakeJobs({"1_0": [a, b], "1_1": [c], "1_2": [d]}, {})
-    cancel([a, c], jobs=jobs)
+    cancel([a, c], jobs=[jobs])
     assert jobs.ended == ["1_1"], "b is to be run by the first, and nobody asked about the last"
-    cancel([b], jobs=jobs)
+    cancel([b], jobs=[jobs])
     assert jobs.ended == ["1_1", "1_0"]
 
 
@@ -136,7 +136,7 @@ def test_a_running_job_is_ended_only_after_patience_and_if_it_has_nothing_else(m
         claim.release()
 
     jobs.on_end = killed
-    done, _ = cancel([a, b], jobs=jobs, patience=0.3)
+    done, _ = cancel([a, b], jobs=[jobs], patience=0.3)
     assert jobs.ended == ["1"], "c is still to be run by the other"
     assert [each.did for each in done] == ["cancelled", "stopping"]
     assert a.state.status == "cancelled"
@@ -146,6 +146,6 @@ def test_what_could_not_be_cancelled_is_said(make: Make) -> None:
     run = make("caps/both/seed-0")
     jobs = FakeJobs({"7": [run]}, {})
     jobs.cancel = lambda jobs: "scancel had no answer in 20 s"  # type: ignore[method-assign]
-    done, notes = cancel([run], jobs=jobs)
+    done, notes = cancel([run], jobs=[jobs])
     assert done[0].did == "cancelled"
     assert notes == ["job 7 could not be cancelled: scancel had no answer in 20 s"]

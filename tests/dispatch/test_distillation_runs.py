@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.dispatch.control.prepare import prepare, submit_local
+from lab.dispatch.control.prepare import prepare
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import PlannedRun
 from lab.records import RunFolder, find_runs
 from lab.training.checkpoints import verified
+from tests.dispatch.launch import submit_local
 from tests.dispatch.test_real_runs import TINY, timeless
 
 SWEEP = """

@@ -14,12 +14,13 @@ import yaml
 
 import lab
 from lab import code_version
-from lab.dispatch.control.prepare import prepare, submit_local
+from lab.dispatch.control.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, REFUSED, Stop, execute
 from lab.records import RunFolder, RunRecord, State, find_runs
 from lab.refusals import RequestError
 from lab.training.progress.outcome import Outcome
 from tests.dispatch.fakes import FAKE_WORKER, begun
+from tests.dispatch.launch import launch, submit_local
 from tests.records.made import info, make_run, record
 
 OTHER = {"commit": "ab" * 20, "changes": None, "digest": "cd" * 32}
@@ -147,7 +148,6 @@ class TestSubmitting:
     def test_a_launcher_says_what_its_workers_refused_and_goes_on(self, tmp_path: Path) -> None:
         """The code may be edited while a sweep runs, and later workers are the edited one."""
         found = prepare([Planned(0), Planned(1)], tmp_path)
-        from lab.dispatch.control.prepare import launch
         from lab.records import write_json
 
         write_json(found.new[0].path / "run.json", info(found.new[0]) | {"code": OTHER})

@@ -16,8 +16,9 @@ from lab.dispatch.launchers.slurm import view as queue
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.client.commands import Accounted, Queued, Reply
 from lab.dispatch.launchers.slurm.send import journal
-from lab.dispatch.launchers.slurm.view import Job, join, look, settle
+from lab.dispatch.launchers.slurm.view import job_view
 from lab.dispatch.status import status
+from lab.dispatch.status.cluster_view import join, look, settle_rows
 from lab.dispatch.status.status import Row
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, State
@@ -57,14 +58,14 @@ Rows = Callable[..., Row]
 
 
 def test_a_waiting_run_says_why(row: Rows) -> None:
-    found = join(row("queued"), Job("12_3", "PENDING", reason="QOSMaxJobsPerUserLimit"))
+    found = join(row("queued"), job_view("12_3", "PENDING", reason="QOSMaxJobsPerUserLimit"))
     assert (found.status, found.job, found.job_state) == ("queued", "12_3", "PENDING")
     assert found.waits_for == "QOSMaxJobsPerUserLimit"
     assert found.open
 
 
 def test_a_run_whose_job_is_at_others_waits_for_its_turn(row: Rows) -> None:
-    assert join(row("queued"), Job("12", "RUNNING", nodes="n2")).waits_for == "its turn on n2"
+    assert join(row("queued"), job_view("12", "RUNNING", nodes="n2")).waits_for == "its turn on n2"
 
 
 @pytest.mark.parametrize(
@@ -83,33 +84,33 @@ def test_a_run_whose_job_is_at_others_waits_for_its_turn(row: Rows) -> None:
 def test_how_a_job_ended_tells_what_became_of_a_run_that_fell_silent(
     row: Rows, state: str, status: str, failure: str
 ) -> None:
-    found = join(row("running", attempts=1), Job("12", state, exit_code="1:0"))
+    found = join(row("running", attempts=1), job_view("12", state, exit_code="1:0"))
     assert (found.status, found.failure) == (status, failure)
     assert "12" in (found.reason or "")
     assert not found.open
 
 
 def test_who_cancelled_and_which_node_was_lost_is_said(row: Rows) -> None:
-    assert "by root" in (join(row("running"), Job("12", "CANCELLED", by="root")).reason or "")
-    assert "n3" in (join(row("running"), Job("12", "NODE_FAIL", nodes="n3")).reason or "")
-    assert "signal 9" in (join(row("running"), Job("12", "FAILED", exit_code="0:9")).reason or "")
-    assert "exit code 7" in (join(row("running"), Job("12", "FAILED", exit_code="7:0")).reason or "")
+    assert "by root" in (join(row("running"), job_view("12", "CANCELLED", by="root")).reason or "")
+    assert "n3" in (join(row("running"), job_view("12", "NODE_FAIL", nodes="n3")).reason or "")
+    assert "signal 9" in (join(row("running"), job_view("12", "FAILED", exit_code="0:9")).reason or "")
+    assert "exit code 7" in (join(row("running"), job_view("12", "FAILED", exit_code="7:0")).reason or "")
 
 
 @pytest.mark.parametrize("state", ["OUT_OF_MEMORY", "TIMEOUT"])
 def test_what_became_of_a_job_before_a_run_began_is_not_the_runs_doing(row: Rows, state: str) -> None:
-    found = join(row("queued"), Job("12", state))
+    found = join(row("queued"), job_view("12", state))
     assert (found.status, found.failure) == ("lost", "interrupted")
     assert "before the run began" in (found.reason or "")
 
 
 def test_a_lost_run_whose_job_is_in_the_queue_again_goes_on(row: Rows) -> None:
-    found = join(row("running", attempts=1), Job("12", "PENDING", reason="BeginTime"))
+    found = join(row("running", attempts=1), job_view("12", "PENDING", reason="BeginTime"))
     assert (found.status, found.waits_for, found.open) == ("preempted", "BeginTime", True)
 
 
 def test_a_preempted_run_whose_job_has_ended_waits_for_nothing(row: Rows) -> None:
-    found = join(row("preempted", reason="stopped by SIGTERM"), Job("12", "CANCELLED", by="root"))
+    found = join(row("preempted", reason="stopped by SIGTERM"), job_view("12", "CANCELLED", by="root"))
     assert (found.status, found.open) == ("preempted", False)
     assert (found.reason or "").startswith("stopped by SIGTERM; job 12 was cancelled by root")
 
@@ -117,7 +118,7 @@ def test_a_preempted_run_whose_job_has_ended_waits_for_nothing(row: Rows) -> Non
 @pytest.mark.parametrize("state", ["finished", "diverged", "failed", "cancelled", "blocked"])
 def test_what_the_folder_knows_for_sure_stands(row: Rows, state: str) -> None:
     before = row(state, reason="as it was")
-    found = join(before, Job("12", "NODE_FAIL"))
+    found = join(before, job_view("12", "NODE_FAIL"))
     assert found == dataclasses.replace(before, job="12", job_state="NODE_FAIL")
 
 
@@ -125,14 +126,14 @@ def test_a_run_that_somebody_is_at_stands_whatever_became_of_an_old_job(make: Ma
     run = make("caps/both/seed-0")
     assert Claim.take(run.path) is not None
     run.state = State(status="running", attempts=2, heartbeat=time.time())
-    assert join(status.row(run), Job("12", "NODE_FAIL")).status == "running"
+    assert join(status.row(run), job_view("12", "NODE_FAIL")).status == "running"
 
 
 def test_a_job_that_ended_long_before_the_last_sign_of_life_says_nothing(row: Rows) -> None:
     now = time.time()
     kept = row("running", attempts=2, heartbeat=now - 10)
-    assert join(kept, Job("12", "TIMEOUT", ended=now - 1000)).status == "lost"
-    assert join(kept, Job("12", "TIMEOUT", ended=now - 5)).status == "failed"
+    assert join(kept, job_view("12", "TIMEOUT", ended=now - 1000)).status == "lost"
+    assert join(kept, job_view("12", "TIMEOUT", ended=now - 5)).status == "failed"
 
 
 class Slurm:
@@ -167,7 +168,6 @@ def send(root: Path, job: str, *tasks: tuple[RunFolder, ...]) -> None:
 def joined(root: Path) -> tuple[dict[str, Row], tuple[str, ...]]:
     rows = status.rows(root)
     view = look(root, rows)
-    assert view is not None
     return {row.run.rpartition("/")[2]: row for row in view.join(rows)}, view.notes
 
 
@@ -185,7 +185,7 @@ def test_slurm_is_asked_only_about_runs_of_which_it_may_know_more(make: Make, tm
 
 def test_a_root_that_never_saw_slurm_costs_no_question(make: Make, tmp_path: Path, slurm: Slurm) -> None:
     make("caps/both/seed-0")
-    assert look(tmp_path, status.rows(tmp_path)) is None
+    assert look(tmp_path, status.rows(tmp_path)).jobs == ()
     assert slurm.asked == []
 
 
@@ -235,7 +235,7 @@ def test_only_what_was_the_runs_own_doing_is_written_into_its_folder(make: Make,
     send(tmp_path, "7", (starved,), (late,), (cut,))
     slurm.queue = Reply([queued("7_0", "OUT_OF_MEMORY"), queued("7_1", "TIMEOUT"), queued("7_2", "NODE_FAIL")])
     rows, _ = joined(tmp_path)
-    assert settle(list(rows.values()), tmp_path) == [starved.name, late.name]
+    assert settle_rows(list(rows.values()), tmp_path) == [starved.name, late.name]
     assert (starved.state.status, starved.state.failure) == ("failed", "out_of_memory")
     assert (late.state.status, late.state.failure) == ("failed", "time")
     assert cut.state.status == "running", "it will be gone on with"

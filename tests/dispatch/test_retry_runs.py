@@ -10,8 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from lab.dispatch.control.cancel import cancel
-from lab.dispatch.control.retry import Amended, Changes, Verdict, decide, release
+from lab.dispatch.control.retry import Amended, release
+from lab.dispatch.control.retry_policy import Changes, RetryDecision, decide
+from lab.dispatch.launchers.local.launcher import LocalLauncher
 from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.launchers.slurm.launcher import SlurmLauncher
 from lab.dispatch.status import status
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, State
@@ -21,10 +24,18 @@ from tests.dispatch.fakes import FAKE_WORKER, results
 Make = Callable[..., RunFolder]
 
 
-NONE = Changes()
+def on_slurm(*options: str) -> Changes:
+    return Changes(launcher=frozenset(options), remedies=SlurmLauncher.remedies)
 
 
-def verdict(run: RunFolder, *, changes: Changes = NONE, named: bool = False, failed: bool = False) -> Verdict:
+def of_run(*settings: str) -> Changes:
+    return Changes(frozenset(settings), remedies=SlurmLauncher.remedies)
+
+
+NONE = on_slurm()
+
+
+def verdict(run: RunFolder, *, changes: Changes = NONE, named: bool = False, failed: bool = False) -> RetryDecision:
     (found,) = decide({run: status.row(run)}, changes=changes, named=[run] if named else [], failed=failed)
     return found
 
@@ -58,44 +69,44 @@ Stands = Callable[..., RunFolder]
 def test_what_says_nothing_about_the_run_is_always_tried_again(
     stands: Stands, state: Status, failure: Failure | None
 ) -> None:
-    assert verdict(stands(state, failure)).go
+    assert verdict(stands(state, failure)).retried
 
 
 def test_out_of_memory_needs_a_changed_setting(stands: Stands) -> None:
     run = stands("failed", "out_of_memory", "MemoryError")
     refused = verdict(run, named=True, failed=True)
-    assert not refused.go
-    assert "launcher.memory" in refused.said
+    assert not refused.retried
+    assert "launcher.memory" in refused.reason
     for changes in (
-        Changes(run=("train.micro_batch=2",)),
-        Changes(launcher=("memory=16G",)),
-        Changes(launcher=("sbatch.mem-per-cpu=8G",)),
-        Changes(launcher=("max_parallel",)),
+        of_run("train.micro_batch"),
+        on_slurm("memory"),
+        on_slurm("sbatch"),
+        Changes(launcher=frozenset({"max_parallel"}), remedies=LocalLauncher.remedies),
     ):
-        assert verdict(run, changes=changes).go
-    for changes in (Changes(run=("train.log_every=5",)), Changes(launcher=("time=60",))):
-        assert not verdict(run, changes=changes).go, "that gives it no more memory"
+        assert verdict(run, changes=changes).retried
+    for changes in (of_run("train.log_every"), on_slurm("time"), on_slurm("max_parallel")):
+        assert not verdict(run, changes=changes).retried, "that gives it no more memory"
 
 
 def test_a_smaller_micro_batch_is_proposed(stands: Stands) -> None:
     run = stands("failed", "out_of_memory")
     (run.path / "config.yaml").write_text("train: {global_batch: 12, micro_batch: 6}\n")
-    assert "train.micro_batch=4 (it is 6)" in verdict(run).said
+    assert "train.micro_batch=4 (it is 6)" in verdict(run).reason
     (run.path / "config.yaml").write_text("train: {global_batch: 12, micro_batch: null}\n")
-    assert "train.micro_batch=6 (it is 12)" in verdict(run).said
+    assert "train.micro_batch=6 (it is 12)" in verdict(run).reason
     (run.path / "config.yaml").write_text("train: {global_batch: 12, micro_batch: 1}\n")
-    assert "train.micro_batch" not in verdict(run).said
+    assert "train.micro_batch" not in verdict(run).reason
 
 
 def test_a_time_limit_needs_a_checkpoint_of_that_attempt_or_more_time(stands: Stands) -> None:
     run = stands("failed", "time", "job 3 came to its time limit")
     refused = verdict(run, named=True)
-    assert not refused.go
-    assert "launcher.time" in refused.said
-    assert "train.checkpoint_minutes" in refused.said
-    assert verdict(run, changes=Changes(launcher=("time=4:00:00",))).go
-    assert verdict(run, changes=Changes(run=("train.checkpoint_minutes=1",))).go
-    assert not verdict(run, changes=Changes(launcher=("memory=8G",))).go
+    assert not refused.retried
+    assert "launcher.time" in refused.reason
+    assert "train.checkpoint_minutes" in refused.reason
+    assert verdict(run, changes=on_slurm("time")).retried
+    assert verdict(run, changes=of_run("train.checkpoint_minutes")).retried
+    assert not verdict(run, changes=on_slurm("memory")).retried
     claim = Claim.take(run.path)
     assert claim is not None
     claim.release()
@@ -103,10 +114,10 @@ def test_a_time_limit_needs_a_checkpoint_of_that_attempt_or_more_time(stands: St
     checkpoint = run.path / "checkpoints" / "step-000000040.ckpt"
     checkpoint.write_bytes(b"x")
     os.utime(checkpoint, (time.time() - 100,) * 2)
-    assert not verdict(run).go, "a checkpoint of an earlier attempt says that this one got nowhere"
+    assert not verdict(run).retried, "a checkpoint of an earlier attempt says that this one got nowhere"
     os.utime(checkpoint)
-    assert verdict(run).go
-    assert "step 40" in verdict(run).said
+    assert verdict(run).retried
+    assert "step 40" in verdict(run).reason
 
 
 def test_a_full_disk_needs_room_for_two_checkpoints(stands: Stands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,34 +125,34 @@ def test_a_full_disk_needs_room_for_two_checkpoints(stands: Stands, monkeypatch:
     (run.path / "checkpoints").mkdir()
     (run.path / "checkpoints" / "step-000000040.ckpt").write_bytes(b"x" * 1000)
     usage = type("Usage", (), {"free": 1999})
-    monkeypatch.setattr("lab.dispatch.control.retry.shutil.disk_usage", lambda path: usage)
-    assert not verdict(run, named=True, failed=True).go
+    monkeypatch.setattr("lab.dispatch.control.retry_policy.shutil.disk_usage", lambda path: usage)
+    assert not verdict(run, named=True, failed=True).retried
     usage.free = 2000  # type: ignore[attr-defined]
-    assert verdict(run).go
+    assert verdict(run).retried
 
 
 def test_a_bug_is_tried_again_only_by_name_or_on_demand(stands: Stands) -> None:
     run = stands("failed", "bug")
     refused = verdict(run)
-    assert not refused.go
-    assert "KeyError: 'n_heads'" in refused.said
-    assert "--failed" in refused.said
-    assert verdict(run, named=True).go
-    assert verdict(run, failed=True).go
-    assert "KeyError: 'n_heads'" in verdict(run, failed=True).said
+    assert not refused.retried
+    assert "KeyError: 'n_heads'" in refused.reason
+    assert "--failed" in refused.reason
+    assert verdict(run, named=True).retried
+    assert verdict(run, failed=True).retried
+    assert "KeyError: 'n_heads'" in verdict(run, failed=True).reason
 
 
 @pytest.mark.parametrize("state", ["diverged", "finished"])
 def test_a_result_is_never_tried_again(stands: Stands, state: Status) -> None:
     found = verdict(stands(state), named=True, failed=True)
-    assert not found.go
-    assert "result" in found.said
+    assert not found.retried
+    assert "result" in found.reason
 
 
 def test_a_run_that_is_being_run_is_left_alone(stands: Stands) -> None:
     run = stands("running")
     assert Claim.take(run.path) is not None
-    assert not verdict(run, named=True).go
+    assert not verdict(run, named=True).retried
     assert release(run) is not None
     assert run.state.status == "running"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.dispatch.control.prepare import prepare, submit_local
+from lab.dispatch.control.prepare import prepare
 from lab.dispatch.status import status
 from lab.dispatch.worker.claim import Claim
 from lab.records import (
@@ -30,6 +30,7 @@ from lab.records import (
 )
 from lab.records.state import Status
 from tests.dispatch.fakes import FAKE_WORKER, begun
+from tests.dispatch.launch import submit_local
 from tests.records.made import make_run, record
 
 HERE = Path(__file__)

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.dispatch.control.prepare import Submission, prepare, submit_local
+from lab.dispatch.control.prepare import Submission, prepare
 from lab.dispatch.worker.claim import Claim
 from lab.records import FolderTaken, RunFolder, RunRecord, State, find_runs
 from lab.records.state import Status
 from tests.dispatch.fakes import FAKE_WORKER, begun
+from tests.dispatch.launch import submit_local
 from tests.records.made import make_run, record
 
 

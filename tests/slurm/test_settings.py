@@ -168,10 +168,16 @@ def test_overrides_of_the_launcher_are_told_from_those_of_the_experiment() -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["launcher.time=5"], "override 'launcher.time=5' goes with --on slurm"),
-        (["--launcher", "big"], "--launcher goes with --on slurm"),
-        (["--show-sbatch"], "--show-sbatch goes with --on slurm"),
-        (["--on", "slurm", "--max-parallel", "2"], "on SLURM: launcher.array_parallelism"),
+        (
+            ["launcher.time=5"],
+            "override 'launcher.time=5': the launcher 'local' has no such option; it goes with --on",
+        ),
+        (["--launcher", "big"], "--launcher: the launcher 'local' has no such option; it goes with --on slurm"),
+        (["--show-sbatch"], "--show-sbatch: the launcher 'local' has no such option; it goes with --on slurm"),
+        (
+            ["--on", "slurm", "--max-parallel", "2"],
+            "'slurm' has no such option; use launcher.array_parallelism",
+        ),
     ],
 )
 def test_options_of_the_other_launcher_are_refused(folder: Path, arguments: list[str], message: str) -> None:

@@ -26,11 +26,11 @@ def command(names: tuple[str, ...], patience: float, root: Path, as_json: bool) 
     """
     from lab.dispatch.control.cancel import cancel
     from lab.dispatch.status import status
-    from lab.dispatch.status.cluster_view import view
+    from lab.dispatch.status.cluster_view import look
     from lab.records import resolve_all
 
     runs = list(resolve_all(root, names))
-    jobs = view(root, [status.row(run) for run in runs])
+    view = look(root, [status.row(run) for run in runs])
 
     def waits(count: int) -> None:
         if not as_json:
@@ -38,8 +38,8 @@ def command(names: tuple[str, ...], patience: float, root: Path, as_json: bool) 
                 f"waiting for {count} run{'s' if count > 1 else ''} to checkpoint (Ctrl-C stops the waiting only)"
             )
 
-    done, notes = cancel(runs, jobs=jobs, patience=patience, on_wait=waits)
-    notes += jobs.notes if jobs is not None else ()
+    done, notes = cancel(runs, jobs=view.jobs, patience=patience, on_wait=waits)
+    notes += view.notes
     if as_json:
         content = {"version": 1, "runs": [dataclasses.asdict(each) for each in done], "notes": notes}
         click.echo(json.dumps(content, indent=1))

@@ -12,7 +12,6 @@ from lab.cli.options import root_option
 
 if TYPE_CHECKING:
     from lab.dispatch.status.status import Row
-    from lab.records import RunFolder
 
 
 @click.command("logs")
@@ -37,9 +36,9 @@ def command(run: str, follow: bool, attempt: int | None, lines: int | None, root
         said = logs.lines_of(folder, attempt=attempt, last=lines)
         for line in said:
             click.echo(line)
-        row = _row(folder, root)
+        (row,) = Watch(root).join([status.row(folder)])
         if not said or (row.job is not None and row.status in ("failed", "lost") and attempt is None):
-            _say_job(row, root, lines)
+            _print_job_output(row, root, lines)
         if not said:
             click.echo(_standing(row), err=True)
         return
@@ -52,22 +51,15 @@ def command(run: str, follow: bool, attempt: int | None, lines: int | None, root
         click.echo(line)
     row = look()
     if row.job is not None and row.status in ("failed", "lost"):
-        _say_job(row, root, lines)
+        _print_job_output(row, root, lines)
     click.echo(_standing(row), err=True)
 
 
-def _row(folder: RunFolder, root: Path) -> Row:
-    from lab.dispatch.status import status
-    from lab.dispatch.status.cluster_view import joined
-
-    return joined([status.row(folder)], root)[0][0]
-
-
-def _say_job(row: Row, root: Path, lines: int | None) -> None:
+def _print_job_output(row: Row, root: Path, lines: int | None) -> None:
     from lab.dispatch.status import logs
-    from lab.dispatch.status.cluster_view import output_files
+    from lab.dispatch.status.cluster_view import look
 
-    for line in logs.job_output(output_files(row, root), lines):
+    for line in logs.job_output(look(root, [row]).output_files(row), lines):
         click.echo(line)
 
 

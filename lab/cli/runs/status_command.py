@@ -19,7 +19,7 @@ from lab.cli.options import json_option, root_option
 def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
     """Where the runs of SWEEP stand, or of all sweeps: what their folders say, and for jobs what the cluster says."""
     from lab.dispatch.status import status
-    from lab.dispatch.status.cluster_view import Watch, joined
+    from lab.dispatch.status.cluster_view import Watch, look
     from lab.records import survey
     from lab.refusals import RequestError
 
@@ -27,7 +27,9 @@ def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
         problem = "--json prints how things stand now, once"
         raise RequestError(problem, kind="conflict", key="--watch", fix="leave --watch out")
     found = survey(root, sweep)
-    rows, notes = joined([status.row_of(seen) for seen in found.runs], root)
+    rows = [status.row_of(seen) for seen in found.runs]
+    view = look(root, rows)
+    rows, notes = view.join(rows), view.notes
     if as_json:
         click.echo(json.dumps(status.to_json(rows, found.broken, notes), indent=1))
         return

@@ -61,7 +61,9 @@ def command(
 
     from rich.console import Console
 
-    from lab.dispatch.control.prepare import launch, prepare
+    from lab.dispatch.control.prepare import prepare
+    from lab.dispatch.launchers.base import Request
+    from lab.dispatch.launchers.local.launcher import LocalLauncher, LocalOptions
     from lab.dispatch.status.display import SweepDisplay
 
     submission = prepare(planned.runs, root, retry_failed=True, any_code=any_code)
@@ -72,7 +74,8 @@ def command(
         click.echo(f"{submission.describe()}: {run.path}")
     else:
         with SweepDisplay([run], console=Console()):
-            launch(submission, max_parallel=1, threads=threads)
+            launcher = LocalLauncher(LocalOptions(max_parallel=1, threads=threads))
+            launcher.send(Request(root, (run,), retry_failed=True))
     sys.exit(_conclude(run))
 
 

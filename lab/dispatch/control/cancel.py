@@ -66,7 +66,7 @@ def requested(run: RunFolder, attempt: int) -> str | None:
 def cancel(
     runs: Sequence[RunFolder],
     *,
-    jobs: Jobs | None = None,
+    jobs: Sequence[Jobs] = (),
     patience: float = PATIENCE,
     on_wait: Callable[[int], None] = lambda count: None,
 ) -> tuple[list[Cancelled], list[str]]:
@@ -74,7 +74,7 @@ def cancel(
 
     Args:
         runs: the runs.
-        jobs: cluster jobs that are at them.
+        jobs: jobs that are at them, of each launcher.
         patience: seconds to wait for workers to answer. After it, jobs that are at nothing but these runs are ended by
             the cluster, and other workers are left to answer when they can.
         on_wait: called once, with how many are waited for.
@@ -94,12 +94,13 @@ def cancel(
         return [run for run in runs if run not in done]
 
     held = look()
-    if jobs is not None:
-        _end(jobs, jobs.waiting(), runs, [], notes)
+    for each in jobs:
+        _end(each, each.waiting(), runs, [], notes)
     if held:
         on_wait(len(held))
         held = _wait(look, patience)
-    if held and jobs is not None and _end(jobs, jobs.running(), held, held, notes):
+    ended = [each for each in jobs if held and _end(each, each.running(), held, held, notes)]
+    if ended:
         held = _wait(look, patience)  # the cluster ends them by SIGTERM, and by SIGKILL some seconds later
     for run in held:
         done[run] = _stopping(run)

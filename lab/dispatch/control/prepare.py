@@ -4,40 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from lab.dispatch.control import dependencies, locate, provenance
-from lab.dispatch.launchers.local.local import WORKER, Summary, run_local
-from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder, RunRecord, Seen, note_folders, noted_folders
 from lab.refusals import RequestError
 
-
-class PlannedRun(Protocol):
-    """What a plan gives of a run.
-
-    Attributes:
-        folder_name: `sweep/arm/seed-n`, below the root.
-        identity: hexadecimal, the same as in its record.
-        config_yaml: the frozen configuration.
-        record: what `run.json` holds.
-        files: what else the folder holds from the beginning: name → content.
-    """
-
-    @property
-    def folder_name(self) -> str: ...
-    @property
-    def identity(self) -> str: ...
-    @property
-    def config_yaml(self) -> str: ...
-    @property
-    def record(self) -> RunRecord: ...
-    @property
-    def files(self) -> Mapping[str, bytes]: ...
+if TYPE_CHECKING:
+    from lab.planning.plan.model import Plan, PlannedRun
 
 
 @dataclass
@@ -242,53 +220,24 @@ def _note(wanted: Mapping[str, PlannedRun], submission: Submission, root: Path) 
         note_folders(root, sweep, known)
 
 
-def submit_local(
-    plan: Iterable[PlannedRun],
-    root: Path | str,
-    *,
-    max_parallel: int | None = None,
-    threads: int | None = None,
-    retry_failed: bool = False,
-    any_code: bool = False,
-    on_submit: Callable[[Submission], None] | None = None,
-    on_change: Callable[[RunFolder], None] | None = None,
-    stop: Stop | None = None,
-    worker: Sequence[str] = WORKER,
-) -> tuple[Submission, Summary]:
-    """Make the folders that are missing and run on this machine what has no result; see `prepare` and `run_local`.
-
-    Runs of the plan that another launcher on this machine is at are waited for. `on_submit` is called before anything
-    runs, with what is about to.
-    """
-    submission = prepare(plan, root, retry_failed=retry_failed, any_code=any_code)
-    if on_submit is not None:
-        on_submit(submission)
-    summary = launch(
-        submission, max_parallel=max_parallel, threads=threads, on_change=on_change, stop=stop, worker=worker
-    )
-    return submission, summary
+def to_send(
+    planned: Sequence[PlannedRun], root: Path, *, retry_failed: bool = False
+) -> list[tuple[PlannedRun, RunFolder]]:
+    """Those of the runs that would be run now, as far as that can be told without making any, and their folders."""
+    by_identity = {run.identity: run for run in planned}
+    found = locate.at_home(root, {identity: run.folder_name for identity, run in by_identity.items()})
+    found |= locate.anywhere(root, [identity for identity in by_identity if identity not in found])
+    wanted = {"queued", "preempted", "running", "lost", *(["failed"] if retry_failed else [])}
+    return [
+        (run, found[identity].run if identity in found else RunFolder(root / run.folder_name))
+        for identity, run in by_identity.items()
+        if identity not in found or found[identity].state.status in wanted
+    ]
 
 
-def launch(
-    submission: Submission,
-    *,
-    max_parallel: int | None = None,
-    threads: int | None = None,
-    on_change: Callable[[RunFolder], None] | None = None,
-    stop: Stop | None = None,
-    worker: Sequence[str] = WORKER,
-) -> Summary:
-    """Run on this machine what a prepared submission is to run, and wait for what another launcher here is at."""
-    wanted = {*submission.to_run, *submission.elsewhere}
-    return run_local(
-        [run for run in submission.order if run in wanted],
-        max_parallel=max_parallel,
-        threads=threads,
-        retry_failed=submission.retry_failed,
-        on_change=on_change,
-        stop=stop,
-        worker=worker,
-    )
+def first_stage(plan: Plan) -> list[PlannedRun]:
+    """The runs of a plan that are known before any has ended: all, or the tuning runs where it tunes."""
+    return [run for run in plan.runs if plan.tune_metric is None or run.role == "tune"]
 
 
 def _put(files: Mapping[str, bytes], folder: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.dispatch.control.prepare import Submission, prepare
+from lab.dispatch.control.prepare import Submission, first_stage, prepare
 from lab.dispatch.status.cluster_view import settle
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.store import save_plan
@@ -57,7 +57,7 @@ class Stages:
             return self._first(self._plan.runs)
         first = None
         if self._tuning is None:
-            first = self._first([run for run in self._plan.runs if run.role == "tune"])
+            first = self._first(first_stage(self._plan))
             self._tuning = {folder.identity: folder for folder in first.order}
         picked = self._select()
         report = self._prepare(picked) if picked else None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.dispatch.worker.process import Process
-from lab.records import write_json
+from lab.records import BrokenRecord, claim_path, newest_claim, read_claim, write_json
 from lab.refusals import RequestError
 
 STALE_AFTER = 120.0  # seconds without a heartbeat after which a claim on another host counts as abandoned
@@ -115,6 +115,14 @@ def holder(folder: Path, *, stale_after: float = STALE_AFTER) -> Holder | None:
     claims = folder / ".claims"
     number = _newest(claims)
     return _standing(claims / str(number), stale_after) if number else None
+
+
+def last_taken(folder: Path) -> float | None:
+    """When the newest claim on a run was taken, in unix seconds; None if there is none, or it can't be read."""
+    with contextlib.suppress(OSError, BrokenRecord):
+        claim = read_claim(claim_path(folder, newest_claim(folder)))
+        return None if claim is None else claim.taken
+    return None
 
 
 def _newest(claims: Path) -> int:

@@ -6,14 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab import refusals as data
 from lab.dispatch.launchers.slurm.check import limits
 from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.client.cluster import Bounds, Cluster
 from lab.dispatch.launchers.slurm.send import settings
-from lab.dispatch.status.doctor import Finding
-from lab.refusals import Refusal, RequestError
+from lab.refusals import Finding, Refusal, RequestError
 
 AREA = "slurm"
 
@@ -50,8 +48,8 @@ def examine(root: Path, launcher: str, overrides: Sequence[str], jobs: int = 1) 
 
 
 def _problem(refusal: Refusal, area: str) -> Finding:
-    finding = data.Finding.of(refusal, area)
-    return Finding(area, finding.message, finding.fix or "change that setting")
+    finding = Finding.of(refusal, area)
+    return finding if finding.fix else dataclasses.replace(finding, fix="change that setting")
 
 
 def _controller(cluster: Cluster) -> Finding:

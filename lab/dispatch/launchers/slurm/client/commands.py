@@ -125,6 +125,11 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(shaping)} | {"LC_ALL": "C"}
 
 
+def is_installed() -> bool:
+    """Whether Slurm's commands are on this machine."""
+    return shutil.which("sbatch") is not None
+
+
 def squeue(
     *, names: Sequence[str] | None = None, jobs: Sequence[str] | None = None, user: str | None = None
 ) -> Reply[list[Queued]]:

@@ -5,15 +5,11 @@ The process that sends is alone with the root meanwhile. What an earlier call le
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from lab.dispatch.control import locate
-from lab.dispatch.control.prepare import PlannedRun
 from lab.dispatch.launchers.slurm.check import limits
 from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
@@ -25,8 +21,6 @@ from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder
 from lab.refusals import Refusal, RequestError
 from lab.units import number_of
-
-Planned = TypeVar("Planned", bound=PlannedRun)
 
 _PATIENCE = 3.0  # seconds within which a job appears in the queue whose sbatch outlived the process that called it
 
@@ -82,26 +76,6 @@ def check(settings: Settings, runs: int, root: Path) -> None:
         refusals = [Refusal(f"SLURM would not take these jobs: {reason}", "unavailable")]
     if refusals:
         raise RequestError(*refusals)
-
-
-def to_send(planned: Sequence[Planned], root: Path, *, retry_failed: bool = False) -> list[Planned]:
-    """Those of the runs that would be sent now, as far as that can be told without making any."""
-    by_identity = {run.identity: run for run in planned}
-    there = locate.at_home(root, {identity: run.folder_name for identity, run in by_identity.items()})
-    there |= locate.anywhere(root, [identity for identity in by_identity if identity not in there])
-    jobs: Mapping[str, Living] = {}
-    if there:
-        with contextlib.suppress(RequestError):  # where SLURM can't be asked, all counts as missing
-            jobs = living(journal.records(root))
-    missing = []
-    for identity, run in by_identity.items():
-        if identity in there:
-            status = there[identity].state.status
-            is_open = status in ("queued", "preempted", "running", "lost") or (status == "failed" and retry_failed)
-            if not is_open or is_covered(there[identity].run, jobs):
-                continue
-        missing.append(run)
-    return missing
 
 
 def send(

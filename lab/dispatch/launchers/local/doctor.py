@@ -11,43 +11,13 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lab.dispatch.launchers.local.machine import THREAD_VARIABLES, available_cores, available_gpus, cpu
+from lab.refusals import JSON, Finding
 
 _ROOM = 2**30  # bytes below which a disk is soon full of checkpoints
 _FEW_FILES = 10_000  # files that a sweep of a thousand runs makes
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        area: what it is about, a word.
-        said: what is so.
-        fix: what to do about it, where it stands in the way of what was asked for.
-        facts: the same for a program.
-    """
-
-    area: str
-    said: str
-    fix: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def problem(self) -> bool:
-        return self.fix is not None
-
-    def aside(self) -> Finding:
-        """The same where nobody has asked for it: it stands in nothing's way."""
-        return self if self.fix is None else replace(self, said=f"{self.said} (to use it: {self.fix})", fix=None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {"area": self.area, "said": self.said, "problem": self.problem, "fix": self.fix, "facts": self.facts}
 
 
 def machine(root: Path) -> list[Finding]:
@@ -71,7 +41,8 @@ def looked(parts: Sequence[tuple[str, Callable[[], list[Finding]]]]) -> list[Fin
             found += look()
         except Exception as error:
             said = f"can't be looked at: {type(error).__name__}: {error}"
-            found.append(Finding(area, said, "install the lab's exact versions anew: see requirements.lock"))
+            fix = "install the lab's exact versions anew: see requirements.lock"
+            found.append(Finding(area, said, "problem", fix=fix))
     return found
 
 
@@ -92,7 +63,8 @@ def _torch() -> list[Finding]:
     elif visible:
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs only"
         said = f"{len(visible)} NVIDIA GPUs are here, and torch, which is built {built}, can use none of them"
-        found.append(Finding("devices", said, "install the torch that fits the driver: https://pytorch.org", facts))
+        fix = "install the torch that fits the driver: https://pytorch.org"
+        found.append(Finding("devices", said, "problem", fix=fix, facts=facts))
     else:
         found.append(Finding("devices", f"CPU ({cpu()}); no CUDA device", facts=facts))
     return found
@@ -142,7 +114,12 @@ def _kernels() -> list[Finding]:
         for kernel, reason in refusing.items():
             message += f"; {kernel} refuses ({'as above' if reason in above else reason})"
         above |= set(refusing.values())
-        facts = {"spec": entry.spec, "device": device, "auto": choice.kernel, "refusals": choice.refusals}
+        facts: dict[str, JSON] = {
+            "spec": entry.spec,
+            "device": device,
+            "auto": choice.kernel,
+            "refusals": choice.refusals,
+        }
         found.append(Finding("kernels", message, facts=facts | {"others": choice.others}))
     return found
 
@@ -150,9 +127,10 @@ def _kernels() -> list[Finding]:
 def _root(root: Path) -> list[Finding]:
     """Whether runs can be written below the root, or where it would be made, and how much fits there."""
     here = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    facts: dict[str, Any] = {"root": str(root.absolute()), "exists": root.exists()}
+    facts: dict[str, JSON] = {"root": str(root.absolute()), "exists": root.exists()}
     if not here.is_dir():
-        return [Finding("root", f"{here} is a file", "choose another folder: --root, or LAB_ROOT", facts)]
+        fix = "choose another folder: --root, or LAB_ROOT"
+        return [Finding("root", f"{here} is a file", "problem", fix=fix, facts=facts)]
     try:
         trial = here / f".doctor.{secrets.token_hex(6)}"
         with open(trial, "x") as file:
@@ -160,16 +138,19 @@ def _root(root: Path) -> list[Finding]:
         trial.unlink()
     except OSError as error:
         said = f"{here} can't be written: {error.strerror}"
-        return [Finding("root", said, "free some room, or choose another folder: --root, or LAB_ROOT", facts)]
+        fix = "free some room, or choose another folder: --root, or LAB_ROOT"
+        return [Finding("root", said, "problem", fix=fix, facts=facts)]
     free, total = (getattr(shutil.disk_usage(here), name) for name in ("free", "total"))
     files = os.statvfs(here).f_favail
     facts |= {"free_bytes": free, "total_bytes": total, "free_files": files}
     said = f"{root.absolute()}: {free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free"
     if free < _ROOM:
-        return [Finding("root", said, "a run keeps two checkpoints: free some room, or choose another --root", facts)]
+        fix = "a run keeps two checkpoints: free some room, or choose another --root"
+        return [Finding("root", said, "problem", fix=fix, facts=facts)]
     if 0 < files < _FEW_FILES:
         said += f", and {files:,} files more may be made"
-        return [Finding("root", said, "a run makes about ten files: choose another --root", facts)]
+        fix = "a run makes about ten files: choose another --root"
+        return [Finding("root", said, "problem", fix=fix, facts=facts)]
     return [Finding("root", said, facts=facts)]
 
 

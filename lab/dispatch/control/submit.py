@@ -1,0 +1,212 @@
+"""Submitting a plan: the one path that every launcher takes. Safe to repeat, and after a Ctrl-C or a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.dispatch.control.prepare import Submission, first_stage, to_send
+from lab.dispatch.control.stages import Stages
+from lab.dispatch.launchers.base import Continuation, Launcher, Preview, Request, Sent
+from lab.dispatch.status.cluster_view import Watch
+from lab.dispatch.status.display import SweepDisplay
+from lab.planning.plan.model import Plan
+from lab.records import RunFolder, survey
+
+Print = Callable[[str], None]
+
+_LOOK_AGAIN = 1.0  # seconds between looks at whether a job has sent more runs
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """How a plan is submitted.
+
+    Attributes:
+        retry_failed: also run again what failed.
+        any_code: also run what was made with other code.
+        reselect: pick the tuned values anew, also where their runs stand.
+        wait: return when all is done, which a launcher in the foreground does anyway.
+    """
+
+    retry_failed: bool = False
+    any_code: bool = False
+    reselect: bool = False
+    wait: bool = False
+
+
+def preview(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions) -> Preview:
+    """What the launcher would send of a plan. Makes nothing."""
+    return launcher.preview(_planned(plan, root, options))
+
+
+def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *, say: Print, warn: Print) -> int:
+    """Make what is missing of a plan and have it run.
+
+    Args:
+        say: prints a line about what is done.
+        warn: prints a line about what is wrong.
+    Returns:
+        the exit code: 1 where something has failed, is blocked or refused, or an arm can't report anything.
+    Raises:
+        RequestError: the launcher can't run it; nothing has been made then.
+    """
+    planned = _planned(plan, root, options)
+    if planned.runs:
+        launcher.check(planned)
+    stages = Stages(plan, root, reselect=options.reselect, retry_failed=options.retry_failed, any_code=options.any_code)
+    submission = stages.next()
+    assert submission is not None, "a plan has a first stage"
+    say(f"{plan.sweep}: {submission.describe()}")
+    if warning := submission.warning():
+        warn(f"note: {warning}")
+    for line in stages.news():
+        say(line)
+    waits = options.wait and not launcher.foreground
+    has_work = bool(submission.to_run or submission.elsewhere)
+    outcome = Outcome()
+    display = SweepDisplay(submission.order, join=Watch(root).join)
+    with display if waits or (launcher.foreground and has_work) else contextlib.nullcontext():
+        following: Submission | None = submission
+        while following is not None:
+            request = _request(following, stages, plan, root, options)
+            sent = Sent()
+            if request.runs or (request.held if launcher.foreground else request.continuation):
+                sent = launcher.send(request)
+            outcome.add(sent, following.blocked)
+            for line in sent.messages:
+                display.say(line)
+            if sent.stopped or not (launcher.foreground or waits):
+                break
+            if waits and (not _wait(display, launcher, root, plan.sweep) or sent.continues):
+                break
+            following = stages.next()
+            if following is not None:
+                for line in stages.news():
+                    display.say(line)
+                display.say(f"{plan.sweep}: {following.describe()}")
+                display.add(following.order)
+    if outcome.stopped:
+        return outcome.explain_stop(f"`lab submit {plan.sweep}` goes on with what is missing", warn)
+    outcome.explain(root, warn)
+    for selection in stages.unpicked:
+        if launcher.foreground or selection.stuck or selection.hopeless:
+            warn(f"{selection.arm}: {selection.describe()}")
+    if waits:
+        return _code_of_rows(display, plan.sweep, warn)
+    if outcome.has_jobs:
+        say(f"`lab status {plan.sweep}` tells how they stand; `lab submit` again sends only what is missing")
+        if request.continuation is not None and not sent.continues:
+            say("once the tuning runs have ended, it sends the runs of what each arm picks")
+    left_failed = submission.failed and not options.retry_failed and not (launcher.foreground and has_work)
+    return int(bool(outcome.has_failed or left_failed) or any(selection.stuck for selection in stages.unpicked))
+
+
+@dataclass
+class Outcome:
+    """What became of the runs that a launcher was given.
+
+    Attributes:
+        failed, blocked: names of runs.
+        refused: run → why a worker refused it.
+        stopped: the signal that stopped it all.
+        has_jobs: whether jobs go on with runs.
+    """
+
+    failed: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+    has_jobs: bool = False
+
+    @property
+    def has_failed(self) -> bool:
+        return bool(self.failed or self.blocked or self.refused)
+
+    def add(self, sent: Sent, blocked: list[RunFolder]) -> None:
+        """Count in what a launcher did.
+
+        Args:
+            blocked: runs that it wasn't given, as they can't be run.
+        """
+        self.failed += [run for run, status in sent.ended.items() if status in ("failed", "lost")]
+        self.blocked += [run for run, status in sent.ended.items() if status == "blocked"]
+        self.blocked += [run.name for run in blocked if run.name not in self.blocked]
+        self.refused |= sent.reasons
+        self.stopped = sent.stopped
+        self.has_jobs |= sent.jobs
+
+    def explain(self, root: Path, warn: Print) -> None:
+        """Print why runs have no result."""
+        for run in self.failed:
+            warn(f"failed: {run}: see {root / run / 'log.txt'}")
+        for run, reason in self.refused.items():
+            warn(f"refused: {run}: {reason}")
+        for run in self.blocked:
+            warn(f"blocked: {run}: {RunFolder(root / run).state.reason}")
+
+    def explain_stop(self, what_now: str, warn: Print) -> int:
+        """Print what stopped it. Returns the exit code, which after Ctrl-C is that of shells."""
+        warn(f"stopped by {self.stopped}; {what_now}")
+        return 130 if self.stopped == "SIGINT" else 1
+
+
+def _planned(plan: Plan, root: Path, options: SubmitOptions) -> Request:
+    """The runs of the first stage that would be run now, as far as that can be told without making any."""
+    runs = to_send(first_stage(plan), root, retry_failed=options.retry_failed)
+    folders = {planned.identity: folder for planned, folder in runs}
+    needs = {
+        folder: [folders[need.identity] for need in planned.needs if need.identity in folders]
+        for planned, folder in runs
+    }
+    continuation = _continuation(plan, options) if plan.tune_metric is not None else None
+    return Request(
+        root,
+        tuple(folders.values()),
+        plan.sweep,
+        retry_failed=options.retry_failed,
+        needs=needs,
+        continuation=continuation,
+    )
+
+
+def _request(submission: Submission, stages: Stages, plan: Plan, root: Path, options: SubmitOptions) -> Request:
+    """What a launcher is to do about a stage."""
+    more_to_come = any(selection.waiting and not selection.stuck for selection in stages.unpicked)
+    return Request(
+        root,
+        tuple(submission.to_run),
+        plan.sweep,
+        held=tuple(submission.elsewhere),
+        retry_failed=options.retry_failed,
+        continuation=_continuation(plan, options) if more_to_come else None,
+    )
+
+
+def _continuation(plan: Plan, options: SubmitOptions) -> Continuation:
+    return Continuation(plan, options.retry_failed, options.any_code)
+
+
+def _wait(display: SweepDisplay, launcher: Launcher, root: Path, sweep: str) -> bool:
+    """Show the runs until none goes on or waits to, and no job is going to send more. False after Ctrl-C."""
+    while True:
+        display.add([seen.run for seen in survey(root, sweep).runs])
+        display.wait()
+        rows = display.rows()
+        if any(row.open for row in rows):
+            return False
+        if not launcher.sends_more(root, sweep) and len(survey(root, sweep).runs) == len(rows):
+            return True
+        time.sleep(_LOOK_AGAIN)
+
+
+def _code_of_rows(display: SweepDisplay, sweep: str, warn: Print) -> int:
+    """The exit code of runs that were waited for."""
+    rows = display.rows()
+    if any(row.open for row in rows):
+        warn(f"they go on; `lab status {sweep}` tells how they stand")
+        return 130
+    return int(any(row.status not in ("finished", "diverged") for row in rows))

@@ -1,0 +1,150 @@
+"""Slurm as a launcher: job arrays through submitit; the journal in `.slurm/` says what was sent."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+from lab.dispatch.launchers.base import (
+    Launcher,
+    LauncherArguments,
+    LauncherView,
+    Preview,
+    Remedy,
+    Request,
+    Sent,
+)
+from lab.dispatch.launchers.slurm import view
+from lab.dispatch.launchers.slurm.check import doctor
+from lab.dispatch.launchers.slurm.client import commands
+from lab.dispatch.launchers.slurm.send import journal, next_stage, settings, submission
+from lab.records import RunFolder
+from lab.records.state import Failure
+from lab.refusals import Finding, RequestError
+
+_MEMORY = (
+    "memory", "partition", "constraint", "gres", "gpus_per_node", "nodes", "strategy", "side_by_side", "sbatch",
+)  # fmt: skip
+
+
+class SlurmLauncher(Launcher):
+    """Sends runs to Slurm and returns; jobs go on by themselves."""
+
+    name: ClassVar[str] = "slurm"
+    Options: ClassVar[type] = settings.Settings
+    flags: ClassVar[frozenset[str]] = frozenset({"--launcher", "--show-sbatch", "--jobs"})
+    instead: ClassVar[Mapping[str, str]] = {
+        "--max-parallel": "launcher.array_parallelism=…, launcher.side_by_side=…",
+        "--threads": "launcher.cpus_per_task=…",
+    }
+    remedies: ClassVar[Mapping[Failure, Remedy]] = {
+        "out_of_memory": Remedy(frozenset(_MEMORY), "launcher.memory=… gives it more"),
+        "time": Remedy(frozenset({"time", "partition", "qos"}), "launcher.time=… gives it more"),
+    }
+
+    def __init__(self, options: settings.Settings) -> None:
+        self._settings = options
+
+    @classmethod
+    def from_arguments(cls, arguments: LauncherArguments) -> Self:
+        return cls(settings.load(arguments.settings or "slurm", arguments.overrides))
+
+    def check(self, request: Request) -> None:
+        runs = self._to_send(request)
+        if runs:
+            submission.check(self._settings, len(runs), request.root)
+
+    def preview(self, request: Request) -> Preview:
+        runs = self._to_send(request)
+        if not runs:
+            return Preview("nothing to send\n")
+        config = commands.configuration()
+        notes: tuple[str, ...] = ()
+        if config.value is None:
+            notes = (f"no limits of a cluster are known here: {config.reason}",)
+        else:
+            submission.check(self._settings, len(runs), request.root)
+        per_array = int((config.value or {}).get("MaxArraySize", 1001))
+        needs = {run.name: [needed.name for needed in request.needs.get(run, ())] for run in runs}
+        text = submission.preview(needs, request.root, _sweep(request), self._settings, per_array)
+        if request.continuation is not None:
+            text += "# and, once the tuning runs have ended, the runs of what each arm picks\n"
+        return Preview(text, notes)
+
+    def send(self, request: Request) -> Sent:
+        if request.sweep is None:
+            return self._send_by_sweep(request)
+        root, messages = request.root, []
+        group = journal.new_group()
+        sent = submission.Sent()
+        if request.runs:
+            sent = submission.send(request.runs, root, request.sweep, self._settings, group=group)
+            messages.append(f"SLURM: {sent.describe()}")
+        if request.continuation is None:
+            return Sent(tuple(messages), jobs=bool(sent.records))
+        after = next_stage.send_next(
+            request.continuation.plan,
+            root,
+            self._settings,
+            group=group,
+            anew=bool(sent.records),
+            options={
+                "reselect": False,
+                "retry_failed": request.continuation.retry_failed,
+                "any_code": request.continuation.any_code,
+            },
+        )
+        if after is not None:
+            messages.append(
+                f"SLURM: job {after.job} sends the runs of what each arm picks, once the tuning runs have ended"
+            )
+        return Sent(tuple(messages), jobs=bool(sent.records), continues=True)
+
+    def _send_by_sweep(self, request: Request) -> Sent:
+        by_sweep: dict[str, list[RunFolder]] = {}
+        for run in request.runs:
+            by_sweep.setdefault(run.path.parts[-3], []).append(run)
+        messages = []
+        for sweep, runs in by_sweep.items():
+            sent = submission.send(runs, request.root, sweep, self._settings)
+            messages.append(f"{sweep}: {sent.describe()}")
+        return Sent(tuple(messages), jobs=True)
+
+    def _to_send(self, request: Request) -> list[RunFolder]:
+        """The runs that no job is going to run already, as far as Slurm says."""
+        known: Mapping[str, submission.Living] = {}
+        with contextlib.suppress(RequestError):
+            known = submission.living(journal.records(request.root))
+        return [run for run in request.runs if not submission.is_covered(run, known)]
+
+    @classmethod
+    def look(cls, root: Path, runs: Collection[str]) -> LauncherView:
+        return view.look(root, runs)
+
+    @classmethod
+    def sends_more(cls, root: Path, sweep: str) -> bool:
+        names = [record.name for record in journal.records(root, sweep) if record.kind == "next"]
+        return bool(names) and any(row.live for row in commands.squeue(names=names).value or ())
+
+    @classmethod
+    def cancel(cls, root: Path, jobs: Sequence[str]) -> str | None:
+        return commands.cancel(jobs)
+
+    @classmethod
+    def output_files(cls, root: Path, job: str) -> list[Path]:
+        return view.output_files(root, job)
+
+    @classmethod
+    def is_present(cls) -> bool:
+        return commands.is_installed()
+
+    @classmethod
+    def doctor(cls, root: Path, arguments: LauncherArguments, jobs: int) -> Iterable[Finding]:
+        return doctor.examine(root, arguments.settings or "slurm", arguments.overrides, jobs)
+
+
+def _sweep(request: Request) -> str:
+    assert request.sweep is not None, "a preview is of one submission"
+    return request.sweep
