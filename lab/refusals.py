@@ -40,7 +40,8 @@ Kind = Literal[
 
 Severity = Literal["info", "warning", "problem"]
 
-JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+"""A value as JSON holds it."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,10 @@ class RequestError(Exception):
         """
         outer = _where(file, line, part, override, key).within(where or Where())
         return RequestError(*(refusal.within(outer) for refusal in self.refusals))
+
+    def with_fix(self, fix: str) -> RequestError:
+        """The same error with what to do instead, which the caller knows."""
+        return RequestError(*(replace(refusal, fix=fix) for refusal in self.refusals))
 
     def as_dict(self) -> dict[str, JSON]:
         """For `--json`: `{"error": {…}}`; `errors` lists all where there are several."""

@@ -16,11 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from components import registry
 from components.registry import Component
-from lab.records import RunRecord
+from lab.records import Extensions, RunRecord
 from lab.refusals import RequestError, one_line
 
 FILE = "lab_components.py"
@@ -78,25 +77,20 @@ def current() -> str:
     return "" if _loaded.file is None else _loaded.file.sha256
 
 
-def used(components: Mapping[str, Component]) -> dict[str, Any]:
-    """What run.json records of where these components come from; empty if all of them are the lab's.
-
-    `{"file": {"path": …, "sha256": …}, "packages": {entry point: version}}`, each only where there is one.
-    """
+def used(components: Mapping[str, Component]) -> Extensions:
+    """Where these components come from that aren't the lab's."""
     modules = {type(component).__module__ for component in components.values()}
-    record: dict[str, Any] = {}
-    if MODULE in modules and _loaded.file is not None:
-        record["file"] = {"path": str(_loaded.file.path), "sha256": _loaded.file.sha256}
     tops = set(map(_top, modules))
     points = {point.name: point for point in (_loaded.packages or {}).values() if _top(point.module) in tops}
-    if points:
-        record["packages"] = {name: _version(point) for name, point in points.items()}
-    return record
+    packages = {name: _version(point) for name, point in points.items()}
+    if MODULE in modules and _loaded.file is not None:
+        return Extensions(str(_loaded.file.path), _loaded.file.sha256, packages)
+    return Extensions(packages=packages)
 
 
 def files(components: Mapping[str, Component]) -> dict[str, bytes]:
     """What a run's folder keeps so that the run is frozen: name → content."""
-    return {FILE: _loaded.file.content} if "file" in used(components) and _loaded.file is not None else {}
+    return {FILE: _loaded.file.content} if _loaded.file is not None and used(components).sha256 is not None else {}
 
 
 @contextlib.contextmanager
@@ -110,23 +104,20 @@ def of_run(folder: Path, record: RunRecord) -> Iterator[None]:
         RequestError: the copy is missing or another one, or a package is missing or brings another version of a
             component.
     """
-    recorded = record.extensions.as_json()
     copy = folder / FILE
     own = None
-    if "file" in recorded:
+    if record.extensions.sha256 is not None:
         try:
             own = OwnFile(copy, copy.read_bytes())
         except OSError as error:
             problem = f"the run's components cannot be read: {error.strerror}"
             raise RequestError(problem, kind="unreadable", file=copy) from None
-    with of_record(own, recorded, record.components, str(copy)):
+    with of_record(own, record.extensions, record.components, str(copy)):
         yield
 
 
 @contextlib.contextmanager
-def of_record(
-    own: OwnFile | None, recorded: Mapping[str, Any], versions: Mapping[str, int], where: str
-) -> Iterator[None]:
+def of_record(own: OwnFile | None, recorded: Extensions, versions: Mapping[str, int], where: str) -> Iterator[None]:
     """For the length of the context, the components that a run or a plan was made with.
 
     Args:
@@ -138,12 +129,12 @@ def of_record(
         RequestError: the copy is another one than was recorded, or a package is missing or brings another version of a
             component.
     """
-    if recorded.get("packages"):
-        _check_packages(recorded["packages"], versions)
-    if "file" not in recorded or own is None:
+    if recorded.packages:
+        _check_packages(recorded.packages, versions)
+    if recorded.sha256 is None or own is None:
         yield
         return
-    if own.sha256 != recorded["file"]["sha256"]:
+    if own.sha256 != recorded.sha256:
         problem = "is not the file that the run was made with: its SHA-256 is another"
         raise RequestError(problem, kind="not_trusted", file=where)
     before = _loaded.held

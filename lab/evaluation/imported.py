@@ -23,7 +23,7 @@ from lab.composition.frozen.recompose import paths_of, recompose
 from lab.composition.plain import put, select
 from lab.data.content import file_digest
 from lab.interop.folder import TOKENIZER_FILES, import_folder
-from lab.records import TOKENIZER, Extensions, Imported, RunFolder, RunRecord, State, SweepLabels, check_name
+from lab.records import TOKENIZER, Imported, RunFolder, RunRecord, State, SweepLabels, check_name
 from lab.refusals import RequestError
 from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
@@ -121,7 +121,7 @@ def _record(
         overrides=tuple(overrides),
         components=versions,
         costs=costs(experiment.model, experiment.train.context).as_dict(),
-        extensions=Extensions.of_json(extensions.used(components_of(experiment))),
+        extensions=extensions.used(components_of(experiment)),
         imported=Imported(weights, str(source.absolute())),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

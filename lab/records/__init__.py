@@ -4,7 +4,7 @@ Import from this package; the files within are for its own use. It needs neither
 """
 
 from lab.records.atomic import write_bytes, write_json, write_text
-from lab.records.checks import JSON, LARGEST, BrokenRecord, escape_text, is_measured, is_number
+from lab.records.checks import LARGEST, BrokenRecord, escape_text, is_measured, is_number
 from lab.records.claim import (
     CancelRequest,
     ClaimRecord,
@@ -77,6 +77,7 @@ from lab.records.submission import (
     write_submission,
 )
 from lab.records.summary import Result, Summary
+from lab.refusals import JSON
 
 __all__ = [
     "CONFIG",

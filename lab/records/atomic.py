@@ -11,7 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
-from lab.records.checks import JSON
+from lab.refusals import JSON
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,12 +9,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeGuard, TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
-from lab.refusals import RequestError
-
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
-"""A value as JSON holds it."""
+from lab.refusals import JSON, RequestError
 
 T = TypeVar("T")
 
@@ -29,12 +26,6 @@ class BrokenRecord(RequestError, ValueError):
 
     def __init__(self, path: Path, problem: str, key: str | None = None) -> None:
         super().__init__(problem, kind="unreadable" if key is None else "wrong_value", file=path, key=key)
-        self._parts = path, problem, key
-
-    def with_fix(self, fix: str) -> RequestError:
-        """The same for a request that can't do without the file."""
-        path, problem, key = self._parts
-        return RequestError(problem, kind=self.refusal.kind, file=path, key=key, fix=fix)
 
 
 class WrongValue(ValueError):

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lab.records.atomic import write_json
-from lab.records.checks import JSON, BrokenRecord, Fields, is_measured, parse, read_bytes
+from lab.records.checks import BrokenRecord, Fields, is_measured, parse, read_bytes
+from lab.refusals import JSON
 
 EVALUATIONS = "evaluations"
 VERSION = 2

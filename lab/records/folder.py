@@ -174,7 +174,8 @@ class RunFolder:
                 return cls(place), True
             if _identity_at(place) == identity:
                 return cls(place), False
-        raise FolderTaken(f"{places[0]} and {places[1].name} hold something other than run {identity[:8]}")
+        problem = f"{places[0]} and {places[1].name} hold something other than run {identity[:8]}"
+        raise FolderTaken(problem, kind="exists")
 
 
 def _identity_at(path: Path) -> str | None:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lab.records.checks import JSON, Fields, WrongValue, is_number, shorten
+from lab.records.checks import Fields, WrongValue, is_number, shorten
+from lab.refusals import JSON
 
 
 @dataclass(frozen=True, kw_only=True)

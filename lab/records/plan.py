@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lab.records.atomic import write_text
-from lab.records.checks import JSON, BrokenRecord, Fields, WrongValue, is_number, parse
+from lab.records.checks import BrokenRecord, Fields, WrongValue, is_number, parse
 from lab.records.labels import SweepLabels
 from lab.records.naming import is_arm_name, is_folder_name
 from lab.records.run import Code, Need, Role, read_code, read_need, read_role
+from lab.refusals import JSON
 
 PLAN = "plan.json"
 VERSION = 2

@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 from lab.records.atomic import write_text
-from lab.records.checks import JSON, BrokenRecord, Fields, WrongValue, is_measured
+from lab.records.checks import BrokenRecord, Fields, WrongValue, is_measured
+from lab.refusals import JSON
 
 METRICS = "metrics.jsonl"
 COORDINATES = ("step", "tokens", "time")

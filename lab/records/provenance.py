@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, cast
 
-from lab.records.checks import JSON
+from lab.refusals import JSON
 
 
 class ProvenanceFacts(TypedDict, total=False):

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from lab.records.atomic import write_json
-from lab.records.checks import JSON, Fields, WrongValue, parse, read_bytes
+from lab.records.checks import Fields, WrongValue, parse, read_bytes
 from lab.records.labels import SweepLabels
 from lab.records.naming import is_arm_name
 from lab.records.provenance import ChangedSettings, Provenance, ProvenanceFacts
+from lab.refusals import JSON
 
 RUN = "run.json"
 VERSION = 2

@@ -137,13 +137,18 @@ def resolve(root: Path | str, name: str) -> RunFolder:
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
-        raise UnknownRun(f"'{name}' may mean {_listed(matches, identities)}")
+        candidates = _listed(matches, identities)
+        raise UnknownRun(f"'{name}' may mean {candidates}", kind="not_found", given=name, expected=candidates)
+    problem = f"no run is called '{name}'"
     if not runs:
-        raise UnknownRun(f"no run is called '{name}': there are none in {root}")
+        raise UnknownRun(f"{problem}: there are none in {root}", kind="not_found", given=name)
     near = difflib.get_close_matches(asked, [*runs, *identities.values()], n=5, cutoff=0.4)
-    keys = [key for key in runs if key in near or identities[key] in near]
-    tail = f"; the nearest: {_listed(keys, identities)}" if keys else f"; there are {len(runs)} others in {root}"
-    raise UnknownRun(f"no run is called '{name}'{tail}")
+    keys = [key for text in near for key in runs if text in (key, identities[key])]
+    if not keys:
+        fix = f"`lab status` lists the {len(runs)} runs in {root}"
+        raise UnknownRun(problem, kind="not_found", given=name, fix=fix)
+    others = f"or {_listed(keys[1:], identities)}?" if keys[1:] else None
+    raise UnknownRun(problem, kind="not_found", given=name, nearest=keys[0], fix=others)
 
 
 def resolve_all(root: Path | str, names: Sequence[str]) -> dict[RunFolder, bool]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from lab.records.atomic import write_json
-from lab.records.checks import JSON, Fields, parse, read_bytes
+from lab.records.checks import Fields, parse, read_bytes
+from lab.refusals import JSON
 
 JOURNAL = ".slurm"
 VERSION = 1

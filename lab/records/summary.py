@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from lab.records.atomic import write_json
-from lab.records.checks import JSON, BrokenRecord, Fields, parse
+from lab.records.checks import BrokenRecord, Fields, parse
 from lab.records.provenance import Provenance
+from lab.refusals import JSON
 
 SUMMARY = "summary.json"
 VERSION = 1

@@ -42,14 +42,14 @@ MISTAKES: dict[tuple[str, ...], list[tuple[list[str], dict[str, object]]]] = {
         (["--dtype", "fp7"], {"kind": "wrong_value", "key": "--dtype", "given": "fp7", "nearest": "fp64"}),
         (["--kv-heads", "3"], {"kind": "wrong_value", "key": "--kv-heads", "given": 3}),
     ],
-    ("cancel",): [(["nosuch"], {})],
-    ("compare",): [(["nosuch"], {})],
+    ("cancel",): [(["nosuch"], {"kind": "not_found", "given": "nosuch"})],
+    ("compare",): [(["nosuch"], {"kind": "not_found", "given": "nosuch"})],
     ("doctor",): [(["nonsense"], {})],
     ("eval",): [
-        (["nosuch", "perplexity"], {}),
+        (["nosuch", "perplexity"], {"kind": "not_found", "given": "nosuch"}),
         (["nosuch", "perplexty"], {"kind": "not_found", "given": "perplexty", "nearest": "perplexity"}),
     ],
-    ("generate",): [(["nosuch", "text"], {})],
+    ("generate",): [(["nosuch", "text"], {"kind": "not_found", "given": "nosuch"})],
     ("list",): [
         (["nosuch"], {"kind": "wrong_value", "key": "WHAT", "given": "nosuch"}),
         (["components", "hedas"], {"kind": "not_found", "given": "hedas", "nearest": "heads"}),
@@ -64,7 +64,7 @@ MISTAKES: dict[tuple[str, ...], list[tuple[list[str], dict[str, object]]]] = {
         (["mistyped"], {"file": "sweeps/mistyped.yaml", "line": 3, "kind": "unknown_key", "nearest": "seeds"}),
     ],
     ("status",): [(["--watch"], {"kind": "conflict", "key": "--watch"})],
-    ("why",): [(["nosuch"], {})],
+    ("why",): [(["nosuch"], {"kind": "not_found", "given": "nosuch"})],
 }
 
 

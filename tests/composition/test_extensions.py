@@ -19,7 +19,7 @@ from lab.composition.frozen.identity import component_versions, identity
 from lab.composition.hydra.groups import groups
 from lab.dispatch.control.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
-from lab.records import RunFolder
+from lab.records import Extensions, RunFolder, RunRecord
 from lab.refusals import RequestError
 from tests.evaluation.conftest import TINY, files, write_text
 from tests.records.made import info
@@ -27,7 +27,6 @@ from tests.records.made import info
 OWN = '''\
 from components.registry import register
 from components.softcap import Softcap
-from tests.records.made import info
 
 
 @register("scaled", version=1)
@@ -273,11 +272,14 @@ def test_an_installed_package_brings_components_and_runs_remember_it(package: Pa
     info = json.loads(done.stdout)
     assert info["extensions"] == {"packages": {"caps": "own-caps 1.4"}}
     missing = pytest.raises(RequestError, match=r"the components of 'caps' \(own-caps 1.4\), which is not installed")
-    with missing, extensions.of_run(Path("."), info):
+    packages = Extensions(packages=info["extensions"]["packages"])
+    record = RunRecord(identity="a", components=info["components"], extensions=packages)
+    with missing, extensions.of_run(Path("."), record):
         pass
     (package / "own_caps.py").write_text(OWN.replace("scaled", "packaged").replace("version=1", "version=3"))
-    load = "from pathlib import Path; from lab.composition.extensions import of_run"
-    again = in_package(package, f"{load}\nwith of_run(Path('.'), {info!r}): pass")
+    load = "from lab.composition.extensions import of_record; from lab.records import Extensions"
+    arguments = f"None, Extensions(packages={packages.packages!r}), {info['components']!r}, ''"
+    again = in_package(package, f"{load}\nwith of_record({arguments}): pass")
     assert "made with version 1 of softcap 'packaged'; here it is 3" in again.stderr
 
 

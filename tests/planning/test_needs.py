@@ -244,7 +244,7 @@ def test_a_run_that_has_not_finished_teaches_nobody(tmp_path: Path, status: str)
 def test_an_unknown_run_names_the_nearest(tmp_path: Path) -> None:
     stand(replace(plan_train("gemma2_tiny").runs[0], sweep="mine", arm="big"), tmp_path)
     with pytest.raises(
-        RequestError, match=r"recipe\.teacher: no run is called 'mine/bag/seed-0'; the nearest: mine/big/seed-0"
+        RequestError, match=r"recipe\.teacher: no run is called 'mine/bag/seed-0'; did you mean 'mine/big/seed-0'"
     ):
         plan_train("gemma2_tiny", ["recipe=distillation", "recipe.teacher=mine/bag/seed-0"], root=tmp_path)
 

@@ -6,7 +6,6 @@ sweep that made it, as they were then. Tuning runs decide what an arm picks, and
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -53,16 +52,17 @@ def collect(root: Path | str, sweep: str) -> SweepResults:
     """
     root = Path(root)
     if "/" in sweep or sweep in ("", ".", ".."):  # its name becomes part of paths
-        raise RequestError(_nothing(root, sweep, []))
+        raise _nothing(root, sweep, [])
     plan = _plan(root, sweep)
     shelf = Shelf(root, sweep)
     entries, others, labels = _planned(plan, shelf) if plan is not None else _newest(list(shelf.rest()))
     if all(entry.run.folder is None for entry in entries) and not others:
-        raise RequestError(_nothing(root, sweep, shelf.broken))
+        raise _nothing(root, sweep, shelf.broken)
     arms, unpicked, tuning = _arms(entries, {} if plan is None else plan.selected, labels)
     if not arms:
         why = "all that are there are for tuning" if plan is None else "its plan.json lists none that is there"
-        raise RequestError(f"sweep '{sweep}' in {root} has no run to compare yet: {why}")
+        problem = f"sweep '{sweep}' in {root} has no run to compare yet: {why}"
+        raise RequestError(problem, kind="not_ready", given=sweep)
     return SweepResults(
         name=escape_text(sweep),
         question=labels.question,
@@ -200,12 +200,11 @@ def _age(found: Found) -> tuple[datetime, str]:
     return created, found.run.folder.path.name
 
 
-def _nothing(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> str:
+def _nothing(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> RequestError:
     if broken:
-        return f"no run of sweep '{sweep}' in {root} can be read: {broken[0][1]}"
+        problem = f"no run of sweep '{sweep}' in {root} can be read: {broken[0][1]}"
+        return RequestError(problem, kind="unreadable", given=sweep)
     # A folder that may not be looked into is none of this sweep's.
-    others = sorted({path.parts[-3] for path in run_paths(root, closed=[]) if RunFolder(path).exists})
-    near = difflib.get_close_matches(sweep, others, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    listed = f" (there are: {', '.join(others)})" if others else f": there are no runs in {root}"
-    return f"no run of sweep '{sweep}'{hint}{listed}"
+    others = tuple(sorted({path.parts[-3] for path in run_paths(root, closed=[]) if RunFolder(path).exists}))
+    problem = f"no run of sweep '{sweep}'" + ("" if others else f": there are no runs in {root}")
+    return RequestError(problem, kind="not_found", given=sweep, expected=others)

@@ -67,7 +67,7 @@ class PlannedRun:
     needs: tuple[Need, ...] = ()
     code: Code = field(default_factory=current)
     files: Mapping[str, bytes] = field(default_factory=dict)
-    extensions: Mapping[str, Any] = field(default_factory=dict)
+    extensions: Extensions = field(default_factory=Extensions)
 
     @property
     def folder_name(self) -> str:
@@ -114,7 +114,7 @@ class PlannedRun:
             costs=self.costs.as_dict(),
             workload=self.workload,
             code=self.code,
-            extensions=Extensions.of_json(self.extensions),
+            extensions=self.extensions,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lab.planning.config_paths import differences, with_value_at
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.solve.matching import Matching
 from lab.planning.solve.selection import Cell
-from lab.records import Code, Need, Role, write_text
+from lab.records import Code, Extensions, Need, Role, write_text
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
@@ -114,7 +114,7 @@ class _FrozenPlan:
 
 
 _OF_ARM = [option.name for option in dataclasses.fields(_FrozenArm)]
-_NOT_SHARED = ("overrides", "files", "components", "config")
+_NOT_SHARED = ("overrides", "files", "components", "config", "extensions")
 """Those that are no fields of `PlannedRun`, or other ones there."""
 _OF_PLAN = [option.name for option in dataclasses.fields(Plan) if option.name != "runs"]
 
@@ -163,7 +163,7 @@ def load_plan(path: Path) -> Plan:
     except RequestError as error:
         if error.where.key is None:
             raise
-        raise RequestError(replace(error.within(file=path).refusal, fix=_NO_PLAN)) from None
+        raise error.within(file=path).with_fix(_NO_PLAN) from None
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise RequestError(problem, kind="unreadable", file=path, fix=_NO_PLAN) from None
@@ -185,6 +185,7 @@ def _arm_json(run: PlannedRun) -> dict[str, object]:
         "files": list(run.files),
         "components": component_versions(run.experiment),
         "config": config,
+        "extensions": run.extensions.as_json(),
     }
     return {name: special[name] if name in special else _plain(getattr(run, name)) for name in _OF_ARM}
 
@@ -205,9 +206,7 @@ def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files:
         raise _another_run(path, run, arm, plan, error.refusal.text) from None
     if identity(experiment) != run.identity:
         raise _another_run(path, run, arm, plan, _change(arm, config, experiment))
-    shared = {
-        name: getattr(arm, name) for name in _OF_ARM if name not in ("overrides", "files", "components", "config")
-    }
+    shared = {name: getattr(arm, name) for name in _OF_ARM if name not in _NOT_SHARED}
     needed = [f"{need.path}={need.identity}" for need in run.needs]
     return PlannedRun(
         **shared,
@@ -219,6 +218,7 @@ def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files:
         overrides=(*arm.overrides, *needed, f"seed={run.seed}"),
         code=plan.code,
         files={name: files[name] for name in arm.files},
+        extensions=Extensions.of_json(arm.extensions),
     )
 
 
@@ -260,11 +260,12 @@ def _read(path: Path) -> dict[str, object]:
 @contextlib.contextmanager
 def _components(path: Path, plan: _FrozenPlan) -> Iterator[None]:
     """The user's own components as the plan has them, not as they are in the working folder."""
-    recorded: dict[str, dict[str, object]] = {}
+    recorded = Extensions()
     versions: dict[str, int] = {}
     for arm in plan.arms:
-        for key, value in arm.extensions.items():
-            recorded[key] = recorded.get(key, {}) | value
+        used = Extensions.of_json(arm.extensions)
+        file = used if used.sha256 is not None else recorded
+        recorded = Extensions(file.path, file.sha256, {**recorded.packages, **used.packages})
         versions |= arm.components
     entry = plan.files.get(extensions.FILE)
     own = None if entry is None else extensions.OwnFile(path.with_name(extensions.FILE), entry.content)

@@ -155,7 +155,7 @@ def _of_plan(run: PlannedRun) -> Side:
         components=component_versions(run.experiment),
         quiet=_quiet(run.experiment),
         code=run.code,
-        own=run.extensions.get("file", {}).get("sha256"),
+        own=run.extensions.sha256,
     )
 
 
