@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile -c requirements.lock
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: demo test lint types tests browser slurm-packages slurm-up slurm-down parity bench peers lock clean
+.PHONY: demo test quick torture lint types tests browser slurm-packages slurm-up slurm-down parity bench peers lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lab submit quickstart --on local
@@ -26,6 +26,14 @@ types: $(VENV)/.installed-dev
 
 tests: $(VENV)/.installed-dev browser slurm-packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal  # a thread a worker; one of them often waits for a cluster
+
+# Without a Slurm, a browser and whatever takes long: for a look while you work.
+quick: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not browser and not slurm" --ignore=tests/docs
+
+# Long storms and long simulations, at full size: half an hour or more. `make test` has a small version of each.
+torture: $(VENV)/.installed-dev slurm-packages
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m torture tests/torture
 
 # The browser tests drive a real Chromium. Where it can be installed it is; elsewhere those tests are skipped, saying so.
 browser:

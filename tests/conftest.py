@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 from tests import forked
 
 os.environ["TESTS_PYTHON"] = forked.REAL_PYTHON
@@ -19,3 +21,9 @@ sys.executable = forked.PYTHON
 def pytest_runtest_setup() -> None:
     """The server starts with the first test, and not where tests are only collected."""
     os.environ[forked.SOCKET] = forked.server()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"cluster", "fragile_cluster"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slurm)
