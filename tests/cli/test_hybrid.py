@@ -26,7 +26,7 @@ HYBRID = (
 
 
 def start(run: RunFolder, cache: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "lab.dispatch.worker.worker", str(run.path), "--threads", "1"]
+    command = [sys.executable, "-m", "lab.dispatch.worker", str(run.path), "--threads", "1"]
     return subprocess.Popen(command, env=os.environ | {"LAB_CACHE": str(cache)})
 
 

@@ -188,7 +188,7 @@ def test_a_queued_run_is_trained_with_the_file_as_it_was_from_any_folder(write: 
     write("raise RuntimeError('edited since')\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    command = [sys.executable, "-m", "lab.dispatch.worker.worker", str(run.path), "--threads", "1"]
+    command = [sys.executable, "-m", "lab.dispatch.worker", str(run.path), "--threads", "1"]
     done = subprocess.run(command, cwd=elsewhere, env=os.environ | {"LAB_CACHE": str(tmp_path / "cache")}, check=False)
     assert done.returncode == 0, (run.path / "log.txt").read_text()
     assert run.state.status == "finished"

@@ -63,7 +63,7 @@ def test_a_student_killed_in_its_worker_learns_on_from_its_teacher(
     assert points[-2]["train/kl"] < points[0]["train/kl"]
 
     killed = prepare(plan, tmp_path / "again").order
-    command = [sys.executable, "-m", "lab.dispatch.worker.worker", "--threads", "1"]
+    command = [sys.executable, "-m", "lab.dispatch.worker", "--threads", "1"]
     where = {"cwd": Path(__file__).parents[2], "env": os.environ}
     assert subprocess.run([*command, str(killed[1].path)], check=False, **where).returncode == 0  # type: ignore[call-overload]
     with subprocess.Popen([*command, str(killed[0].path)], **where) as worker:  # type: ignore[call-overload]

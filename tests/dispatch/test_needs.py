@@ -229,7 +229,7 @@ def test_a_worker_refuses_a_run_whose_need_has_not_finished(tmp_path: Path) -> N
 
 def test_a_real_worker_refuses_it_too(tmp_path: Path) -> None:
     runs = make(tmp_path, family())
-    command = [sys.executable, "-m", "lab.dispatch.worker.worker", str(runs["student"].path)]
+    command = [sys.executable, "-m", "lab.dispatch.worker", str(runs["student"].path)]
     assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == BLOCKED
     assert runs["student"].state.status == "blocked"
 

@@ -272,9 +272,7 @@ def test_threads_reach_the_numerical_libraries(make: Make) -> None:
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [], ["--serve", "x"], ["--serve", "--threads", "0"]])
 def test_a_wrong_request_ends_with_code_2(arguments: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "lab.dispatch.worker.worker", *arguments], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "lab.dispatch.worker", *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert "error:" in done.stderr
 

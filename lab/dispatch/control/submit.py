@@ -68,7 +68,8 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
     waits = options.wait and not launcher.foreground
     has_work = bool(submission.to_run or submission.elsewhere)
     outcome = Outcome()
-    display = SweepDisplay(submission.order, join=Watch(root).join)
+    watch = Watch(root)
+    display = SweepDisplay(submission.order, join=watch.join)
     with display if waits or (launcher.foreground and has_work) else contextlib.nullcontext():
         following: Submission | None = submission
         while following is not None:
@@ -76,6 +77,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
             sent = Sent()
             if request.runs or (request.held if launcher.foreground else request.continuation):
                 sent = launcher.send(request)
+                watch.forget()
             outcome.add(sent, following.blocked)
             for line in sent.messages:
                 display.say(line)

@@ -207,6 +207,12 @@ class Watch:
             self._thread.start()
         return joined
 
+    def forget(self) -> None:
+        """Ask anew at the next call, as more has been sent."""
+        if self._thread is not None:
+            self._thread.join()
+        self._asked = -math.inf
+
     def _ask(self, rows: Sequence[Row]) -> None:
         self._view = look(self._root, rows)
         self._asked = time.monotonic()

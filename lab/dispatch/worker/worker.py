@@ -1,7 +1,7 @@
 """The process that trains: one run, or in turn all those that a launcher names.
 
-    python -m lab.dispatch.worker.worker RUN_DIR [--threads N]
-    python -m lab.dispatch.worker.worker --serve [--threads N]
+    python -m lab.dispatch.worker RUN_DIR [--threads N]
+    python -m lab.dispatch.worker --serve [--threads N]
 
 SIGTERM, SIGINT and SIGUSR2 ask it to checkpoint and stop. With --serve it reads a line of JSON a run from its standard
 input and answers each with one on its standard output, so that the seconds of importing torch and Lightning are paid
@@ -17,7 +17,6 @@ import os
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) 
         arguments: of the command line.
         train: what to do with a run; by default, to train its frozen configuration.
     """
-    parser = argparse.ArgumentParser(prog="python -m lab.dispatch.worker.worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lab.dispatch.worker", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("run", nargs="?", type=Path, metavar="RUN_DIR", help="folder of the run to train")
     which.add_argument("--serve", action="store_true", help="take runs from standard input until it ends")
@@ -138,15 +137,3 @@ def _lines(descriptor: int) -> Iterator[bytes]:
     while chunk := os.read(descriptor, 65536):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
-
-
-if __name__ == "__main__":
-    try:
-        code = main()
-    except Exception:
-        traceback.print_exc()
-        code = FAILED
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: a failed run's threads and child processes could hold the process up for ever.
-    os._exit(code)

@@ -25,7 +25,7 @@ from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder
 from lab.records.state import Status
 
-WORKER = (sys.executable, "-m", "lab.dispatch.worker.worker")
+WORKER = (sys.executable, "-m", "lab.dispatch.worker")
 _LOOK_AGAIN = 0.5  # seconds between looks at runs that others hold, and for workers that ended without a word
 
 

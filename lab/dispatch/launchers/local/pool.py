@@ -20,7 +20,7 @@ _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal
 
 
 class Worker:
-    """One worker process, `lab.dispatch.worker.worker --serve` or one that speaks like it.
+    """One worker process, `lab.dispatch.worker --serve` or one that speaks like it.
 
     Its standard input is this process's to hold open: when this process ends, in whatever way, the worker sees the end
     of it and stops.
