@@ -12,8 +12,10 @@ from click.testing import CliRunner
 
 from lab.cli.main import cli
 from lab.composition.search_path import shipped
+from lab.dispatch.launchers.options import split
+from lab.dispatch.launchers.slurm.client.units import megabytes, minutes
 from lab.dispatch.launchers.slurm.send import sbatch
-from lab.dispatch.launchers.slurm.send.settings import NAMES, Settings, load, megabytes, minutes, split
+from lab.dispatch.launchers.slurm.send.settings import NAMES, Settings, load
 from lab.refusals import RequestError
 
 
@@ -73,12 +75,12 @@ def test_the_working_folders_own_slurm_yaml_needs_no_name(folder: Path) -> None:
 def test_times_are_slurms(folder: Path, text: str, expected: int) -> None:
     """2:30 is minutes and seconds; YAML by itself would read 2:00:00 as the number 7200."""
     write(folder / "launchers" / "slurm.yaml", f"time: {text}\nsignal_seconds: 10\n")
-    assert load().time == load("slurm", [f"launcher.time={text}"]).time == minutes(text, "") == expected
+    assert load().time == load("slurm", [f"launcher.time={text}"]).time == minutes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["soon", "1d", "1:2:3:4", "-5", "0", "0:00", "1.5", "true", "''", "[1]"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match=r"override 'launcher.time=.*': (expected minutes|a job needs some time)"):
+    with pytest.raises(RequestError, match=r"override 'launcher.time=.*': time: expected minutes"):
         load("slurm", [f"launcher.time={text}"])
 
 
@@ -101,7 +103,10 @@ def test_what_is_no_memory_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["launcher.partion=x"], "override 'launcher.partion=x': there is no such setting; did you mean 'partition'?"),
+        (
+            ["launcher.partion=x"],
+            "override 'launcher.partion=x': partion: there is no such setting; did you mean 'partition'?",
+        ),
         (["launcher.sbatch.array=1"], "array can't be set: jobs are put into arrays by the lab"),
         (["launcher.sbatch={job_name: x}"], "job-name can't be set: it is how a submission is found again"),
         (["launcher.output=x"], "there is no such setting: logs are kept with the sweep"),
@@ -110,21 +115,24 @@ def test_what_is_no_memory_is_refused(text: str) -> None:
         (["launcher.sbatch.J=x"], "'J' is no option of sbatch; expected a long name"),
         (["launcher.sbatch.exclusive=false"], "exclusive: expected a text, a number, or true"),
         (["launcher.sbatch=7"], "expected options of sbatch and their values, got 7"),
-        (["launcher.partition.x=7"], "partition holds no further keys"),
+        (["launcher.partition.x=7"], "partition: holds no further keys"),
         (["launcher.runs_per_job=0"], "expected at least 1, got 0"),
-        (["launcher.runs_per_job=true"], "expected a whole number, got True"),
-        (["launcher.runs_per_job=null"], "needs a value"),
+        (["launcher.runs_per_job=true"], "expected a whole number such as 64, 200k or 1.5M, got True"),
+        (["launcher.runs_per_job=null"], "expected a whole number such as 64, 200k or 1.5M, got nothing"),
         (["launcher.requeue=maybe"], "expected true or false, got 'maybe'"),
-        (["launcher.partition=''"], "is empty; null leaves it to the cluster"),
+        (["launcher.partition=''"], "expected a text, or null to leave it to the cluster, got ''"),
         (["launcher.setup=7"], "expected a list of shell lines"),
-        (["launcher.strategy=dpp", "launcher.nodes=2"], "no strategy is called 'dpp'; did you mean 'ddp'?"),
+        (["launcher.strategy=dpp", "launcher.nodes=2"], "'dpp' is not among its values; did you mean 'ddp'?"),
         (["launcher.strategy=ddp"], "ddp shares a run among processes, and there is one"),
-        (["launcher.nodes=2", "launcher.runs_per_job=2"], "runs_per_job=2': a job of 2 processes trains one run"),
+        (
+            ["launcher.nodes=2", "launcher.runs_per_job=2"],
+            "runs_per_job=2': runs_per_job: a job of 2 processes trains one run",
+        ),
         (["launcher.side_by_side=2"], "2 runs at once need runs_per_job of as many at least"),
         (["launcher.gres=gpu:1", "launcher.gpus_per_node=1"], "asks for GPUs, and so does gpus_per_node"),
         (["launcher.memory=1G", "launcher.sbatch.mem-per-cpu=1G"], "mem-per-cpu goes without memory"),
         (["launcher.time=1"], "told to stop 120 s before its end, which is at once"),
-        (["launcher=big"], "a launcher is named by --launcher big"),
+        (["launcher=big"], "--launcher big names a file of settings"),
         (["~launcher.time"], "expected launcher.time=value"),
     ],
 )

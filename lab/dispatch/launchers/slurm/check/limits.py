@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from components.registry import nearest
+from lab.dispatch.launchers.options import PREFIX
 from lab.dispatch.launchers.slurm.check import shared_filesystem
 from lab.dispatch.launchers.slurm.client import commands, units
 from lab.dispatch.launchers.slurm.client.cluster import Bounds, Cluster, Partition
 from lab.dispatch.launchers.slurm.client.commands import Queued
-from lab.dispatch.launchers.slurm.send.settings import PREFIX, Settings
+from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.refusals import Kind, Refusal, Where
 from lab.units import number_of
 
