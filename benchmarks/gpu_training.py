@@ -128,7 +128,7 @@ def lab(task: Task, batch: int) -> dict[str, Any]:
     model = Decoder.initialized(task.shape.architecture(), seed=0)
     with tempfile.TemporaryDirectory(prefix="lab-gpu-") as folder:
         text = RandomText(task.shape.vocab_size, (steps * batch + 1) * (context + 1), context + 1)
-        summary = fit(model, text, procedure, Path(folder) / "run").summary
+        summary = fit(model, text, procedure, Path(folder) / "run").summary.as_json()
     kernels = ", ".join(f"{kind}: {kernel}" for kind, kernel in summary["provenance"]["kernels"].items())
     return {"tokens_per_second": summary["costs"]["tokens_per_second"], "note": kernels} | _of(model)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from components.registry import OptionError
 from lab.data.options import Data
 from lab.data.shards import TokenShards, prepare
-from lab.records import RunFolder
+from lab.records import EvaluationCurve, RunFolder
 from lab.refusals import RequestError
 from lab.training.experiment import EvaluatorOptions, Experiment
 
@@ -102,20 +102,6 @@ def refuse_beyond_positions(experiment: Experiment, option: str, tokens: int) ->
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What was measured along something.
-
-    Attributes:
-        x, y: what the two numbers of a point are, with their units, as a plot's axes say it.
-        points: (x, y), in order.
-    """
-
-    x: str
-    y: str
-    points: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
 class Findings:
     """What an evaluator found.
 
@@ -127,7 +113,7 @@ class Findings:
     """
 
     metrics: dict[str, float]
-    curves: Mapping[str, Curve] = field(default_factory=dict)
+    curves: Mapping[str, EvaluationCurve] = field(default_factory=dict)
     images: Mapping[str, bytes] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 

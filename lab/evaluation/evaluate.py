@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.registry import OptionError, lookup, names
@@ -20,7 +20,7 @@ from lab.evaluation.base import Evaluator, Findings, Subject
 from lab.evaluation.load import load_model
 from lab.evaluation.measure.text import data_of
 from lab.evaluation.session import KeptSession, Report
-from lab.records import RunFolder
+from lab.records import FOUND, EvaluationRecord, RunFolder
 from lab.refusals import RequestError
 from lab.training import environment
 from lab.training.checkpoints import verified
@@ -28,8 +28,6 @@ from lab.training.options import Accelerator
 from lab.training.progress.outcome import Stopped
 
 __all__ = ["Evaluated", "Request", "Stopped", "evaluate", "request"]
-
-VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,11 @@ class Evaluated:
     """An evaluation that was made.
 
     Attributes:
-        result: what `evaluations/<name>.json` holds.
+        record: what `evaluations/<name>.json` holds.
         findings: the same with the images.
     """
 
-    result: dict[str, Any]
+    record: EvaluationRecord
     findings: Findings
 
 
@@ -89,18 +87,18 @@ def declared(run: RunFolder) -> dict[str, Request]:
 
 
 def _held(run: RunFolder, name: str, evaluator: Evaluator, step: int | None) -> bool:
-    found = results_store.kept(run, name)
-    made = {**_made_by(evaluator), "step": step}
-    return found is not None and {key: found.as_json()[key] for key in made} == made
+    kept, asked = results_store.kept(run, name), replace(_work(evaluator), step=step)
+    return kept is not None and _made_by(kept) == _made_by(asked)
 
 
-def _made_by(evaluator: Evaluator) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "evaluator": evaluator.name,
-        "evaluator_version": evaluator.version,
-        "options": {key: value for key, value in to_plain(evaluator).items() if key != "name"},
-    }
+def _made_by(work: EvaluationRecord) -> tuple[object, ...]:
+    """What decides whether an evaluation is made anew."""
+    return work.version, work.evaluator, work.evaluator_version, work.options, work.step
+
+
+def _work(evaluator: Evaluator) -> EvaluationRecord:
+    options = {key: value for key, value in to_plain(evaluator).items() if key != "name"}
+    return EvaluationRecord(evaluator=evaluator.name, evaluator_version=evaluator.version, options=options)
 
 
 def evaluate(
@@ -136,17 +134,18 @@ def evaluate(
         except OptionError as error:
             raise RequestError(f"{run.name}: {evaluator.name}: {error.option}: {error.message}") from None
         subject = Subject(loaded, data_of(loaded, asked.data))
-        work = {
-            **_made_by(evaluator),
-            "identity": run.identity,
-            "step": loaded.step,
-            "steps": None if run.record.imported is not None else loaded.experiment.train.steps,
-            "data": {
-                "corpus": to_plain(subject.data.corpus),
-                "validation_fraction": subject.data.validation_fraction,
-            },
-            "device": loaded.device.type,
+        data: dict[str, object] = {
+            "corpus": to_plain(subject.data.corpus),
+            "validation_fraction": subject.data.validation_fraction,
         }
+        work = replace(
+            _work(evaluator),
+            identity=run.identity,
+            step=loaded.step,
+            steps=None if run.record.imported is not None else loaded.experiment.train.steps,
+            data=data,
+            device=loaded.device.type,
+        )
         session = KeptSession(results_store.partial_path(run, name), _digest(work), report, stop)
         try:
             with environment.deterministic():
@@ -154,12 +153,14 @@ def evaluate(
         finally:
             session.close()
         if "text" in vars(subject):
-            work["data"]["digest"] = subject.text.digest
+            work = replace(work, data={**data, "digest": subject.text.digest})
     with writing or nullcontext():
-        result = results_store.keep(run, name, work, findings)
+        record = results_store.keep(run, name, work, findings)
     session.discard()
-    return Evaluated(result, findings)
+    return Evaluated(record, findings)
 
 
-def _digest(work: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+def _digest(work: EvaluationRecord) -> str:
+    """Changes whenever the parts of an interrupted evaluation are no use to this one."""
+    content = {key: value for key, value in work.as_json().items() if key not in FOUND}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -11,11 +11,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lab.evaluation.measure.spikes import largest_stable
+from lab.records import EvaluationCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.evaluation.base import Curve, Findings
+    from lab.evaluation.base import Findings
 
 DPI = 100
 LONGEST = 40
@@ -119,7 +120,7 @@ def learning_rates(found: Sequence[Findings]) -> bytes:
     return _png(figure)
 
 
-def curves(runs: Sequence[tuple[str, Curve]]) -> bytes:
+def curves(runs: Sequence[tuple[str, EvaluationCurve]]) -> bytes:
     """One curve of several runs: a line each, in one colour where they are an arm's seeds."""
     figure, ((axis,),) = _grid(1, 1, 6.0, 4.0)
     first = runs[0][1]

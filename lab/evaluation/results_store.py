@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lab.evaluation.base import Findings
 from lab.records import (
@@ -24,10 +23,11 @@ from lab.records import (
     BrokenRecord,
     EvaluationRecord,
     RunFolder,
+    Summary,
     add_point,
     read_evaluation,
     read_evaluations,
-    write_json,
+    write_evaluation,
 )
 from lab.refusals import RequestError
 from lab.training.experiment import TRAINING_METRICS, refusal_of_evaluation_name
@@ -57,45 +57,45 @@ def kept(run: RunFolder, name: str) -> EvaluationRecord | None:
         return None
 
 
-def keep(run: RunFolder, name: str, work: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+def keep(run: RunFolder, name: str, work: EvaluationRecord, findings: Findings) -> EvaluationRecord:
     """Write an evaluation into a run's folder; returns what its JSON file holds.
 
-    Only whoever may write in the folder may call it.
+    Only the process that may write in the folder may call it.
+
+    Args:
+        work: what was done, without what was found.
     """
-    result = {
-        **work,
-        "metrics": findings.metrics,
-        "curves": {key: asdict(curve) for key, curve in findings.curves.items()},
-        "images": [f"{EVALUATIONS}/{name}/{key}.png" for key in findings.images],
-        "details": dict(findings.details),
-    }
+    record = replace(
+        work,
+        metrics=findings.metrics,
+        curves=findings.curves,
+        images=tuple(f"{EVALUATIONS}/{name}/{key}.png" for key in findings.images),
+        details=findings.details,
+    )
     folder = run.path / EVALUATIONS
     folder.mkdir(exist_ok=True)
     shutil.rmtree(folder / name, ignore_errors=True)
     for key, image in findings.images.items():
         (folder / name).mkdir(exist_ok=True)
         (folder / name / f"{key}.png").write_bytes(image)
+    step = work.step or 0
     scalars = {f"{name}/{key}": float(value) for key, value in findings.metrics.items()}
-    add_point(run.path, name, work["step"], scalars)
-    _write_events(run.path, name, work["step"], scalars, findings.images)
-    write_json(folder / f"{name}.json", result)
+    add_point(run.path, name, step, scalars)
+    _write_events(run.path, name, step, scalars, findings.images)
+    write_evaluation(run.path, name, record)
     summary = run.summary
     if summary is not None:
-        run.summary = replace(summary, metrics=_with_evaluations(run, summary.metrics, summary.steps))
-    return result
+        run.summary = with_evaluations(run, summary)
+    return record
 
 
-def with_evaluations(run: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
+def with_evaluations(run: RunFolder, summary: Summary) -> Summary:
     """A run's summary with the metrics of the evaluations that its folder holds; of other weights' none."""
-    return {**summary, "metrics": _with_evaluations(run, summary["metrics"], summary["costs"]["steps"])}
-
-
-def _with_evaluations(run: RunFolder, metrics: Mapping[str, float], steps: int | None) -> dict[str, float]:
-    metrics = {key: value for key, value in metrics.items() if key.split("/")[0] in TRAINING_METRICS}
+    metrics = {key: value for key, value in summary.metrics.items() if key.split("/")[0] in TRAINING_METRICS}
     for name, evaluation in read_evaluations(run.path).items():
-        if evaluation.step == steps:
+        if evaluation.step == summary.steps:
             metrics |= {f"{name}/{key}": value for key, value in evaluation.metrics.items()}
-    return metrics
+    return replace(summary, metrics=metrics)
 
 
 def _write_events(

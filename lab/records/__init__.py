@@ -19,6 +19,7 @@ from lab.records.claim import (
 )
 from lab.records.evaluation import (
     EVALUATIONS,
+    FOUND,
     EvaluationCurve,
     EvaluationRecord,
     evaluation_path,
@@ -77,14 +78,13 @@ from lab.records.submission import (
     write_submission,
 )
 from lab.records.summary import Result, Summary
-from lab.refusals import JSON
 
 __all__ = [
     "CONFIG",
     "COORDINATES",
     "EVALUATIONS",
+    "FOUND",
     "JOURNAL",
-    "JSON",
     "LARGEST",
     "LONGEST_NAME",
     "STATUSES",

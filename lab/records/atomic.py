@@ -11,8 +11,6 @@ import os
 import secrets
 from pathlib import Path
 
-from lab.refusals import JSON
-
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file's content by `text` (UTF-8) in one step. The folder must exist.
@@ -40,7 +38,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def write_json(path: Path, obj: JSON) -> None:
+def write_json(path: Path, obj: object) -> None:
     """Replace the file's content by `obj` as indented JSON.
 
     Non-finite floats are kept, as the NaN and Infinity that Python's reader understands: the loss of a diverged run

@@ -9,9 +9,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard, TypeVar, cast
+from typing import TypeGuard, TypeVar
 
-from lab.refusals import JSON, RequestError
+from lab.refusals import RequestError
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Fields:
 
     __slots__ = ("_place", "_values")
 
-    def __init__(self, values: Mapping[str, JSON], place: str = "") -> None:
+    def __init__(self, values: Mapping[str, object], place: str = "") -> None:
         self._values = values
         self._place = place
 
@@ -94,7 +94,7 @@ class Fields:
             return value
         raise self.wrong(key, "a number or null")
 
-    def mapping(self, key: str) -> Mapping[str, JSON]:
+    def mapping(self, key: str) -> Mapping[str, object]:
         """A mapping; empty where it is missing or null."""
         value = self._values.get(key)
         if value is None:
@@ -103,7 +103,7 @@ class Fields:
             return value
         raise self.wrong(key, "a mapping or null")
 
-    def mapping_or_none(self, key: str) -> Mapping[str, JSON] | None:
+    def mapping_or_none(self, key: str) -> Mapping[str, object] | None:
         return None if self._values.get(key) is None else self.mapping(key)
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -148,11 +148,11 @@ class Fields:
                 raise WrongValue(f"{self._place}{key}.{name}", problem)
         return self.numbers(key)
 
-    def any(self, key: str) -> JSON:
+    def any(self, key: str) -> object:
         """The value, whatever it is; None where it is missing."""
         return self._values.get(key)
 
-    def others(self, keys: Iterable[str]) -> dict[str, JSON]:
+    def others(self, keys: Iterable[str]) -> dict[str, object]:
         """The entries under all other keys."""
         known = frozenset(keys)
         return {key: value for key, value in self._values.items() if key not in known}
@@ -215,7 +215,7 @@ def parse(path: Path, content: bytes, build: Callable[[Fields], T], *, newest: i
         raise BrokenRecord(path, error.problem, error.key) from None
 
 
-def load_json(content: bytes) -> JSON:
+def load_json(content: bytes) -> object:
     """The value of a JSON text, whose own texts can be printed and written.
 
     What can't be written, half a character, is shown as an escape such as `\\udce9`.
@@ -225,11 +225,11 @@ def load_json(content: bytes) -> JSON:
         clean = "\\ud" not in text and "\\uD" not in text  # the escapes of halves of characters
     except UnicodeDecodeError:
         text, clean = content.decode(json.detect_encoding(content), "surrogatepass"), False
-    value = cast(JSON, json.loads(text))
+    value: object = json.loads(text)
     return value if clean else escape_surrogates(value)
 
 
-def escape_surrogates(value: JSON) -> JSON:
+def escape_surrogates(value: object) -> object:
     """The value with texts that can be written: half a character becomes an escape such as `\\udce9`."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")

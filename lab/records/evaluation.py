@@ -8,10 +8,11 @@ from pathlib import Path
 
 from lab.records.atomic import write_json
 from lab.records.checks import BrokenRecord, Fields, is_measured, parse, read_bytes
-from lab.refusals import JSON
 
 EVALUATIONS = "evaluations"
 VERSION = 2
+FOUND = ("metrics", "curves", "images", "details")
+"""Keys of what was found; the others say what was measured, and how."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ class EvaluationRecord:
     version: int = VERSION
     evaluator: str | None = None
     evaluator_version: int | None = None
-    options: Mapping[str, JSON] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     identity: str | None = None
     step: int | None = None
     steps: int | None = None
-    data: Mapping[str, JSON] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
     device: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, EvaluationCurve] = field(default_factory=dict)
     images: tuple[str, ...] = ()
-    details: Mapping[str, JSON] = field(default_factory=dict)
-    extra: Mapping[str, JSON] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def reach(self) -> float | None:
@@ -73,7 +74,7 @@ class EvaluationRecord:
         digest = self.data.get("digest")
         return digest if isinstance(digest, str) else None
 
-    def as_json(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, object]:
         """The file's content."""
         return {
             "version": self.version,
@@ -150,13 +151,13 @@ def _evaluation(fields: Fields) -> EvaluationRecord:
     )
 
 
-def _mapping(fields: Fields, key: str) -> Mapping[str, JSON]:
+def _mapping(fields: Fields, key: str) -> Mapping[str, object]:
     """A part of an evaluation; empty where it is none, as the others can still be shown."""
     value = fields.any(key)
     return value if isinstance(value, dict) else {}
 
 
-def _curves(entries: Mapping[str, JSON]) -> dict[str, EvaluationCurve]:
+def _curves(entries: Mapping[str, object]) -> dict[str, EvaluationCurve]:
     """The curves, of points that are two numbers each, by x."""
     curves = {}
     for name, entry in entries.items():

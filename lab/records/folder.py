@@ -20,7 +20,7 @@ from lab.records.atomic import write_text
 from lab.records.checks import BrokenRecord
 from lab.records.naming import check_name
 from lab.records.points import METRICS, read_points
-from lab.records.provenance import ProvenanceFacts
+from lab.records.provenance import Provenance, ProvenanceFacts
 from lab.records.run import RUN, RunRecord, read_run, write_run
 from lab.records.state import STATE, State, read_state, write_state
 from lab.records.summary import SUMMARY, Summary, read_summary, write_summary
@@ -140,7 +140,7 @@ class RunFolder:
         """The curves, one point a line of `metrics.jsonl`, in the order written; empty before the first."""
         return read_points(self.metrics_path)
 
-    def add_provenance(self, facts: ProvenanceFacts) -> None:
+    def add_provenance(self, facts: Provenance | ProvenanceFacts) -> None:
         """Record how the run runs; see `Provenance.added`. Only the process that holds the run may."""
         self.record = self.record.with_provenance(facts)
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lab.records.checks import Fields, WrongValue, is_number, shorten
-from lab.refusals import JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class SweepLabels:
     baseline: str | None = None
     metrics: tuple[str, ...] = ()
     match: str | None = None
-    matching: Mapping[str, JSON] = field(default_factory=dict)
+    matching: Mapping[str, object] = field(default_factory=dict)
     tune_metric: str | None = None
     equivalence: float | None = None
 
@@ -77,7 +76,7 @@ class SweepLabels:
             equivalence=self.equivalence if self.equivalence is not None else other.equivalence,
         )
 
-    def as_json(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, object]:
         """As a plan.json holds them."""
         return {
             "baseline": self.baseline,

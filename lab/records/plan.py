@@ -16,7 +16,6 @@ from lab.records.checks import BrokenRecord, Fields, WrongValue, is_number, pars
 from lab.records.labels import SweepLabels
 from lab.records.naming import is_arm_name, is_folder_name
 from lab.records.run import Code, Need, Role, read_code, read_need, read_role
-from lab.refusals import JSON
 
 PLAN = "plan.json"
 VERSION = 2
@@ -34,9 +33,9 @@ class Picked:
 
     cell: str
     seeds: tuple[int, ...] = ()
-    facts: Mapping[str, JSON] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, object]:
         return {"cell": self.cell, "seeds": list(self.seeds), **self.facts}
 
 
@@ -58,19 +57,19 @@ class PlanRow:
     identity: str
     arm: str | None = None
     seed: int | None = None
-    axes: Mapping[str, JSON] | None = None
+    axes: Mapping[str, object] | None = None
     role: Role = "report"
     cell: str = ""
-    tuned: Mapping[str, JSON] = field(default_factory=dict)
+    tuned: Mapping[str, object] = field(default_factory=dict)
     folder: str | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     overrides: tuple[str, ...] = ()
     state: str | None = None
-    extra: Mapping[str, JSON] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, JSON]:
-        known: dict[str, JSON] = {
+    def as_json(self) -> dict[str, object]:
+        known: dict[str, object] = {
             "identity": self.identity,
             "arm": self.arm,
             "seed": self.seed,
@@ -106,7 +105,7 @@ class PlanRecord:
     equal_flops: Mapping[str, str] = field(default_factory=dict)
     code: Code | None = None
     selected: Mapping[str, Picked] = field(default_factory=dict)
-    extra: Mapping[str, JSON] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def elsewhere(self, sweep: str) -> dict[str, str]:
         """Identity → folder below the root, of the runs that stand elsewhere than in the sweep's own folder."""
@@ -117,9 +116,9 @@ class PlanRecord:
         """With where some runs stand, by identity."""
         return replace(self, runs=tuple(replace(r, folder=folders.get(r.identity, r.folder)) for r in self.runs))
 
-    def as_json(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, object]:
         """The file's content."""
-        known: dict[str, JSON] = {
+        known: dict[str, object] = {
             "version": VERSION,
             "sweep": self.sweep,
             **self.labels.as_json(),
@@ -251,7 +250,7 @@ def _row(fields: Fields) -> PlanRow:
     )
 
 
-def _selected(entries: Mapping[str, JSON]) -> dict[str, Picked]:
+def _selected(entries: Mapping[str, object]) -> dict[str, Picked]:
     """What the arms picked; an entry that names no cell is none."""
     picked = {}
     for arm, entry in entries.items():

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from lab.records.atomic import write_text
 from lab.records.checks import BrokenRecord, Fields, WrongValue, is_measured
-from lab.refusals import JSON
 
 METRICS = "metrics.jsonl"
 COORDINATES = ("step", "tokens", "time")
@@ -99,7 +98,7 @@ class Points:
                 seconds[step] = time
         return seconds
 
-    def _parse(self, metrics: Sequence[str]) -> list[dict[str, JSON]]:
+    def _parse(self, metrics: Sequence[str]) -> list[dict[str, object]]:
         keys = [f"{json.dumps(metric)}:" for metric in metrics]
         if any(self._text.count(key) == self._text.count("\n") for key in keys):
             lines = self._text[:-1]  # every line has it, as a training loss
@@ -111,7 +110,7 @@ class Points:
             points = _until_broken(lines.split("\n"))
         return [point for point in points if type(point) is dict]
 
-    def _first(self, metric: str) -> list[dict[str, JSON]]:
+    def _first(self, metric: str) -> list[dict[str, object]]:
         """The first point that holds a metric, in a list; an empty list if there is none or it can't be read."""
         line = next(_lines_with([f"{json.dumps(metric)}:"], self._text), None)
         return [point for point in _until_broken([line] if line else []) if type(point) is dict]
@@ -249,7 +248,7 @@ def _lines_with(keys: Sequence[str], text: str) -> Iterator[str]:
         at = text.find(key, end)
 
 
-def _until_broken(lines: Sequence[str]) -> list[JSON]:
+def _until_broken(lines: Sequence[str]) -> list[object]:
     found = []
     for line in lines:
         try:

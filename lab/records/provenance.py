@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, cast
 
-from lab.refusals import JSON
-
 
 class ProvenanceFacts(TypedDict, total=False):
     """What workers record.
@@ -19,7 +17,7 @@ class ProvenanceFacts(TypedDict, total=False):
         commit, dirty: of the repository that holds the code; None without one.
         code_digest: of the code that ran.
         threads: of each process.
-        kernels: layer kind → the attention kernel that it used.
+        kernels: layer kind → the attention kernel that it used; None where no layer attends.
         kernels_passed_over: layer kind → another kernel → why it wasn't used.
         data: digest of the text.
         processes, nodes: that trained the run together.
@@ -41,7 +39,7 @@ class ProvenanceFacts(TypedDict, total=False):
     code_digest: str
     device: str
     threads: int
-    kernels: Mapping[str, str]
+    kernels: Mapping[str, str] | None
     kernels_passed_over: Mapping[str, Mapping[str, str]]
     data: str
     processes: int
@@ -65,9 +63,9 @@ class ChangedSettings:
 
     before_attempt: int
     time: int
-    fields: Mapping[str, tuple[JSON, JSON]]
+    fields: Mapping[str, tuple[object, object]]
 
-    def as_json(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, object]:
         return {
             "before_attempt": self.before_attempt,
             "time": self.time,
@@ -83,7 +81,7 @@ class Provenance:
         facts: all of them, also those that this version of the lab doesn't know.
     """
 
-    facts: Mapping[str, JSON] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, facts: ProvenanceFacts) -> Provenance:
@@ -177,17 +175,17 @@ class Provenance:
         """The version of a library, or of `python`, with which it ran."""
         return self._text(library)
 
-    def chosen(self, keys: Sequence[str]) -> dict[str, JSON]:
+    def chosen(self, keys: Sequence[str]) -> dict[str, object]:
         """The facts under these keys that are there."""
         return {key: self.facts[key] for key in keys if key in self.facts}
 
-    def added(self, facts: ProvenanceFacts) -> Provenance:
+    def added(self, more: Provenance | ProvenanceFacts) -> Provenance:
         """With more facts.
 
         A fact that an earlier attempt recorded otherwise (another host, another torch) is kept under `earlier`, oldest
         first: a result that two machines had a hand in must say so.
         """
-        new = _plain(facts)
+        new = more.facts if isinstance(more, Provenance) else _plain(more)
         changed = {key: self.facts[key] for key, value in new.items() if key in self.facts and self.facts[key] != value}
         earlier = self._appended("earlier", changed) if changed else {}
         return Provenance({**self.facts, **new, **earlier})
@@ -200,7 +198,7 @@ class Provenance:
         """With settings that were changed before a further attempt."""
         return Provenance({**self.facts, **self._appended("changed_settings", settings.as_json())})
 
-    def _appended(self, key: str, value: JSON) -> dict[str, JSON]:
+    def _appended(self, key: str, value: object) -> dict[str, object]:
         before = self.facts.get(key)
         return {key: [*before, value] if isinstance(before, list) else [value]}
 
@@ -213,5 +211,5 @@ class Provenance:
         return value if type(value) is int else None
 
 
-def _plain(facts: ProvenanceFacts) -> dict[str, JSON]:
-    return cast("dict[str, JSON]", dict(facts))
+def _plain(facts: ProvenanceFacts) -> dict[str, object]:
+    return cast("dict[str, object]", dict(facts))

@@ -13,7 +13,6 @@ from lab.records.checks import Fields, WrongValue, parse, read_bytes
 from lab.records.labels import SweepLabels
 from lab.records.naming import is_arm_name
 from lab.records.provenance import ChangedSettings, Provenance, ProvenanceFacts
-from lab.refusals import JSON
 
 RUN = "run.json"
 VERSION = 2
@@ -93,7 +92,7 @@ class Extensions:
     packages: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_json(cls, entry: Mapping[str, JSON]) -> Extensions:
+    def of_json(cls, entry: Mapping[str, object]) -> Extensions:
         """From the entry of a run.json.
 
         Raises:
@@ -108,8 +107,8 @@ class Extensions:
         """Whether there are any such components."""
         return self.sha256 is not None or bool(self.packages)
 
-    def as_json(self) -> dict[str, JSON]:
-        own: dict[str, JSON] = {} if self.sha256 is None else {"file": {"path": self.path, "sha256": self.sha256}}
+    def as_json(self) -> dict[str, object]:
+        own: dict[str, object] = {} if self.sha256 is None else {"file": {"path": self.path, "sha256": self.sha256}}
         return {**own, **({"packages": dict(self.packages)} if self.packages else {})}
 
 
@@ -156,9 +155,9 @@ class RunRecord:
     arm: str | None = None
     seed: int | None = None
     order: float = 0
-    axes: Mapping[str, JSON] = field(default_factory=dict)
+    axes: Mapping[str, object] = field(default_factory=dict)
     role: Role = "report"
-    tuned: Mapping[str, JSON] = field(default_factory=dict)
+    tuned: Mapping[str, object] = field(default_factory=dict)
     labels: SweepLabels = field(default_factory=SweepLabels)
     experiment: str | None = None
     overrides: tuple[str, ...] = ()
@@ -171,7 +170,7 @@ class RunRecord:
     imported: Imported | None = None
     created: str | None = None
     provenance: Provenance = field(default_factory=Provenance)
-    extra: Mapping[str, JSON] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fields: Fields) -> RunRecord:
@@ -219,7 +218,7 @@ class RunRecord:
             return None
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
-    def with_provenance(self, facts: ProvenanceFacts) -> RunRecord:
+    def with_provenance(self, facts: Provenance | ProvenanceFacts) -> RunRecord:
         """With more facts about how it ran; see `Provenance.added`."""
         return replace(self, provenance=self.provenance.added(facts))
 
@@ -231,9 +230,9 @@ class RunRecord:
         """With settings that were changed before a further attempt."""
         return replace(self, provenance=self.provenance.with_changed_settings(settings))
 
-    def as_json(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, object]:
         """The file's content."""
-        known: dict[str, JSON] = {
+        known: dict[str, object] = {
             "version": VERSION,
             "identity": self.identity,
             "sweep": self.sweep,
@@ -324,5 +323,5 @@ def _imported(fields: Fields) -> Imported | None:
     return Imported(imported.text("weights"), imported.text_or_none("from"))
 
 
-def _imported_json(imported: Imported) -> dict[str, JSON]:
+def _imported_json(imported: Imported) -> dict[str, object]:
     return {"weights": imported.weights, **({} if imported.source is None else {"from": imported.source})}

@@ -13,7 +13,6 @@ from typing import Literal
 
 from lab.records.atomic import write_json
 from lab.records.checks import Fields, parse, read_bytes
-from lab.refusals import JSON
 
 JOURNAL = ".slurm"
 VERSION = 1
@@ -64,7 +63,7 @@ class SubmissionRecord:
     created: float
     user: str
     host: str
-    settings: Mapping[str, JSON]
+    settings: Mapping[str, object]
     tasks: tuple[SubmittedTask, ...]
     depends: str | None = None
     job: str | None = None

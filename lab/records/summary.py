@@ -10,7 +10,6 @@ from typing import Literal
 from lab.records.atomic import write_json
 from lab.records.checks import BrokenRecord, Fields, parse
 from lab.records.provenance import Provenance
-from lab.refusals import JSON
 
 SUMMARY = "summary.json"
 VERSION = 1
@@ -40,9 +39,9 @@ class Summary:
     metrics: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     data_digest: str | None = None
-    data: Mapping[str, JSON] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
-    extra: Mapping[str, JSON] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def result(self) -> Result | None:
@@ -55,10 +54,10 @@ class Summary:
         steps = self.costs.get("steps")
         return steps if isinstance(steps, int) else None
 
-    def as_json(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, object]:
         """The file's content."""
         digest = {} if self.data_digest is None else {"digest": self.data_digest}
-        known: dict[str, JSON] = {
+        known: dict[str, object] = {
             "version": VERSION,
             "status": self.status,
             "reason": self.reason,

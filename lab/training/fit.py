@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from lightning.pytorch import Trainer
 from components.language_model import LanguageModel
 from lab.accounting.utilization import Utilization
 from lab.data.synthetic.synthetic_data import Drawn
-from lab.records import Progress
-from lab.records.atomic import write_json
+from lab.records import Progress, RunFolder, Summary
 from lab.training import environment
 from lab.training.checkpoints import verified
 from lab.training.checkpoints.lightning_io import VerifiedCheckpointIO
@@ -34,7 +33,7 @@ from lab.training.progress.outcome import Outcome, Stopped
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.summary import summarize
 
-Conclude = Callable[[dict[str, Any]], dict[str, Any]]
+Conclude = Callable[[Summary], Summary]
 """Given a finished run's summary, before it is written, returns it with what there is to add; may raise `Stopped`."""
 
 _LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
@@ -177,15 +176,15 @@ def _fit(
     summary = summarize(
         conductor, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world
     )
-    summary |= trained.facts()
-    summary["provenance"]["loss"] = trained.loss_form(device)
+    provenance = summary.provenance.added({"loss": trained.loss_form(device)})
+    summary = replace(summary, provenance=provenance, extra=trained.facts())
     if status == "finished" and world.first and conclude is not None:
         try:
             summary = conclude(summary)
         except Stopped:
             return Outcome("preempted", "asked to stop while the trained model was evaluated", summary)
     if status != "preempted" and world.first:
-        write_json(folder / "summary.json", summary)
+        RunFolder(folder).summary = summary
     conductor.report(trainer.global_step, always=True)
     return Outcome(status, conductor.reason, summary)
 

@@ -211,7 +211,7 @@ class NextToken(LightningModule):
         tokens = self._group.world.sequences_per_forward(self._train) * (self._scored or self._train.context)
         return "plain" if self.from_logits else self.model.loss_form(tokens, device.type)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What the run's summary says besides, by key."""
         return {}
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from lab.dispatch.worker.attempt import Report, Stop
 from lab.dispatch.worker.worker import main
-from lab.records import Progress, RunFolder, write_text
+from lab.records import Progress, Provenance, RunFolder, Summary, write_text
 from lab.training.progress.outcome import Outcome
 
 
@@ -67,16 +67,16 @@ def train(run: RunFolder, report: Report, stop: Stop) -> Outcome:
             meet(run) if config["do"] == "meet" else DEEDS[config["do"]]()
         while step < steps:
             if stop() and not config["deaf"]:
-                return Outcome("preempted", None, {})
+                return Outcome("preempted", None)
             time.sleep(config["pause"])
             step += 1
             write_text(saved, str(step))
             report(Progress(step, steps, step * 10, loss=1.0 / step, tokens_per_second=100.0))
         if config["do"] == "diverge":
-            return Outcome("diverged", "the loss is nan at step 3", {})
+            return Outcome("diverged", "the loss is nan at step 3")
         with open(run.path / "results.txt", "a") as file:
             file.write("result\n")
-        return Outcome("finished", None, {"provenance": {"kernels": {"sdpa": 2}}})
+        return Outcome("finished", None, Summary(provenance=Provenance({"kernels": {"sdpa": 2}})))
     finally:
         mark(run, "end")
 

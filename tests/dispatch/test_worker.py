@@ -43,7 +43,7 @@ def attempt(run: RunFolder, outcome: Outcome | BaseException | None = None, **op
     def train(run: RunFolder, report: Report, stop: Stop) -> Outcome:
         if isinstance(outcome, BaseException):
             raise outcome
-        return outcome or Outcome("finished", None, {})
+        return outcome or Outcome("finished", None)
 
     return execute(run, train, stop=options.pop("stop", None) or Stop(), capture=False, **options)  # type: ignore[arg-type]
 
@@ -172,7 +172,7 @@ def test_progress_survives_into_the_next_attempt(make: Make) -> None:
 
     def train(run: RunFolder, report: Report, stop: Stop) -> Outcome:
         report(Progress(5, 10, 50, loss=1.5))
-        return Outcome("preempted", "time is up", {})
+        return Outcome("preempted", "time is up")
 
     execute(run, train, stop=Stop(), capture=False)
     assert run.state.reason == "time is up"
@@ -181,7 +181,7 @@ def test_progress_survives_into_the_next_attempt(make: Make) -> None:
         assert run.state.status == "running"
         assert run.state.progress is not None
         assert run.state.progress.step == 5
-        return Outcome("finished", None, {})
+        return Outcome("finished", None)
 
     assert execute(run, look, stop=Stop(), capture=False) == FINISHED
 
@@ -198,7 +198,7 @@ def test_a_long_silence_of_training_does_not_look_dead(
         os.utime(run.path / ".claims" / "1", (0, 0))
         until(lambda: (run.state.heartbeat or 0) > first)
         until(lambda: (run.path / ".claims" / "1").stat().st_mtime > 0)
-        return Outcome("finished", None, {})
+        return Outcome("finished", None)
 
     assert execute(run, train, stop=Stop(), capture=False) == FINISHED
 
@@ -213,7 +213,7 @@ def test_a_worker_that_was_taken_over_stops_and_writes_nothing_more(
         (run.path / ".claims" / "2").write_text("")
         until(stop)
         run.state = theirs
-        return Outcome("finished", None, {})
+        return Outcome("finished", None)
 
     assert execute(run, train, stop=Stop(), capture=False) == HELD
     assert run.state == theirs
@@ -240,7 +240,7 @@ def test_a_full_disk_in_mid_run_does_not_end_the_signs_of_life(
             until(complained)
         before = run.state.heartbeat
         until(lambda: run.state.heartbeat != before)
-        return Outcome("finished", None, {})
+        return Outcome("finished", None)
 
     assert execute(run, train, stop=Stop(), capture=False) == FINISHED
 
@@ -263,7 +263,7 @@ def test_threads_reach_the_numerical_libraries(make: Make) -> None:
         "from lab.training.progress.outcome import Outcome\n"
         "def train(run, report, stop):\n"
         "    print(os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])\n"
-        "    return Outcome('finished', None, {})\n"
+        "    return Outcome('finished', None)\n"
         "main(train=train)"
     )
     subprocess.run([sys.executable, "-c", script, str(run.path), "--threads", "3"], check=True)

@@ -140,7 +140,7 @@ def test_each_cell_of_a_picture_is_drawn_in_its_place() -> None:
 
 def test_held_out_windows_give_the_same_however_they_are_cut(trained: Trained) -> None:
     one, two = (
-        evaluate(trained.bytes, request("attention_maps", ["texts=3", "context=24", f"batch={batch}"])).result
+        evaluate(trained.bytes, request("attention_maps", ["texts=3", "context=24", f"batch={batch}"])).record.as_json()
         for batch in (1, 3)
     )
     assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-5)

@@ -14,7 +14,7 @@ Lab = Callable[..., Done]
 
 def test_every_batch_and_context_is_measured(trained: Trained) -> None:
     asked = request("generation_speed", ("batches=[1, 3]", "contexts=[8, 40]", "tokens=5", "repeats=2"))
-    result = evaluate(trained.bytes, asked).result
+    result = evaluate(trained.bytes, asked).record.as_json()
     metrics = result["metrics"]
     assert len(metrics) == 4 * 4
     for batch in (1, 3):

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,11 @@ from lab.comparison.read.collect import collect
 from lab.dispatch.control.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, PREEMPTED, Stop, execute
 from lab.dispatch.worker.worker import train_frozen
-from lab.evaluation.base import Curve, Evaluator, Findings, Session, Subject
+from lab.evaluation.base import Evaluator, Findings, Session, Subject
 from lab.evaluation.evaluate import Request, declared, evaluate
 from lab.evaluation.session import KeptSession
 from lab.planning.plan.build import plan_train
-from lab.records import RunFolder
+from lab.records import EvaluationCurve, RunFolder
 from lab.training.progress.outcome import Stopped
 from tests.evaluation.conftest import TINY, Done, Trained, files
 
@@ -62,7 +63,7 @@ def in_parts() -> object:
                 session.progress(number + 1, PARTS)
             return Findings(
                 {"accuracy": sum(found), "loss": float("inf")},
-                curves={"parts": Curve("part", "third", tuple(enumerate(found)))},
+                curves={"parts": EvaluationCurve("part", "third", tuple(enumerate(found)))},
                 images={"grey": png(7, 3)},
                 details={"who": "me"},
             )
@@ -90,7 +91,7 @@ def test_it_stands_in_a_file_the_summary_the_curves_and_tensorboard(run: RunFold
     before, points = run.summary, run.metrics()
     assert before is not None
     for offset in (0.0, 1.0):  # the second takes the first one's place
-        result = evaluate(run, asked(offset=offset), save_as="mine").result
+        result = evaluate(run, asked(offset=offset), save_as="mine").record.as_json()
     accuracy = 10 / 3 + PARTS
     assert result["metrics"]["accuracy"] == pytest.approx(accuracy)
     assert json.loads((run.path / "evaluations/mine.json").read_text())["curves"]["parts"]["points"][1] == [1, 4 / 3]
@@ -100,7 +101,7 @@ def test_it_stands_in_a_file_the_summary_the_curves_and_tensorboard(run: RunFold
     after = run.summary
     assert after is not None
     added = {"mine/accuracy": result["metrics"]["accuracy"], "mine/loss": float("inf")}
-    assert after == {**before, "metrics": before["metrics"] | added}
+    assert after == replace(before, metrics={**before.metrics, **added})
     assert run.metrics() == [*points, {"step": 8, "mine/accuracy": added["mine/accuracy"]}]
 
     events = EventAccumulator(str(run.path), {"images": 0})
@@ -120,13 +121,13 @@ def test_a_comparison_reads_it_like_any_metric(run: RunFolder) -> None:
 
 
 def test_one_that_was_stopped_goes_on_with_the_parts_that_it_has_not_done(run: RunFolder) -> None:
-    whole = evaluate(run, asked(), save_as="whole").result
+    whole = evaluate(run, asked(), save_as="whole").record.as_json()
     computed.clear()
     with pytest.raises(Stopped):
         evaluate(run, asked(), save_as="cut", stop=lambda: len(computed) == 3)
     assert computed == [0, 1, 2]
     assert not (run.path / "evaluations/cut.json").exists()
-    assert evaluate(run, asked(), save_as="cut").result["metrics"] == whole["metrics"]
+    assert evaluate(run, asked(), save_as="cut").record.metrics == whole["metrics"]
     assert computed == [0, 1, 2, 3, 4]
     assert not list((run.path / "evaluations").glob(".*"))
 

@@ -36,7 +36,7 @@ def learnt_by_heart(trained: Trained, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_what_was_learnt_by_heart_is_recited(learnt_by_heart: RunFolder) -> None:
-    found = evaluate(learnt_by_heart, request("memorisation", ASK)).result
+    found = evaluate(learnt_by_heart, request("memorisation", ASK)).record.as_json()
     assert found["metrics"]["exactly_memorised"] == 1.0
     assert found["metrics"]["approximately_memorised"] == 1.0
     assert found["details"]["prompts_by_distance"] == [40, *[0] * 15]
@@ -48,7 +48,7 @@ def test_one_that_has_hardly_seen_its_text_recites_none_of_it(trained: Trained, 
     once = ("train.tokens=256", "train.global_batch=8", "model.d_model=64", "validation.tokens=32")
     path = learnt_by_heart.config["data"]["corpus"]["paths"][0]
     run = train(trained.root, *files(Path(path)), *once, "schedule.warmup_tokens=0")
-    metrics = evaluate(run, request("memorisation", ASK)).result["metrics"]
+    metrics = evaluate(run, request("memorisation", ASK)).record.metrics
     assert metrics["exactly_memorised"] == 0.0
     assert metrics["approximately_memorised"] == 0.0
     assert metrics["exactly_low"] == 0.0 < metrics["exactly_high"] < 0.1
@@ -57,7 +57,7 @@ def test_one_that_has_hardly_seen_its_text_recites_none_of_it(trained: Trained, 
 def test_the_batch_changes_nothing_and_the_seed_does(learnt_by_heart: RunFolder) -> None:
     half = ("prompt=2", *ASK[1:])  # too little to know which line it is
     one, other, another = (
-        evaluate(learnt_by_heart, request("memorisation", (*half, *more))).result["details"]
+        evaluate(learnt_by_heart, request("memorisation", (*half, *more))).record.details
         for more in (("batch=40",), ("batch=3",), ("seed=1",))
     )
     assert one == other != another

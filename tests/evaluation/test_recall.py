@@ -156,10 +156,10 @@ def test_the_command_keeps_it_among_the_runs_metrics(trained: Trained, lab: Lab)
     assert done.code == 0, done
     summary = trained.bytes.summary
     assert summary is not None
-    found = {name for name in summary["metrics"] if name.startswith("recall/")}
+    found = {name for name in summary.metrics if name.startswith("recall/")}
     names = {"accuracy", "item_accuracy", "near_accuracy", "chance", "64_4/accuracy", "128_8/accuracy"}
     assert found == {f"recall/{name}" for name in names}
-    assert summary["metrics"]["recall/chance"] == 1 / 129
+    assert summary.metrics["recall/chance"] == 1 / 129
 
 
 def test_what_cannot_be_asked_is_refused_and_leaves_nothing(trained: Trained, lab: Lab) -> None:

@@ -133,7 +133,7 @@ def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeyp
 
 
 def test_a_run_is_measured_whole(trained: Trained) -> None:
-    plain = evaluate(trained.bytes, request("stability", ["tokens=64"])).result
+    plain = evaluate(trained.bytes, request("stability", ["tokens=64"])).record.as_json()
     assert plain["details"]["recorded"] == 2, "steps 1 and 8: too few to judge a spike by"
     assert not [name for name in plain["metrics"] if name.endswith("spikes")]
     loaded = load_model(trained.bytes, "cpu")
@@ -146,7 +146,7 @@ def test_a_run_is_measured_whole(trained: Trained) -> None:
 
 def test_spikes_of_a_recorded_curve_are_counted(trained: Trained, tmp_path: Path) -> None:
     run = train(tmp_path / "runs", *files(trained.text), "train.tokens=4k", "train.log_every=1")
-    before = evaluate(run, request("stability", ["tokens=32"])).result
+    before = evaluate(run, request("stability", ["tokens=32"])).record.as_json()
     assert before["details"]["recorded"] == 32
     assert before["metrics"]["stable_lr"] == 4e-3
 
@@ -154,11 +154,11 @@ def test_spikes_of_a_recorded_curve_are_counted(trained: Trained, tmp_path: Path
     for step, name, value in [(21, "loss", 70.0), (26, "grad_norm", 400.0), (29, "grad_norm", 900.0)]:
         points[step - 1][f"train/{name}"] = value
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
-    found = evaluate(run, request("stability", ["tokens=32", "deviations=20"])).result
+    found = evaluate(run, request("stability", ["tokens=32", "deviations=20"])).record.as_json()
     assert (found["metrics"]["loss_spikes"], found["metrics"]["grad_norm_spikes"]) == (1, 2)
     assert found["curves"]["grad_norm_spikes"]["points"] == ((26, 400.0), (29, 900.0))
     assert found["metrics"]["stable_lr"] == 4e-3, "it recovered"
-    strict = evaluate(run, request("stability", ["tokens=32", "margin=0", "history=10"])).result["metrics"]
+    strict = evaluate(run, request("stability", ["tokens=32", "margin=0", "history=10"])).record.metrics
     losses = [point["train/loss"] for point in points if "train/loss" in point]
     ends = [statistics.fmean(losses[place : place + 3]) for place in range(30)]
     assert strict["stable_lr"] == (4e-3 if ends[-1] == min(ends) else 0)

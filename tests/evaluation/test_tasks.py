@@ -77,7 +77,9 @@ def best(scores: list[list[float]]) -> float:
 
 def test_multiple_choice_is_scored_as_a_loop_over_tokens_scores_it(trained: Trained, tmp_path: Path) -> None:
     path = task(tmp_path, "squares")
-    metrics = evaluate(trained.bytes, request("tasks", (f"tasks=[{path}]", "context=64", "batch=5"))).result["metrics"]
+    metrics = evaluate(trained.bytes, request("tasks", (f"tasks=[{path}]", "context=64", "batch=5"))).record.as_json()[
+        "metrics"
+    ]
     scores = [[naive(trained.bytes, q["question"], choice) for choice in q["choices"]] for q in QUESTIONS]
     lengths = [[len(choice) for choice in q["choices"]] for q in QUESTIONS]
     assert metrics["squares/accuracy"] == pytest.approx(best(scores))
@@ -132,7 +134,7 @@ def test_a_completion_is_what_generation_gives_up_to_the_stop(trained: Trained, 
         generation_kwargs={"until": [" "], "max_gen_toks": 6, "do_sample": False},
         metric_list=[{"metric": "exact_match"}],
     )
-    metrics = evaluate(trained.bytes, request("tasks", (f"tasks=[{path}]", "context=64"))).result["metrics"]
+    metrics = evaluate(trained.bytes, request("tasks", (f"tasks=[{path}]", "context=64"))).record.metrics
     assert metrics["completion/exact_match"] == pytest.approx(9 / 12)
 
 
@@ -160,7 +162,7 @@ def test_what_is_no_task_is_refused(trained: Trained, lab: Lab, tmp_path: Path) 
         ((f"tasks=[{tmp_path}/none.yaml]",), "none.yaml"),
         ((f"tasks=[{tmp_path}/no.yaml]",), "expected the definition of one task"),
         (("tasks=[]",), "tasks: must name at least one task"),
-        ((f"tasks=[{path}]", "few_shot=-1"), "few_shot: must be at least 0, got -1"),
+        ((f"tasks=[{path}]", "few_shot=-1"), "few_shot: cannot be negative, got -1"),
         ((f"tasks=[{path}]", "context=4"), "context: a continuation of"),
         ((), "tasks: is missing"),
     ]:

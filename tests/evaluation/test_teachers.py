@@ -56,11 +56,11 @@ def test_a_published_model_teaches_and_its_loss_is_that_of_its_evaluation(
 
 
 def test_a_run_teaches_and_the_student_says_what_it_had_learnt(trained: Trained, tmp_path: Path) -> None:
-    summary = taught(trained.root, trained.text, trained.bytes.identity, *FEW)
-    given = trained.bytes.summary
-    assert given is not None
-    assert summary["teacher"]["val/loss"] == given["metrics"]["val/loss"]
-    assert summary["teacher"]["data"] == given["data"]["digest"]
+    teacher = taught(trained.root, trained.text, trained.bytes.identity, *FEW)["teacher"]
+    own = trained.bytes.summary
+    assert own is not None
+    assert teacher["val/loss"] == own.metrics["val/loss"]
+    assert teacher["data"] == own.data_digest
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lab.evaluation import pictures
-from lab.evaluation.base import Curve
+from lab.records import EvaluationCurve
 from tests.evaluation.conftest import Done, Trained
 
 
@@ -21,8 +21,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "_png", lambda figure: figure)
 
 
-def curve(*points: tuple[float, float]) -> Curve:
-    return Curve("context (tokens)", "loss (nats a token)", points)
+def curve(*points: tuple[float, float]) -> EvaluationCurve:
+    return EvaluationCurve("context (tokens)", "loss (nats a token)", points)
 
 
 @pytest.mark.usefixtures("figures")

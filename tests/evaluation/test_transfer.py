@@ -24,17 +24,17 @@ def test_each_corpus_is_measured_as_perplexity_measures_it(trained: Trained, tmp
     near = write_text(tmp_path / "near.jsonl", "The square of {n} is not {square}! ", documents=120)
     far = write_text(tmp_path / "far.jsonl", "ZQ {square} && {n} == XX ", documents=120)
     asked = request("transfer", (corpora(near=near, far=far), "tokens=320", "context=16"))
-    metrics = evaluate(run, asked).result["metrics"]
+    metrics = evaluate(run, asked).record.metrics
     for name, other in (("own", ()), ("near", files(near)), ("far", files(far))):
-        alone = evaluate(run, request("perplexity", ("tokens=320", "context=16", *other)), save_as="alone").result
-        assert metrics[f"{name}/loss"] == alone["metrics"]["loss"]
-        assert metrics[f"{name}/bits_per_byte"] == alone["metrics"]["bits_per_byte"]
+        alone = evaluate(run, request("perplexity", ("tokens=320", "context=16", *other)), save_as="alone").record
+        assert metrics[f"{name}/loss"] == alone.metrics["loss"]
+        assert metrics[f"{name}/bits_per_byte"] == alone.metrics["bits_per_byte"]
     assert metrics["far/excess_bits_per_byte"] == metrics["far/bits_per_byte"] - metrics["own/bits_per_byte"]
     assert 0 < metrics["near/excess_bits_per_byte"] < metrics["far/excess_bits_per_byte"]
 
 
 def test_by_default_it_is_code_and_prose_that_every_machine_has(trained: Trained) -> None:
-    metrics = evaluate(trained.bytes, request("transfer", ("tokens=32",))).result["metrics"]
+    metrics = evaluate(trained.bytes, request("transfer", ("tokens=32",))).record.metrics
     assert {name.split("/")[0] for name in metrics} == {"own", "code", "prose"}
 
 

@@ -77,9 +77,9 @@ def test_validation_and_the_summary_are_cross_entropy_alone(tmp_path: Path) -> N
     inputs, targets = batch
     with torch.no_grad():
         expected = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-    assert outcome.summary["metrics"]["val/loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert outcome.summary.metrics["val/loss"] == pytest.approx(expected.item(), rel=1e-5)
     points = [point for point in tiny.points(tmp_path) if "train/loss" in point]
-    assert outcome.summary["metrics"]["train/loss"] == pytest.approx(points[-1]["train/loss"])
+    assert outcome.summary.metrics["train/loss"] == pytest.approx(points[-1]["train/loss"])
     assert {"train/size", "train/bias"} <= set(points[-1])
 
 

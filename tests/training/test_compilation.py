@@ -68,7 +68,7 @@ def trained(folder: Path, model: nn.Module | None = None, **options: Any) -> tup
 
 
 def verdict(outcome: Outcome) -> str:
-    found: str = outcome.summary["provenance"]["compile"]
+    found: str = outcome.summary.as_json()["provenance"]["compile"]
     return found
 
 

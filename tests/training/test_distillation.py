@@ -142,7 +142,7 @@ def test_the_teacher_is_in_evaluation_mode_and_stays_as_it_was(tmp_path: Path) -
     assert not given.model.training
     assert given.model.passes == 0
     assert all(parameter.grad is None for parameter in given.model.parameters())
-    assert outcome.summary["costs"]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert outcome.summary.costs["parameters"] == sum(p.numel() for p in model.parameters())
     newest = verified.newest(tmp_path)
     assert newest is not None
     assert set(verified.weights_at(newest)) == set(model.state_dict())
@@ -197,8 +197,8 @@ def test_validation_is_the_students_on_the_text(tmp_path: Path) -> None:
     model, text = tiny.TinyModel(), tiny.TinyText()
     outcome = fit(model, text, tiny.procedure(), tmp_path, module=student.distilled(temperature=3.0))
     held_out = validation_batches(text.validation, tiny.CONTEXT, tiny.BATCH, 10 * tiny.CONTEXT)
-    assert outcome.summary["metrics"]["val/loss"] == validation_loss(model, held_out, torch.device("cpu"))
-    assert outcome.summary["teacher"] == {
+    assert outcome.summary.metrics["val/loss"] == validation_loss(model, held_out, torch.device("cpu"))
+    assert outcome.summary.as_json()["teacher"] == {
         "identity": "e" * 64,
         "run": "school/big/seed-0",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -238,4 +238,4 @@ def test_a_killed_student_ends_with_the_weights_and_curves_of_an_uninterrupted_o
     assert outcome.status == "finished"
     assert tiny.same(actual, expected)
     assert tiny.timeless(resumed) == tiny.timeless(reference)
-    assert outcome.summary["teacher"]["identity"] == "e" * 64
+    assert outcome.summary.as_json()["teacher"]["identity"] == "e" * 64

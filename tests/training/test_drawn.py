@@ -88,7 +88,7 @@ def test_the_summary_holds_loss_and_accuracy_where_items_ask(tmp_path: Path) -> 
     outcome = fit(model, text(), plan, tmp_path)
     (held_out,) = text().validation_batches(tiny.CONTEXT, 150, 150 * tiny.CONTEXT)
     logits = at_places(model.eval()(held_out[0]), held_out[2]).double()
-    metrics, data = outcome.summary["metrics"], outcome.summary["data"]
+    metrics, data = outcome.summary.metrics, outcome.summary.as_json()["data"]
     assert metrics["val/loss"] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), held_out[1].flatten()).item())
     assert metrics["val/accuracy"] == (logits.argmax(-1) == held_out[1]).double().mean().item() > 0
     assert metrics["unigram/loss"] == math.log(16)

@@ -128,7 +128,7 @@ def test_the_recorded_rate_is_the_schedules(tmp_path: Path) -> None:
 def test_the_summary_says_what_the_final_model_is_worth(tmp_path: Path) -> None:
     model, text = tiny.TinyModel(dropout=0.3), tiny.TinyText()
     outcome = fit(model, text, tiny.procedure(steps=40), tmp_path)
-    summary = outcome.summary
+    summary = outcome.summary.as_json()
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert (summary["version"], summary["status"], summary["reason"]) == (1, "finished", None)
 
@@ -180,10 +180,10 @@ def test_mixed_precision_keeps_fp32_weights_and_differs_from_fp32(tmp_path: Path
     mixed = fit(model, tiny.TinyText(), tiny.procedure(steps=4, precision="bf16-mixed"), tmp_path / "mixed")
     assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}, "in training and in validation"
     assert all(value.dtype == torch.float32 for value in model.parameters())
-    a, b = full.summary["metrics"]["train/loss"], mixed.summary["metrics"]["train/loss"]
+    a, b = full.summary.metrics["train/loss"], mixed.summary.metrics["train/loss"]
     assert a != b
     assert a == pytest.approx(b, rel=0.02)
-    a, b = full.summary["metrics"]["val/loss"], mixed.summary["metrics"]["val/loss"]
+    a, b = full.summary.metrics["val/loss"], mixed.summary.metrics["val/loss"]
     assert a != b
     assert a == pytest.approx(b, rel=0.02)
 
@@ -227,7 +227,7 @@ def test_a_validation_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     outcome = fit(model, tiny.TinyText(), tiny.procedure(), tmp_path)
     assert (outcome.status, outcome.reason) == ("diverged", "the validation loss is nan after step 4")
     assert model.passes == 4
-    assert "val/loss" not in outcome.summary["metrics"]
+    assert "val/loss" not in outcome.summary.metrics
     assert not any("val/loss" in point for point in tiny.points(tmp_path))
 
 
@@ -322,7 +322,7 @@ def test_signals_are_left_to_whoever_started_the_run(
         return bool(sigterm)
 
     outcome = fit(tiny.TinyModel(), tiny.TinyText(), tiny.procedure(), tmp_path, stop=stop)
-    assert (outcome.status, outcome.summary["costs"]["steps"]) == ("preempted", 4)
+    assert (outcome.status, outcome.summary.costs["steps"]) == ("preempted", 4)
     assert sigterm == [signal.SIGTERM]
     assert [signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)] == before
 

@@ -80,7 +80,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, at:
     assert outcome.status == "finished"
     assert tiny.same(actual, expected)
     assert tiny.timeless(resumed) == tiny.timeless(reference)
-    assert outcome.summary["metrics"] == expected_outcome.summary["metrics"]
+    assert outcome.summary.metrics == expected_outcome.summary.metrics
 
 
 def test_a_run_can_be_stopped_at_every_step(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_run_can_be_stopped_at_every_step(tmp_path: Path) -> None:
     for _ in range(4):
         assert tiny.interrupted(resumed, 1, steps=5, dropout=0.3).status == "preempted"
     outcome, actual = tiny.run(resumed, steps=5, dropout=0.3)
-    assert outcome.summary["costs"]["steps"] == 5
+    assert outcome.summary.costs["steps"] == 5
     assert tiny.same(actual, expected)
     assert curves(resumed) == curves(reference)
 
@@ -110,7 +110,7 @@ def test_time_and_losses_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     second, _ = tiny.run(tmp_path)
     times = [point["time"] for point in tiny.points(tmp_path)]
     assert times == sorted(times)
-    assert second.summary["costs"]["seconds"] > first.summary["costs"]["seconds"] > 0
+    assert second.summary.costs["seconds"] > first.summary.costs["seconds"] > 0
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     again = fit(model, tiny.TinyText(), tiny.procedure(), tmp_path)
     assert model.passes == 0
     assert tiny.same(tiny.weights(model), expected)
-    assert again.summary["metrics"] == outcome.summary["metrics"]
+    assert again.summary.metrics == outcome.summary.metrics
     assert again.status == "finished"
     assert tiny.points(tmp_path) == before
     assert (tmp_path / "summary.json").exists()

@@ -84,7 +84,7 @@ def test_a_student_is_trained_from_the_run_and_says_so(experiment: Experiment, r
     given = teacher.load(run, experiment, kernel="auto")
     outcome = loop.train(taught, tmp_path / "student", trained={"e" * 64: given})
     assert outcome.status == "finished"
-    assert outcome.summary["teacher"] == given.facts()
+    assert outcome.summary.as_json()["teacher"] == given.facts()
     with pytest.raises(OptionError, match="run eeeeeeeeeeee… is needed, and was not brought along"):
         loop.train(taught, tmp_path / "alone")
     assert not (tmp_path / "alone").exists()

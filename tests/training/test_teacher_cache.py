@@ -83,10 +83,10 @@ def test_a_cached_student_is_the_online_one_bit_for_bit(tmp_path: Path, form: Ta
     on_disk = files(tmp_path / "cache")
     assert [path.suffix for path in on_disk] == [".bin"] * STEPS, "no lock and nothing temporary is left"
     assert sum(path.stat().st_size for path in on_disk) == size + 4 * STEPS, "what is announced, and a checksum a step"
-    facts = written.summary["teacher"]
+    facts = written.summary.as_json()["teacher"]
     assert facts["cache"]["bytes"] == size
     assert facts["cache"]["written_bytes"] == size + 4 * STEPS
-    assert read.summary["teacher"]["cache"] == facts["cache"] | {"written_bytes": 0}
+    assert read.summary.as_json()["teacher"]["cache"] == facts["cache"] | {"written_bytes": 0}
     assert (facts["targets"], facts["k"], facts["val/loss"], facts["data"]) == (form, 5, 1.25, "d")
 
 

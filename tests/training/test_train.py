@@ -80,8 +80,8 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
     again = loop.train(experiment, cut)
 
     assert outcome.status == again.status == "finished"
-    assert outcome.summary["metrics"] == again.summary["metrics"]
-    assert outcome.summary["metrics"]["val/loss"] < 4.5
+    assert outcome.summary.metrics == again.summary.metrics
+    assert outcome.summary.metrics["val/loss"] < 4.5
     weights = verified.model_weights(whole)
     assert all(torch.equal(value, verified.model_weights(cut)[name]) for name, value in weights.items())
     model = Decoder(experiment.model)
@@ -91,12 +91,12 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
     kernels = {kind: choice.kernel for kind, choice in model.kernel_choices(2, 32).items()}
     assert set(kernels) == {"local", "global"}
     for ended in (outcome, again, read_back):
-        assert ended.summary["provenance"]["kernels"] == kernels
-        for kind, others in ended.summary["provenance"]["kernels_passed_over"].items():
+        assert ended.summary.as_json()["provenance"]["kernels"] == kernels
+        for kind, others in ended.summary.as_json()["provenance"]["kernels_passed_over"].items():
             assert set(others) == set(KERNELS) - {kernels[kind]}
             assert others["xformers"].startswith("refuses: device = cpu")
             assert others["flex"].startswith("refuses: training on cpu")
-    assert outcome.summary["costs"]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert outcome.summary.costs["parameters"] == sum(p.numel() for p in model.parameters())
 
 
 def test_the_seed_of_the_data_is_the_runs_unless_it_has_its_own(experiment: Experiment, tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_the_seed_of_the_data_is_the_runs_unless_it_has_its_own(experiment: Expe
     assert other.data_seed == 0, "a seed of 0 is a seed"
     short = replace(experiment.train, tokens=3 * 128)
     plans = {"own": replace(experiment, train=short), "given": replace(other, train=short)}
-    losses = {name: loop.train(plan, tmp_path / name).summary["metrics"]["train/loss"] for name, plan in plans.items()}
+    losses = {name: loop.train(plan, tmp_path / name).summary.metrics["train/loss"] for name, plan in plans.items()}
     assert losses["own"] != losses["given"]
     same = replace(plans["own"], data=replace(experiment.data, seed=3))
-    assert loop.train(same, tmp_path / "same").summary["metrics"]["train/loss"] == losses["own"]
+    assert loop.train(same, tmp_path / "same").summary.metrics["train/loss"] == losses["own"]
 
 
 def test_a_model_with_fewer_tokens_than_the_tokenizer_is_refused_with_both_figures(experiment: Experiment) -> None:

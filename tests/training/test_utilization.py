@@ -46,7 +46,7 @@ def logged_often(experiment: Experiment) -> Experiment:
 
 @pytest.mark.usefixtures("known")
 def test_a_run_reports_it_at_every_point_and_at_its_end(experiment: Experiment, tmp_path: Path) -> None:
-    summary = loop.train(logged_often(experiment), tmp_path / "run").summary
+    summary = loop.train(logged_often(experiment), tmp_path / "run").summary.as_json()
     per_token = costs(experiment.model, 32).flops_per_token
     speeds = [point for point in points(tmp_path / "run") if "train/tokens_per_second" in point]
     assert len(speeds) > 20
@@ -64,7 +64,7 @@ def test_an_unknown_peak_leaves_it_out_and_says_why(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "peak", lambda device, dtype: Peak(None, "nobody knows"))
-    summary = loop.train(logged_often(experiment), tmp_path / "run").summary
+    summary = loop.train(logged_often(experiment), tmp_path / "run").summary.as_json()
     assert "mfu" not in summary["costs"]
     assert not [point for point in points(tmp_path / "run") if "train/mfu" in point]
     assert (summary["provenance"]["peak_flops_per_second"], summary["provenance"]["peak_basis"]) == (
@@ -115,7 +115,7 @@ def test_an_option_refers_to_a_run_only_if_it_says_so(experiment: Experiment) ->
 
 
 def test_a_cpu_is_measured_before_the_first_step_and_never_again(experiment: Experiment, tmp_path: Path) -> None:
-    shares = [loop.train(experiment, tmp_path / name).summary["costs"]["mfu"] for name in ("one", "two")]
+    shares = [loop.train(experiment, tmp_path / name).summary.costs["mfu"] for name in ("one", "two")]
     assert all(0 < share < 1.5 for share in shares)
     (file,) = (tmp_path / "cache" / "matrix-products").glob("*.json")
     found = [json.loads((tmp_path / name / "summary.json").read_text())["provenance"] for name in ("one", "two")]

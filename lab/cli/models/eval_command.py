@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,7 @@ from lab.cli.options import accelerator_option, json_option, root_option
 
 if TYPE_CHECKING:
     from lab.evaluation.evaluate import Request
-    from lab.records import RunFolder
+    from lab.records import EvaluationRecord, RunFolder
 
 
 @click.command("eval")
@@ -54,10 +54,10 @@ def command(
         wanted = declared(run) if asked is None else {save_as or asked.evaluator.name: asked}
         for name, each in wanted.items():
             made = measured(run, name, each, accelerator)
-            results.append(made.result)
+            results.append(made.record)
             found.append((run.name, made.findings))
             if not as_json:
-                _show(run, name, made.result)
+                _show(run, name, made.record)
     if out is not None and asked is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, image in together(asked.evaluator, found).items():
@@ -65,7 +65,8 @@ def command(
             if not as_json:
                 click.echo(f"side by side: {out / name}.png")
     if as_json:
-        click.echo(json.dumps(results[0] if len(runs) == 1 and asked is not None else results, indent=1))
+        contents = [record.as_json() for record in results]
+        click.echo(json.dumps(contents[0] if len(runs) == 1 and asked is not None else contents, indent=1))
     elif not results:
         click.echo("nothing to do: the runs' configurations ask for no evaluation that they haven't had")
 
@@ -110,20 +111,20 @@ def _understood(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], 
     return runs, asked
 
 
-def _show(run: RunFolder, name: str, result: dict[str, Any]) -> None:
+def _show(run: RunFolder, name: str, record: EvaluationRecord) -> None:
     from rich import box
     from rich.table import Table
 
     from lab.cli.console import console
     from lab.units import measure
 
-    steps = f" of {result['steps']:,}" if result["steps"] else ""
-    click.echo(f"{run.name}, step {result['step']:,}{steps}")
+    steps = f" of {record.steps:,}" if record.steps else ""
+    click.echo(f"{run.name}, step {record.step:,}{steps}")
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
     table.add_column(name, justify="right")
-    for metric, value in result["metrics"].items():
+    for metric, value in record.metrics.items():
         table.add_row(metric, f"{value:,}" if isinstance(value, int) else measure(value))
     console().print(table)
-    for image in result["images"]:
+    for image in record.images:
         click.echo(f"  {run.path / image}")

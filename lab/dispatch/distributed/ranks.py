@@ -134,7 +134,7 @@ def _lead(run: RunFolder, report: Report, stop: Stop, *, world: World, store: TC
     try:
         if not rendezvous.gather(stop):
             code = PREEMPTED
-            return Outcome("preempted", None, {})
+            return Outcome("preempted", None)
         with rendezvous.training(end_stuck):
             outcome = part(run, report, stop, world, rendezvous.store)
         code = {"finished": FINISHED, "diverged": DIVERGED, "preempted": PREEMPTED}[outcome.status]

@@ -150,13 +150,13 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: H
     began = time.monotonic()
     try:
         if stop():
-            outcome = Outcome("preempted", None, {})
+            outcome = Outcome("preempted", None)
         else:
             run.add_provenance(provenance.of_process())
             outcome = train(run, note, stop)
-            run.add_provenance(outcome.summary.get("provenance", {}))
+            run.add_provenance(outcome.summary.provenance)
     except KeyboardInterrupt:
-        outcome = Outcome("preempted", "interrupted from the keyboard", {})
+        outcome = Outcome("preempted", "interrupted from the keyboard")
     # A run that calls sys.exit() must not take its worker along.
     except (Exception, SystemExit) as error:
         log.exception(error)

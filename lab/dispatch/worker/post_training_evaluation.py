@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from lab.dispatch.worker.attempt import Stop
-from lab.records import RunFolder
+from lab.records import RunFolder, Summary
 from lab.training.options import Accelerator
 
 
-def conclusion(run: RunFolder, accelerator: Accelerator, stop: Stop) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def conclusion(run: RunFolder, accelerator: Accelerator, stop: Stop) -> Callable[[Summary], Summary]:
     """What `lab.training.loop.train` calls with the summary of a finished run: evaluates it, and adds the metrics.
 
     An evaluation that is stopped or killed goes on in the next attempt, and one that is whole is not made again.
     """
 
-    def conclude(summary: dict[str, Any]) -> dict[str, Any]:
+    def conclude(summary: Summary) -> Summary:
         from lab.evaluation.evaluate import declared, evaluate
         from lab.evaluation.results_store import with_evaluations
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from components.registry import OptionError, register
 from lab.data.batches import validation_batches
-from lab.evaluation.base import Curve, Evaluator, Findings, Session, Subject
+from lab.evaluation.base import Evaluator, Findings, Session, Subject
 from lab.evaluation.measure.attention_probe import attending
 from lab.evaluation.measure.windows import local_windows
+from lab.records import EvaluationCurve
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class AttentionMaps(Evaluator):
         }
         return Findings(
             {name: found.mean(name) for name in found.tables},
-            curves={name: Curve("layer", UNITS[name], tuple(found.by_layer(name))) for name in found.tables},
+            curves={name: EvaluationCurve("layer", UNITS[name], tuple(found.by_layer(name))) for name in found.tables},
             images={
                 "maps": pictures.maps(drawn, tokens.shape[1]),
                 "statistics": pictures.statistics([(loaded.run.name, details)], UNITS),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
 from lab.accounting.reach import reach
-from lab.evaluation.base import Curve, Evaluator, Findings, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
 from lab.evaluation.measure.windows import local_windows
+from lab.records import EvaluationCurve
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _findings(found: dict[int, list[float]], borders: Borders) -> Findings:
     count = len(next(iter(found.values())))
     return Findings(
         metrics | {"targets": count},
-        curves={"loss_by_context": Curve("context (tokens)", "loss (nats a token)", tuple(means.items()))},
+        curves={"loss_by_context": EvaluationCurve("context (tokens)", "loss (nats a token)", tuple(means.items()))},
         details={
             "window": borders.window,
             "reach": borders.reach,

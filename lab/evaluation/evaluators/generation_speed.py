@@ -8,7 +8,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from components.registry import OptionError, register
-from lab.evaluation.base import Curve, Evaluator, Findings, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
+from lab.records import EvaluationCurve
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,7 @@ class GenerationSpeed(Evaluator):
             }
         session.progress(len(cells), len(cells))
         curves = {
-            f"{curve}_b{batch}": Curve(
+            f"{curve}_b{batch}": EvaluationCurve(
                 "context (tokens)", unit, tuple((each, metrics[f"b{batch}_c{each}/{metric}"]) for each in self.contexts)
             )
             for batch in self.batches

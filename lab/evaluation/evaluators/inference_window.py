@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
-from lab.evaluation.base import Curve, Findings, Session, Subject
+from lab.evaluation.base import Findings, Session, Subject
 from lab.evaluation.measure.heldout import HeldOut, measure
 from lab.evaluation.measure.windows import local_windows, rebuilt, with_window
+from lab.records import EvaluationCurve
 
 if TYPE_CHECKING:
     from components.architecture import Architecture
@@ -54,7 +55,11 @@ class InferenceWindow(HeldOut):
         }
         return Findings(
             {"loss": trained, **{f"window_{window}_loss": loss for window, loss in found.items()}},
-            curves={"loss_by_window": Curve("window (tokens)", "loss (nats a token)", tuple(sorted(found.items())))},
+            curves={
+                "loss_by_window": EvaluationCurve(
+                    "window (tokens)", "loss (nats a token)", tuple(sorted(found.items()))
+                )
+            },
             details={"trained_windows": local_windows(model.architecture), "tokens": batches.n_tokens},
         )
 

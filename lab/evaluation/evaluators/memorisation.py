@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from components.registry import OptionError, register
 from lab.data.batches import Batches
-from lab.evaluation.base import Curve, Evaluator, Findings, Session, Subject
+from lab.evaluation.base import Evaluator, Findings, Session, Subject
+from lab.records import EvaluationCurve
 from lab.refusals import RequestError
 
 Tokens = npt.NDArray[np.int64]
@@ -92,7 +93,11 @@ class Memorisation(Evaluator):
         )
         return Findings(
             metrics | {"samples": self.samples},
-            {"share_by_distance": Curve("edit distance (share of the continuation)", "share of prompts", within)},
+            {
+                "share_by_distance": EvaluationCurve(
+                    "edit distance (share of the continuation)", "share of prompts", within
+                )
+            },
             details={"prompts_by_distance": counts.tolist()},
         )
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from components.registry import OptionError, UnknownComponent, lookup, register
 from lab.accounting.reach import reach
 from lab.data.synthetic.tasks import MQAR, Task
-from lab.evaluation.base import Curve, Evaluator, Findings, LoadedRun, Session, Subject
+from lab.evaluation.base import Evaluator, Findings, LoadedRun, Session, Subject
+from lab.records import EvaluationCurve
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class Recall(Evaluator):
         curve = tuple(_bucketed(every, far_from))
         return Findings(
             metrics,
-            {"accuracy_by_distance": Curve("key-query distance in tokens", "accuracy", curve)},
+            {"accuracy_by_distance": EvaluationCurve("key-query distance in tokens", "accuracy", curve)},
             details={
                 "task": task.name,
                 "vocabulary": vocabulary,

@@ -8,9 +8,10 @@ from typing import Any
 
 from components.registry import OptionError, register
 from lab.data.shards import prepare
-from lab.evaluation.base import Curve, Findings, LoadedRun, Session, Subject
+from lab.evaluation.base import Findings, LoadedRun, Session, Subject
 from lab.evaluation.measure.heldout import HeldOut
 from lab.evaluation.measure.spikes import LEAST, ends_well, spikes, stretches
+from lab.records import EvaluationCurve
 
 CURVES = ("loss", "grad_norm")
 
@@ -73,13 +74,13 @@ class Stability(HeldOut):
         """What the training curves say."""
         points = [point for point in loaded.run.metrics() if "train/loss" in point and point["step"] <= loaded.step]
         metrics: dict[str, float] = {}
-        curves: dict[str, Curve] = {}
+        curves: dict[str, EvaluationCurve] = {}
         for name in CURVES if len(points) > LEAST else ():
             values = [point[f"train/{name}"] for point in points]
             found = spikes(values, self.history, self.deviations)
             metrics[f"{name}_spikes"] = len(found)
             at = tuple((points[place]["step"], values[place]) for place in found)
-            curves[f"{name}_spikes"] = Curve("step", f"{name.replace('_', ' ')} at a spike", at)
+            curves[f"{name}_spikes"] = EvaluationCurve("step", f"{name.replace('_', ' ')} at a spike", at)
         lr = getattr(loaded.experiment.optimizer, "lr", None)
         swept = loaded.run.record.axes
         arm = ", ".join(f"{axis.split('/')[-1]} {value}" for axis, value in swept.items() if axis != "optimizer.lr")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.data.batches import ValidationBatches, validation_batches
-from lab.evaluation.base import Curve, Evaluator, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import Evaluator, Session, Subject, refuse_beyond_positions
+from lab.records import EvaluationCurve
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Losses:
     """
 
     mean: float
-    by_position: Curve
+    by_position: EvaluationCurve
 
 
 def measure(
@@ -109,7 +110,7 @@ def measure(
     )
     return Losses(
         totals[0] / batches.n_tokens,
-        Curve("tokens that the prediction is made from", "loss (nats a token)", tuple(points)),
+        EvaluationCurve("tokens that the prediction is made from", "loss (nats a token)", tuple(points)),
     )
 
 

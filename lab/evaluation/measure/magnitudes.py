@@ -15,8 +15,8 @@ from components.architecture import Architecture
 from components.attention.kernels.reference import scaled_products
 from components.attention.spec import AttentionInputs, AttentionSpec, visible
 from components.decoder import Decoder
-from lab.evaluation.base import Curve
 from lab.evaluation.measure.attention_probe import in_blocks, watched
+from lab.records import EvaluationCurve
 
 
 def magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict
     return {"logits": logits, "squares": squares, "values": values}
 
 
-def joined(architecture: Architecture, parts: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, Curve]]:
+def joined(
+    architecture: Architecture, parts: Sequence[dict[str, Any]]
+) -> tuple[dict[str, float], dict[str, EvaluationCurve]]:
     """Metrics and curves of all batches together."""
     values = sum(part["values"] for part in parts)
     rms = [math.sqrt(sum(squares) / values) for squares in zip(*(part["squares"] for part in parts), strict=True)]
@@ -71,5 +73,5 @@ def joined(architecture: Architecture, parts: Sequence[dict[str, Any]]) -> tuple
     return metrics, curves
 
 
-def _by_layer(points: Any, what: str) -> Curve:
-    return Curve("layer", what, tuple((number, value) for number, value in points))
+def _by_layer(points: Any, what: str) -> EvaluationCurve:
+    return EvaluationCurve("layer", what, tuple((number, value) for number, value in points))

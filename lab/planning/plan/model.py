@@ -16,7 +16,6 @@ from lab.planning.plan.workload import workload_of
 from lab.planning.solve.matching import Matching
 from lab.planning.solve.selection import Cell
 from lab.records import (
-    JSON,
     Code,
     Extensions,
     Need,
@@ -172,7 +171,7 @@ class Plan:
             runs=tuple(_row(run, (states or {}).get(run.identity, "new")) for run in self.runs),
         )
 
-    def as_dict(self, states: Mapping[str, str] | None = None) -> dict[str, JSON]:
+    def as_dict(self, states: Mapping[str, str] | None = None) -> dict[str, object]:
         """The plan for `--json`; see `record`."""
         return self.record(states).as_json()
 

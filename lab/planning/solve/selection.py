@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lab.composition.convert import whole_number
-from lab.records import JSON, Picked, sound_plan, write_plan_record
+from lab.records import Picked, sound_plan, write_plan_record
 
 Edge = Literal["smallest", "largest"]
 
@@ -146,7 +146,7 @@ class Selection:
             },
         )
 
-    def as_dict(self) -> dict[str, JSON]:
+    def as_dict(self) -> dict[str, object]:
         """The selection for `--json`."""
         return {**self.record.as_json(), "cell": self.picked.name if self.picked else None}
 

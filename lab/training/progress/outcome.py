@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lab.records import Summary
 
 
-@dataclass(frozen=True)
 class Stopped(Exception):
     """An evaluation was asked to stop; what it had done is kept, and the next one goes on from there."""
 
@@ -19,9 +20,9 @@ class Outcome:
         status: `finished` (the budget is spent), `diverged` (a loss or gradient is not finite), or `preempted`
             (stopped when asked to, with a checkpoint to go on from).
         reason: why, in words; None when finished.
-        summary: the contents of summary.json, which a preempted run does not write.
+        summary: what summary.json holds, which a preempted run does not write.
     """
 
     status: Literal["finished", "diverged", "preempted"]
     reason: str | None
-    summary: dict[str, Any]
+    summary: Summary = field(default_factory=Summary)

@@ -6,19 +6,14 @@ away what its checkpoint doesn't know. Hyperparameters are not written here, sin
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from lab.records.atomic import write_text
+from lab.records import COORDINATES, PointWriter
 from lab.training.progress.event_file import EventFile
-
-METRICS = "metrics.jsonl"
-_COORDINATES = ("step", "tokens", "time")
 
 
 class Recorder(Logger):
@@ -34,18 +29,15 @@ class Recorder(Logger):
         super().__init__()
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        _cut_back(folder / METRICS, from_step)
-        self._lines = (folder / METRICS).open("a", encoding="utf-8")
+        self._points = PointWriter(folder, from_step)
         self._events = EventFile(folder, from_step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record one point, in finite numbers: `metrics` holds `tokens`, `time` (seconds) and what was measured."""
         if step is None:
             raise ValueError("a point needs its step")
-        line = {"step": step, **metrics}
-        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-        self._lines.flush()
-        scalars = {tag: value for tag, value in metrics.items() if tag not in _COORDINATES}
+        self._points.add(step, metrics)
+        scalars = {tag: value for tag, value in metrics.items() if tag not in COORDINATES}
         if "train/loss" in metrics:
             scalars["train/tokens"] = metrics["tokens"]
         self._events.add(scalars, step)
@@ -55,7 +47,7 @@ class Recorder(Logger):
 
     def save(self) -> None:
         """Bring every point to the disk. A checkpoint must not be ahead of the curve that it continues."""
-        os.fsync(self._lines.fileno())
+        self._points.sync()
         self._events.sync()
 
     def finalize(self, status: str) -> None:
@@ -64,7 +56,7 @@ class Recorder(Logger):
 
     def close(self) -> None:
         self.save()
-        self._lines.close()
+        self._points.close()
         self._events.close()
 
     @property
@@ -78,19 +70,3 @@ class Recorder(Logger):
     @property
     def save_dir(self) -> str:
         return str(self._folder)
-
-
-def _cut_back(path: Path, step: int) -> None:
-    """Drop the points after `step`, and a last line that an interruption left unfinished; atomic."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            point = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if point["step"] > step or not line.endswith("\n"):
-            break
-        kept.append(line)
-    write_text(path, "".join(kept))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from components.language_model import LanguageModel
 from lab.data.synthetic.synthetic_data import Drawn
+from lab.records import Provenance, ProvenanceFacts, Summary
 from lab.training import environment
 from lab.training.options import Train
 from lab.training.parallel.world import World
@@ -16,8 +17,6 @@ from lab.training.validation import bits_per_byte
 if TYPE_CHECKING:
     from lab.training.conductor import Conductor
     from lab.training.data import Text
-
-VERSION = 1
 
 
 def summarize(
@@ -30,7 +29,7 @@ def summarize(
     steps: int,
     peak_memory: int,
     world: World,
-) -> dict[str, Any]:
+) -> Summary:
     """The summary of a run that stands at `steps`.
 
     Losses are in nats per token. `train/loss` of a finished run is the mean of its last steps; of any other it is that
@@ -42,30 +41,44 @@ def summarize(
     tokens = steps * train.tokens_per_step
     seconds = conductor.stopwatch.seconds
     speed = conductor.stopwatch.tokens_per_second or (tokens / seconds if seconds else None)
-    passed_over = conductor.kernels_passed_over
     mfu = None if conductor.utilization is None else conductor.utilization.mfu(speed)
-    return {
-        "version": VERSION,
-        "status": status,
-        "reason": conductor.reason,
-        "metrics": _metrics(conductor, text, status),
-        "costs": {
-            "tokens": tokens,
-            "steps": steps,
-            "seconds": seconds,
-            "tokens_per_second": speed,
-            **({} if mfu is None else {"mfu": mfu}),
-            "peak_memory_bytes": peak_memory,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        },
-        "data": {"digest": text.digest} | _size(text),
-        "provenance": environment.facts(device)
-        | ({"kernels_passed_over": passed_over} if passed_over is not None else {})
-        | {"kernels": conductor.kernels, "data": text.digest, "processes": world.size, "nodes": world.nodes}
-        | {"strategy": world.strategy if world.several else None}
-        | ({} if conductor.compiler is None else {"compile": conductor.compilation})
-        | ({} if conductor.utilization is None else conductor.utilization.facts()),
+    costs = {
+        "tokens": tokens,
+        "steps": steps,
+        "seconds": seconds,
+        "tokens_per_second": speed,
+        "mfu": mfu,
+        "peak_memory_bytes": peak_memory,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
+    return Summary(
+        status=status,
+        reason=conductor.reason,
+        metrics=_metrics(conductor, text, status),
+        costs={name: cost for name, cost in costs.items() if cost is not None},
+        data_digest=text.digest,
+        data=_size(text),
+        provenance=Provenance.of(_provenance(conductor, text, device, world)),
+    )
+
+
+def _provenance(conductor: Conductor, text: Text | Drawn, device: torch.device, world: World) -> ProvenanceFacts:
+    facts: ProvenanceFacts = {
+        **environment.facts(device),
+        "kernels": conductor.kernels,
+        "data": text.digest,
+        "processes": world.size,
+        "nodes": world.nodes,
+        "strategy": world.strategy if world.several else None,
+    }
+    if conductor.kernels_passed_over is not None:
+        facts["kernels_passed_over"] = conductor.kernels_passed_over
+    if conductor.compiler is not None:
+        facts["compile"] = conductor.compilation
+    if conductor.utilization is not None:
+        facts["peak_flops_per_second"] = conductor.utilization.peak.flops_per_second
+        facts["peak_basis"] = conductor.utilization.peak.basis
+    return facts
 
 
 def _size(text: Text | Drawn) -> dict[str, int]:

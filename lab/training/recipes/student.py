@@ -86,7 +86,7 @@ class Distilled(NextToken):
         else:
             self._kept = self._open(self._cache)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         found = self._teacher[0].facts()
         if self._selection is not None:
             found |= {"targets": self._selection.targets, "k": self._selection.k}

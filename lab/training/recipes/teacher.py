@@ -48,7 +48,7 @@ class Teacher:
         architecture: Any = self.model.architecture
         return int(architecture.vocab_size)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What the summary of a run that learnt from it says of it."""
         return {
             "identity": self.identity,

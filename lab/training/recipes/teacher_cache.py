@@ -77,7 +77,7 @@ class TeacherCache:
         said = f"the teacher's outputs take {count(self.bytes)}B for {self._steps:,} steps, in {self.folder}"
         print(said, file=sys.stderr, flush=True)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What a run's summary says; `written_bytes` are those that its last attempt added."""
         return {"folder": str(self.folder), "bytes": self.bytes, "written_bytes": self._written}
 
