@@ -18,13 +18,13 @@ from rich.console import Console
 from tensorboard.plugins.hparams import metadata
 
 from lab.comparison.compare import Comparison, compare
-from lab.comparison.read import folders
 from lab.comparison.read.collect import collect
 from lab.comparison.tables import export
 from lab.comparison.tables.table import MOST_ROWS, show
 from lab.comparison.tensorboard.serve import build_view
 from lab.planning.solve.selection import Cell, Tried, select
 from lab.records import RunFolder, State, write_json
+from lab.records.checks import Fields
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.test_tensorboard_view import session, summaries
 from tests.records.made import info
@@ -368,7 +368,8 @@ def test_a_broken_folder_of_another_sweep_is_told(tmp_path: Path) -> None:
 
 
 def test_numbers_are_numbers_and_not_truth_values() -> None:
-    assert folders.numbers({"a": 1, "b": 2.5, "c": True, "d": None, "e": "x"}) == {"a": 1, "b": 2.5}
+    costs = {"a": 1, "b": 2.5, "c": True, "d": None, "e": "x"}
+    assert Fields({"costs": costs}).numbers("costs") == {"a": 1, "b": 2.5}
 
 
 def test_comparing_loads_nothing_that_only_planning_and_training_need() -> None:

@@ -162,7 +162,7 @@ def test_the_hparams_tab_has_the_swept_axes_and_the_metrics_for_columns_and_a_li
 ) -> None:
     browser.open_tab(driver, address, "hparams")
     # TensorBoard shows the first five metrics: tokens/s, the sixth here, is a tick away.
-    costs = ["parameters", "FLOPs per token", "KV bytes per token"]
+    costs = ["parameters", "FLOPs/token", "KV bytes/token"]
     expected = ["Trial ID", "Show Metrics", *ARMS["both"], "validation loss", "validation bits per byte", *costs]
     table = browser.wait_for(lambda: hparams_table(driver), lambda table: len(table) == 1 + len(ARMS))
     assert table[0] == expected
@@ -205,7 +205,7 @@ def test_the_parallel_coordinates_have_a_line_an_arm_without_failures(address: s
     browser.click(driver, "paper-tab", "parallel coordinates view")
     plot = "tf-hparams-parallel-coords-plot"
     axes = browser.wait_for(lambda: browser.texts(driver, "text", inside=plot), lambda found: "parameters" in found)
-    assert {*ARMS["both"], "validation loss", "FLOPs per token", "KV bytes per token"} <= set(axes)
+    assert {*ARMS["both"], "validation loss", "FLOPs/token", "KV bytes/token"} <= set(axes)
 
     def lines(n: int) -> set[str]:
         return set(browser.wait_for(lambda: browser.drawn_paths(driver, ".foreground"), lambda found: len(found) == n))
@@ -251,7 +251,8 @@ def test_the_text_tab_has_the_question_the_plan_and_the_table(address: str, driv
         lambda found: any(text.startswith("Held equal over the arms") for text in found),
     )
     assert shown[0] == "Does soft-capping still help once queries and keys are normed?"
-    assert {"both (baseline)", "cap_only", "2 finished, 1 diverged", "optimizer/lr", "3.3400"} <= set(shown)
+    assert {"both (baseline)", "cap_only", "2 finished, 1 diverged", "optimizer/lr"} <= set(shown)
+    assert any(text.startswith("3.3400") for text in shown), shown
 
 
 @pytest.mark.browser

@@ -18,6 +18,7 @@ from lab.dispatch.launchers.local.local import Summary, run_local
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder, State
+from tests import forked
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, most_at_once, results
 
 Make = Callable[..., RunFolder]
@@ -31,7 +32,7 @@ def run_all(runs: list[RunFolder], max_parallel: int = 2, **options: object) -> 
 def launcher(root: Path, max_parallel: int = 2) -> subprocess.Popen[str]:
     """`run_local` on all runs below the root, in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.dispatch.launch", str(root), str(max_parallel)],
+        [forked.REAL_PYTHON, "-m", "tests.dispatch.launch", str(root), str(max_parallel)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
