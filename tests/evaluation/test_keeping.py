@@ -110,7 +110,7 @@ def test_it_stands_in_a_file_the_summary_the_curves_and_tensorboard(run: RunFold
     assert (scalar.step, scalar.value) == (8, pytest.approx(accuracy))
     (image,) = events.Images("mine/grey")
     assert (image.width, image.height, image.encoded_image_string) == (7, 3, png(7, 3))
-    assert events.Scalars("val/loss")[-1].value == pytest.approx(before["metrics"]["val/loss"]), "nothing is purged"
+    assert events.Scalars("val/loss")[-1].value == pytest.approx(before.metrics["val/loss"]), "nothing is purged"
 
 
 def test_a_comparison_reads_it_like_any_metric(run: RunFolder) -> None:
