@@ -140,3 +140,12 @@ def test_planning_loads_no_lightning() -> None:
 
 def test_no_file_is_a_cupboard() -> None:
     assert not [path for path in SOURCES if path.stem in ("utils", "helpers", "misc", "common")]
+
+
+def test_no_two_classes_share_a_public_name() -> None:
+    places: dict[str, list[str]] = {}
+    for name, path in MODULES.items():
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import click
 
-from lab.cli.refusal_output import Group, print_refusal, refusal_of
+from lab.cli.refusal_output import CommandGroup, print_refusal, refusal_of
 from lab.refusals import RequestError
 
 COMPLETE = "_LAB_COMPLETE"
@@ -44,7 +44,7 @@ FOLDERS = {
 """Folder below `lab.cli` → the commands in it."""
 
 
-class LazyGroup(Group):
+class LazyGroup(CommandGroup):
     """A group whose commands live in `lab.cli.<folder>.<name>_command` and are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import click
 
 from lab.cli import completion
-from lab.cli.refusal_output import Choice
+from lab.cli.refusal_output import NameChoice
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -24,7 +24,7 @@ root_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 accelerator_option = click.option(
     "--accelerator",
-    type=Choice(["auto", "cpu", "cuda"]),
+    type=NameChoice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where to compute; auto takes a CUDA device if there is one.",

@@ -11,7 +11,7 @@ import click
 from lab.refusals import RequestError
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A group that names the nearest command where one is mistyped."""
 
     def resolve_command(
@@ -24,7 +24,7 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Choice(click.Choice[str]):
+class NameChoice(click.Choice[str]):
     """A choice that names the nearest value where another one was given."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:

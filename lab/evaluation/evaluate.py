@@ -27,11 +27,11 @@ from lab.training.checkpoints import verified
 from lab.training.options import Accelerator
 from lab.training.progress.outcome import Stopped
 
-__all__ = ["Evaluated", "Request", "Stopped", "evaluate", "request"]
+__all__ = ["Evaluated", "EvaluationRequest", "Stopped", "evaluate", "request"]
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """An evaluator with its options, and overrides of the data that it is to look at."""
 
     evaluator: Evaluator
@@ -51,7 +51,7 @@ class Evaluated:
     findings: Findings
 
 
-def request(name: str, texts: Sequence[str]) -> Request:
+def request(name: str, texts: Sequence[str]) -> EvaluationRequest:
     """Tell an evaluator's options (`context=64`) from overrides of the data (`data/corpus=files`).
 
     Raises:
@@ -73,14 +73,16 @@ def request(name: str, texts: Sequence[str]) -> Request:
         raise error.within(override=given[option][1] if option in given else None, part=name) from None
     assert isinstance(built, lookup("evaluator", name))
     assert isinstance(built, Evaluator)
-    return Request(built, tuple(text for text in texts if text in data))
+    return EvaluationRequest(built, tuple(text for text in texts if text in data))
 
 
-def declared(run: RunFolder) -> dict[str, Request]:
+def declared(run: RunFolder) -> dict[str, EvaluationRequest]:
     """The evaluations that a run's own configuration asks for and its folder doesn't hold of its newest weights."""
     with extensions.of_run(run.path, run.record):
         options = load_experiment(run.config).evaluate
-    asked = {name: Request(evaluator) for name, evaluator in options.items() if isinstance(evaluator, Evaluator)}
+    asked = {
+        name: EvaluationRequest(evaluator) for name, evaluator in options.items() if isinstance(evaluator, Evaluator)
+    }
     newest = verified.newest(run.path)
     step = None if newest is None else verified.step_of(newest)
     return {name: each for name, each in asked.items() if not _held(run, name, each.evaluator, step)}
@@ -103,7 +105,7 @@ def _work(evaluator: Evaluator) -> EvaluationRecord:
 
 def evaluate(
     run: RunFolder,
-    asked: Request,
+    asked: EvaluationRequest,
     *,
     accelerator: Accelerator = "auto",
     save_as: str | None = None,

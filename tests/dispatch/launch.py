@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.dispatch.control.prepare import Submission, prepare
-from lab.dispatch.launchers.local.local import Summary, run_local
+from lab.dispatch.launchers.local.local import LocalSummary, run_local
 from lab.records import find_runs
 from tests.dispatch.fakes import FAKE_WORKER
 
@@ -21,14 +21,14 @@ def submit_local(
     any_code: bool = False,
     on_submit: Callable[[Submission], object] = lambda submission: None,
     **options: Any,
-) -> tuple[Submission, Summary]:
+) -> tuple[Submission, LocalSummary]:
     """Make what is missing of a plan, and run here what has no result."""
     submission = prepare(plan, root, retry_failed=retry_failed, any_code=any_code)
     on_submit(submission)
     return submission, launch(submission, **options)
 
 
-def launch(submission: Submission, **options: Any) -> Summary:
+def launch(submission: Submission, **options: Any) -> LocalSummary:
     """Run here what a submission is to run, and wait for what others here are at."""
     wanted = {*submission.to_run, *submission.elsewhere}
     runs = [run for run in submission.order if run in wanted]

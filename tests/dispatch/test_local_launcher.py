@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch.launchers.local.local import Summary, run_local
+from lab.dispatch.launchers.local.local import LocalSummary, run_local
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder, State
@@ -25,7 +25,7 @@ Make = Callable[..., RunFolder]
 Until = Callable[..., None]
 
 
-def run_all(runs: list[RunFolder], max_parallel: int = 2, **options: object) -> Summary:
+def run_all(runs: list[RunFolder], max_parallel: int = 2, **options: object) -> LocalSummary:
     return run_local(runs, max_parallel=max_parallel, threads=1, worker=FAKE_WORKER, **options)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from lab.dispatch.control import dependencies
 from lab.dispatch.control.prepare import prepare
-from lab.dispatch.launchers.local.local import Summary, run_local
+from lab.dispatch.launchers.local.local import LocalSummary, run_local
 from lab.dispatch.status.status import rows
 from lab.dispatch.worker.attempt import BLOCKED, Stop
 from lab.dispatch.worker.claim import Claim
@@ -73,7 +73,7 @@ def family(do: str = "nothing") -> list[Planned]:
     ]
 
 
-def run_all(runs: list[RunFolder], **options: Any) -> Summary:
+def run_all(runs: list[RunFolder], **options: Any) -> LocalSummary:
     return run_local(runs, **({"max_parallel": 2, "threads": 1, "worker": FAKE_WORKER} | options))
 
 

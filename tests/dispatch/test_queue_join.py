@@ -161,7 +161,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 
 def send(root: Path, job: str, *tasks: tuple[RunFolder, ...]) -> None:
-    made = [journal.Task(tuple(run.name for run in runs)) for runs in tasks]
+    made = [journal.JobTask(tuple(run.name for run in runs)) for runs in tasks]
     journal.intend(root, "caps", "g", made, {}).sent(job)
 
 

@@ -18,7 +18,7 @@ from lab.dispatch.control.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, PREEMPTED, Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.evaluation.base import Evaluator, Findings, Session, Subject
-from lab.evaluation.evaluate import Request, declared, evaluate
+from lab.evaluation.evaluate import EvaluationRequest, declared, evaluate
 from lab.evaluation.session import KeptSession
 from lab.planning.plan.build import plan_train
 from lab.records import EvaluationCurve, RunFolder
@@ -79,12 +79,12 @@ def run(trained: Trained, tmp_path: Path) -> RunFolder:
     return trained.copy(trained.bytes, tmp_path / "runs")
 
 
-def asked(**options: float) -> Request:
+def asked(**options: float) -> EvaluationRequest:
     from components.registry import lookup
 
     built = lookup("evaluator", "in_parts")(**options)
     assert isinstance(built, Evaluator)
-    return Request(built)
+    return EvaluationRequest(built)
 
 
 def test_it_stands_in_a_file_the_summary_the_curves_and_tensorboard(run: RunFolder) -> None:

@@ -15,7 +15,7 @@ from lab.planning.forecast.estimate import Speeds, estimates
 from lab.planning.forecast.history import Hardware, Past
 from lab.planning.plan.model import Plan
 from lab.planning.show.notes import beyond
-from lab.planning.show.preview import Preview, difference_line
+from lab.planning.show.preview import PlanPreview, difference_line
 from lab.planning.show.print_plan import ROWS, print_plan
 from lab.planning.solve.matching import Matching
 from lab.units import duration
@@ -38,15 +38,15 @@ def past(plan: Plan, measured: bool = True) -> list[Past]:
     ]  # fmt: skip
 
 
-def preview(plan: Plan, seen: list[Past], **changes: Any) -> Preview:
+def preview(plan: Plan, seen: list[Past], **changes: Any) -> PlanPreview:
     speeds = Speeds(seen, HERE)
-    made = Preview(
+    made = PlanPreview(
         plan, {run.identity: "finished" for run in seen}, estimates(plan.runs, speeds), detectable(plan, seen), 2
     )
     return dataclasses.replace(made, **changes)
 
 
-def shown(preview: Preview, width: int = 160, **options: Any) -> str:
+def shown(preview: PlanPreview, width: int = 160, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     print_plan(preview, console, **options)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

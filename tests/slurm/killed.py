@@ -139,5 +139,5 @@ def raced(cluster: Cluster, make: Callable[[str], RunFolder], root: Path, *, run
         assert sorted(said)[1:] == [f"{runs} runs in the queue already"] * 2
 
 
-def _send_held(root: Path) -> submission.Sent:
+def _send_held(root: Path) -> submission.SentJobs:
     return submission.send(find_runs(root), root, "caps", Settings(sbatch=HELD), worker=FAKE_WORKER)

@@ -25,7 +25,7 @@ from tests.slurm.killed import HELD, Moment, killed_once, raced
 Make = Callable[..., RunFolder]
 
 
-def send(root: Path, **settings: Any) -> submission.Sent:
+def send(root: Path, **settings: Any) -> submission.SentJobs:
     return submission.send(find_runs(root), root, "caps", Settings(**settings), worker=FAKE_WORKER)
 
 

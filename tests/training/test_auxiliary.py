@@ -19,7 +19,7 @@ from components.moe.experts import MixtureOfExperts
 from lab.data.batches import Batches, validation_batches
 from lab.training.fit import fit
 from lab.training.optimizers.optimizer import Optimizer
-from lab.training.optimizers.schedule import Constant
+from lab.training.optimizers.schedule import ConstantSchedule
 from tests.components.architectures import gemma2
 
 from . import tiny
@@ -46,7 +46,9 @@ class Penalized(tiny.TinyModel):
 
 
 def one_step(folder: Path, model: nn.Module, **train: Any) -> dict[str, Any]:
-    plan = replace(tiny.procedure(steps=1, grad_clip=None, **train), optimizer=PlainDescent(), schedule=Constant())
+    plan = replace(
+        tiny.procedure(steps=1, grad_clip=None, **train), optimizer=PlainDescent(), schedule=ConstantSchedule()
+    )
     fit(model, tiny.TinyText(), plan, folder)
     return tiny.points(folder)[0]
 

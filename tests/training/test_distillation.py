@@ -20,7 +20,7 @@ from lab.data.batches import Batches
 from lab.training.checkpoints import verified
 from lab.training.documents import document_ids
 from lab.training.fit import fit
-from lab.training.optimizers.schedule import Constant
+from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.recipes.student import soft_losses
 
 from . import student, tiny
@@ -91,7 +91,9 @@ def test_losses_are_computed_in_fp32_whatever_the_logits_are_in() -> None:
 def one_step(folder: Path, options: dict[str, float], **train: Any) -> tuple[tiny.TinyModel, dict[str, Any]]:
     """A model in fp64 after one step of plain descent at a rate of 0.5, and the point that was recorded."""
     model = tiny.TinyModel().double()
-    plan = replace(tiny.procedure(steps=1, grad_clip=None, **train), optimizer=PlainDescent(), schedule=Constant())
+    plan = replace(
+        tiny.procedure(steps=1, grad_clip=None, **train), optimizer=PlainDescent(), schedule=ConstantSchedule()
+    )
     module = student.distilled(student.teacher(student.Confident().double()), **options)
     fit(model, tiny.TinyText(), plan, folder, module=module)
     return model, tiny.points(folder)[0]

@@ -9,7 +9,7 @@ from components.loss import token_losses
 from lab.training.documents import document_ids
 from lab.training.module import NextToken
 from lab.training.optimizers.optimizer import AdamW
-from lab.training.optimizers.schedule import Constant
+from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.options import Train
 from lab.training.validation import validation_loss
 from tests.components.architectures import gemma2
@@ -40,7 +40,7 @@ def test_the_training_loss_is_that_of_the_documents_by_themselves() -> None:
     model = Decoder.initialized(gemma2(), seed=0).double()
     inputs, targets, documents = packed()
     train = Train(tokens=100, context=15, global_batch=1, mask_documents=True)
-    parts = {"train": train, "optimizer": AdamW(), "schedule": Constant(), "seed": 0}
+    parts = {"train": train, "optimizer": AdamW(), "schedule": ConstantSchedule(), "seed": 0}
     masked, _ = NextToken(model, separator=SEPARATOR, **parts)._outputs(inputs)
     joined, _ = NextToken(model, **parts)._outputs(inputs)
     expected = by_itself(model, documents, targets)

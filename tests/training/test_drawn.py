@@ -20,7 +20,7 @@ from lab.data.synthetic.draws import Draws
 from lab.data.synthetic.synthetic_data import Drawn, load
 from lab.refusals import RequestError
 from lab.training.fit import fit
-from lab.training.optimizers.schedule import Constant
+from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.options import Validation
 from lab.training.parallel.world import World
 
@@ -75,7 +75,7 @@ def test_a_step_goes_down_the_gradient_of_the_mean_over_what_is_asked(tmp_path: 
     loss.backward()  # type: ignore[no-untyped-call]
     model = tiny.TinyModel().double()
     plan = tiny.procedure(steps=1, grad_clip=None, micro_batch=micro_batch)
-    fit(model, text(), replace(plan, optimizer=PlainDescent(), schedule=Constant()), tmp_path)
+    fit(model, text(), replace(plan, optimizer=PlainDescent(), schedule=ConstantSchedule()), tmp_path)
     for (name, start), actual in zip(by_hand.named_parameters(), model.parameters(), strict=True):
         assert start.grad is not None, name
         torch.testing.assert_close(actual, start - 0.5 * start.grad, rtol=1e-9, atol=1e-12)

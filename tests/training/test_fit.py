@@ -24,7 +24,7 @@ from lab.training import environment
 from lab.training.checkpoints import verified
 from lab.training.fit import fit
 from lab.training.optimizers.optimizer import Optimizer
-from lab.training.optimizers.schedule import Constant
+from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.options import Validation
 from lab.training.progress.recorder import Recorder
 
@@ -66,7 +66,7 @@ def test_a_step_goes_down_the_clipped_gradient_of_the_mean_loss(tmp_path: Path, 
     scale = 0.05 / norm if clip == 0.05 else 1.0
 
     model = tiny.TinyModel().double()
-    plan = replace(tiny.procedure(steps=1, grad_clip=clip), optimizer=PlainDescent(), schedule=Constant())
+    plan = replace(tiny.procedure(steps=1, grad_clip=clip), optimizer=PlainDescent(), schedule=ConstantSchedule())
     fit(model, tiny.TinyText(), plan, tmp_path)
 
     for (name, start), actual in zip(by_hand.named_parameters(), model.parameters(), strict=True):

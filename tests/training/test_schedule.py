@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.registry import OptionError
-from lab.training.optimizers.schedule import Constant, Cosine, Schedule, WarmupStableDecay
+from lab.training.optimizers.schedule import ConstantSchedule, Cosine, Schedule, WarmupStableDecay
 
 
 def factors(schedule: Schedule, steps: int, tokens_per_step: int = 10) -> list[float]:
@@ -17,20 +17,20 @@ def factors(schedule: Schedule, steps: int, tokens_per_step: int = 10) -> list[f
 
 
 def test_constant_is_the_peak() -> None:
-    assert factors(Constant(), 3) == [1.0, 1.0, 1.0]
+    assert factors(ConstantSchedule(), 3) == [1.0, 1.0, 1.0]
 
 
 def test_warmup_wastes_no_step_at_zero_and_reaches_the_peak_after_its_tokens() -> None:
-    assert factors(Constant(warmup_tokens=30), 5) == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors(ConstantSchedule(warmup_tokens=30), 5) == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_warmup_tokens_round_up_to_whole_steps() -> None:
-    assert factors(Constant(warmup_tokens=21), 5) == factors(Constant(warmup_tokens=30), 5)
+    assert factors(ConstantSchedule(warmup_tokens=21), 5) == factors(ConstantSchedule(warmup_tokens=30), 5)
 
 
 def test_warmup_is_in_tokens_whatever_the_step_holds() -> None:
-    assert Constant(warmup_tokens=600).warmup_steps(100) == 6
-    assert Constant(warmup_tokens=600).warmup_steps(300) == 2
+    assert ConstantSchedule(warmup_tokens=600).warmup_steps(100) == 6
+    assert ConstantSchedule(warmup_tokens=600).warmup_steps(300) == 2
 
 
 def test_cosine_at_hand_computed_points() -> None:
@@ -72,7 +72,9 @@ def test_wsd_decays_towards_its_final_fraction() -> None:
 @given(
     steps=st.integers(2, 60),
     warmup=st.integers(0, 300),
-    schedule=st.sampled_from([Constant(), Cosine(), Cosine(final_fraction=0), WarmupStableDecay(decay_fraction=0.3)]),
+    schedule=st.sampled_from(
+        [ConstantSchedule(), Cosine(), Cosine(final_fraction=0), WarmupStableDecay(decay_fraction=0.3)]
+    ),
 )
 def test_a_schedule_rises_to_one_and_never_rises_again(steps: int, warmup: int, schedule: Schedule) -> None:
     schedule = schedule.replace(warmup_tokens=warmup)
@@ -87,7 +89,7 @@ def test_a_schedule_rises_to_one_and_never_rises_again(steps: int, warmup: int, 
     assert all(a >= b for a, b in pairwise(found[peak:]))
 
 
-@pytest.mark.parametrize("schedule", [Constant, Cosine, WarmupStableDecay])
+@pytest.mark.parametrize("schedule", [ConstantSchedule, Cosine, WarmupStableDecay])
 def test_a_warmup_as_long_as_the_budget_is_refused_with_both_figures(schedule: Any) -> None:
     with pytest.raises(OptionError, match=r"warm-up of 1,000 tokens .* budget of 1,000") as refused:
         schedule(warmup_tokens=1000).factor(0, 100, 10)
@@ -105,13 +107,13 @@ def test_a_warmup_and_a_decay_that_overlap_are_refused() -> None:
 @pytest.mark.parametrize("step", [-1, 5])
 def test_a_step_outside_the_run_is_refused(step: int) -> None:
     with pytest.raises(ValueError, match=r"step -?\d is not one of the 5 steps"):
-        Constant().factor(step, 5, 10)
+        ConstantSchedule().factor(step, 5, 10)
 
 
 @pytest.mark.parametrize(
     ("schedule", "option", "value"),
     [
-        (Constant, "warmup_tokens", -1),
+        (ConstantSchedule, "warmup_tokens", -1),
         (Cosine, "final_fraction", 1.5),
         (Cosine, "final_fraction", math.nan),
         (WarmupStableDecay, "decay_fraction", 0.0),

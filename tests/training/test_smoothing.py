@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from components.registry import OptionError
 from lab.data.batches import Batches
 from lab.training.fit import fit
-from lab.training.optimizers.schedule import Constant
+from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.recipes.label_smoothing import LabelSmoothing
 from lab.training.recipes.smoothing import Smoothed
 
@@ -27,7 +27,9 @@ from .test_fit import PlainDescent
 def test_a_step_descends_the_smoothed_cross_entropy(tmp_path: Path, epsilon: float, micro_batch: int | None) -> None:
     after = tiny.TinyModel().double()
     plan = replace(
-        tiny.procedure(steps=1, grad_clip=None, micro_batch=micro_batch), optimizer=PlainDescent(), schedule=Constant()
+        tiny.procedure(steps=1, grad_clip=None, micro_batch=micro_batch),
+        optimizer=PlainDescent(),
+        schedule=ConstantSchedule(),
     )
     fit(after, tiny.TinyText(), plan, tmp_path, module=functools.partial(Smoothed, epsilon=epsilon))
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from components.registry import OptionError
 from lab.data.batches import Batches
 from lab.training.fit import fit
-from lab.training.optimizers.schedule import Constant
+from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.recipes.distillation import Distillation
 from lab.training.recipes.student import soft_losses
 from lab.training.recipes.target_options import Targets, bytes_a_token
-from lab.training.recipes.targets import Few, Selection
+from lab.training.recipes.targets import Few, TargetSelection
 
 from . import student, tiny
 from .test_fit import PlainDescent
@@ -53,7 +53,7 @@ def weights(few: Few, temperature: float) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loss_and_its_gradient_are_their_formulas(form: Targets, temperature: float) -> None:
-    selection = Selection(form, 4, temperature)
+    selection = TargetSelection(form, 4, temperature)
     few = selection.of(logits(1), seed=0, step=0, first=0)
     mine = logits(0).requires_grad_()
     soft, _ = selection.losses(mine, few)
@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradient_are_their_formulas(form: Targets, temperature
 
 
 def test_top_k_are_the_likeliest_renormalized() -> None:
-    few = Selection("top_k", 2).of(logits(1), seed=0, step=0, first=0)
+    few = TargetSelection("top_k", 2).of(logits(1), seed=0, step=0, first=0)
     for row, ids in zip(logits(1).flatten(0, 1).tolist(), few.tokens.flatten(0, 1).tolist(), strict=True):
         assert sorted(ids) == sorted(sorted(range(V), key=lambda token: row[token])[-2:])
     p = logits(1).softmax(-1)
@@ -78,7 +78,7 @@ def test_top_k_are_the_likeliest_renormalized() -> None:
 
 @pytest.mark.parametrize("form", ["top_k", "sampled_renormalized"])
 def test_all_tokens_renormalized_are_the_full_distribution(form: Targets) -> None:
-    selection = Selection(form, V, 2.0)
+    selection = TargetSelection(form, V, 2.0)
     found = selection.losses(logits(0), selection.of(logits(1), seed=0, step=0, first=0))
     for few, full in zip(found, soft_losses(logits(0), logits(1), 2.0), strict=True):
         torch.testing.assert_close(few, full)
@@ -93,7 +93,7 @@ SHAPE = (100, 200)
 def test_sampled_targets_are_unbiased(form: Targets, k: int, temperature: float) -> None:
     theirs, row = logits(1)[:1, :1], logits(0)[:1, :1]
     mine = row.expand(*SHAPE, V).clone().requires_grad_()
-    selection = Selection(form, k, temperature)
+    selection = TargetSelection(form, k, temperature)
     few = selection.of(theirs.expand(*SHAPE, V), seed=0, step=0, first=0)
     soft, kl = selection.losses(mine, few)
     soft.mean().backward()
@@ -108,14 +108,14 @@ def test_sampled_targets_are_unbiased(form: Targets, k: int, temperature: float)
     errors = (p * (1 - p) / (DRAWS * k)).sqrt() / temperature
     assert ((mine.grad.sum((0, 1)) - (q - p) / temperature).abs() < 4.5 * errors).all()
 
-    top = Selection("top_k", 3, temperature)
+    top = TargetSelection("top_k", 3, temperature)
     biased, _ = top.losses(row, top.of(theirs, seed=0, step=0, first=0))
     assert abs(biased.item() - full.item()) > 10 * error, "or what is biased would pass too"
 
 
 def test_draws_without_replacement_are_those_of_an_urn() -> None:
     theirs = torch.tensor([0.5, 0.25, 0.15, 0.1]).log().double()
-    few = Selection("sampled_renormalized", 2).of(theirs.expand(*SHAPE, 4), seed=3, step=0, first=0)
+    few = TargetSelection("sampled_renormalized", 2).of(theirs.expand(*SHAPE, 4), seed=3, step=0, first=0)
     p = theirs.exp().tolist()
     for a, b in itertools.combinations(range(4), 2):
         expected = p[a] * p[b] / (1 - p[a]) + p[b] * p[a] / (1 - p[b])
@@ -126,7 +126,7 @@ def test_draws_without_replacement_are_those_of_an_urn() -> None:
 @pytest.mark.parametrize("form", ["sampled", "sampled_renormalized"])
 def test_draws_are_addressed_by_seed_step_and_sequence(form: Targets) -> None:
     theirs = torch.randn(1, 5, 50, generator=torch.Generator().manual_seed(0)).expand(4, 5, 50)
-    selection = Selection(form, 8)
+    selection = TargetSelection(form, 8)
     state = torch.get_rng_state()
     whole = selection.of(theirs, seed=1, step=2, first=0)
     assert torch.equal(torch.get_rng_state(), state), "what the model draws is left as it was"
@@ -141,13 +141,13 @@ def test_draws_are_addressed_by_seed_step_and_sequence(form: Targets) -> None:
 def test_what_cannot_be_is_never_drawn() -> None:
     theirs = torch.full((1, 2000, V), -math.inf)
     theirs[..., 2] = theirs[..., 4] = 0.0
-    few = Selection("sampled", 5).of(theirs, seed=0, step=0, first=0)
+    few = TargetSelection("sampled", 5).of(theirs, seed=0, step=0, first=0)
     assert few.tokens.unique().tolist() == [2, 4]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_teacher_that_is_not_finite_shows_in_the_loss(form: Targets) -> None:
-    selection = Selection(form, 3)
+    selection = TargetSelection(form, 3)
     few = selection.of(torch.full((2, 3, V), math.nan), seed=0, step=0, first=0)
     assert few.tokens.lt(V).all()
     assert not selection.losses(logits(0), few)[1].isfinite().any()
@@ -156,10 +156,12 @@ def test_a_teacher_that_is_not_finite_shows_in_the_loss(form: Targets) -> None:
 @pytest.mark.parametrize("micro_batch", [None, 1])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_step_descends_the_objective(tmp_path: Path, form: Targets, micro_batch: int | None) -> None:
-    temperature, weight, selection = 2.0, 0.3, Selection(form, 5, 2.0)
+    temperature, weight, selection = 2.0, 0.3, TargetSelection(form, 5, 2.0)
     after = tiny.TinyModel().double()
     plan = replace(
-        tiny.procedure(steps=1, grad_clip=None, micro_batch=micro_batch), optimizer=PlainDescent(), schedule=Constant()
+        tiny.procedure(steps=1, grad_clip=None, micro_batch=micro_batch),
+        optimizer=PlainDescent(),
+        schedule=ConstantSchedule(),
     )
     options: dict[str, Any] = {"temperature": temperature, "hard_label_weight": weight, "selection": selection}
     module = student.distilled(student.teacher(student.Confident().double()), **options)
@@ -191,7 +193,7 @@ def test_a_step_descends_the_objective(tmp_path: Path, form: Targets, micro_batc
 def test_a_student_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, form: Targets) -> None:
     def run(folder: Path, **options: Any) -> dict[str, Tensor]:
         model = tiny.TinyModel(dropout=0.3)
-        module = student.distilled(selection=Selection(form, 4))
+        module = student.distilled(selection=TargetSelection(form, 4))
         fit(model, tiny.TinyText(), tiny.procedure(10, micro_batch=2), folder, module=module, **options)
         return tiny.weights(model)
 

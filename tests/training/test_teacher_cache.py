@@ -26,7 +26,7 @@ from lab.training.fit import fit
 from lab.training.progress.outcome import Outcome
 from lab.training.recipes import teacher_cache
 from lab.training.recipes.target_options import Targets, bytes_a_token
-from lab.training.recipes.targets import Few, Selection
+from lab.training.recipes.targets import Few, TargetSelection
 from lab.training.recipes.teacher import Teacher
 from lab.training.recipes.teacher_cache import TeacherCache
 
@@ -59,7 +59,7 @@ def run(
     model = tiny.TinyModel(dropout=0.3)
     plan = replace(tiny.procedure(steps, micro_batch=2), **changes)
     teacher = given if isinstance(given, Teacher) else student.teacher(given)
-    module = student.distilled(teacher, selection=Selection(form, 5), cache=cache)
+    module = student.distilled(teacher, selection=TargetSelection(form, 5), cache=cache)
     outcome = fit(model, tiny.TinyText(), plan, folder, module=module)
     return outcome, tiny.weights(model)
 
@@ -154,7 +154,7 @@ def test_what_is_damaged_is_made_again(tmp_path: Path, harm: str) -> None:
 
 
 def cache_of(folder: Path) -> TeacherCache:
-    return TeacherCache(folder, {"teacher": "e"}, Selection("top_k", 2), 32, tokens_per_step=12, steps=20)
+    return TeacherCache(folder, {"teacher": "e"}, TargetSelection("top_k", 2), 32, tokens_per_step=12, steps=20)
 
 
 def test_students_that_start_together_make_each_step_once(tmp_path: Path) -> None:

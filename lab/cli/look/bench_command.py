@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lab.cli.options import accelerator_option, json_option
-from lab.cli.refusal_output import Choice, Group
+from lab.cli.refusal_output import CommandGroup, NameChoice
 
 if TYPE_CHECKING:
     from lab.bench.atlas import Measurement
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
 
-@click.group("bench", cls=Group)
+@click.group("bench", cls=CommandGroup)
 def command() -> None:
     """Measure what this machine computes with."""
 
@@ -31,7 +31,7 @@ def command() -> None:
 @click.option("--heads", type=click.IntRange(min=1), default=8, show_default=True, help="Query heads.")
 @click.option("--kv-heads", type=click.IntRange(min=1), help="Key-value heads; half of the query heads unless given.")
 @click.option("--head-dim", type=click.IntRange(min=1), default=64, show_default=True, help="Dimensions of a head.")
-@click.option("--dtype", "dtypes", type=Choice(list(DTYPES)), multiple=True, default=["fp32", "bf16"],
+@click.option("--dtype", "dtypes", type=NameChoice(list(DTYPES)), multiple=True, default=["fp32", "bf16"],
               show_default=True, help="Of queries, keys and values; may be given several times.")  # fmt: skip
 @click.option("--kernel", "named", multiple=True, metavar="NAME", help="This kernel only; may be given several times.")
 @click.option(

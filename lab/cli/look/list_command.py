@@ -9,13 +9,13 @@ import click
 
 from lab.cli import completion
 from lab.cli.options import json_option
-from lab.cli.refusal_output import Choice
+from lab.cli.refusal_output import NameChoice
 
 WHAT = ["components", "experiments", "sweeps", "kernels", "evaluators"]
 
 
 @click.command("list")
-@click.argument("what", type=Choice(WHAT), default="components")
+@click.argument("what", type=NameChoice(WHAT), default="components")
 @click.argument("kind", required=False, shell_complete=completion.kinds)
 @json_option
 def command(what: str, kind: str | None, as_json: bool) -> None:

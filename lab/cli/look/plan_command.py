@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lab.planning.forecast.budget import Budget
     from lab.planning.forecast.history import Hardware, Past
     from lab.planning.plan.model import Plan
-    from lab.planning.show.preview import Preview
+    from lab.planning.show.preview import PlanPreview
 
 
 @click.command("plan")
@@ -70,14 +70,16 @@ def command(
         click.echo(f"saved: `lab submit {save}` runs precisely this")
 
 
-def _preview(plan: Plan, root: Path, budget: Budget | None, max_parallel: int | None, threads: int | None) -> Preview:
+def _preview(
+    plan: Plan, root: Path, budget: Budget | None, max_parallel: int | None, threads: int | None
+) -> PlanPreview:
     """The plan with what is known of its runs under this root and on this machine."""
     from lab.dispatch.launchers.local.machine import available_gpus, share
     from lab.planning.forecast.budget import fit
     from lab.planning.forecast.detectable import detectable
     from lab.planning.forecast.estimate import Speeds, estimates
     from lab.planning.forecast.history import history
-    from lab.planning.show.preview import Preview
+    from lab.planning.show.preview import PlanPreview
 
     past = history(root)
     gpus = () if plan.runs[0].experiment.train.accelerator == "cpu" else available_gpus()
@@ -97,7 +99,7 @@ def _preview(plan: Plan, root: Path, budget: Budget | None, max_parallel: int | 
             threads=pool.threads,
             gpu=device.device != "cpu",
         )
-    return Preview(plan, _states(plan.sweep, root), estimates(plan.runs, speeds), power, pool.workers, affordable)
+    return PlanPreview(plan, _states(plan.sweep, root), estimates(plan.runs, speeds), power, pool.workers, affordable)
 
 
 def _hardware(*, gpu: bool, threads: int) -> Hardware:

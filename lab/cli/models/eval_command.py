@@ -13,7 +13,7 @@ from lab.cli import completion
 from lab.cli.options import accelerator_option, json_option, root_option
 
 if TYPE_CHECKING:
-    from lab.evaluation.evaluate import Request
+    from lab.evaluation.evaluate import EvaluationRequest
     from lab.records import EvaluationRecord, RunFolder
 
 
@@ -71,7 +71,7 @@ def command(
         click.echo("nothing to do: the runs' configurations ask for no evaluation that they haven't had")
 
 
-def _check_out(out: Path, asked: Request | None) -> None:
+def _check_out(out: Path, asked: EvaluationRequest | None) -> None:
     """Refuse a folder that pictures can't go to, before anything is measured."""
     from lab.refusals import RequestError
 
@@ -81,7 +81,7 @@ def _check_out(out: Path, asked: Request | None) -> None:
         raise RequestError(f"--out: {out} is there and holds something; name a folder that is new or empty")
 
 
-def _understood(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Request | None]:
+def _understood(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], EvaluationRequest | None]:
     """The runs, and the evaluator with what is said of it; None where none is named."""
     from components.registry import names, nearest
     from lab.composition import extensions

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lab.dispatch.worker.claim import holder, writing
-from lab.evaluation.evaluate import Evaluated, Request, evaluate
+from lab.evaluation.evaluate import Evaluated, EvaluationRequest, evaluate
 from lab.records import RunFolder
 from lab.refusals import RequestError
 
@@ -17,7 +17,7 @@ LINES_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 
 
-def measured(run: RunFolder, name: str, asked: Request, accelerator: Any) -> Evaluated:
+def measured(run: RunFolder, name: str, asked: EvaluationRequest, accelerator: Any) -> Evaluated:
     """Evaluate a run, and keep what is found in its folder.
 
     Raises:

@@ -18,14 +18,14 @@ from lab.composition.plain import Plain, leaves, select
 from lab.refusals import RequestError, Where, one_line
 
 
-class Choice(NamedTuple):
+class GroupChoice(NamedTuple):
     """An override of a group, as Hydra takes it: `model/heads=mha`."""
 
     key: str
     text: str
 
 
-class Setting(NamedTuple):
+class ValueOverride(NamedTuple):
     """An override of a value; a deletion has the value DELETED."""
 
     key: str
@@ -42,8 +42,8 @@ class Overrides:
     """
 
     where: Where
-    choices: tuple[Choice, ...]
-    values: tuple[Setting, ...]
+    choices: tuple[GroupChoice, ...]
+    values: tuple[ValueOverride, ...]
 
     def apply(self, config: DictConfig) -> None:
         """Set the values in a composed configuration, in place. What they name is checked later, with its type."""
@@ -118,13 +118,13 @@ def parse(texts: Sequence[str], where: Where = Where()) -> Overrides:  # noqa: B
             if value is not DELETED and str(value) not in known[key]:
                 problem, names = f"{key} has no option '{value}'", tuple(known[key])
                 raise RequestError(problem, kind="not_found", where=place, given=str(value), expected=names)
-            choices.append(Choice(key, text))
+            choices.append(GroupChoice(key, text))
             continue
         if "/" in key:
             problem = f"no group is called '{key}'"
             raise RequestError(problem, kind="unknown_key", where=place, given=key, expected=tuple(known))
         _refuse_choice_by_value(key, value, place)
-        values.append(Setting(key, value, text))
+        values.append(ValueOverride(key, value, text))
     return Overrides(where, tuple(choices), tuple(values))
 
 

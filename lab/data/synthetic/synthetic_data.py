@@ -64,11 +64,11 @@ class Drawn:
         self._task.check(context, self.vocab_size)
         return DrawnBatches(self._task, self.vocab_size, context, batch_size, f"train/{seed}")
 
-    def validation_batches(self, context: int, batch_size: int, n_tokens: int) -> HeldOut:
+    def validation_batches(self, context: int, batch_size: int, n_tokens: int) -> HeldOutBatches:
         """Items that no training draws, the same for every run: enough for n_tokens, rounded up to whole ones."""
         self._task.check(context, self.vocab_size)
         drawn = DrawnBatches(self._task, self.vocab_size, context, batch_size, "validation")
-        return HeldOut(drawn, -(-n_tokens // context))
+        return HeldOutBatches(drawn, -(-n_tokens // context))
 
 
 class DrawnBatches:
@@ -89,7 +89,7 @@ class DrawnBatches:
         return inputs, targets, places
 
 
-class HeldOut(Sequence[Batch]):
+class HeldOutBatches(Sequence[Batch]):
     """A fixed set of items in batches; the last batch is smaller where the batch size doesn't divide the set."""
 
     def __init__(self, batches: DrawnBatches, n_items: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from lab.dispatch.control import provenance
 from lab.dispatch.control.choose import Flags, arguments, choose, the_fitting
 from lab.dispatch.control.retry_policy import Changes, RetryDecision, decide, memory_hint
-from lab.dispatch.control.submit import Outcome, Print
+from lab.dispatch.control.submit import Print, SubmitOutcome
 from lab.dispatch.launchers import registry
 from lab.dispatch.launchers.base import Launcher, Request
 from lab.dispatch.launchers.options import key_of, split
@@ -137,7 +137,7 @@ def _send(launcher: Launcher, request: Request, say: Print, warn: Print) -> int:
         sent = launcher.send(request)
     for line in sent.messages:
         say(line)
-    outcome = Outcome()
+    outcome = SubmitOutcome()
     outcome.add(sent, [])
     if outcome.stopped:
         return outcome.explain_stop("the same command goes on with what is missing", warn)

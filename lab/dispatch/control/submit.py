@@ -67,7 +67,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
         say(line)
     waits = options.wait and not launcher.foreground
     has_work = bool(submission.to_run or submission.elsewhere)
-    outcome = Outcome()
+    outcome = SubmitOutcome()
     watch = Watch(root)
     display = SweepDisplay(submission.order, join=watch.join)
     with display if waits or (launcher.foreground and has_work) else contextlib.nullcontext():
@@ -108,7 +108,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
 
 
 @dataclass
-class Outcome:
+class SubmitOutcome:
     """What became of the runs that a launcher was given.
 
     Attributes:

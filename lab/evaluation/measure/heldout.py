@@ -56,7 +56,7 @@ class HeldOut(Evaluator):
 
 
 @dataclass(frozen=True)
-class Losses:
+class HeldOutLosses:
     """Means over windows, nats a token.
 
     Attributes:
@@ -71,7 +71,7 @@ class Losses:
 
 def measure(
     model: Decoder, batches: ValidationBatches, subject: Subject, session: Session, *, part: int = 0, parts: int = 1
-) -> Losses:
+) -> HeldOutLosses:
     """Score every window, a batch at a time.
 
     The mean is `lab.training.validation.validation_loss` of the same windows to the bit: the same sums in the same
@@ -108,7 +108,7 @@ def measure(
         ((start + 1 + stop) / 2, total / (rows * (stop - start)))
         for (start, stop), total in zip(bins, totals[1:], strict=True)
     )
-    return Losses(
+    return HeldOutLosses(
         totals[0] / batches.n_tokens,
         EvaluationCurve("tokens that the prediction is made from", "loss (nats a token)", tuple(points)),
     )

@@ -25,7 +25,7 @@ from lab.planning.language.read import read_sweep
 from lab.planning.plan.checks import check_distinct, check_tuned
 from lab.planning.plan.graph import RunGraph, order_runs
 from lab.planning.plan.model import Plan, PlannedRun
-from lab.planning.plan.references import Reference, References, refer_to_runs
+from lab.planning.plan.references import References, ReferredRun, refer_to_runs
 from lab.planning.solve.matching import Matching, match_arms
 from lab.planning.solve.tuning import tuning_metric
 from lab.records import Need, Role
@@ -91,7 +91,7 @@ def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
             by_arm[arm.name] += runs
         for run in by_arm[arm.name]:
             _refuse_uncounted(run, arm)
-            reference = Reference(run.identity, run.folder_name, run.experiment)
+            reference = ReferredRun(run.identity, run.folder_name, run.experiment)
             references.planned.setdefault((arm.name, run.seed), reference)
     planned = tuple(run for arm in sweep.arms for run in by_arm[arm.name])
     total_flops = {run.arm: run.total_flops for run in planned}

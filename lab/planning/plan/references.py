@@ -21,7 +21,7 @@ from lab.training.recipes.base import Recipe, run_options
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferredRun:
     """A run that others may refer to: of the same plan, or one that exists already.
 
     Attributes:
@@ -45,7 +45,7 @@ class References:
     """
 
     def __init__(self, root: Path | None) -> None:
-        self.planned: dict[tuple[str, int], Reference] = {}
+        self.planned: dict[tuple[str, int], ReferredRun] = {}
         self._root = root
 
     def fill(self, experiment: Experiment, arm: Arm) -> tuple[Experiment, tuple[Need, ...]]:
@@ -69,7 +69,7 @@ class References:
         assert isinstance(filled, Experiment)
         return filled, tuple(needs)
 
-    def _reference(self, key: str, name: str, seed: int, arm: Arm, where: Where) -> Reference:
+    def _reference(self, key: str, name: str, seed: int, arm: Arm, where: Where) -> ReferredRun:
         needed = arm.needs.get(key)
         if needed is not None and needed.arm is not None and name == placeholder(needed):
             return self.planned[needed.arm, seed if needed.seed is None else needed.seed]
@@ -88,7 +88,7 @@ def refer_to_runs(components: Iterable[Component]) -> bool:
     return any(run_options(cls) for cls in {type(component) for component in components})
 
 
-def _finished_run(root: Path, name: str) -> Reference:
+def _finished_run(root: Path, name: str) -> ReferredRun:
     run = resolve(root, name)
     folder = run.path.relative_to(root).as_posix() if run.path.is_relative_to(root) else run.name
     if run.state.status != "finished":
@@ -98,11 +98,11 @@ def _finished_run(root: Path, name: str) -> Reference:
         experiment = load_experiment(relocated(run.config, run.path / TOKENIZER))
     # That may have loaded the run's own version of the user's components.
     extensions.load()
-    return Reference(run.identity, folder, experiment, run.path / TOKENIZER)
+    return ReferredRun(run.identity, folder, experiment, run.path / TOKENIZER)
 
 
 def _flops_per_token(
-    component: Component, option: str, reference: Reference, experiment: Experiment, where: Where
+    component: Component, option: str, reference: ReferredRun, experiment: Experiment, where: Where
 ) -> float:
     """What using the run takes, FLOPs for each training token, once it is clear that it can be used."""
     if not isinstance(component, Recipe):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.power import MOST_SEEDS
 from lab.planning.plan.model import Plan
-from lab.planning.show.preview import Preview
+from lab.planning.show.preview import PlanPreview
 from lab.planning.solve.matching import NAMES, Matching
 from lab.units import count, measure
 
@@ -16,7 +16,7 @@ _MOST_NAMED = 12
 """Arms that a line names."""
 
 
-def notes(preview: Preview) -> Iterator[str]:
+def notes(preview: PlanPreview) -> Iterator[str]:
     """The lines, in the order in which they are read."""
     plan = preview.plan
     yield from _matched(plan) if plan.matching.by != "none" else _unmatched(plan)
@@ -90,7 +90,7 @@ def _unmatched(plan: Plan) -> Iterator[str]:
     yield f"nothing is matched; beside {plan.baseline}: {'; '.join(arms[:_MOST_NAMED])}{more}"
 
 
-def _needed(preview: Preview) -> Iterator[str]:
+def _needed(preview: PlanPreview) -> Iterator[str]:
     """The arms of the sweep, or else the runs, that an arm's runs consume."""
     own = f"{preview.plan.sweep}/"
     arms = [arm for arm in preview.runs if any(run.needs for run in preview.arms[arm])]
@@ -101,7 +101,7 @@ def _needed(preview: Preview) -> Iterator[str]:
         yield f"{arm} needs {', '.join(names)}{' (whose forward passes are in its FLOPs in all)' if reads else ''}"
 
 
-def _equal_flops(preview: Preview) -> Iterator[str]:
+def _equal_flops(preview: PlanPreview) -> Iterator[str]:
     for arm, other in preview.plan.equal_flops.items():
         mine, theirs = preview.first(arm), preview.first(other)
         off = mine.total_flops / theirs.total_flops - 1
@@ -111,7 +111,7 @@ def _equal_flops(preview: Preview) -> Iterator[str]:
         )
 
 
-def _cached(preview: Preview) -> Iterator[str]:
+def _cached(preview: PlanPreview) -> Iterator[str]:
     """What teachers' outputs take on disk, before any of them is written."""
     experiments = {arm: preview.first(arm).experiment for arm in preview.runs}
     sizes = {arm: size for arm, each in experiments.items() if (size := each.recipe.cache_bytes(each))}
@@ -125,7 +125,7 @@ def _cached(preview: Preview) -> Iterator[str]:
     )
 
 
-def _estimated(preview: Preview) -> Iterator[str]:
+def _estimated(preview: PlanPreview) -> Iterator[str]:
     estimates = [preview.estimates[preview.first(arm).identity] for arm in preview.runs]
     if all(estimate.basis == "unknown" for estimate in estimates):
         yield "time and memory: unknown, as no run of this kind has been measured on this hardware"

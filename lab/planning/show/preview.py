@@ -22,7 +22,7 @@ _IDENTITY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Preview:
+class PlanPreview:
     """What `lab plan` shows.
 
     Attributes:

@@ -13,7 +13,7 @@ from rich.text import Text
 from lab.planning.forecast.budget import Fit
 from lab.planning.forecast.detectable import Detectable
 from lab.planning.show.notes import notes, percent, unit_of
-from lab.planning.show.preview import NEW, Preview, difference_line
+from lab.planning.show.preview import NEW, PlanPreview, difference_line
 from lab.units import count, duration, measure
 
 ROWS = 40
@@ -22,7 +22,7 @@ WIDE = 132
 _LONG_NAME = 40
 
 
-def print_plan(preview: Preview, console: Console, *, everything: bool = False) -> None:
+def print_plan(preview: PlanPreview, console: Console, *, everything: bool = False) -> None:
     """Print the plan. At most ROWS arms, unless `everything`."""
     plan = preview.plan
     arms = list(preview.runs)
@@ -56,7 +56,7 @@ def _first(arms: list[str], baseline: str) -> list[str]:
     return [arm for arm in arms if arm in kept]
 
 
-def _header(preview: Preview) -> str:
+def _header(preview: PlanPreview) -> str:
     """`8 runs (4 arms × 2 seeds): 6 new, 2 finished · 5.32TFLOPs in all · about 4 min here, 2 at once`."""
     runs = [run for made in preview.runs.values() for run in made]
     tuning = sum(run.role == "tune" for run in runs)
@@ -76,7 +76,7 @@ def _header(preview: Preview) -> str:
     return " · ".join(parts)
 
 
-def _table(preview: Preview, arms: list[str], *, wide: bool) -> Table:
+def _table(preview: PlanPreview, arms: list[str], *, wide: bool) -> Table:
     """One row an arm. What differs has a column; in a narrow terminal it is below the arm's name."""
     plan, matching = preview.plan, preview.plan.matching
     estimated = any(estimate.basis != "unknown" for estimate in preview.estimates.values())

@@ -55,7 +55,7 @@ class Schedule(Component, kind="schedule", home="lab.training.catalogue"):
 
 
 @register("constant")
-class Constant(Schedule):
+class ConstantSchedule(Schedule):
     """The peak from the end of the warm-up to the end of the run."""
 
     warmup_tokens: int = 0

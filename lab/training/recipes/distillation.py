@@ -113,7 +113,7 @@ class Distillation(Recipe):
     def module(self, trained: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
         from lab.data.cache import default_cache
         from lab.training.recipes.student import Distilled
-        from lab.training.recipes.targets import Selection
+        from lab.training.recipes.targets import TargetSelection
         from lab.training.recipes.teacher import digest_of
 
         teacher = trained.get(self.teacher)
@@ -129,7 +129,7 @@ class Distillation(Recipe):
             teacher=teacher,
             temperature=self.temperature,
             hard_label_weight=self.hard_label_weight,
-            selection=None if k is None else Selection(self.targets, k, self.temperature),
+            selection=None if k is None else TargetSelection(self.targets, k, self.temperature),
             cache=default_cache() if self.cache else None,
         )
 

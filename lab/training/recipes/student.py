@@ -16,7 +16,7 @@ from components.language_model import LanguageModel
 from components.loss import in_fp32, token_losses
 from lab.training.module import Losses, NextToken
 from lab.training.parallel.world import Pass
-from lab.training.recipes.targets import Few, Selection
+from lab.training.recipes.targets import Few, TargetSelection
 from lab.training.recipes.teacher import Teacher
 from lab.training.recipes.teacher_cache import TeacherCache
 
@@ -60,7 +60,7 @@ class Distilled(NextToken):
         teacher: Teacher,
         temperature: float,
         hard_label_weight: float,
-        selection: Selection | None = None,
+        selection: TargetSelection | None = None,
         cache: Path | None = None,
         **options: Any,
     ) -> None:

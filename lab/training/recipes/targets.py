@@ -75,7 +75,7 @@ class Few:
 
 
 @dataclass(frozen=True)
-class Selection:
+class TargetSelection:
     """Which tokens a student is given, and how they count."""
 
     targets: Targets

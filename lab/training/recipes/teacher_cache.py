@@ -31,7 +31,7 @@ from lab.data.content import digest_of
 from lab.data.errors import DataError
 from lab.records.atomic import write_bytes
 from lab.training.recipes.target_options import bytes_a_token
-from lab.training.recipes.targets import Few, Selection
+from lab.training.recipes.targets import Few, TargetSelection
 from lab.units import count
 
 _VERSION = 1
@@ -50,7 +50,7 @@ class TeacherCache:
         self,
         cache: Path,
         made_by: Mapping[str, Any],
-        selection: Selection,
+        selection: TargetSelection,
         vocab_size: int,
         *,
         tokens_per_step: int,

@@ -30,7 +30,7 @@ _LOOK_AGAIN = 0.5  # seconds between looks at runs that others hold, and for wor
 
 
 @dataclass
-class Summary:
+class LocalSummary:
     """What a call of `run_local` did, by run name.
 
     Attributes:
@@ -59,7 +59,7 @@ def run_local(
     on_change: Callable[[RunFolder], None] | None = None,
     stop: Stop | None = None,
     worker: Sequence[str] = WORKER,
-) -> Summary:
+) -> LocalSummary:
     """Run what is missing of these runs, in order, and return when each has a result or has been tried once.
 
     Finished, diverged and cancelled runs are left as they are; preempted, lost and queued ones go on. A run that
@@ -107,7 +107,7 @@ class _Launcher:
     ) -> None:
         self.stop = stop
         self.retry: dict[RunFolder, int] = {}
-        self._summary = Summary()
+        self._summary = LocalSummary()
         self._plan = plan
         self._on_change = on_change
         self._command = command
@@ -118,7 +118,7 @@ class _Launcher:
         self._looked = 0.0
         self._workers: list[Worker] = []
 
-    def launch(self) -> Summary:
+    def launch(self) -> LocalSummary:
         stopping = False
         try:
             while True:

@@ -78,7 +78,7 @@ class SlurmLauncher(Launcher):
             return self._send_by_sweep(request)
         root, messages = request.root, []
         group = journal.new_group()
-        sent = submission.Sent()
+        sent = submission.SentJobs()
         if request.runs:
             sent = submission.send(request.runs, root, request.sweep, self._settings, group=group)
             messages.append(f"SLURM: {sent.describe()}")

@@ -35,7 +35,7 @@ class FailureSite:
 
 
 @dataclass(frozen=True)
-class Stopped:
+class StoppedSubmission:
     """Why a submission was stopped: so many runs failed with this error, `run` the last of them."""
 
     count: int
@@ -55,7 +55,7 @@ class CircuitBreaker:
         self._folder = folder
         self._file = folder / "stopped.json"
 
-    def record(self, run: RunFolder, limit: int | None) -> Stopped | None:
+    def record(self, run: RunFolder, limit: int | None) -> StoppedSubmission | None:
         """Count a run that failed; why the submission is stopped, once `limit` runs failed alike."""
         if run.state.failure not in COUNTED:
             return None
@@ -67,13 +67,13 @@ class CircuitBreaker:
         if limit is None or count < limit:
             return None
         if self.stopped() is None:
-            write_json(self._file, asdict(Stopped(count, error, run.name)))
+            write_json(self._file, asdict(StoppedSubmission(count, error, run.name)))
         return self.stopped()
 
-    def stopped(self) -> Stopped | None:
+    def stopped(self) -> StoppedSubmission | None:
         """Why the submission was stopped; None if it wasn't."""
         try:
-            return Stopped(**json.loads(self._file.read_bytes()))
+            return StoppedSubmission(**json.loads(self._file.read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.dispatch.control import dependencies
-from lab.dispatch.launchers.local.local import WORKER, Summary, run_local
+from lab.dispatch.launchers.local.local import WORKER, LocalSummary, run_local
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job import allocation
-from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker, Stopped
+from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker, StoppedSubmission
 from lab.dispatch.launchers.slurm.send import journal
 from lab.dispatch.launchers.slurm.send.journal import Record
 from lab.dispatch.launchers.slurm.send.settings import Settings
@@ -104,7 +104,7 @@ class _Work:
         self._task = record.tasks[job.index]
         self._breaker = CircuitBreaker(record.path.parent / record.group)
         self._worker = worker
-        self._stopped: Stopped | None = None
+        self._stopped: StoppedSubmission | None = None
         self._retries: dict[RunFolder, int] = {}
         self._preempted: set[str] = set()
 
@@ -171,7 +171,7 @@ class _Work:
                 killed.append(run)
         return killed
 
-    def _left_by_others(self, summary: Summary) -> list[RunFolder]:
+    def _left_by_others(self, summary: LocalSummary) -> list[RunFolder]:
         """Those of the runs held elsewhere whose holder turns out to be gone: its node was lost, and its claim is old.
 
         Waits for as long as that can't be told, and no longer: a holder that gives signs of life has the run in hand.
@@ -216,7 +216,7 @@ class _Work:
                     blocked.append(run)
         return blocked
 
-    def _cancel_submission(self, stopped: Stopped, mine: Iterable[RunFolder]) -> None:
+    def _cancel_submission(self, stopped: StoppedSubmission, mine: Iterable[RunFolder]) -> None:
         """Take the rest of the submission out of the queue, and say why in the folders of its runs."""
         _say(f"called off: {stopped.cause}")
         group = [record for record in journal.records(self._root) if record.group == self._record.group]

@@ -30,7 +30,7 @@ Kind = Literal["runs", "next"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class JobTask:
     """What one job, or one task of an array, is to do.
 
     Attributes:
@@ -71,7 +71,7 @@ class Record:
     user: str
     host: str
     settings: Mapping[str, Any]
-    tasks: tuple[Task, ...]
+    tasks: tuple[JobTask, ...]
     depends: str | None = None
     job: str | None = None
     void: str | None = None
@@ -123,7 +123,7 @@ def intend(
     root: Path,
     sweep: str,
     group: str,
-    tasks: Sequence[Task],
+    tasks: Sequence[JobTask],
     settings: Mapping[str, Any],
     *,
     kind: Kind = "runs",
@@ -162,7 +162,7 @@ def read(path: Path) -> Record:
         content = json.loads(path.read_bytes())
         if content.pop("version") != VERSION:
             raise ValueError("of another version")
-        tasks = tuple(Task(tuple(task["runs"]), task["retry"]) for task in content.pop("tasks"))
+        tasks = tuple(JobTask(tuple(task["runs"]), task["retry"]) for task in content.pop("tasks"))
         return Record(path=path, tasks=tasks, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(

@@ -14,7 +14,7 @@ from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job.allocation import own_id
 from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, submission
-from lab.dispatch.launchers.slurm.send.journal import Record, Task
+from lab.dispatch.launchers.slurm.send.journal import JobTask, Record
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.planning.plan.model import Plan
 from lab.refusals import RequestError
@@ -68,7 +68,9 @@ class NextStageJob:
 
     def _run_here(self, runs: list[str], record: Record) -> None:
         """Do these runs in this job. Its record says so, for whoever asks which job a run is with."""
-        own = journal.intend(Path(self.root), record.sweep, journal.new_group(), [Task(tuple(runs))], record.settings)
+        own = journal.intend(
+            Path(self.root), record.sweep, journal.new_group(), [JobTask(tuple(runs))], record.settings
+        )
         own = own.sent(own_id())
         RunsJob(str(own.path), 0, self.root, self.worker)()
 
@@ -115,7 +117,7 @@ def send_next(
         depends = "afterany:" + ":".join(sorted(job for job in jobs if job is not None))
         one = dataclasses.replace(settings, nodes=1, tasks_per_node=1, strategy=None)
         record = journal.intend(
-            root, plan.sweep, group, [Task(())], settings.as_dict(), kind="next", depends=depends, then=options
+            root, plan.sweep, group, [JobTask(())], settings.as_dict(), kind="next", depends=depends, then=options
         )
         return submission.call(record, one, [NextStageJob(str(record.path), str(root), worker)])
 

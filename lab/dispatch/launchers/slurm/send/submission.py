@@ -15,7 +15,7 @@ from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, sbatch
-from lab.dispatch.launchers.slurm.send.journal import Record, Task
+from lab.dispatch.launchers.slurm.send.journal import JobTask, Record
 from lab.dispatch.launchers.slurm.send.packing import batches, dependency
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder
@@ -26,7 +26,7 @@ _PATIENCE = 3.0  # seconds within which a job appears in the queue whose sbatch 
 
 
 @dataclasses.dataclass(frozen=True)
-class Sent:
+class SentJobs:
     """What a call sent.
 
     Attributes:
@@ -60,7 +60,7 @@ class Living:
 
     record: Record
     job: str
-    task: Task
+    task: JobTask
 
 
 def check(settings: Settings, runs: int, root: Path) -> None:
@@ -86,7 +86,7 @@ def send(
     *,
     group: str | None = None,
     worker: tuple[str, ...] | None = None,
-) -> Sent:
+) -> SentJobs:
     """Send these runs, but for those that a job is going to do already, and return at once.
 
     Args:
@@ -121,14 +121,14 @@ def send(
             except RequestError as error:
                 if not sent:
                     raise
-                done = Sent(tuple(sent), sum(len(task.runs) for one in sent for task in one.tasks)).describe()
+                done = SentJobs(tuple(sent), sum(len(task.runs) for one in sent for task in one.tasks)).describe()
                 fix = f"sent before that: {done}; repeat this to send the rest"
                 raise RequestError(dataclasses.replace(error.refusal, fix=fix)) from None
             sent.append(record)
             for job, task in zip(record.jobs, record.tasks, strict=True):
                 tasks[job] = task
                 jobs |= dict.fromkeys(task.runs, job)
-    return Sent(tuple(sent), len(todo), queued)
+    return SentJobs(tuple(sent), len(todo), queued)
 
 
 def preview(needs: Mapping[str, Sequence[str]], root: Path, sweep: str, settings: Settings, per_array: int) -> str:
