@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.data.cache import write_whole
 from lab.data.errors import DataError
@@ -29,7 +28,7 @@ class Source:
     path: Path
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """SHA-256 of a JSON-able value, hex."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -40,7 +39,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_digest(sources: Sequence[Source], reading: Any, cache: Path) -> str:
+def content_digest(sources: Sequence[Source], reading: object, cache: Path) -> str:
     """Digest of the sources' keys and content, in order, and of `reading`, the options that say how they are read.
 
     Raises:

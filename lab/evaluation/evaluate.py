@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 from components.registry import OptionError, lookup, names
 from lab.composition import extensions
@@ -111,7 +110,7 @@ def evaluate(
     save_as: str | None = None,
     report: Report | None = None,
     stop: Callable[[], bool] | None = None,
-    writing: AbstractContextManager[Any] | None = None,
+    writing: AbstractContextManager[object] | None = None,
 ) -> Evaluated:
     """Evaluate a run and keep the result in its folder, in place of what an earlier call kept under that name.
 

@@ -16,13 +16,31 @@ from lab.records import EvaluationCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.evaluation.base import Findings
+    from lab.evaluation.base import Evaluator, Findings
 
 DPI = 100
 LONGEST = 40
 """Characters of a name in a picture; of a longer one the middle is left out."""
 MARKED = 32
 """Points of a curve up to which each has a dot."""
+
+
+def shared(evaluator: Evaluator, runs: Sequence[tuple[str, Findings]]) -> dict[str, bytes]:
+    """Pictures that show several runs, by name: the evaluator's own, else one of each curve, else one of the metrics.
+
+    Args:
+        runs: the name and the findings of at least one run.
+    """
+    own = dict(evaluator.together(runs))
+    if own:
+        return own
+    names = list(dict.fromkeys(name for _, findings in runs for name in findings.curves))
+    if names:
+        return {
+            name: curves([(run, findings.curves[name]) for run, findings in runs if name in findings.curves])
+            for name in names
+        }
+    return {"metrics": metrics([(run, findings.metrics) for run, findings in runs])}
 
 
 def maps(weights: Mapping[tuple[int, int], Sequence[Sequence[float]]], context: int) -> bytes:

@@ -122,7 +122,12 @@ class Conductor(Callback):
         self.stopwatch.start()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         result: StepResult = outputs["result"]
         self.stopwatch.lap(self._train.tokens_per_step)

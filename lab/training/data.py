@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from components.language_model import LanguageModel
-from lab.data.batches import Batches, validation_batches
+from lab.data.batches import Batches, Tokens, validation_batches
 from lab.data.synthetic.synthetic_data import Drawn, DrawnBatches
 from lab.training.options import Train
 from lab.training.parallel.group import Group
@@ -21,9 +20,9 @@ class Text(Protocol):
     """What training needs of tokenized text; `lab.data.shards.TokenShards` is one."""
 
     @property
-    def train(self) -> np.ndarray[Any, Any]: ...
+    def train(self) -> Tokens: ...
     @property
-    def validation(self) -> np.ndarray[Any, Any]: ...
+    def validation(self) -> Tokens: ...
     @property
     def digest(self) -> str: ...
     @property

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from components.generation import CachedForward
 from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluators import generation_speed
 from tests.evaluation.conftest import Done, Trained, files, train
 
 Lab = Callable[..., Done]
@@ -21,11 +23,38 @@ def test_every_batch_and_context_is_measured(trained: Trained) -> None:
         for context in (8, 40):
             name = f"b{batch}_c{context}"
             assert metrics[f"{name}/cache_bytes"] == metrics[f"{name}/cache_formula_bytes"]
-            prefill, decode = (metrics[f"{name}/{what}_tokens_per_second"] for what in ("prefill", "decode"))
-            assert prefill > decode > 0
+            assert metrics[f"{name}/prefill_tokens_per_second"] > 0
+            assert metrics[f"{name}/decode_tokens_per_second"] > 0
         assert [point[0] for point in result["curves"][f"decode_b{batch}"]["points"]] == [8, 40]
     assert metrics["b3_c8/cache_bytes"] == 3 * metrics["b1_c8/cache_bytes"]
     assert metrics["b1_c40/cache_bytes"] > metrics["b1_c8/cache_bytes"]
+
+
+def test_speeds_are_the_tokens_of_all_rows_over_the_fastest_call_and_its_median_step(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock advances when the model computes, and by a known time: two calls of a prompt and four steps each."""
+    seconds = iter([8.0, 1.0, 1.0, 100.0, 1.0, 4.0, 0.5, 50.0, 0.5, 0.5])
+    clock = 0.0
+
+    def timed(name: str) -> None:
+        compute = getattr(CachedForward, name)
+
+        def advance(*arguments: object) -> object:
+            nonlocal clock
+            clock += next(seconds)
+            return compute(*arguments)
+
+        monkeypatch.setattr(CachedForward, name, advance)
+
+    timed("begin")
+    timed("extend")
+    monkeypatch.setattr(generation_speed, "_now", lambda device: clock)
+    options = request("generation_speed", ("batches=[3]", "contexts=[8]", "tokens=5", "repeats=2"))
+    metrics = evaluate(trained.bytes, options, save_as="clocked").record.metrics
+    assert metrics["b3_c8/prefill_tokens_per_second"] == 3 * 8 / 4.0
+    assert metrics["b3_c8/decode_tokens_per_second"] == 3 / 0.5
+    assert next(seconds, None) is None, "every call of the model was timed"
 
 
 def test_a_context_beyond_learned_positions_is_refused(trained: Trained, lab: Lab) -> None:

@@ -40,8 +40,8 @@ def command(
     configuration asks for under `evaluate` and has not been measured yet. For --out all RUNs are drawn side by side.
     """
     from lab.cli.models.evaluation_progress import measured
+    from lab.evaluation import pictures
     from lab.evaluation.evaluate import declared
-    from lab.evaluation.shared_pictures import together
     from lab.refusals import RequestError
 
     runs, asked = _understood(root, arguments)
@@ -60,7 +60,7 @@ def command(
                 _show(run, name, made.record)
     if out is not None and asked is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for name, image in together(asked.evaluator, found).items():
+        for name, image in pictures.shared(asked.evaluator, found).items():
             (out / f"{name}.png").write_bytes(image)
             if not as_json:
                 click.echo(f"side by side: {out / name}.png")

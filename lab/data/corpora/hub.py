@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from components.registry import OptionError, register, suggestion
 from lab.data.cache import write_whole
@@ -113,7 +112,7 @@ class Hub(Corpus):
             write_whole(seen, commit)
         return commit
 
-    def _rows(self, name: str, commit: str | None) -> Iterator[dict[str, Any]]:
+    def _rows(self, name: str, commit: str | None) -> Iterator[dict[str, object]]:
         _need_datasets()
         import datasets
 

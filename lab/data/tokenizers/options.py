@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.registry import Component, OptionError, register, suggestion
 from lab.data.errors import DataError
@@ -30,7 +30,7 @@ class Tokenizer(Component, kind="tokenizer"):
         """Number of token ids, the separator's included, from the options alone."""
         raise NotImplementedError
 
-    def key(self) -> Any:
+    def key(self) -> object:
         """A JSON-able value that changes whenever the same text would become other tokens."""
         raise NotImplementedError
 
@@ -50,7 +50,7 @@ class Byte(Tokenizer):
     def vocab_size(self) -> int:
         return _SINGLE_BYTES + 1
 
-    def key(self) -> Any:
+    def key(self) -> object:
         return ["byte"]
 
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
@@ -79,7 +79,7 @@ class Ids(Tokenizer):
     def vocab_size(self) -> int:
         return self.size
 
-    def key(self) -> Any:
+    def key(self) -> object:
         return ["ids", self.size]
 
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
@@ -110,7 +110,7 @@ class BPE(Tokenizer):
     def vocab_size(self) -> int:
         return self.size
 
-    def key(self) -> Any:
+    def key(self) -> object:
         return ["bpe", self.size, _library_version()]
 
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
@@ -143,7 +143,7 @@ class File(Tokenizer):
     def vocab_size(self) -> int:
         return max(self._ids().values()) + 1
 
-    def key(self) -> Any:
+    def key(self) -> object:
         from lab.data.content import file_digest
 
         separator = self._separator()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
 from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
 from lab.records import EvaluationCurve
+from lab.training.experiment import Experiment
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ class GenerationSpeed(Evaluator):
         self.need_at_least(2, "tokens")
         self.need_at_least(1, "repeats")
 
-    def check(self, experiment: Any) -> None:
+    def check(self, experiment: Experiment) -> None:
         refuse_beyond_positions(experiment, "contexts", max(self.contexts) + self.tokens)
 
     def evaluate(self, subject: Subject, session: Session) -> Findings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +10,7 @@ from lab.data.batches import Batches
 from lab.evaluation.base import Evaluator, Findings, Session, Subject
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
+from lab.training.experiment import Experiment
 
 Tokens = npt.NDArray[np.int64]
 _TRIES = 1000
@@ -56,7 +55,7 @@ class Memorisation(Evaluator):
         if not 0 < self.confidence < 1:
             raise OptionError("confidence", f"must lie in (0, 1), got {self.confidence:g}")
 
-    def check(self, experiment: Any) -> None:
+    def check(self, experiment: Experiment) -> None:
         length, context = self.prompt + self.continuation, experiment.train.context
         if length > context + 1:
             raise OptionError(
@@ -136,7 +135,7 @@ class Memorisation(Evaluator):
         return spans
 
 
-def edit_distances(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> Tokens:
+def edit_distances(one: Tokens, other: Tokens) -> Tokens:
     """Levenshtein distances of pairs of sequences, [N, n] and [N, m] → [N]."""
     n, m = one.shape[1], other.shape[1]
     before = np.broadcast_to(np.arange(m + 1), (len(one), m + 1))

@@ -11,6 +11,7 @@ from typing import Any
 from components.registry import OptionError, register
 from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
 from lab.refusals import RequestError
+from lab.training.experiment import Experiment
 
 _NAMES = {"acc": "accuracy", "acc_norm": "normalised_accuracy", "acc_mutual_info": "mutual_information_accuracy"}
 BOOTSTRAPS = 1000
@@ -50,7 +51,7 @@ class Tasks(Evaluator):
         for option, least in (("few_shot", 0), ("limit", 1), ("context", 2), ("batch", 1)):
             self.need_at_least(least, option)
 
-    def check(self, experiment: Any) -> None:
+    def check(self, experiment: Experiment) -> None:
         refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
 
     def evaluate(self, subject: Subject, session: Session) -> Findings:

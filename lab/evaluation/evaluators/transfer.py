@@ -13,6 +13,7 @@ from lab.data.shards import TokenShards, prepare
 from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
 from lab.records import check_name
 from lab.refusals import RequestError
+from lab.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from lab.data.batches import ValidationBatches
@@ -62,7 +63,7 @@ class Transfer(Evaluator):
         if self.fraction is not None and not 0 < self.fraction <= 0.5:
             raise OptionError("fraction", f"must lie in (0, 0.5], got {self.fraction:g}")
 
-    def check(self, experiment: Any) -> None:
+    def check(self, experiment: Experiment) -> None:
         refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
 
     def evaluate(self, subject: Subject, session: Session) -> Findings:

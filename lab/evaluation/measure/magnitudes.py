@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -37,7 +37,7 @@ def magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict
         )
         logits[number] = max(float(each) for each in largest)
 
-    def after(number: int, layer: nn.Module, args: Any, stream: Tensor) -> None:
+    def after(number: int, layer: nn.Module, args: object, stream: Tensor) -> None:
         nonlocal values
         squares[number], values = float(stream.double().square().sum()), stream.numel()
 
@@ -73,5 +73,5 @@ def joined(
     return metrics, curves
 
 
-def _by_layer(points: Any, what: str) -> EvaluationCurve:
+def _by_layer(points: Iterable[tuple[float, float]], what: str) -> EvaluationCurve:
     return EvaluationCurve("layer", what, tuple((number, value) for number, value in points))

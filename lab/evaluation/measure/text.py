@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.recompose import recompose
@@ -31,7 +30,7 @@ class Kept(Tokenizer):
     def vocab_size(self) -> int:
         return self._tokenizer.vocab_size()
 
-    def key(self) -> Any:
+    def key(self) -> object:
         files = sorted(path for path in self._folder.iterdir() if path.is_file())
         return ["kept", self._tokenizer.key(), {path.name: file_digest(path) for path in files}]
 

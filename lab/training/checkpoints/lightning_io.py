@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from lab.training.checkpoints import verified
@@ -23,7 +24,7 @@ class VerifiedCheckpointIO(CheckpointIO):
         self._run = run
         self._whole = [] if resumed_from is None else [resumed_from]
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         if storage_options is not None:
             raise TypeError("checkpoints are written to a file system; there are no storage options")
         path = Path(path)
@@ -33,7 +34,7 @@ class VerifiedCheckpointIO(CheckpointIO):
         verified.discard_all_but(self._run, self._whole)
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: str | torch.device | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Raises DamagedCheckpoint unless the file is whole; loads tensors and plain values only."""
         if weights_only is False:

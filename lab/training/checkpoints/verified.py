@@ -42,7 +42,7 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def write(content: Any, path: Path) -> None:
+def write(content: object, path: Path) -> None:
     """Save `content` so that at every moment there is either a whole checkpoint of that name or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -59,7 +59,7 @@ def write(content: Any, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: Path, map_location: Any = "cpu") -> Any:
+def read(path: Path, map_location: str | torch.device = "cpu") -> Any:
     """Load a checkpoint: tensors and plain values only, nothing that could run code.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -55,7 +55,7 @@ class Group:
         """The first process's value."""
         return self._all(value)[0]
 
-    def check_same(self, what: str, value: Any) -> None:
+    def check_same(self, what: str, value: object) -> None:
         """Raise ValueError in every process unless all of them have the same value."""
         values = self._all(value)
         for rank, other in enumerate(values):
@@ -65,7 +65,7 @@ class Group:
     def _all(self, value: T) -> list[T]:
         if not self.world.several:
             return [value]
-        values: list[Any] = [None] * self.world.size
+        values = [value] * self.world.size
         dist.all_gather_object(values, value)
         return values
 

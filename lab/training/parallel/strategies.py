@@ -131,7 +131,7 @@ class Sharded(ModelParallelStrategy):
             }
             _plain(optimizer).load_state_dict({**state, "state": parts})
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: object = None) -> None:
         """One file, written by the first process through the checkpoint plugin, as under any other strategy."""
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 

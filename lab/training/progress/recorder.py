@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
@@ -42,7 +41,7 @@ class Recorder(Logger):
             scalars["train/tokens"] = metrics["tokens"]
         self._events.add(scalars, step)
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Nothing: the comparison of a sweep writes them."""
 
     def save(self) -> None:

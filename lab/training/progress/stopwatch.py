@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TypedDict
 
 UNMEASURED_STEPS = 3
 """Steps at the start of an attempt that count as time but not as speed: memory, caches and kernels settle in them."""
+
+
+class StopwatchState(TypedDict):
+    """What a checkpoint keeps of a stopwatch: training time, and the measured part of it with its tokens."""
+
+    seconds: float
+    timed_seconds: float
+    timed_tokens: int
 
 
 class Stopwatch:
@@ -51,10 +59,10 @@ class Stopwatch:
         self._marked = (self._timed_seconds, self._timed_tokens)
         return tokens / seconds if seconds else None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StopwatchState:
         return {"seconds": self.seconds, "timed_seconds": self._timed_seconds, "timed_tokens": self._timed_tokens}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StopwatchState) -> None:
         self.seconds = state["seconds"]
         self._timed_seconds, self._timed_tokens = state["timed_seconds"], state["timed_tokens"]
         self._marked = (self._timed_seconds, self._timed_tokens)

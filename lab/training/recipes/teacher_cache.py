@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ class TeacherCache:
     def __init__(
         self,
         cache: Path,
-        made_by: Mapping[str, Any],
+        made_by: Mapping[str, object],
         selection: TargetSelection,
         vocab_size: int,
         *,
