@@ -1,7 +1,7 @@
 """A pseudo-random order of n things that is computed, not stored: O(1) memory, any element at any time.
 
-A Feistel network permutes the square of side a = ceil(sqrt(n)); whoever lands at n or beyond walks on until inside
-(cycle walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). The square holds fewer than
+A Feistel network permutes the square of side a = ceil(sqrt(n)). A value of n or more is permuted again until it is
+below n (cycle walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). The square holds fewer than
 n + 2·sqrt(n) + 1 places, so for large n hardly any step is repeated.
 """
 

@@ -91,7 +91,7 @@ def refuse_other_text(run: RunFolder, digest: str) -> None:
 
 
 def refuse_beyond_positions(experiment: Experiment, option: str, tokens: int) -> None:
-    """Refuse a text of so many tokens if the model's learned positions end before.
+    """Refuse a text of `tokens` tokens if the model has fewer learned positions.
 
     Raises:
         OptionError: at that option.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.language_model import LanguageModel
 from lab.data.batches import Batches, Tokens, validation_batches
-from lab.data.synthetic.synthetic_data import Drawn, DrawnBatches
+from lab.data.synthetic.synthetic_data import SyntheticBatches, SyntheticData
 from lab.training.options import Train
 from lab.training.parallel.group import Group
 from lab.training.validation import asked, validation_loss
@@ -33,15 +33,15 @@ class Text(Protocol):
     def separator(self) -> int: ...
 
 
-def training_batches(data: Text | Drawn, train: Train, seed: int) -> Batches | DrawnBatches:
+def training_batches(data: Text | SyntheticData, train: Train, seed: int) -> Batches | SyntheticBatches:
     """The global batch of every step, in an order or from draws that `seed` decides."""
-    if isinstance(data, Drawn):
+    if isinstance(data, SyntheticData):
         return data.batches(train.context, train.global_batch, seed)
     return Batches(data.train, train.context, train.global_batch, seed)
 
 
 def validation(
-    data: Text | Drawn,
+    data: Text | SyntheticData,
     model: LanguageModel,
     train: Train,
     tokens: int,
@@ -51,7 +51,7 @@ def validation(
 ) -> Callable[[], dict[str, float]]:
     """What measures the model as it is when called: `val/loss`, and for a task `val/accuracy`."""
     micro_batch = group.world.sequences_per_forward(train)
-    if isinstance(data, Drawn):
+    if isinstance(data, SyntheticData):
         items = data.validation_batches(train.context, micro_batch, tokens)
         return lambda: dict(zip(("val/loss", "val/accuracy"), asked(model, items, device, group), strict=True))
     windows = validation_batches(data.validation, train.context, micro_batch, tokens)
@@ -65,7 +65,7 @@ class Steps:
     first batch is that of its first step.
     """
 
-    def __init__(self, batches: Batches | DrawnBatches, start: int, steps: int, part: range) -> None:
+    def __init__(self, batches: Batches | SyntheticBatches, start: int, steps: int, part: range) -> None:
         self._batches, self._start, self._steps, self._part = batches, start, steps, slice(part.start, part.stop)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from components.language_model import LanguageModel
 from lab.accounting.utilization import Utilization
-from lab.data.synthetic.synthetic_data import Drawn
+from lab.data.synthetic.synthetic_data import SyntheticData
 from lab.records import Progress, RunFolder, Summary
 from lab.training import environment
 from lab.training.checkpoints import verified
@@ -58,7 +58,7 @@ class Procedure:
 
 def fit(
     model: LanguageModel,
-    text: Text | Drawn,
+    text: Text | SyntheticData,
     procedure: Procedure,
     folder: Path,
     *,
@@ -100,7 +100,7 @@ def fit(
 
 def _fit(
     model: LanguageModel,
-    text: Text | Drawn,
+    text: Text | SyntheticData,
     procedure: Procedure,
     folder: Path,
     module: Callable[..., NextToken],
@@ -112,7 +112,7 @@ def _fit(
     conclude: Conclude | None,
 ) -> Outcome:
     budget, world = procedure.train, group.world
-    separator = None if isinstance(text, Drawn) or not budget.mask_documents else text.separator
+    separator = None if isinstance(text, SyntheticData) or not budget.mask_documents else text.separator
     batches = training_batches(text, budget, procedure.data_seed)
     validate = validation(text, model, budget, procedure.validation.tokens, separator, group, device)
     group.check_same("the text's digest", text.digest)
@@ -130,7 +130,7 @@ def _fit(
         separator=separator,
         group=group,
         compiler=compiler,
-        scored=text.scored if isinstance(text, Drawn) else None,
+        scored=text.scored if isinstance(text, SyntheticData) else None,
     )
     recorder = Recorder(folder, from_step=start) if world.first else None
     conductor = Conductor(

@@ -87,7 +87,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def pass_seed(seed: int, step: int, first: int) -> int:
-    """Seed of a pass that begins at the so-manieth sequence of the global batch, where several processes share a step.
+    """The random seed of a pass, from the index of its first sequence in the global batch.
 
     The first pass's is the step's.
     """

@@ -17,6 +17,7 @@ from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.planning.plan.build import plan_train
 from lab.records import RunFolder
+from tests.trained import shared_folder
 
 TINY = (
     "train.tokens=1k", "train.context=32", "train.global_batch=4", "train.accelerator=cpu", "validation.tokens=512",
@@ -54,14 +55,23 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """This process's own copy of the runs, which tests may evaluate and keep results in."""
+    shared = shared_folder(tmp_path_factory, "squares", _train_both)
     base = tmp_path_factory.mktemp("trained")
-    text = write_text(base / "squares.jsonl", "The square of {n} is {square}. ")
+    for name in ("runs", "cache"):
+        shutil.copytree(shared / name, base / name)
+    shutil.copytree(shared / "runs", base / "untouched")
+    names = (shared / "names.txt").read_text().split("\n")
+    return Trained(base / "runs", shared / "squares.jsonl", *(RunFolder(base / "runs" / name) for name in names))
+
+
+def _train_both(folder: Path) -> None:
+    text = write_text(folder / "squares.jsonl", "The square of {n} is {square}. ")
+    bpe = ("data/tokenizer=bpe", "data.tokenizer.size=280")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAB_CACHE", str(base / "cache"))
-        bpe = ("data/tokenizer=bpe", "data.tokenizer.size=280")
-        runs = [train(base / "runs", *files(text)), train(base / "runs", *files(text), *bpe)]
-    shutil.copytree(base / "runs", base / "untouched")
-    return Trained(base / "runs", text, *runs)
+        patch.setenv("LAB_CACHE", str(folder / "cache"))
+        runs = [train(folder / "runs", *files(text)), train(folder / "runs", *files(text), *bpe)]
+    (folder / "names.txt").write_text("\n".join(str(run.path.relative_to(folder / "runs")) for run in runs))
 
 
 def train(root: Path, *overrides: str) -> RunFolder:

@@ -63,7 +63,7 @@ def test_statistics_are_those_of_each_query_by_itself(name: str, masked: bool, m
         model.hidden(tokens, documents)
     part = sums(model, tokens, documents, window)
     found = joined([part, part], sinks=name == "sinks")
-    assert list(found.layers) == attention_probe.attending(model.architecture)
+    assert list(found.layers) == attention_probe.attention_layers(model.architecture)
     drawn = maps(model, tokens[:1], None if documents is None else documents[:1], [0], [1])
     for row, (spec, inputs) in enumerate(calls):
         for h in range(inputs.q.shape[1]):

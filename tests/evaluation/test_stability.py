@@ -114,7 +114,7 @@ def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeyp
     found = magnitudes(model, tokens, documents)
     metrics, curves = joined(model.architecture, [found, found])
     largest = []
-    for spec, inputs in calls[: len(attention_probe.attending(model.architecture))]:
+    for spec, inputs in calls[: len(attention_probe.attention_layers(model.architecture))]:
         group, seen = inputs.q.shape[1] // inputs.k.shape[1], []
         for b, h, t in np.ndindex(*inputs.q.shape[:3]):
             for s in range(max(0, t + 1 - (spec.window or T)), t + 1):
@@ -129,7 +129,7 @@ def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeyp
     assert ("largest_capped_logit" in metrics) == (cap is not None)
     rms = [float(stream.square().mean().sqrt()) for stream in streams]
     assert [y for _, y in curves["activation_rms"].points] == pytest.approx(rms, rel=1e-9)
-    assert [x for x, _ in curves["attention_logit"].points] == attention_probe.attending(model.architecture)
+    assert [x for x, _ in curves["attention_logit"].points] == attention_probe.attention_layers(model.architecture)
 
 
 def test_a_run_is_measured_whole(trained: Trained) -> None:

@@ -28,16 +28,16 @@ Batch = tuple[Tensor, Tensor, Tensor]
 _VERSION = 1
 
 
-def load(data: Data) -> TokenShards | Drawn:
+def load(data: Data) -> TokenShards | SyntheticData:
     """A run's data, ready to be trained on: tokenized text, or a task.
 
     Raises:
         DataError: the corpus, the tokenizer or the cache can't be used.
     """
-    return Drawn(data.corpus, data) if isinstance(data.corpus, Task) else prepare(data)
+    return SyntheticData(data.corpus, data) if isinstance(data.corpus, Task) else prepare(data)
 
 
-class Drawn:
+class SyntheticData:
     """A task over a vocabulary.
 
     Attributes:
@@ -59,19 +59,19 @@ class Drawn:
     def keep_tokenizer(self, folder: Path) -> None:
         """Ids need nothing."""
 
-    def batches(self, context: int, batch_size: int, seed: int) -> DrawnBatches:
+    def batches(self, context: int, batch_size: int, seed: int) -> SyntheticBatches:
         """Training batches of sequences of `context` tokens."""
         self._task.check(context, self.vocab_size)
-        return DrawnBatches(self._task, self.vocab_size, context, batch_size, f"train/{seed}")
+        return SyntheticBatches(self._task, self.vocab_size, context, batch_size, f"train/{seed}")
 
     def validation_batches(self, context: int, batch_size: int, n_tokens: int) -> HeldOutBatches:
         """Items that no training draws, the same for every run: enough for n_tokens, rounded up to whole ones."""
         self._task.check(context, self.vocab_size)
-        drawn = DrawnBatches(self._task, self.vocab_size, context, batch_size, "validation")
+        drawn = SyntheticBatches(self._task, self.vocab_size, context, batch_size, "validation")
         return HeldOutBatches(drawn, -(-n_tokens // context))
 
 
-class DrawnBatches:
+class SyntheticBatches:
     """Batches of a task's items; batch after batch takes the next ones."""
 
     def __init__(self, task: Task, vocabulary: int, context: int, batch_size: int, seed: str) -> None:
@@ -92,7 +92,7 @@ class DrawnBatches:
 class HeldOutBatches(Sequence[Batch]):
     """A fixed set of items in batches; the last batch is smaller where the batch size doesn't divide the set."""
 
-    def __init__(self, batches: DrawnBatches, n_items: int) -> None:
+    def __init__(self, batches: SyntheticBatches, n_items: int) -> None:
         self._batches, self.n_items = batches, n_items
 
     def __len__(self) -> int:

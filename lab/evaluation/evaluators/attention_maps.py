@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from components.registry import OptionError, register
 from lab.data.batches import validation_batches
 from lab.evaluation.base import Evaluator, Findings, Session, Subject
-from lab.evaluation.measure.attention_probe import attending
+from lab.evaluation.measure.attention_probe import attention_layers
 from lab.evaluation.measure.windows import local_windows
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
@@ -76,7 +76,7 @@ class AttentionMaps(Evaluator):
 
     def check(self, experiment: Experiment) -> None:
         model = experiment.model
-        known = attending(model)
+        known = attention_layers(model)
         if not known:
             names = ", ".join(dict.fromkeys(layer.mixer.name for layer in model.layers))
             raise OptionError("layers", f"no layer of the model attends: mixer={names}")
@@ -113,7 +113,7 @@ class AttentionMaps(Evaluator):
         for number in range(len(batches)):
             parts.append(session.cell(str(number), functools.partial(look, number)))
             session.progress(number + 1, len(batches))
-        attends = attending(architecture)
+        attends = attention_layers(architecture)
         attentions = [layer.attention for layer in architecture.layers]
         found = statistics.joined(parts, sinks=any(a is not None and a.heads.sinks for a in attentions))
         tokens, documents = given(0)
@@ -146,7 +146,7 @@ class AttentionMaps(Evaluator):
 
     def _layers(self, architecture: Architecture) -> tuple[int, ...]:
         """The layers that the picture shows."""
-        known = attending(architecture)
+        known = attention_layers(architecture)
         count = min(DRAWN, len(known))
         spread = (known[number * (len(known) - 1) // max(1, count - 1)] for number in range(count))
         return tuple(spread) if self.layers is None else self.layers

@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from components.attention.kernels.reference import attention_weights
 from components.attention.spec import AttentionInputs, AttentionSpec
 from components.decoder import Decoder
-from lab.evaluation.measure.attention_probe import in_blocks, watched
+from lab.evaluation.measure.attention_probe import query_blocks, watch_attention
 
 WIDEST = 256
 """Cells of a map that is drawn; of a longer text each cell is the largest of several weights."""
@@ -46,10 +46,10 @@ def sums(model: Decoder, tokens: Tensor, documents: Tensor | None, window: int |
     found: dict[str, Any] = {"queries": tokens.numel()}
 
     def see(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
-        parts = [_sums(spec, each, window) for each in in_blocks(inputs)]
+        parts = [_sums(spec, each, window) for each in query_blocks(inputs)]
         found[str(number)] = {name: torch.stack([part[name] for part in parts]).sum(0).tolist() for name in parts[0]}
 
-    with torch.no_grad(), watched(model, see):
+    with torch.no_grad(), watch_attention(model, see):
         model.hidden(tokens, documents)
     return found
 
@@ -113,11 +113,11 @@ def maps(
     def see(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
         if number not in layers:
             return
-        weights = torch.cat([attention_weights(spec, each)[0].float().cpu() for each in in_blocks(inputs)], dim=1)
+        weights = torch.cat([attention_weights(spec, each)[0].float().cpu() for each in query_blocks(inputs)], dim=1)
         size = min(WIDEST, weights.shape[-1])
         for head in (head for head in heads if head < len(weights)):
             found[number, head] = adaptive_max_pool2d(weights[head][None], size)[0].tolist()
 
-    with torch.no_grad(), watched(model, see):
+    with torch.no_grad(), watch_attention(model, see):
         model.hidden(tokens, documents)
     return found

@@ -15,7 +15,7 @@ from components.architecture import Architecture
 from components.attention.kernels.reference import scaled_products
 from components.attention.spec import AttentionInputs, AttentionSpec, visible
 from components.decoder import Decoder
-from lab.evaluation.measure.attention_probe import in_blocks, watched
+from lab.evaluation.measure.attention_probe import query_blocks, watch_attention
 from lab.records import EvaluationCurve
 
 
@@ -33,7 +33,7 @@ def magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict
     def see(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
         largest = (
             scaled_products(spec, each).masked_fill(~visible(spec, each), float("-inf")).amax()
-            for each in in_blocks(inputs)
+            for each in query_blocks(inputs)
         )
         logits[number] = max(float(each) for each in largest)
 
@@ -42,7 +42,7 @@ def magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict
         squares[number], values = float(stream.double().square().sum()), stream.numel()
 
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(watched(model, see))
+        stack.enter_context(watch_attention(model, see))
         for number, layer in enumerate(model.layers):
             stack.callback(layer.register_forward_hook(functools.partial(after, number)).remove)
         model.hidden(tokens, documents)

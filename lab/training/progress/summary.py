@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from components.language_model import LanguageModel
-from lab.data.synthetic.synthetic_data import Drawn
+from lab.data.synthetic.synthetic_data import SyntheticData
 from lab.records import Provenance, ProvenanceFacts, Summary
 from lab.training import environment
 from lab.training.options import Train
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def summarize(
     conductor: Conductor,
     train: Train,
-    text: Text | Drawn,
+    text: Text | SyntheticData,
     model: LanguageModel,
     device: torch.device,
     *,
@@ -62,7 +62,9 @@ def summarize(
     )
 
 
-def _provenance(conductor: Conductor, text: Text | Drawn, device: torch.device, world: World) -> ProvenanceFacts:
+def _provenance(
+    conductor: Conductor, text: Text | SyntheticData, device: torch.device, world: World
+) -> ProvenanceFacts:
     facts: ProvenanceFacts = {
         **environment.facts(device),
         "kernels": conductor.kernels,
@@ -81,19 +83,19 @@ def _provenance(conductor: Conductor, text: Text | Drawn, device: torch.device, 
     return facts
 
 
-def _size(text: Text | Drawn) -> dict[str, int]:
-    if isinstance(text, Drawn):
+def _size(text: Text | SyntheticData) -> dict[str, int]:
+    if isinstance(text, SyntheticData):
         return {"scored_per_sequence": text.scored}
     return {"train_tokens": len(text.train), "validation_tokens": len(text.validation)}
 
 
-def _metrics(conductor: Conductor, text: Text | Drawn, status: str) -> dict[str, float]:
+def _metrics(conductor: Conductor, text: Text | SyntheticData, status: str) -> dict[str, float]:
     metrics = {"unigram/loss": text.unigram_loss}
     train_loss = conductor.final_train_loss if status == "finished" else conductor.train_loss
     if train_loss is not None:
         metrics["train/loss"] = train_loss
     metrics |= conductor.validation
-    if conductor.validation and not isinstance(text, Drawn):
+    if conductor.validation and not isinstance(text, SyntheticData):
         loss = conductor.validation["val/loss"]
         metrics["val/bits_per_byte"] = bits_per_byte(loss, len(text.validation), text.validation_bytes)
     return metrics

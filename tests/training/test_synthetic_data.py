@@ -17,7 +17,7 @@ from components.decoder import Decoder
 from lab.composition.compose import compose
 from lab.data.options import MQAR, Data, Ids
 from lab.data.synthetic.draws import Draws
-from lab.data.synthetic.synthetic_data import Drawn, load
+from lab.data.synthetic.synthetic_data import SyntheticData, load
 from lab.refusals import RequestError
 from lab.training.fit import fit
 from lab.training.optimizers.schedule import ConstantSchedule
@@ -30,9 +30,9 @@ from .test_fit import PlainDescent
 DATA = Data(corpus=MQAR(pairs=3), tokenizer=Ids(size=tiny.VOCAB))
 
 
-def text() -> Drawn:
+def text() -> SyntheticData:
     found = load(DATA)
-    assert isinstance(found, Drawn)
+    assert isinstance(found, SyntheticData)
     return found
 
 
