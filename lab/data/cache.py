@@ -33,7 +33,7 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Hold the lock at `path`, waiting for whoever holds it; the kernel frees it when its holder dies.
+    """Hold the lock at `path`, waiting for the process that holds it; the kernel frees it when that process dies.
 
     Yields False on a file system without locks: what is made must still be put in place by a rename, so that the
     worst that can happen is work done twice.

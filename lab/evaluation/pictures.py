@@ -1,4 +1,4 @@
-"""Pictures of what evaluators found, as PNG: the same bytes for the same numbers."""
+"""Pictures of evaluators' findings, as PNG: the same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _short(name: str) -> str:
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
-    """A figure of rows × columns axes, each so many inches."""
+    """A figure of rows × columns axes, each `width` × `height` inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.6 + columns * width, 0.6 + rows * height), dpi=DPI, layout="constrained")

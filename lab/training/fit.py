@@ -75,7 +75,7 @@ def fit(
 
     With several processes, each calls this with the same arguments but for its rank. The first one writes everything
     that is written, and alone is asked for reports; a stop that any of them is asked for stops all after the same step.
-    A checkpoint is the same whoever wrote it, so the next attempt may have another number of processes. Losses and
+    A checkpoint doesn't depend on the number of processes, so the next attempt may have another. Losses and
     weights are those of one process but for the order in which sums are taken, and for what `NextToken` says of
     dropout; a run of so many processes that was interrupted is, bit for bit, that of as many that was not. Afterwards
     each process has the whole model, or under fsdp its part of it.

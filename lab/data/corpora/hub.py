@@ -38,7 +38,7 @@ class Hub(Corpus):
         revision: branch, tag or commit on the Hub; None for the newest. A commit makes the text reproducible.
         streaming: read rows as they arrive; False downloads the dataset first, into the library's own cache. The rows
             are the same. A folder is read where it lies, whichever it is.
-        max_documents: read at most so many rows; None for all.
+        max_documents: the most rows to read; None for all.
         max_bytes: stop before the row that would take the text over so many UTF-8 bytes; None for all.
     """
 

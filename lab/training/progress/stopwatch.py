@@ -37,7 +37,7 @@ class Stopwatch:
         self._started = time.perf_counter()
 
     def lap(self, tokens: int) -> None:
-        """A step on so many tokens is done; the watch stands still until the next `start`."""
+        """End a step on `tokens` tokens; the stopwatch then stands still until the next `start`."""
         if self._started is None:
             raise RuntimeError("a lap needs a start")
         seconds = time.perf_counter() - self._started

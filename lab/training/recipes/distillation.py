@@ -26,7 +26,7 @@ class Distillation(Recipe):
 
     As Gemma 2's small models were trained (2408.00118, section 3.2), where no temperature and no share of hard labels
     is stated. The teacher runs along with the student, in evaluation mode, on the same tokens and documents; or its
-    outputs are kept, and whoever trains on the same batches reads them.
+    outputs are kept, and runs that train on the same batches read them.
 
     Attributes:
         teacher: the run to learn from, finished and of the same tokenizer: by its path below the root, or its identity.
