@@ -259,7 +259,7 @@ def test_what_would_be_sent_is_shown_and_nothing_made(cluster: Cluster, folder: 
     [
         (["launcher.partition=mian"], "partition: there is no 'mian'; did you mean 'main'?"),
         (["launcher.sbatch.licenses=x"], "SLURM would not take these jobs: .*license"),
-        (["launcher.nope=1"], "override 'launcher.nope=1': there is no such setting"),
+        (["launcher.nope=1"], "override 'launcher.nope=1': nope: there is no such setting"),
         (["--launcher", "slrm"], "no launcher is called 'slrm'; did you mean 'slurm'?"),
         (["--threads", "2"], "launcher.cpus_per_task"),
     ],

@@ -229,7 +229,7 @@ def test_one_process_writes_and_speaks_for_all(two: Ranks, tmp_path: Path, strat
     assert costs["parameters"] == sum(p.numel() for p in tiny.TinyModel().parameters())
     assert costs["peak_memory_bytes"] == second["summary"]["costs"]["peak_memory_bytes"] > 10_000_000
     assert first["summary"]["metrics"] == second["summary"]["metrics"]
-    provenance = first["summary"]["provenance"]
+    provenance = first["summary"]["provenance"]["facts"]
     assert (provenance["processes"], provenance["nodes"], provenance["strategy"]) == (2, 1, strategy)
 
 
