@@ -15,7 +15,7 @@ STATE = "state.json"
 VERSION = 1
 
 Status = Literal["queued", "running", "finished", "diverged", "failed", "preempted", "blocked", "lost", "cancelled"]
-Failure = Literal["out_of_memory", "disk_full", "time", "bug", "interrupted", "node_lost", "cancelled"]
+Failure = Literal["out_of_memory", "disk_full", "time", "bug", "interrupted", "node_lost", "cancelled", "other_code"]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -63,7 +63,8 @@ class State:
         reason: one line for a person: why it is blocked, failed, diverged, preempted, lost or cancelled.
         failure: what kind of failure, for policies: out_of_memory, disk_full, time (a time limit before it could
             checkpoint), bug, interrupted (its worker is gone), node_lost (with its machine), cancelled (by an operator
-            of the cluster, or by its user with the cluster's own commands).
+            of the cluster, or by its user with the cluster's own commands), other_code (its worker refused it, and the
+            run stands as it did).
         heartbeat: unix seconds of the last sign of life.
         host: name of the machine that runs, or last ran, it.
         pid: process on that host.
@@ -127,6 +128,9 @@ def write_state(path: Path, state: State) -> None:
     write_json(path, {"version": VERSION, **dataclasses.asdict(state)})
 
 
+_OLD_REFUSAL = "refused: made with "
+"""How the reason began before `other_code` was a failure of its own."""
+
 _KEYS = ("version", *(field.name for field in dataclasses.fields(State)))
 
 
@@ -135,14 +139,20 @@ def _state(fields: Fields) -> State:
         raise WrongValue("version", "expected 1, and it is missing")
     if unknown := fields.others(_KEYS):
         raise WrongValue(next(iter(unknown)), "is no key of a run state")
-    status, failure = fields.text("status", "queued"), fields.text_or_none("failure")
+    status, failure, reason = (
+        fields.text("status", "queued"),
+        fields.text_or_none("failure"),
+        fields.text_or_none("reason"),
+    )
+    if failure is None and reason is not None and reason.startswith(_OLD_REFUSAL):
+        failure = "other_code"
     attempts = fields.whole("attempts", 0)
     if attempts < 0:
         raise fields.wrong("attempts", "a whole number from 0 up")
     return State(
         status=status,  # type: ignore[arg-type]  # the state checks both
         attempts=attempts,
-        reason=fields.text_or_none("reason"),
+        reason=reason,
         failure=failure,  # type: ignore[arg-type]
         heartbeat=fields.finite_or_none("heartbeat"),
         host=fields.text_or_none("host"),

@@ -19,7 +19,7 @@ import yaml
 from lab.dispatch.control import dependencies
 from lab.dispatch.control.prepare import prepare
 from lab.dispatch.launchers.local.local import LocalSummary, run_local
-from lab.dispatch.status.status import rows
+from lab.dispatch.status.status import read_rows
 from lab.dispatch.worker.attempt import BLOCKED, Stop
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, RunRecord, State
@@ -111,7 +111,7 @@ def test_what_needs_a_failed_run_is_blocked_with_the_reason_and_nobody_else(tmp_
     assert begun(runs["student"]) == begun(runs["grandchild"]) == 0
     assert runs["student"].state.attempts == 0
     assert f"{runs['student'].name} blocked" in told
-    assert [row.status for row in rows(tmp_path)].count("blocked") == 2
+    assert [row.status for row in read_rows(tmp_path)].count("blocked") == 2
 
 
 def test_blocked_runs_go_on_in_the_call_that_mends_what_they_need(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lab.dispatch.launchers.slurm.send import journal
 from lab.dispatch.launchers.slurm.view import job_view
 from lab.dispatch.status import status
 from lab.dispatch.status.cluster_view import join, look, settle_rows
-from lab.dispatch.status.status import Row
+from lab.dispatch.status.status import StatusRow
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, State
 
@@ -43,18 +43,18 @@ def accounted(job: str, state: str, **more: Any) -> Accounted:
 
 
 @pytest.fixture
-def row(make: Make) -> Callable[..., Row]:
+def row(make: Make) -> Callable[..., StatusRow]:
     """row(status, …): of a run that stands so and that nobody holds."""
 
-    def made(state: str, **more: Any) -> Row:
+    def made(state: str, **more: Any) -> StatusRow:
         run = make("caps/both/seed-0")
         run.state = State(status=state, **more)  # type: ignore[arg-type]
-        return status.row(run)
+        return status.read_row(run)
 
     return made
 
 
-Rows = Callable[..., Row]
+Rows = Callable[..., StatusRow]
 
 
 def test_a_waiting_run_says_why(row: Rows) -> None:
@@ -126,7 +126,7 @@ def test_a_run_that_somebody_is_at_stands_whatever_became_of_an_old_job(make: Ma
     run = make("caps/both/seed-0")
     assert Claim.take(run.path) is not None
     run.state = State(status="running", attempts=2, heartbeat=time.time())
-    assert join(status.row(run), job_view("12", "NODE_FAIL")).status == "running"
+    assert join(status.read_row(run), job_view("12", "NODE_FAIL")).status == "running"
 
 
 def test_a_job_that_ended_long_before_the_last_sign_of_life_says_nothing(row: Rows) -> None:
@@ -165,8 +165,8 @@ def send(root: Path, job: str, *tasks: tuple[RunFolder, ...]) -> None:
     journal.intend(root, "caps", "g", made, {}).sent(job)
 
 
-def joined(root: Path) -> tuple[dict[str, Row], tuple[str, ...]]:
-    rows = status.rows(root)
+def joined(root: Path) -> tuple[dict[str, StatusRow], tuple[str, ...]]:
+    rows = status.read_rows(root)
     view = look(root, rows)
     return {row.run.rpartition("/")[2]: row for row in view.join(rows)}, view.notes
 
@@ -185,7 +185,7 @@ def test_slurm_is_asked_only_about_runs_of_which_it_may_know_more(make: Make, tm
 
 def test_a_root_that_never_saw_slurm_costs_no_question(make: Make, tmp_path: Path, slurm: Slurm) -> None:
     make("caps/both/seed-0")
-    assert look(tmp_path, status.rows(tmp_path)).jobs == ()
+    assert look(tmp_path, status.read_rows(tmp_path)).jobs == ()
     assert slurm.asked == []
 
 

@@ -36,7 +36,7 @@ NONE = on_slurm()
 
 
 def verdict(run: RunFolder, *, changes: Changes = NONE, named: bool = False, failed: bool = False) -> RetryDecision:
-    (found,) = decide({run: status.row(run)}, changes=changes, named=[run] if named else [], failed=failed)
+    (found,) = decide({run: status.read_row(run)}, changes=changes, named=[run] if named else [], failed=failed)
     return found
 
 

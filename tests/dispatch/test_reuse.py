@@ -162,7 +162,7 @@ class TestTheSweepsPlan:
         plan = sweep("second", 1, 7)
         write_plan(tmp_path, plan)
         prepare(plan, tmp_path)
-        assert [row.run for row in status.rows(tmp_path, "second")] == ["first/arm1/seed-0", "second/arm7/seed-0"]
+        assert [row.run for row in status.read_rows(tmp_path, "second")] == ["first/arm1/seed-0", "second/arm7/seed-0"]
         assert len(survey(tmp_path).runs) == 4  # each once, where all are asked for
 
     @pytest.mark.parametrize("content", ["", "[]", '{"runs": 3}', '{"runs": [{}]}'])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lab.dispatch.status import display
 from lab.dispatch.status.display import SweepDisplay
-from lab.dispatch.status.status import row
+from lab.dispatch.status.status import read_row
 from lab.dispatch.status.table import duration, print_rows
 from lab.dispatch.worker.claim import Claim
 from lab.records import Progress, RunFolder, State
@@ -132,7 +132,7 @@ def test_a_status_that_goes_to_a_file_loses_nothing(make: Make, tmp_path: Path) 
     runs[1].state = State(status="lost", reason="no sign of life " * 20)
     console = Console(file=io.StringIO(), width=80, height=10)
     broken = [(tmp_path / "caps/torn/seed-0", "run.json: missing")]
-    print_rows([row(run) for run in runs], broken, console=console)
+    print_rows([read_row(run) for run in runs], broken, console=console)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert sum("an_arm_with_quite_a_long_name" * 2 in line and "queued" in line for line in lines) == 58
@@ -163,9 +163,9 @@ def test_a_clusters_runs_are_readable_on_any_screen(make: Make, width: int) -> N
     running.state = running.state.replace(heartbeat=time.time() - 3)
     lost.state = State(status="lost", failure="node_lost", reason="job 41_2 lost its node n3")
     rows = [
-        replace(row(running), job="41_0", job_state="RUNNING"),
-        replace(row(waits), job="41_1", job_state="PENDING", waits_for="QOSMaxJobsPerUserLimit"),
-        replace(row(lost), job="41_2", job_state="NODE_FAIL"),
+        replace(read_row(running), job="41_0", job_state="RUNNING"),
+        replace(read_row(waits), job="41_1", job_state="PENDING", waits_for="QOSMaxJobsPerUserLimit"),
+        replace(read_row(lost), job="41_2", job_state="NODE_FAIL"),
     ]
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=40, color_system=None)
     print_rows(rows, notes=["Slurm's accounting doesn't answer"], console=console)

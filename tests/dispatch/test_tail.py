@@ -11,7 +11,7 @@ import pytest
 
 from lab.dispatch.status import status
 from lab.dispatch.status.logs import follow, job_output, lines_of
-from lab.dispatch.status.status import Row
+from lab.dispatch.status.status import StatusRow
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, State
 from lab.refusals import RequestError
@@ -76,7 +76,7 @@ def test_following_waits_over_a_preemption_and_ends_with_the_run(run: RunFolder)
 
     writer = threading.Thread(target=write_on)
     writer.start()
-    lines = list(follow(run, lambda: status.row(run), last=2, on_wait=lambda row: told.append(row.status)))
+    lines = list(follow(run, lambda: status.read_row(run), last=2, on_wait=lambda row: told.append(row.status)))
     writer.join()
     assert lines == ["b", "c", "half", "on", "last"]
     assert told == ["preempted"]
@@ -85,13 +85,13 @@ def test_following_waits_over_a_preemption_and_ends_with_the_run(run: RunFolder)
 def test_following_a_run_that_nothing_goes_on_with_ends(run: RunFolder) -> None:
     (run.path / "log.txt").write_text("a\n")
     run.state = State(status="failed")
-    assert list(follow(run, lambda: status.row(run))) == ["a"]
+    assert list(follow(run, lambda: status.read_row(run))) == ["a"]
 
 
 def test_what_is_written_while_the_run_ends_is_not_lost(run: RunFolder) -> None:
-    def look() -> Row:
+    def look() -> StatusRow:
         write(run, "the very last\n")
         run.state = State(status="finished")
-        return status.row(run)
+        return status.read_row(run)
 
     assert list(follow(run, look)) == ["the very last"]

@@ -30,7 +30,7 @@ def command(names: tuple[str, ...], patience: float, root: Path, as_json: bool) 
     from lab.records import resolve_all
 
     runs = list(resolve_all(root, names))
-    view = look(root, [status.row(run) for run in runs])
+    view = look(root, [status.read_row(run) for run in runs])
 
     def waits(count: int) -> None:
         if not as_json:

@@ -11,7 +11,7 @@ from lab.cli import completion
 from lab.cli.options import root_option
 
 if TYPE_CHECKING:
-    from lab.dispatch.status.status import Row
+    from lab.dispatch.status.status import StatusRow
 
 
 @click.command("logs")
@@ -21,49 +21,37 @@ if TYPE_CHECKING:
 @click.option("--lines", "-n", type=click.IntRange(min=0), metavar="LINES", help="The last LINES lines only.")
 @root_option
 def command(run: str, follow: bool, attempt: int | None, lines: int | None, root: Path) -> None:
-    """What RUN said, all attempts one after the other; where it said nothing, what its job on the cluster said."""
-    from lab.dispatch.status import logs, status
+    """What RUN printed, over all attempts; where it printed nothing, what its job on the cluster printed."""
+    from lab.dispatch.status import logs, status, table
     from lab.dispatch.status.cluster_view import Watch
     from lab.records import resolve
     from lab.refusals import RequestError
 
     if follow and attempt is not None:
-        raise RequestError(
-            "--attempt shows what is there of one attempt, and --follow goes on over all: use one of them"
-        )
+        problem = "--attempt shows what is there of one attempt, and --follow goes on over all"
+        raise RequestError(problem, kind="conflict", fix="use one of them")
     folder = resolve(root, run)
-    if not follow:
-        said = logs.lines_of(folder, attempt=attempt, last=lines)
-        for line in said:
-            click.echo(line)
-        (row,) = Watch(root).join([status.row(folder)])
-        if not said or (row.job is not None and row.status in ("failed", "lost") and attempt is None):
-            _print_job_output(row, root, lines)
-        if not said:
-            click.echo(_standing(row), err=True)
-        return
     watch = Watch(root)
 
-    def look() -> Row:
-        return watch.join([status.row(folder)])[0]
+    def look() -> StatusRow:
+        return watch.join([status.read_row(folder)])[0]
 
-    for line in logs.follow(folder, look, last=lines, on_wait=lambda row: click.echo(_standing(row), err=True)):
+    def print_row(row: StatusRow) -> None:
+        click.echo(table.line(row), err=True)
+
+    output = (
+        logs.follow(folder, look, last=lines, on_wait=print_row)
+        if follow
+        else logs.lines_of(folder, attempt=attempt, last=lines)
+    )
+    is_empty = True
+    for line in output:
         click.echo(line)
+        is_empty = False
     row = look()
-    if row.job is not None and row.status in ("failed", "lost"):
-        _print_job_output(row, root, lines)
-    click.echo(_standing(row), err=True)
-
-
-def _print_job_output(row: Row, root: Path, lines: int | None) -> None:
-    from lab.dispatch.status import logs
-    from lab.dispatch.status.cluster_view import look
-
-    for line in logs.job_output(look(root, [row]).output_files(row), lines):
-        click.echo(line)
-
-
-def _standing(row: Row) -> str:
-    from lab.dispatch.status.table import line
-
-    return line(row)
+    job_failed = row.job is not None and row.status in ("failed", "lost") and attempt is None
+    if job_failed or (is_empty and not follow):
+        for line in logs.job_output(watch.output_files(row), lines):
+            click.echo(line)
+    if is_empty or follow:
+        print_row(row)

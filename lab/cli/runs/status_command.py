@@ -26,12 +26,12 @@ def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
     if watch and as_json:
         problem = "--json prints how things stand now, once"
         raise RequestError(problem, kind="conflict", key="--watch", fix="leave --watch out")
-    found = survey(root, sweep)
-    rows = [status.row_of(seen) for seen in found.runs]
+    sweep_runs = survey(root, sweep)
+    rows = [status.row_from(seen) for seen in sweep_runs.runs]
     view = look(root, rows)
     rows, notes = view.join(rows), view.notes
     if as_json:
-        click.echo(json.dumps(status.to_json(rows, found.broken, notes), indent=1))
+        click.echo(json.dumps(status.to_json(rows, sweep_runs.broken, notes), indent=1))
         return
     if not rows and sweep is not None:
         problem = f"no runs of '{sweep}' in {root}"
@@ -39,10 +39,10 @@ def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
     from lab.dispatch.status.table import print_rows
 
     if not watch:
-        print_rows(rows, found.broken, notes)
+        print_rows(rows, sweep_runs.broken, notes)
         return
     from lab.dispatch.status.display import SweepDisplay
 
-    print_rows(rows, found.broken, notes)
-    with SweepDisplay([seen.run for seen in found.runs], join=Watch(root).join) as display:
+    print_rows(rows, sweep_runs.broken, notes)
+    with SweepDisplay([seen.run for seen in sweep_runs.runs], join=Watch(root).join) as display:
         display.wait()

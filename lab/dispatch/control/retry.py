@@ -78,7 +78,7 @@ def retry(root: Path, names: Sequence[str], options: RetryOptions, *, say: Print
     if not names:
         raise RequestError("name a sweep, or runs, to be tried again", kind="usage")
     chosen = resolve_all(root, names)
-    rows = [status.row(run) for run in chosen]
+    rows = [status.read_row(run) for run in chosen]
     view = look(root, rows)
     rows = view.join(rows)
     for note in view.notes:
@@ -119,7 +119,7 @@ def retry(root: Path, names: Sequence[str], options: RetryOptions, *, say: Print
     return _send(launcher, Request(root, tuple(released)), say, warn) or int(left)
 
 
-def _launcher_of(view: ClusterView, rows: Sequence[status.Row], of_launcher: Sequence[str]) -> str:
+def _launcher_of(view: ClusterView, rows: Sequence[status.StatusRow], of_launcher: Sequence[str]) -> str:
     """The launcher that the runs were sent to, or else the first that the options fit."""
     known = {launcher.name for row in rows if (launcher := view.launcher_of(row.run)) is not None}
     if len(known) > 1:

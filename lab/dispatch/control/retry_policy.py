@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lab.dispatch.control import dependencies, provenance
 from lab.dispatch.launchers.base import Remedy
-from lab.dispatch.status.status import Row
+from lab.dispatch.status.status import StatusRow
 from lab.dispatch.worker.claim import last_taken
 from lab.records import Failure, RunFolder
 
@@ -70,14 +70,14 @@ class RetryDecision:
     """
 
     run: RunFolder
-    row: Row
+    row: StatusRow
     retried: bool
     reason: str
     is_news: bool = True
 
 
 def decide(
-    rows: Mapping[RunFolder, Row],
+    rows: Mapping[RunFolder, StatusRow],
     *,
     changes: Changes = Changes(),
     named: Collection[RunFolder] = (),
@@ -113,7 +113,7 @@ class _Policy:
     """The policy for one run."""
 
     run: RunFolder
-    row: Row
+    row: StatusRow
     changes: Changes
     named: bool
     failed: bool

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from lab.dispatch.launchers import registry
 from lab.dispatch.launchers.base import JobEnd, JobView, Launcher, LauncherView
-from lab.dispatch.status.status import Row, row_of
-from lab.dispatch.worker.attempt import REFUSED_BECAUSE, adopt_result
+from lab.dispatch.status.status import StatusRow, row_from
+from lab.dispatch.worker.attempt import adopt_result
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, survey
 from lab.records.state import Failure
@@ -67,18 +67,18 @@ class ClusterView:
         """The launcher that was given a run."""
         return next((known.launcher for known in self.jobs if run in known.view.sent), None)
 
-    def join(self, rows: Sequence[Row]) -> list[Row]:
+    def join(self, rows: Sequence[StatusRow]) -> list[StatusRow]:
         """The rows, with what the launchers add."""
         return [self._joined(row) for row in rows]
 
-    def output_files(self, row: Row) -> list[Path]:
+    def output_files(self, row: StatusRow) -> list[Path]:
         """The files with what a run's job printed outside of the run."""
         launcher = self.launcher_of(row.run)
         if launcher is None or row.job is None:
             return []
         return launcher.output_files(self.jobs[0].root, row.job)
 
-    def _joined(self, row: Row) -> Row:
+    def _joined(self, row: StatusRow) -> StatusRow:
         for known in self.jobs:
             sent = known.view.sent.get(row.run)
             if sent:
@@ -87,7 +87,7 @@ class ClusterView:
         return row
 
 
-def look(root: Path | str, rows: Sequence[Row]) -> ClusterView:
+def look(root: Path | str, rows: Sequence[StatusRow]) -> ClusterView:
     """What launchers know of these runs below a root.
 
     Raises:
@@ -102,14 +102,14 @@ def look(root: Path | str, rows: Sequence[Row]) -> ClusterView:
     return ClusterView(tuple(jobs for jobs in known if not names.isdisjoint(jobs.view.sent)))
 
 
-def join(row: Row, job: JobView) -> Row:
+def join(row: StatusRow, job: JobView) -> StatusRow:
     """A run's row, with what its job adds."""
     row = replace(row, job=job.id, job_state=job.state)
     if row.status not in _UNSETTLED:
         return row
     if job.phase != "ended":
         return _with_living(row, job)
-    if row.status == "running" or (row.reason or "").startswith(REFUSED_BECAUSE):
+    if row.status == "running" or row.failure == "other_code":
         return row  # its worker says itself how it stands
     end = job.end or JobEnd()
     last_sign = time.time() - row.heartbeat_age if row.heartbeat_age is not None else None
@@ -132,7 +132,7 @@ def join(row: Row, job: JobView) -> Row:
     return replace(row, status=end.status, failure=end.failure, reason=said)
 
 
-def _with_living(row: Row, job: JobView) -> Row:
+def _with_living(row: StatusRow, job: JobView) -> StatusRow:
     begun = job.phase == "running"
     where = f" on {job.nodes}" if job.nodes else ""
     match row.status:
@@ -157,11 +157,11 @@ def settle(root: Path, sweep: str) -> list[str]:
     """
     if not registry.with_records(root):
         return []
-    lost = [row for row in map(row_of, survey(root, sweep).runs) if row.status == "lost"]
+    lost = [row for row in map(row_from, survey(root, sweep).runs) if row.status == "lost"]
     return settle_rows(look(root, lost).join(lost), root)
 
 
-def settle_rows(rows: Sequence[Row], root: Path) -> list[str]:
+def settle_rows(rows: Sequence[StatusRow], root: Path) -> list[str]:
     """As `settle`, of rows that are joined with what launchers know."""
     settled = []
     for row in rows:
@@ -193,7 +193,7 @@ class Watch:
         self._asked = -math.inf
         self._thread: threading.Thread | None = None
 
-    def join(self, rows: Sequence[Row]) -> list[Row]:
+    def join(self, rows: Sequence[StatusRow]) -> list[StatusRow]:
         """The rows, with what the launchers said a moment ago."""
         if self._asked == -math.inf:
             self._ask(rows)
@@ -207,12 +207,16 @@ class Watch:
             self._thread.start()
         return joined
 
+    def output_files(self, row: StatusRow) -> list[Path]:
+        """The files with what a run's job printed outside of the run."""
+        return self._view.output_files(row)
+
     def forget(self) -> None:
         """Ask anew at the next call, as more has been sent."""
         if self._thread is not None:
             self._thread.join()
         self._asked = -math.inf
 
-    def _ask(self, rows: Sequence[Row]) -> None:
+    def _ask(self, rows: Sequence[StatusRow]) -> None:
         self._view = look(self._root, rows)
         self._asked = time.monotonic()

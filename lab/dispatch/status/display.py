@@ -1,6 +1,6 @@
-"""A sweep in progress, watched through its run folders alone: a live table, or plain lines where there is no terminal.
+"""A sweep in progress: a live table, or plain lines where there is no terminal.
 
-So it shows the same for runs started here, by another launcher, or on a cluster; of a cluster's queue it is told.
+It reads the run folders alone, so it shows the same for runs started here, by another launcher, or on a cluster.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from lab.dispatch.status.status import Row, row
-from lab.dispatch.status.table import STYLES, TROUBLES, line, share, table, totals, trouble
-from lab.records import BrokenRecord, RunFolder
-from lab.records.state import Status
+from lab.dispatch.status.status import StatusRow, read_row
+from lab.dispatch.status.table import foremost, has_trouble, line, share, table, totals, trouble
+from lab.records import BrokenRecord, RunFolder, Status
 
 _TABLE_SECONDS, _LINES_SECONDS = 0.5, 1.0
 _FRAME = 7  # lines of the screen taken by the table's head, its frame and what stands below it
@@ -29,7 +28,7 @@ class SweepDisplay:
     Args:
         runs: what to show, in this order.
         console: where; standard output by default.
-        join: adds to rows what is known of them from elsewhere, such as a cluster's queue.
+        join: adds to rows what launchers know of them.
     """
 
     def __init__(
@@ -37,13 +36,13 @@ class SweepDisplay:
         runs: Sequence[RunFolder],
         *,
         console: Console | None = None,
-        join: Callable[[Sequence[Row]], list[Row]] = list,
+        join: Callable[[Sequence[StatusRow]], list[StatusRow]] = list,
     ) -> None:
         self._runs = list(runs)
         self._join = join
         self._console = console or Console()
-        self._ended: dict[RunFolder, Row] = {}
-        self._said: dict[str, tuple[Status, int, int]] = {}
+        self._ended: dict[RunFolder, StatusRow] = {}
+        self._printed: dict[str, tuple[Status, int, int]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: Live | None = None
@@ -53,7 +52,7 @@ class SweepDisplay:
             self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=1 / _TABLE_SECONDS)
             self._live.start()
         else:
-            self.changes()  # how things stand now is no change
+            self.changes()  # the state at the beginning is no change
             self._thread = threading.Thread(target=self._print_changes, name="display", daemon=True)
             self._thread.start()
         return self
@@ -76,49 +75,44 @@ class SweepDisplay:
     def wait(self) -> None:
         """Show on until no run is going on or waiting to, or until Ctrl-C."""
         with contextlib.suppress(KeyboardInterrupt):
-            while any(each.open for each in self.rows()):
+            while any(row.open for row in self.rows()):
                 time.sleep(_LINES_SECONDS)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[StatusRow]:
         """The runs as they stand now; one whose files are broken is left out."""
         return self._join(list(self._read()))
 
     def render(self) -> RenderableType:
         """The table, as high as the screen allows: the rows that matter most where not all fit."""
         rows = self.rows()
-        troubles = [each for each in rows if each.status in TROUBLES][:3]
+        troubles = [row for row in rows if has_trouble(row)][:3]
         room = max(3, self._console.height - _FRAME - len(troubles))
-        shown = rows
-        if len(rows) > room:
-            rank = list(STYLES)
-            shown = sorted(rows, key=lambda each: rank.index(each.status))[:room]
+        shown = foremost(rows, room)
         return Group(table(shown, self._console.width), Text(totals(rows)), *map(trouble, troubles))
 
     def changes(self) -> list[str]:
         """Lines on what has changed since the last call: another status or attempt, or another quarter of the way."""
         lines = []
-        for each in self.rows():
-            quarter = int(4 * share(each))
-            now = (each.status, each.attempts, quarter)
-            before = self._said.get(each.run)
-            if now != before:
-                lines.append(line(each))
-            self._said[each.run] = now
+        for row in self.rows():
+            now = (row.status, row.attempts, int(4 * share(row)))
+            if now != self._printed.get(row.run):
+                lines.append(line(row))
+            self._printed[row.run] = now
         return lines
 
-    def _read(self) -> Iterator[Row]:
+    def _read(self) -> Iterator[StatusRow]:
         for run in self._runs:
             try:
-                found = self._ended.get(run) or row(run)
+                row = self._ended.get(run) or read_row(run)
             except BrokenRecord:
                 continue
-            if found.status in ("finished", "diverged"):
-                self._ended[run] = found  # nothing about it will change any more
-            yield found
+            if row.status in ("finished", "diverged"):
+                self._ended[run] = row  # nothing about it will change any more
+            yield row
 
     def _print_changes(self) -> None:
         ended = False
         while not ended:
             ended = self._stop.wait(_LINES_SECONDS)  # once more after the end
-            for said in self.changes():
-                self._console.print(said, markup=False, highlight=False, soft_wrap=True)
+            for change in self.changes():
+                self.say(change)

@@ -1,4 +1,4 @@
-"""What a run said: its `log.txt`, and its job's own output where the worker died before it could write there."""
+"""What a run printed: its `log.txt`, and its job's own output where the worker died before it could write there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lab.dispatch.status.status import Row
+from lab.dispatch.status.status import StatusRow
 from lab.records import RunFolder
 from lab.refusals import RequestError
 
@@ -23,7 +23,7 @@ def lines_of(run: RunFolder, *, attempt: int | None = None, last: int | None = N
 
     Args:
         attempt: of this attempt only.
-        last: only so many, from the end.
+        last: this many lines from the end.
     Raises:
         RequestError: there is no such attempt in the log.
     """
@@ -40,8 +40,8 @@ def lines_of(run: RunFolder, *, attempt: int | None = None, last: int | None = N
 
 
 def job_output(files: Sequence[Path], last: int | None = None) -> list[str]:
-    """What cluster jobs wrote outside of runs, each file under its name; empty ones and missing ones are left out."""
-    said: list[str] = []
+    """What jobs printed outside of their runs, each file under its name; empty and missing ones are left out."""
+    output: list[str] = []
     for path in files:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
@@ -49,29 +49,29 @@ def job_output(files: Sequence[Path], last: int | None = None) -> list[str]:
         except OSError:
             continue
         if lines:
-            said += [f"==== {path} ====", *lines]
-    return said
+            output += [f"==== {path} ====", *lines]
+    return output
 
 
 def follow(
     run: RunFolder,
-    look: Callable[[], Row],
+    look: Callable[[], StatusRow],
     *,
     last: int | None = None,
-    on_wait: Callable[[Row], None] = lambda row: None,
+    on_wait: Callable[[StatusRow], None] = lambda row: None,
 ) -> Iterator[str]:
     """The lines of a run's log as they are written, over attempts and requeues, until nothing will write there again.
 
     Args:
-        look: how the run stands.
-        last: begin with so many lines of what is there.
-        on_wait: told how a run stands that nobody works at, and told again when that has changed.
+        look: gives the run's row.
+        last: begin with the last lines of what is there, this many.
+        on_wait: called with the row of a run that nobody works at, and again when that has changed.
     """
     *there, rest = _read(run, 0).split(b"\n")
     offset = sum(len(line) + 1 for line in there) + len(rest)
     for line in there if last is None else there[max(0, len(there) - last) :]:
         yield _text(line)
-    told: tuple[str, str | None] | None = None
+    reported: tuple[str, str | None] | None = None
     looked = -math.inf
     over = False
     while True:
@@ -86,23 +86,23 @@ def follow(
         if time.monotonic() - looked >= _STATE_SECONDS:
             row, looked = look(), time.monotonic()
             over = not row.open
-            if row.status != "running" and not over and told != (row.status, row.waits_for):
-                told = row.status, row.waits_for
+            if row.status != "running" and not over and reported != (row.status, row.waits_for):
+                reported = row.status, row.waits_for
                 on_wait(row)
         elif not chunk:
             time.sleep(_LOOK_SECONDS)
 
 
 def _of_attempt(run: RunFolder, lines: Iterator[str], attempt: int) -> Iterator[str]:
-    found: list[int] = []
+    attempts: list[int] = []
     for line in lines:
         header = _HEADER.fullmatch(line)
         if header is not None:
-            found.append(int(header[1]))
-        if found and found[-1] == attempt:
+            attempts.append(int(header[1]))
+        if attempts and attempts[-1] == attempt:
             yield line
-    if attempt not in found:
-        known = ", ".join(map(str, found)) or "none"
+    if attempt not in attempts:
+        known = ", ".join(map(str, attempts)) or "none"
         raise RequestError(f"{run.name}: attempt {attempt} is not in its log, which has {known}")
 
 

@@ -1,6 +1,6 @@
-"""Where the runs stand, as plain rows, from nothing but their folders.
+"""Where runs stand, as rows of a table, read from nothing but their folders.
 
-A state file says what its last writer knew. A run whose writer is gone says `running` for ever; who holds the claim
+A state file says what its last writer knew. If that writer is gone, the file says `running` for ever; the run's claim
 tells that it is lost.
 """
 
@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lab.dispatch.worker.claim import holder
 from lab.records import STATUSES, RunFolder, Seen, State, survey
@@ -22,18 +21,18 @@ VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One run as it stands now.
+class StatusRow:
+    """A run as it stands now.
 
     Attributes:
         run: `sweep/arm/seed-n`, its path below the root.
         status: as in its state, but `lost` where that says running and nobody runs it.
-        heartbeat_age: seconds since the last sign of life; None before the first.
+        heartbeat_age: seconds since the last heartbeat; None before the first.
         loss: nats per token, of the last step known.
         eta: seconds of training to go; None unless it is running.
-        job: of the cluster, that runs or last ran it (`12`, or `12_3` of an array); None where it has none.
-        job_state: as the cluster calls it; None where it doesn't say.
-        waits_for: why it doesn't run now, though it will: the cluster's word (Priority, Resources, Dependency, …).
+        job: that runs or last ran it, by its launcher's id; None where it has none.
+        job_state: as the launcher calls it; None where it doesn't say.
+        waits_for: why it doesn't run now, though it will, as the launcher calls it (Priority, Resources, …).
     """
 
     run: str
@@ -60,27 +59,27 @@ class Row:
 
     @property
     def open(self) -> bool:
-        """Whether it goes on, or is going to by itself as far as can be told."""
+        """Whether it goes on, or will by itself, as far as is known."""
         if self.status in ("queued", "preempted"):
             return self.job_state is None or self.waits_for is not None  # else its job has ended
         return self.status == "running" or (self.status == "lost" and self.waits_for is not None)
 
 
-def row(run: RunFolder) -> Row:
-    """The run's row.
+def read_row(run: RunFolder) -> StatusRow:
+    """The row of a run.
 
     Raises:
         BrokenRecord: its files can't be read.
     """
-    return row_of(Seen(run, run.record, run.state))
+    return row_from(Seen(run, run.record, run.state))
 
 
-def row_of(seen: Seen) -> Row:
-    """As `row`, of a run that has just been looked at."""
+def row_from(seen: Seen) -> StatusRow:
+    """The row of a run whose record and state have just been read."""
     run, record, state = seen.run, seen.record, live(seen.run, seen.state)
     progress = state.progress
     running = state.status == "running"
-    return Row(
+    return StatusRow(
         run=run.name,
         sweep=record.sweep or run.path.parts[-3],
         arm=record.arm or run.path.parts[-2],
@@ -103,12 +102,12 @@ def row_of(seen: Seen) -> Row:
 
 
 def live_state(run: RunFolder) -> State:
-    """The state, but `lost` with a reason where it says running and nobody runs it."""
+    """A run's state, but `lost` with a reason where it says running and nobody runs it."""
     return live(run, run.state)
 
 
 def live(run: RunFolder, state: State) -> State:
-    """As `live_state`, of a run whose state has just been read."""
+    """`live_state` of a run whose state has just been read."""
     if state.status != "running" or holder(run.path) is not None:
         return state
     again = run.state  # a worker writes how its run ended, then lets go of it: perhaps just now
@@ -119,33 +118,35 @@ def live(run: RunFolder, state: State) -> State:
     return again.replace(status="lost", failure="interrupted", reason=reason)
 
 
-def rows(root: Path | str, sweep: str | None = None) -> list[Row]:
-    """The rows of all runs below the root, or of one sweep: by sweep, arm in its order, and seed."""
-    return [row_of(seen) for seen in survey(root, sweep).runs]
+def read_rows(root: Path | str, sweep: str | None = None) -> list[StatusRow]:
+    """The rows of all runs below the root, or of one sweep, ordered by sweep, arm and seed."""
+    return [row_from(seen) for seen in survey(root, sweep).runs]
 
 
-def counts(rows: Iterable[Row]) -> dict[Status, int]:
-    """How many runs stand where; statuses that no run has are left out."""
-    found = Counter(each.status for each in rows)
-    return {status: found[status] for status in STATUSES if found[status]}
+def counts(rows: Iterable[StatusRow]) -> dict[Status, int]:
+    """Status → number of runs; statuses that no run has are left out."""
+    numbers = Counter(row.status for row in rows)
+    return {status: numbers[status] for status in STATUSES if numbers[status]}
 
 
-def to_json(rows: Sequence[Row], broken: Sequence[tuple[Path, str]] = (), notes: Sequence[str] = ()) -> dict[str, Any]:
+def to_json(
+    rows: Sequence[StatusRow], broken: Sequence[tuple[Path, str]] = (), notes: Sequence[str] = ()
+) -> dict[str, object]:
     """What `lab status --json` prints. Field names don't change without the version; a loss that isn't finite is null.
 
     Args:
         rows: the runs.
         broken: folders that can't be read, from `lab.records.survey`.
-        notes: what a cluster didn't tell.
+        notes: what a launcher couldn't tell.
     """
     return {
         "version": VERSION,
-        "runs": [{key: _finite(value) for key, value in dataclasses.asdict(each).items()} for each in rows],
+        "runs": [{key: _finite(value) for key, value in dataclasses.asdict(row).items()} for row in rows],
         "counts": counts(rows),
         "broken": [{"path": str(path), "reason": reason} for path, reason in broken],
         "notes": list(notes),
     }
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Where runs stand, as a table, lines and totals for a person: as wide as there is room."""
+"""Where runs stand, for a person: as a table as wide as the screen, as a line a run, and as totals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lab.dispatch.status.status import Row, counts
-from lab.dispatch.worker.attempt import REFUSED_BECAUSE
-from lab.records.state import Failure, Status
+from lab.dispatch.status.status import StatusRow, counts
+from lab.records import Failure, Status
+from lab.units import number_of
 
 STYLES: dict[Status, str] = {
     "running": "cyan",
@@ -28,7 +28,7 @@ STYLES: dict[Status, str] = {
 }
 """In the order of what a person wants to see where not everything fits."""
 
-KINDS: dict[Failure, str] = {
+FAILURES: dict[Failure, str] = {
     "out_of_memory": "out of memory",
     "disk_full": "disk full",
     "time": "time limit",
@@ -36,18 +36,19 @@ KINDS: dict[Failure, str] = {
     "interrupted": "worker gone",
     "node_lost": "node lost",
     "cancelled": "job cancelled",
+    "other_code": "other code",
 }
-"""Failures in words."""
+"""Kinds of failure in words."""
 
 MOST_ROWS = 200
-"""A longer table is read by nobody, and takes seconds to lay out."""
+"""Nobody reads a longer table, and it takes seconds to lay out."""
 
-TROUBLES = ("failed", "lost", "diverged", "blocked")
+_TROUBLES = ("failed", "lost", "diverged", "blocked")
 _WIDE = 115  # columns of a screen on which a table fits with a column for each thing
 
 
 def print_rows(
-    rows: Sequence[Row],
+    rows: Sequence[StatusRow],
     broken: Sequence[tuple[Path, str]] = (),
     notes: Sequence[str] = (),
     *,
@@ -62,130 +63,134 @@ def print_rows(
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)  # nobody's window: what reads it must not lose columns
-    shown = _foremost(rows, MOST_ROWS)
+    shown = foremost(rows, MOST_ROWS)
     if shown:
         console.print(table(shown, console.width))
     if len(shown) < len(rows):
         console.print(Text(f"… and {len(rows) - len(shown):,} more; `lab status --json` has all"), soft_wrap=True)
     console.print(Text(totals(rows)), soft_wrap=True)
-    for each in shown:
-        if each.status in TROUBLES or (each.reason or "").startswith(REFUSED_BECAUSE):
-            console.print(trouble(each), soft_wrap=True)
+    for row in shown:
+        if has_trouble(row):
+            console.print(trouble(row), soft_wrap=True)
     for path, reason in broken:
         console.print(Text(f"{path}: broken, {reason}", STYLES["failed"]), soft_wrap=True)
     for note in notes:
         console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
 
 
-def table(rows: Sequence[Row], width: int) -> Table:
+def table(rows: Sequence[StatusRow], width: int) -> Table:
     """A row a run: a column for each thing on a wide screen; on a narrow one, in a few words, what matters of it now.
 
     Args:
         width: columns of the screen.
     """
-    several = len({each.sweep for each in rows}) > 1
-    jobs = any(each.job is not None for each in rows)
+    several_sweeps = len({row.sweep for row in rows}) > 1
+    has_jobs = any(row.job is not None for row in rows)
     wide = width >= _WIDE
-    made = Table() if wide else Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("sweep", "arm") if several else ("arm",):
-        made.add_column(heading, overflow="fold")
-    made.add_column("seed", justify="right")
-    made.add_column("state", no_wrap=True)
-    if jobs:
-        made.add_column("job", no_wrap=True)
+    shown = Table() if wide else Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("sweep", "arm") if several_sweeps else ("arm",):
+        shown.add_column(heading, overflow="fold")
+    shown.add_column("seed", justify="right")
+    shown.add_column("state", no_wrap=True)
+    if has_jobs:
+        shown.add_column("job", no_wrap=True)
     if wide:
-        made.add_column("", min_width=12)
+        shown.add_column("", min_width=12)
         for heading in ("step", "loss", "tokens/s", "to go"):
-            made.add_column(heading, justify="right")
-        made.add_column("now", overflow="fold", max_width=40)
+            shown.add_column(heading, justify="right")
+        shown.add_column("now", overflow="fold", max_width=40)
     else:
-        made.add_column("", overflow="fold")
-    for each in rows:
-        made.add_row(
-            *([Text(each.sweep)] if several else []),
-            Text(_arm(each)),
-            "" if each.seed is None else str(each.seed),
-            Text(each.status, STYLES[each.status]),
-            *([Text(each.job or "")] if jobs else []),
-            *(_columns(each) if wide else [Text("  ".join(_words(each)))]),
+        shown.add_column("", overflow="fold")
+    for row in rows:
+        shown.add_row(
+            *([Text(row.sweep)] if several_sweeps else []),
+            Text(row.run.split("/")[-2]),  # the arm's folder: with the values that a tuning run tries
+            "" if row.seed is None else str(row.seed),
+            Text(row.status, STYLES[row.status]),
+            *([Text(row.job or "")] if has_jobs else []),
+            *(_columns(row) if wide else [Text("  ".join(_words(row)))]),
         )
-    return made
+    return shown
 
 
-def _columns(each: Row) -> list[Text | ProgressBar]:
+def _columns(row: StatusRow) -> list[Text | ProgressBar]:
     return [
-        ProgressBar(total=1.0, completed=share(each), width=12),
-        Text(f"{each.step:,}/{each.steps:,}" if each.step is not None else ""),
-        Text(_number(each.loss, ".4f")),
-        Text(_number(each.tokens_per_second, ",.0f")),
-        Text(duration(each.eta) if each.eta is not None else ""),
-        Text(_now(each)),
+        ProgressBar(total=1.0, completed=share(row), width=12),
+        Text(f"{row.step:,}/{row.steps:,}" if row.step is not None else ""),
+        Text(_number(row.loss, ".4f")),
+        Text(_number(row.tokens_per_second, ",.0f")),
+        Text(duration(row.eta) if row.eta is not None else ""),
+        Text(_now(row)),
     ]
 
 
-def _words(each: Row) -> list[str]:
+def _words(row: StatusRow) -> list[str]:
     """What matters of a run where there is little room."""
     words = []
-    if each.status in ("running", "preempted") and each.step is not None and each.steps:
-        words.append(f"{each.step:,}/{each.steps:,}")
-    if each.tokens_per_second is not None:
-        words.append(f"{_number(each.tokens_per_second, ',.0f')} tok/s")
-    if each.eta is not None:
-        words.append(f"{duration(each.eta)} to go")
-    if each.loss is not None and each.status in ("finished", "diverged"):
-        words.append(f"loss {each.loss:.4f}")
-    return [*words, _now(each)] if _now(each) else words
+    if row.status in ("running", "preempted") and row.step is not None and row.steps:
+        words.append(f"{row.step:,}/{row.steps:,}")
+    if row.tokens_per_second is not None:
+        words.append(f"{_number(row.tokens_per_second, ',.0f')} tok/s")
+    if row.eta is not None:
+        words.append(f"{duration(row.eta)} to go")
+    if row.loss is not None and row.status in ("finished", "diverged"):
+        words.append(f"loss {row.loss:.4f}")
+    now = _now(row)
+    return [*words, now] if now else words
 
 
-def _now(each: Row) -> str:
+def _now(row: StatusRow) -> str:
     """How a run is, in a word or two: when it was last seen alive, why it waits, what kind of failure it was."""
-    if each.status == "running":
-        return f"seen {duration(each.heartbeat_age)} ago" if each.heartbeat_age is not None else ""
-    if each.status in ("failed", "lost"):
-        return KINDS[each.failure] if each.failure else ""
-    return each.waits_for or ""
+    if row.status == "running":
+        return f"seen {duration(row.heartbeat_age)} ago" if row.heartbeat_age is not None else ""
+    if row.status in ("failed", "lost") or row.failure == "other_code":
+        return FAILURES[row.failure] if row.failure else ""
+    return row.waits_for or ""
 
 
-def line(each: Row) -> str:
+def line(row: StatusRow) -> str:
     """All that matters of a run, in a line."""
-    parts = [each.run, each.status]
-    if each.status == "running" and each.attempts > 1:
-        parts.append(f"attempt {each.attempts}")
-    if each.job is not None and each.status != "finished":
-        parts.append(f"job {each.job}")
-    if each.step and each.steps:
-        parts.append(f"step {each.step:,}/{each.steps:,} ({100 * each.step // each.steps}%)")
-    if each.loss is not None:
-        parts.append(f"loss {each.loss:.4f}")
-    if each.tokens_per_second is not None:
-        parts.append(f"{_number(each.tokens_per_second, ',.0f')} tokens/s")
-    if each.eta is not None:
-        parts.append(f"{duration(each.eta)} to go")
-    if _now(each) and each.status != "running":
-        parts.append(_now(each))
-    if each.reason and each.status != "running":
-        parts.append(each.reason)
+    parts = [row.run, row.status]
+    if row.status == "running" and row.attempts > 1:
+        parts.append(f"attempt {row.attempts}")
+    if row.job is not None and row.status != "finished":
+        parts.append(f"job {row.job}")
+    if row.step and row.steps:
+        parts.append(f"step {row.step:,}/{row.steps:,} ({100 * row.step // row.steps}%)")
+    if row.loss is not None:
+        parts.append(f"loss {row.loss:.4f}")
+    if row.tokens_per_second is not None:
+        parts.append(f"{_number(row.tokens_per_second, ',.0f')} tokens/s")
+    if row.eta is not None:
+        parts.append(f"{duration(row.eta)} to go")
+    if row.status != "running":
+        parts += [part for part in (_now(row), row.reason) if part]
     return "  ".join(parts)
 
 
-def trouble(each: Row) -> Text:
+def has_trouble(row: StatusRow) -> bool:
+    """Whether a person has to be told why a run has no result."""
+    return row.status in _TROUBLES or row.failure == "other_code"
+
+
+def trouble(row: StatusRow) -> Text:
     """Why a run has no result."""
-    kind = f" ({KINDS[each.failure]})" if each.failure and each.status in ("failed", "lost") else ""
-    return Text(f"{each.run}: {each.status}{kind}" + (f", {each.reason}" if each.reason else ""), STYLES[each.status])
+    kind = f" ({FAILURES[row.failure]})" if row.failure and row.status in ("failed", "lost") else ""
+    return Text(f"{row.run}: {row.status}{kind}" + (f", {row.reason}" if row.reason else ""), STYLES[row.status])
 
 
-def totals(rows: Sequence[Row]) -> str:
-    """How many runs stand where."""
-    found = counts(rows)
-    head = "1 run: " if len(rows) == 1 else f"{len(rows)} runs" + (": " if rows else "")
-    return head + ", ".join(f"{found[status]} {status}" for status in STYLES if status in found)
+def totals(rows: Sequence[StatusRow]) -> str:
+    """How many runs have which status."""
+    numbers = counts(rows)
+    parts = [f"{numbers[status]} {status}" for status in STYLES if status in numbers]
+    return ": ".join([number_of(len(rows), "run"), *([", ".join(parts)] if parts else [])])
 
 
-def share(each: Row) -> float:
+def share(row: StatusRow) -> float:
     """How much of its budget a run has done, 0 to 1."""
-    if each.status == "finished":
+    if row.status == "finished":
         return 1.0
-    return each.step / each.steps if each.step and each.steps else 0.0
+    return row.step / row.steps if row.step and row.steps else 0.0
 
 
 def duration(seconds: float) -> str:
@@ -200,16 +205,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def _foremost(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most so many rows, in their order: those that a person wants to see first."""
+def foremost(rows: Sequence[StatusRow], most: int) -> list[StatusRow]:
+    """At most `most` rows, in their order: those that a person wants to see first."""
     rank = {status: number for number, status in enumerate(STYLES)}
     kept = sorted(range(len(rows)), key=lambda number: rank[rows[number].status])[:most]
     return [rows[number] for number in sorted(kept)]
-
-
-def _arm(each: Row) -> str:
-    """The arm as its folder is called: with the values that a tuning run tries, as arms have several of those."""
-    return each.run.split("/")[-2]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -24,9 +24,6 @@ BLOCKED: a run that it needs has not finished; it was not begun. REFUSED: it was
 it was not begun, and stands as it did, so that it can be run with the right code. 75 is the EX_TEMPFAIL of sysexits.h:
 try again."""
 
-REFUSED_BECAUSE = "refused: "
-"""With what the reason in the state of a refused run begins."""
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """What asks a worker to stop: operators and the kernel, the keyboard, and a cluster shortly before the time is up."""
 
@@ -99,8 +96,9 @@ def execute(
         return HELD if moved_on or cancelled else _code(state)
     refusal = provenance.refusal(run.record)
     if refusal is not None:
-        # The state as it was, but for a reason to read: nothing else of the run may be touched by other code.
-        run.state = state.replace(reason=f"{REFUSED_BECAUSE}{refusal}")
+        # The run stands as it did, and says why it wasn't run: other code may change nothing else of it.
+        kind = state.failure if state.status == "failed" else "other_code"
+        run.state = state.replace(failure=kind, reason=f"refused: {refusal}")
         claim.release()
         return REFUSED
     # Whoever started this had looked already, or nobody had: nothing learns from a run that is half trained.

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
 
-from lab.dispatch.control import dependencies
+from lab.dispatch.control import dependencies, provenance
 from lab.dispatch.launchers.local.machine import Share, available_gpus, share
 from lab.dispatch.launchers.local.pool import Worker, bury
-from lab.dispatch.worker.attempt import FAILED, HELD, PREEMPTED, REFUSED, REFUSED_BECAUSE, Stop
+from lab.dispatch.worker.attempt import FAILED, HELD, PREEMPTED, REFUSED, Stop
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder
 from lab.records.state import Status
@@ -245,7 +245,7 @@ class _Launcher:
         if code == HELD:  # another launcher was faster: see how it stands now
             self._waiting.appendleft(run)
         elif code == REFUSED:
-            self._summary.refused[run.name] = (run.state.reason or "").removeprefix(REFUSED_BECAUSE)
+            self._summary.refused[run.name] = provenance.refusal(run.record) or "made with other code"
             self._close(run)
             self._on_change(run)
         else:
