@@ -27,9 +27,9 @@ types: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev browser slurm-packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal  # a thread a worker; one of them often waits for a cluster
 
-# Without a Slurm, a browser and whatever takes long: for a look while you work.
+# Without a Slurm, a browser, trained runs, documentation and whatever takes long: for a look while you work.
 quick: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not browser and not slurm" --ignore=tests/docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not browser and not slurm and not trains" --ignore=tests/docs
 
 # Long storms and long simulations, at full size: half an hour or more. `make test` has a small version of each.
 torture: $(VENV)/.installed-dev slurm-packages

@@ -27,3 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"cluster", "fragile_cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slurm)
+        if {"trained", "two"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.trains)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.warm import lab
 
+pytestmark = pytest.mark.trains
+
 TINY = [
     "train.tokens=3k", "train.context=32", "train.global_batch=4", "validation.tokens=256", "validation.every=null",
     "schedule.warmup_tokens=0", "model.d_model=16", "model.n_layers=2", "model.mlp.d_ff=24", "model.heads.head_dim=4",

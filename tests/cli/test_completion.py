@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.records.made import make_run
 
 
@@ -33,8 +34,11 @@ def bash(*words: str, prepare: str = "") -> list[str]:
         "COMP_CWORD": str(len(words)),
         "_LAB_COMPLETE": "bash_complete",
     }
-    code = f"{prepare}\nfrom lab.cli.main import main\nmain()"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    if prepare:
+        code = f"{prepare}\nfrom lab.cli.main import main\nmain()"
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    else:
+        done = forked.run("lab.cli.main", environment=environment)
     assert done.stderr == ""
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 

@@ -19,6 +19,8 @@ from lab.records import RunFolder
 from lab.training.checkpoints import verified
 from tests.evaluation.conftest import TINY, files, write_text
 
+pytestmark = pytest.mark.trains
+
 HYBRID = (
     *TINY, "train.tokens=6k", "model.n_layers=4", "model.pattern=[local,local,nope,linear]", "model.span.window=8",
     "train.checkpoint_minutes=1e-6", "train.log_every=1",

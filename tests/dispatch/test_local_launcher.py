@@ -21,6 +21,8 @@ from lab.records import RunFolder, State
 from tests import forked
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, most_at_once, results
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., RunFolder]
 Until = Callable[..., None]
 

@@ -26,6 +26,8 @@ from lab.records import RunFolder, RunRecord, State
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks
 from tests.records.made import make_run, record
 
+pytestmark = pytest.mark.slow
+
 Until = Callable[..., None]
 
 

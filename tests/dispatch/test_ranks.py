@@ -25,6 +25,8 @@ from tests.records.made import info, make_run
 from tests.training import tiny
 from tests.training.ranks import free_port
 
+pytestmark = pytest.mark.trains
+
 Make = Callable[..., RunFolder]
 Until = Callable[..., None]
 

@@ -22,6 +22,8 @@ from lab.refusals import RequestError
 from tests.dispatch import third_launcher
 from tests.dispatch.fakes import results
 
+pytestmark = pytest.mark.slow
+
 STUB = f"{sys.executable} {Path(__file__).parent / 'stub_worker.py'}"
 Until = Callable[..., None]
 

@@ -17,6 +17,8 @@ import pytest
 from lab.records import find_runs
 from tests.warm import lab
 
+pytestmark = pytest.mark.trains
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "half_finished"
 RUNS = ["half/gqa/seed-0", "half/gqa/seed-1", "half/mha/seed-0", "half/mha/seed-1"]
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 import lab.training.fit
@@ -15,6 +19,7 @@ print(bool(RequirementCache("scipy")), bool(RequirementCache("transformers")), p
 print(type(torchmetrics.__spec__.loader).__name__, float(torchmetrics.MeanMetric()(2.0)))
 print(any(type(finder).__module__.startswith("lab") for finder in sys.meta_path))
 from importlib.util import find_spec
+import pytest
 print(all(find_spec(name) for name in ("scipy.signal", "transformers")))
 """
 

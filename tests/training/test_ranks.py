@@ -20,6 +20,8 @@ from lab.training.parallel.world import World
 from . import tiny
 from .ranks import Ranks, ranks, train
 
+pytestmark = pytest.mark.trains
+
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
 """In fp64, after a few steps of Adam, which divides differences by gradients as small as they are."""
 

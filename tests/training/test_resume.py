@@ -20,6 +20,8 @@ from lab.training.fit import fit
 
 from . import tiny
 
+pytestmark = pytest.mark.trains
+
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows of a run, by tag: (step, value), apart from the speed."""

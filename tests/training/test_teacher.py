@@ -28,6 +28,8 @@ from tests.records.made import make_run
 from .test_train import architecture
 from .test_train import experiment as experiment
 
+pytestmark = pytest.mark.trains
+
 
 def finished(experiment: Experiment, folder: Path) -> RunFolder:
     run = make_run(folder / "school/big/seed-0", "{}", {"identity": "e" * 64})
