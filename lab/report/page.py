@@ -12,20 +12,9 @@ from markupsafe import Markup
 
 from lab.comparison.compare import compare
 from lab.comparison.read.collect import collect
-from lab.report.panels import (
-    attention,
-    evaluations,
-    factorial,
-    forest,
-    matching,
-    pareto,
-    reproducibility,
-    runs,
-    scaling,
-    stability,
-    training,
-    verdicts,
-)
+from lab.report.panels.audit import matching, reproducibility, runs, stability
+from lab.report.panels.measurements import attention, evaluations, training
+from lab.report.panels.results import factorial, forest, pareto, scaling, verdicts
 from lab.report.parts import Panel
 from lab.report.report_data import ReportData, read_report_data
 

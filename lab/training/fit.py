@@ -21,7 +21,7 @@ from lab.training.checkpoints import verified
 from lab.training.checkpoints.lightning_io import VerifiedCheckpointIO
 from lab.training.compilation import Compiler
 from lab.training.conductor import Conductor
-from lab.training.data import Steps, Text, training_batches, validation
+from lab.training.data.batches import Steps, Text, training_batches, validation
 from lab.training.module import NextToken
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule

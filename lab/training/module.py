@@ -20,7 +20,7 @@ from components.attention.kernels import KernelChoice
 from components.language_model import LanguageModel
 from components.loss import at, token_losses
 from lab.training.compilation import Compiler
-from lab.training.documents import document_ids
+from lab.training.data.documents import document_ids
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train

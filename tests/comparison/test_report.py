@@ -17,7 +17,8 @@ from lab.comparison.read.collect import collect
 from lab.records import State
 from lab.refusals import RequestError
 from lab.report.page import report
-from lab.report.panels import pareto, reproducibility
+from lab.report.panels.audit import reproducibility
+from lab.report.panels.results import pareto
 from lab.report.report_data import MOST_CHARTED, ReportData, read_report_data
 from lab.report.scales import scale, short_count
 from lab.report.thinning import MOST_POINTS, envelope, thin
@@ -145,7 +146,7 @@ def test_a_hundred_runs_stay_well_below_eight_megabytes(tmp_path: Path) -> None:
 
 
 def test_pictures_beyond_the_budget_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.report.panels import attention
+    from lab.report.panels.measurements import attention
 
     rich_sweep(tmp_path)
     size = (tmp_path / SWEEP / "global" / "seed-0" / "evaluations" / "attention_maps" / "maps.png").stat().st_size

@@ -17,7 +17,7 @@ from lab.evaluation.evaluate import evaluate, request
 from lab.evaluation.load import load_model
 from lab.evaluation.measure.windows import local_windows, with_window
 from lab.records import RunFolder
-from lab.training.validation import validation_loss
+from lab.training.data.validation import validation_loss
 from tests.evaluation.conftest import TINY, Done, Trained, files, train
 
 Lab = Callable[..., Done]

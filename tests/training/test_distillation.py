@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lab.data.batches import Batches
 from lab.training.checkpoints import verified
-from lab.training.documents import document_ids
+from lab.training.data.documents import document_ids
 from lab.training.fit import fit
 from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.recipes.student import soft_losses
@@ -194,7 +194,7 @@ def test_a_student_comes_nearer_to_a_fixed_distribution_than_a_plain_model(tmp_p
 
 def test_validation_is_the_students_on_the_text(tmp_path: Path) -> None:
     from lab.data.batches import validation_batches
-    from lab.training.validation import validation_loss
+    from lab.training.data.validation import validation_loss
 
     model, text = tiny.TinyModel(), tiny.TinyText()
     outcome = fit(model, text, tiny.procedure(), tmp_path, module=student.distilled(temperature=3.0))

@@ -6,12 +6,12 @@ import torch
 
 from components.decoder import Decoder
 from components.loss import token_losses
-from lab.training.documents import document_ids
+from lab.training.data.documents import document_ids
+from lab.training.data.validation import validation_loss
 from lab.training.module import NextToken
 from lab.training.optimizers.optimizer import AdamW
 from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.options import Train
-from lab.training.validation import validation_loss
 from tests.components.architectures import gemma2
 
 SEPARATOR = 60

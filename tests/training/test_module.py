@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from components.loss import token_losses
+from lab.training.data.validation import bits_per_byte, validation_loss
 from lab.training.module import StepResult, step_seed
-from lab.training.validation import bits_per_byte, validation_loss
 
 from .tiny import CONTEXT, VOCAB, TinyModel
 

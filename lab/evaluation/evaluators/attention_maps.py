@@ -95,7 +95,7 @@ class AttentionMaps(Evaluator):
     def evaluate(self, subject: Subject, session: Session) -> Findings:
         from lab.evaluation import pictures
         from lab.evaluation.measure import attention_statistics as statistics
-        from lab.training.documents import document_ids
+        from lab.training.data.documents import document_ids
 
         loaded, architecture = subject.loaded, subject.loaded.model.architecture
         window = self.window or next(iter(local_windows(architecture)), None)

@@ -156,7 +156,7 @@ def _score(subject: Subject, places: Sequence[int], length: int) -> list[float]:
     import torch
 
     from components.loss import token_losses
-    from lab.training.documents import document_ids
+    from lab.training.data.documents import document_ids
 
     text, model, device = subject.text.validation, subject.loaded.model, subject.loaded.device
     rows = np.asarray(places)[:, None] + np.arange(-length, 1)

@@ -24,7 +24,7 @@ class Perplexity(HeldOut):
     """
 
     def evaluate(self, subject: Subject, session: Session) -> Findings:
-        from lab.training.validation import bits_per_byte  # here, as it loads Lightning
+        from lab.training.data.validation import bits_per_byte  # here, as it loads Lightning
 
         text, batches = subject.text, self.batches(subject)
         found = measure(subject.loaded.model, batches, subject, session)

@@ -56,7 +56,7 @@ class Stability(HeldOut):
         loaded, batches = subject.loaded, self.batches(subject)
 
         def look(number: int) -> dict[str, Any]:
-            from lab.training.documents import document_ids
+            from lab.training.data.documents import document_ids
 
             tokens = batches[number][0].to(loaded.device)
             documents = None if subject.separator is None else document_ids(tokens, subject.separator)

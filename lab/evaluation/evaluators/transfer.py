@@ -109,7 +109,7 @@ class Transfer(Evaluator):
             raise RequestError(f"{name}: {error}") from None
 
     def _measure(self, subject: Subject, text: TokenShards, windows: ValidationBatches) -> dict[str, Any]:
-        from lab.training.validation import bits_per_byte, validation_loss
+        from lab.training.data.validation import bits_per_byte, validation_loss
 
         loss = validation_loss(subject.loaded.model, windows, subject.loaded.device, subject.separator)
         bits = bits_per_byte(loss, len(text.validation), text.validation_bytes)

@@ -74,7 +74,7 @@ def measure(
 ) -> HeldOutLosses:
     """Score every window, a batch at a time.
 
-    The mean is `lab.training.validation.validation_loss` of the same windows to the bit: the same sums in the same
+    The mean is `lab.training.data.validation.validation_loss` of the same windows to the bit: the same sums in the same
     order.
 
     Args:
@@ -83,8 +83,8 @@ def measure(
     # Here, as they load Lightning, which listing and completion can do without.
     import torch
 
-    from lab.training.documents import document_ids
-    from lab.training.validation import target_losses
+    from lab.training.data.documents import document_ids
+    from lab.training.data.validation import target_losses
 
     device, context = subject.loaded.device, batches[0][0].shape[1]
     bins = half_octaves(context)

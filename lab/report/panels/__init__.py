@@ -1,1 +1,1 @@
-"""The parts of a report, a file each: from facts to a Panel."""
+"""The parts of a report: one file a panel, each a function from the report's data to a Panel."""

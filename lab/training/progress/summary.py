@@ -10,13 +10,13 @@ from components.language_model import LanguageModel
 from lab.data.synthetic.synthetic_data import SyntheticData
 from lab.records import Provenance, ProvenanceFacts, Summary
 from lab.training import environment
+from lab.training.data.validation import bits_per_byte
 from lab.training.options import Train
 from lab.training.parallel.world import World
-from lab.training.validation import bits_per_byte
 
 if TYPE_CHECKING:
     from lab.training.conductor import Conductor
-    from lab.training.data import Text
+    from lab.training.data.batches import Text
 
 
 def summarize(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.language_model import LanguageModel
 from components.loss import token_losses
-from lab.training.documents import document_ids
+from lab.training.data.documents import document_ids
 from lab.training.parallel.group import ALONE, Group
 from lab.training.parallel.strategies import reshard
 

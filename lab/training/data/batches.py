@@ -11,9 +11,9 @@ from torch import Tensor
 from components.language_model import LanguageModel
 from lab.data.batches import Batches, Tokens, validation_batches
 from lab.data.synthetic.synthetic_data import SyntheticBatches, SyntheticData
+from lab.training.data.validation import asked, validation_loss
 from lab.training.options import Train
 from lab.training.parallel.group import Group
-from lab.training.validation import asked, validation_loss
 
 
 class Text(Protocol):

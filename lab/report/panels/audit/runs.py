@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from lab.comparison.metrics import title
 from lab.report.charts import swatch
-from lab.report.panels.reproducibility import train_command
-from lab.report.panels.verdicts import decimals
+from lab.report.panels.audit.reproducibility import train_command
+from lab.report.panels.results.verdicts import decimals
 from lab.report.parts import Panel, Text, concat, status_chips
 from lab.report.report_data import ReportData, ReportedArm, ReportedRun
 from lab.report.wording import as_written, fixed

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from lab.comparison.metrics import better, title
 from lab.report.charts import Dot, Label, chart
-from lab.report.panels.verdicts import decimals
+from lab.report.panels.results.verdicts import decimals
 from lab.report.parts import Panel, concat, figure, legend
 from lab.report.report_data import ReportData, ReportedArm, ReportedRun
 from lab.report.scales import Scale, scale, short_count

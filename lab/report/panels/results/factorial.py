@@ -8,7 +8,7 @@ from lab.comparison.metrics import better, title
 from lab.comparison.statistics.factorial import Effect, Factorial
 from lab.comparison.tables.footnotes import percent
 from lab.report.charts import Dot, strip, strip_scale
-from lab.report.panels.verdicts import DIRECTIONS, decimals, interval_text
+from lab.report.panels.results.verdicts import DIRECTIONS, decimals, interval_text
 from lab.report.parts import Panel, concat, every_run_link, forest, tabs
 from lab.report.report_data import ReportData
 from lab.report.scales import Scale

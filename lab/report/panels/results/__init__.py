@@ -1,0 +1,1 @@
+"""Panels of the answer: verdicts, differences, effects of axes, scaling laws, and quality against cost."""
