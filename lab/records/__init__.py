@@ -5,7 +5,9 @@ Import from this package; the files within are for its own use. It needs neither
 
 from lab.records.atomic import write_bytes, write_json, write_text
 from lab.records.checks import LARGEST, BrokenRecord, escape_text, is_measured, is_number
-from lab.records.claim import (
+from lab.records.folder import CONFIG, TOKENIZER, FolderTaken, RunFolder
+from lab.records.naming import LONGEST_NAME, check_name
+from lab.records.run_files.claim import (
     CancelRequest,
     ClaimRecord,
     claim_path,
@@ -17,7 +19,7 @@ from lab.records.claim import (
     write_cancel_request,
     write_claim,
 )
-from lab.records.evaluation import (
+from lab.records.run_files.evaluation import (
     EVALUATIONS,
     FOUND,
     EvaluationCurve,
@@ -27,22 +29,7 @@ from lab.records.evaluation import (
     read_evaluations,
     write_evaluation,
 )
-from lab.records.folder import CONFIG, TOKENIZER, FolderTaken, RunFolder
-from lab.records.labels import SweepLabels
-from lab.records.naming import LONGEST_NAME, check_name
-from lab.records.plan import (
-    Picked,
-    PlanRecord,
-    PlanRow,
-    note_folders,
-    noted_folders,
-    plan_path,
-    read_plan,
-    shared_paths,
-    sound_plan,
-    write_plan_record,
-)
-from lab.records.points import (
+from lab.records.run_files.points import (
     COORDINATES,
     Points,
     PointWriter,
@@ -51,8 +38,11 @@ from lab.records.points import (
     metrics_path,
     recorded_metrics,
 )
-from lab.records.provenance import ChangedSettings, Provenance, ProvenanceFacts
-from lab.records.run import Code, Extensions, Imported, Need, Role, RunRecord, Workload
+from lab.records.run_files.provenance import ChangedSettings, Provenance, ProvenanceFacts
+from lab.records.run_files.run import RunRecord
+from lab.records.run_files.run_parts import Code, Extensions, Imported, Need, Role, Workload
+from lab.records.run_files.state import STATUSES, Failure, Progress, State, Status, write_state
+from lab.records.run_files.summary import Result, Summary
 from lab.records.scan import (
     Seen,
     Survey,
@@ -65,8 +55,20 @@ from lab.records.scan import (
     run_paths,
     survey,
 )
-from lab.records.state import STATUSES, Failure, Progress, State, Status, write_state
-from lab.records.submission import (
+from lab.records.sweep_files.labels import SweepLabels
+from lab.records.sweep_files.plan import (
+    Picked,
+    PlanRecord,
+    PlanRow,
+    note_folders,
+    noted_folders,
+    plan_path,
+    read_plan,
+    shared_paths,
+    sound_plan,
+    write_plan_record,
+)
+from lab.records.sweep_files.submission import (
     JOURNAL,
     SubmissionRecord,
     SubmittedTask,
@@ -77,7 +79,6 @@ from lab.records.submission import (
     submission_paths,
     write_submission,
 )
-from lab.records.summary import Result, Summary
 
 __all__ = [
     "CONFIG",

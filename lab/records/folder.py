@@ -19,11 +19,11 @@ import yaml
 from lab.records.atomic import write_text
 from lab.records.checks import BrokenRecord
 from lab.records.naming import check_name
-from lab.records.points import METRICS, read_points
-from lab.records.provenance import Provenance, ProvenanceFacts
-from lab.records.run import RUN, RunRecord, read_run, write_run
-from lab.records.state import STATE, State, read_state, write_state
-from lab.records.summary import SUMMARY, Summary, read_summary, write_summary
+from lab.records.run_files.points import METRICS, read_points
+from lab.records.run_files.provenance import Provenance, ProvenanceFacts
+from lab.records.run_files.run import RUN, RunRecord, read_run, write_run
+from lab.records.run_files.state import STATE, State, read_state, write_state
+from lab.records.run_files.summary import SUMMARY, Summary, read_summary, write_summary
 from lab.refusals import RequestError
 
 # Configurations are written by PyYAML's dumper, and this reads back exactly what it wrote.

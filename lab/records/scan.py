@@ -13,9 +13,9 @@ from pathlib import Path
 
 from lab.records.checks import BrokenRecord
 from lab.records.folder import CONFIG, RunFolder
-from lab.records.plan import shared_paths
-from lab.records.run import RunRecord
-from lab.records.state import State
+from lab.records.run_files.run import RunRecord
+from lab.records.run_files.state import State
+from lab.records.sweep_files.plan import shared_paths
 from lab.refusals import RequestError
 
 

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 from lab.cli.main import COMMANDS, cli
 from lab.composition.compose import compose
 from lab.composition.frozen.freeze import to_yaml
-from lab.records import RunFolder, State
-from lab.records.state import Failure, Status
+from lab.records import Failure, RunFolder, State, Status
 from lab.refusals import RequestError
 from tests.records.made import make_run
 

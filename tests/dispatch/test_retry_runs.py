@@ -17,8 +17,7 @@ from lab.dispatch.launchers.local.local import run_local
 from lab.dispatch.launchers.slurm.launcher import SlurmLauncher
 from lab.dispatch.status import status
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder, State
-from lab.records.state import Failure, Status
+from lab.records import Failure, RunFolder, State, Status
 from tests.dispatch.fakes import FAKE_WORKER, results
 
 Make = Callable[..., RunFolder]

@@ -22,13 +22,13 @@ from lab.records import (
     RunFolder,
     RunRecord,
     State,
+    Status,
     SweepLabels,
     find_runs,
     noted_folders,
     survey,
     write_plan_record,
 )
-from lab.records.state import Status
 from tests.dispatch.fakes import FAKE_WORKER, begun
 from tests.dispatch.launch import submit_local
 from tests.records.made import make_run, record

@@ -13,8 +13,7 @@ import yaml
 
 from lab.dispatch.control.prepare import Submission, prepare
 from lab.dispatch.worker.claim import Claim
-from lab.records import FolderTaken, RunFolder, RunRecord, State, find_runs
-from lab.records.state import Status
+from lab.records import FolderTaken, RunFolder, RunRecord, State, Status, find_runs
 from tests.dispatch.fakes import FAKE_WORKER, begun
 from tests.dispatch.launch import submit_local
 from tests.records.made import make_run, record

@@ -16,8 +16,7 @@ from lab.dispatch.status.display import SweepDisplay
 from lab.dispatch.status.status import read_row
 from lab.dispatch.status.table import duration, print_rows
 from lab.dispatch.worker.claim import Claim
-from lab.records import Progress, RunFolder, State
-from lab.records.state import Status
+from lab.records import Progress, RunFolder, State, Status
 
 Make = Callable[..., RunFolder]
 Until = Callable[..., None]

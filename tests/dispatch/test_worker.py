@@ -16,8 +16,7 @@ import pytest
 from lab.dispatch.worker import heartbeat as pulse_module
 from lab.dispatch.worker.attempt import DIVERGED, FAILED, FINISHED, HELD, PREEMPTED, Report, Stop, execute
 from lab.dispatch.worker.claim import Claim, holder
-from lab.records import Progress, RunFolder, State
-from lab.records.atomic import write_json
+from lab.records import Progress, RunFolder, State, write_json
 from lab.training.progress.outcome import Outcome
 from tests.dispatch.fakes import FAKE_WORKER, begun, results
 from tests.records.made import info
@@ -236,7 +235,7 @@ def test_a_full_disk_in_mid_run_does_not_end_the_signs_of_life(
             return "No space left" in said
 
         with monkeypatch.context() as patch:
-            patch.setattr("lab.records.state.write_json", full)
+            patch.setattr("lab.records.run_files.state.write_json", full)
             until(complained)
         before = run.state.heartbeat
         until(lambda: run.state.heartbeat != before)

@@ -17,7 +17,7 @@ from lab.planning.language.hydra_values import hydra_value
 from lab.planning.language.read import SweepFile, read_sweep
 from lab.planning.language.sweep import NeededRun
 from lab.planning.plan.build import plan_sweep
-from lab.records.folder import check_name
+from lab.records import check_name
 from lab.refusals import RequestError
 
 PARSER = OverridesParser.create()

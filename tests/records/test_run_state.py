@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.records.atomic import write_json, write_text
-from lab.records.state import Progress, State, read_state, write_state
+from lab.records import write_json, write_text
+from lab.records.run_files.state import Progress, State, read_state, write_state
 
 PROGRESS = Progress(step=10, steps=40, tokens=1000, loss=2.5, tokens_per_second=50.0)
 

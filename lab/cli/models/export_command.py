@@ -22,8 +22,7 @@ def command(run: str, folder: Path, root: Path) -> None:
     """Write RUN's model to DIR, where AutoModelForCausalLM finds it. DIR must be new or empty."""
     from lab.evaluation.load import load_model
     from lab.interop.folder import export_folder
-    from lab.records import resolve
-    from lab.records.folder import TOKENIZER
+    from lab.records import TOKENIZER, resolve
     from lab.refusals import RequestError
 
     folder = folder.absolute()

@@ -23,7 +23,7 @@ _PAGE = b"<!doctype html>"
 @root_option
 def command(sweep: str, out: Path | None, root: Path) -> None:
     """One self-contained HTML file about SWEEP, made of its runs as they stand now, finished or not."""
-    from lab.records.atomic import write_text
+    from lab.records import write_text
     from lab.refusals import RequestError
     from lab.report.page import report
 

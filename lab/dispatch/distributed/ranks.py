@@ -28,8 +28,7 @@ from lab.dispatch.launchers.local.machine import thread_variables
 from lab.dispatch.worker import failure, isolation, worker
 from lab.dispatch.worker.attempt import DIVERGED, FAILED, FINISHED, PREEMPTED, Report, Stop, open_run
 from lab.dispatch.worker.failure import PeerFailure
-from lab.records import RunFolder
-from lab.records.state import Status
+from lab.records import RunFolder, Status
 from lab.refusals import RequestError
 from lab.training.parallel.world import STRATEGIES, Strategy, World
 from lab.training.progress.outcome import Outcome

@@ -26,7 +26,7 @@ from lab.dispatch.distributed import rendezvous_store
 from lab.dispatch.distributed.rendezvous_store import Channel, Silence
 from lab.dispatch.worker import failure
 from lab.dispatch.worker.failure import PeerFailure
-from lab.records.state import Failure
+from lab.records import Failure
 from lab.training.parallel.world import World
 
 GRACE = 10.0  # seconds that training has to notice for itself that a process has gone

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from lab.records import RunFolder
-from lab.records.state import Failure, Status
+from lab.records import Failure, RunFolder, Status
 from lab.refusals import Finding, RequestError
 
 if TYPE_CHECKING:

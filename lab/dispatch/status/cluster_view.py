@@ -19,8 +19,7 @@ from lab.dispatch.launchers.base import JobEnd, JobView, Launcher, LauncherView
 from lab.dispatch.status.status import StatusRow, row_from
 from lab.dispatch.worker.attempt import adopt_result
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder, survey
-from lab.records.state import Failure
+from lab.records import Failure, RunFolder, survey
 
 _UNSETTLED = ("queued", "running", "preempted", "lost")
 """Of such runs a launcher may know more than their folders."""

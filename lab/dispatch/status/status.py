@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lab.dispatch.worker.claim import holder
-from lab.records import STATUSES, RunFolder, Seen, State, survey
-from lab.records.state import Failure, Status
+from lab.records import STATUSES, Failure, RunFolder, Seen, State, Status, survey
 
 VERSION = 1
 

@@ -14,8 +14,7 @@ from lab.dispatch.worker import failure
 from lab.dispatch.worker.claim import Claim
 from lab.dispatch.worker.heartbeat import Heartbeat
 from lab.dispatch.worker.log import RunLog
-from lab.records import Progress, RunFolder, State
-from lab.records.state import Status
+from lab.records import Progress, RunFolder, State, Status
 from lab.training.progress.outcome import Outcome
 
 FINISHED, FAILED, DIVERGED, HELD, BLOCKED, REFUSED, PREEMPTED = 0, 1, 3, 4, 5, 6, 75

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab.records.state import Failure
+from lab.records import Failure
 
 # torch raises plain RuntimeErrors from its CPU allocator and from the writer of its checkpoints.
 _OUT_OF_MEMORY = (

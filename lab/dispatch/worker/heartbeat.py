@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 from lab.dispatch.control.cancel import requested
 from lab.dispatch.worker.claim import Claim
-from lab.records import Progress, RunFolder, State
-from lab.records.state import Failure, Status
+from lab.records import Failure, Progress, RunFolder, State, Status
 
 INTERVAL = 2.0  # seconds between signs of life
 

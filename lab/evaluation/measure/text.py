@@ -14,7 +14,7 @@ from lab.data.options import Data
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import BPE, Tokenizer
 from lab.evaluation.base import LoadedRun
-from lab.records.folder import TOKENIZER
+from lab.records import TOKENIZER
 from lab.refusals import RequestError
 
 MAY_SET = ("data.corpus", "data.validation_fraction")

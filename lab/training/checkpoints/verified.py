@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lab.records.atomic import write_text
+from lab.records import write_text
 
 FOLDER = "checkpoints"
 KEPT = 2

@@ -28,7 +28,7 @@ from torch import Tensor
 from lab.data.cache import locked, write_whole
 from lab.data.content import digest_of
 from lab.data.errors import DataError
-from lab.records.atomic import write_bytes
+from lab.records import write_bytes
 from lab.training.recipes.target_options import bytes_a_token
 from lab.training.recipes.targets import Few, TargetSelection
 from lab.units import count

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 from lab.dispatch.launchers import options
 from lab.dispatch.launchers.base import Launcher, LauncherArguments, LaunchStatus, Remedy, Request, Sent
 from lab.dispatch.launchers.local.local import run_local
-from lab.records.state import Failure
+from lab.records import Failure
 from lab.refusals import Finding, RequestError
 
 

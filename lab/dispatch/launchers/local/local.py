@@ -22,8 +22,7 @@ from lab.dispatch.launchers.local.machine import Share, available_gpus, share
 from lab.dispatch.launchers.local.pool import Worker, bury
 from lab.dispatch.worker.attempt import FAILED, HELD, PREEMPTED, REFUSED, Stop
 from lab.dispatch.worker.claim import holder
-from lab.records import RunFolder
-from lab.records.state import Status
+from lab.records import RunFolder, Status
 
 WORKER = (sys.executable, "-m", "lab.dispatch.worker")
 _LOOK_AGAIN = 0.5  # seconds between looks at runs that others hold, and for workers that ended without a word

@@ -20,8 +20,7 @@ from lab.dispatch.launchers.slurm import view
 from lab.dispatch.launchers.slurm.check import doctor
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.send import journal, next_stage, settings, submission
-from lab.records import RunFolder
-from lab.records.state import Failure
+from lab.records import Failure, RunFolder
 from lab.refusals import Finding, RequestError
 
 _MEMORY = (

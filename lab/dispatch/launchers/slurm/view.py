@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.dispatch.launchers.base import JobEnd, JobView, LauncherView
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.send import journal
-from lab.records.state import Failure, Status
+from lab.records import Failure, Status
 
 # How a job ended that left its run unfinished: status and kind of failure of that run, and what to say.
 _ENDS: dict[str, tuple[Status, Failure | None, str]] = {

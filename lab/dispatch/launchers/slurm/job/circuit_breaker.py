@@ -13,8 +13,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.records import RunFolder
-from lab.records.atomic import write_json
+from lab.records import RunFolder, write_json
 
 COUNTED = ("bug", "disk_full")
 """Kinds of failure that are likely to come again in other runs. A smaller arm may well have enough memory."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from lab.records.atomic import write_text
 from lab.records.checks import BrokenRecord, Fields, WrongValue, is_number, parse
-from lab.records.labels import SweepLabels
 from lab.records.naming import is_arm_name, is_folder_name
-from lab.records.run import Code, Need, Role, read_code, read_need, read_role
+from lab.records.run_files.run_parts import Code, Need, Role, read_code, read_need, read_role
+from lab.records.sweep_files.labels import SweepLabels
 
 PLAN = "plan.json"
 VERSION = 2

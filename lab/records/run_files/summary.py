@@ -9,7 +9,7 @@ from typing import Literal
 
 from lab.records.atomic import write_json
 from lab.records.checks import BrokenRecord, Fields, parse
-from lab.records.provenance import Provenance
+from lab.records.run_files.provenance import Provenance
 
 SUMMARY = "summary.json"
 VERSION = 1

@@ -6,123 +6,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from lab.records.atomic import write_json
-from lab.records.checks import Fields, WrongValue, parse, read_bytes
-from lab.records.labels import SweepLabels
+from lab.records.checks import Fields, parse, read_bytes
 from lab.records.naming import is_arm_name
-from lab.records.provenance import ChangedSettings, Provenance, ProvenanceFacts
+from lab.records.run_files.provenance import ChangedSettings, Provenance, ProvenanceFacts
+from lab.records.run_files.run_parts import (
+    Code,
+    Extensions,
+    Imported,
+    Need,
+    Role,
+    Workload,
+    read_code,
+    read_imported,
+    read_need,
+    read_role,
+    read_workload,
+)
+from lab.records.sweep_files.labels import SweepLabels
 
 RUN = "run.json"
 VERSION = 2
-
-Role = Literal["report", "tune"]
-_ROLES: dict[str, Role] = {"report": "report", "tune": "tune"}
-
-
-@dataclass(frozen=True)
-class Need:
-    """A run that another consumes.
-
-    Attributes:
-        path: the configuration path that consumes it, such as `recipe.teacher`.
-        identity: of the needed run; it stands at that path in the frozen configuration.
-        run: its folder below the root, `sweep/arm/seed-n`.
-        flops_per_token: what using it takes for each training token of the run that needs it.
-    """
-
-    path: str
-    identity: str
-    run: str
-    flops_per_token: float = 0.0
-
-
-@dataclass(frozen=True)
-class Code:
-    """The code of a process.
-
-    Attributes:
-        commit: of the repository that tracks the lab; None without one, as for an installed wheel.
-        changes: SHA-256 of the uncommitted changes to tracked files; None where there are none, or no repository.
-        digest: SHA-256 of the Python files that a worker runs. The same for a checkout and for the wheel that is built
-            from it.
-    """
-
-    commit: str | None
-    changes: str | None
-    digest: str
-
-    def describe(self) -> str:
-        """In a few words for a person: `commit 1a2b3c4d with changes (digest 5e6f7a8b)`."""
-        where = f"commit {self.commit[:8]}{' with changes' if self.changes else ''}" if self.commit else "no commit"
-        return f"{where} (digest {self.digest[:8]})"
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a step of training is, as far as its speed and memory go: equal workloads cost the same time.
-
-    Attributes:
-        digest: of the architecture, the shape of a step, precision, kernel, recipe and optimizer.
-        parameters: of the trained model.
-        flops_per_token: of training, a teacher's forward pass included.
-        tokens_per_forward: tokens that one forward pass sees.
-    """
-
-    digest: str
-    precision: str
-    parameters: int
-    flops_per_token: float
-    tokens_per_forward: int
-
-
-@dataclass(frozen=True)
-class Extensions:
-    """Where the components of a run come from that aren't the lab's.
-
-    Attributes:
-        path: of the user's own file of components; None where the run uses none of it.
-        sha256: of that file.
-        packages: entry point of an installed package → the package and its version.
-    """
-
-    path: str | None = None
-    sha256: str | None = None
-    packages: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of_json(cls, entry: Mapping[str, object]) -> Extensions:
-        """From the entry of a run.json.
-
-        Raises:
-            WrongValue: a value in it is wrong.
-        """
-        extensions = Fields(entry, "extensions.")
-        own, packages = extensions.fields("file"), extensions.fields("packages")
-        names = {name: packages.text(name) for name in extensions.mapping("packages")}
-        return cls(own.text_or_none("path"), own.text("sha256") if own else None, names)
-
-    def __bool__(self) -> bool:
-        """Whether there are any such components."""
-        return self.sha256 is not None or bool(self.packages)
-
-    def as_json(self) -> dict[str, object]:
-        own: dict[str, object] = {} if self.sha256 is None else {"file": {"path": self.path, "sha256": self.sha256}}
-        return {**own, **({"packages": dict(self.packages)} if self.packages else {})}
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A published model that a run was made of.
-
-    Attributes:
-        weights: SHA-256 of its weights.
-        source: the folder that it was read from.
-    """
-
-    weights: str
-    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +105,10 @@ class RunRecord:
                 name: version for name, version in fields.numbers("components").items() if type(version) is int
             },
             costs=fields.numbers("costs"),
-            workload=_workload(fields),
+            workload=read_workload(fields),
             code=read_code(fields),
             extensions=Extensions.of_json(fields.mapping("extensions")),
-            imported=_imported(fields),
+            imported=read_imported(fields),
             created=fields.text_or_none("created"),
             provenance=Provenance(provenance) if isinstance(provenance, dict) else Provenance(),
             extra=fields.others(_KEYS),
@@ -251,7 +156,7 @@ class RunRecord:
             "workload": None if self.workload is None else asdict(self.workload),
             "code": None if self.code is None else asdict(self.code),
             "extensions": self.extensions.as_json() or None,
-            "imported": None if self.imported is None else _imported_json(self.imported),
+            "imported": None if self.imported is None else self.imported.as_json(),
             "created": self.created,
             "provenance": dict(self.provenance.facts) or None,
         }
@@ -277,51 +182,3 @@ _KEYS = frozenset(
      "match", "matching", "tune_metric", "equivalence", "experiment", "overrides", "needs", "components", "costs",
      "workload", "code", "extensions", "imported", "created", "provenance")
 )  # fmt: skip
-
-
-def read_role(fields: Fields) -> Role:
-    """The role in a run.json, or of a run in a plan.json."""
-    role = fields.text("role", "report")
-    if role not in _ROLES:
-        raise fields.wrong("role", "'report' or 'tune'")
-    return _ROLES[role]
-
-
-def read_need(fields: Fields) -> Need:
-    """A run that another consumes."""
-    return Need(fields.text("path"), fields.text("identity"), fields.text("run"), fields.finite("flops_per_token", 0.0))
-
-
-def read_code(fields: Fields) -> Code | None:
-    """The `code` of a run.json or a plan.json; None where none is recorded, or none with a digest."""
-    code = fields.fields("code")
-    if not code or code.any("digest") is None:
-        return None
-    return Code(code.text_or_none("commit"), code.text_or_none("changes"), code.text("digest"))
-
-
-def _workload(fields: Fields) -> Workload | None:
-    workload = fields.fields("workload")
-    if not workload:
-        return None
-    try:
-        return Workload(
-            digest=workload.text("digest"),
-            precision=workload.text("precision"),
-            parameters=workload.whole("parameters"),
-            flops_per_token=workload.finite("flops_per_token"),
-            tokens_per_forward=workload.whole("tokens_per_forward"),
-        )
-    except WrongValue:
-        return None  # another version's: an estimate is made without it
-
-
-def _imported(fields: Fields) -> Imported | None:
-    if "imported" not in fields:
-        return None
-    imported = fields.fields("imported")
-    return Imported(imported.text("weights"), imported.text_or_none("from"))
-
-
-def _imported_json(imported: Imported) -> dict[str, object]:
-    return {"weights": imported.weights, **({} if imported.source is None else {"from": imported.source})}
