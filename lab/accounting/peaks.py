@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lab.data.cache import default_cache, locked, write_whole
+from lab.data.cache import default_cache, locked, write_atomically
 
 TABLE = Path(__file__).with_suffix(".yaml")
 SECONDS = 0.6
@@ -89,7 +89,7 @@ def _measured(dtype: str, known: tuple[str, ...], cache: Path) -> Peak:
         with locked(file.with_suffix(".lock"), lambda: None):
             if (kept := _kept(file)) is None:
                 kept = _measure(dtype)
-                write_whole(file, json.dumps(asdict(kept), indent=1) + "\n")
+                write_atomically(file, json.dumps(asdict(kept), indent=1) + "\n")
             return kept
     except OSError:  # a cache that can't be written costs the measurement each time
         return _measure(dtype)

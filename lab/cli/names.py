@@ -17,7 +17,7 @@ from pathlib import Path
 from lab.code_version import PACKAGE
 from lab.composition import extensions
 from lab.composition.search_path import roots
-from lab.data.cache import default_cache, write_whole
+from lab.data.cache import default_cache, write_atomically
 
 
 def known_names() -> dict[str, list[str]]:
@@ -36,7 +36,7 @@ def known_names() -> dict[str, list[str]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
             stale.unlink(missing_ok=True)
-        write_whole(path, json.dumps(names))
+        write_atomically(path, json.dumps(names))
     return names
 
 

@@ -1,6 +1,6 @@
-"""From text to batches: corpora, tokenizers, token shards made once, and batches that depend on (seed, step) alone.
+"""From text to batches: corpora, tokenizers, cached token shards, and batches that depend on (seed, step) alone.
 
-`options` says what is wanted and imports nothing heavy, `shards.prepare` makes it, `batches` deals it out.
+`options` describes the data and imports no heavy library, `shards.prepare` builds the shards, and `batches` reads them.
 """
 
 from lab.data.errors import DataError

@@ -1,7 +1,7 @@
-"""Batches as a pure function of (seed, step), so that a resumed run sees what an uninterrupted one would.
+"""Batches as a pure function of (seed, step), so that a resumed run sees the same data as an uninterrupted one.
 
-The tokens are cut into windows of `context` inputs, whose targets are the same tokens one later. Every epoch visits
-every window once, in an order of its own; the order depends on the data and the seed alone, never on the model.
+The tokens are cut into windows of `context` inputs; the targets are the inputs shifted by one token. Every epoch visits
+every window once, in a new order. The order depends on the number of windows and the seed alone, never on the model.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Batches:
     """The training batches of a token array.
 
     Attributes:
-        windows: windows an epoch, floor((len(tokens) - 1) / context).
+        windows: number of windows in an epoch, floor((len(tokens) - 1) / context).
 
     Raises:
-        ValueError: the tokens are too few for one window.
+        ValueError: there are too few tokens for one window.
     """
 
     def __init__(self, tokens: Tokens, context: int, batch_size: int, seed: int) -> None:
         """
         Args:
             tokens: 1-D, of any integer type; may be memory-mapped.
-            context: inputs a window.
-            batch_size: windows a batch.
-            seed: of the order of the windows.
+            context: inputs per window.
+            batch_size: windows per batch.
+            seed: decides the order of the windows.
         """
         self.windows = count_windows(tokens, context, "training")
         if batch_size < 1:
@@ -47,9 +47,9 @@ class Batches:
         self._seed = seed
 
     def at(self, step: int) -> Batch:
-        """(inputs, targets) of a step counted from 0: int64 [batch, context], targets one token later.
+        """The (inputs, targets) of a step, counted from 0: int64 [batch, context], targets one token later.
 
-        The last batch of an epoch goes on into the next one.
+        The last batch of an epoch is filled up with windows of the next epoch.
         """
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
@@ -58,16 +58,16 @@ class Batches:
     def windows_at(self, step: int) -> npt.NDArray[np.int64]:
         """The indices of the windows in a step's batch: int64 [batch]."""
         first = step * self._batch_size
-        epochs, places = np.divmod(np.arange(first, first + self._batch_size, dtype=np.int64), self.windows)
-        order = np.empty_like(places)
+        epochs, positions = np.divmod(np.arange(first, first + self._batch_size, dtype=np.int64), self.windows)
+        order = np.empty_like(positions)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            order[here] = permute(places[here], self.windows, f"{self._seed}/{epoch}")
+            is_in_epoch = epochs == epoch
+            order[is_in_epoch] = permute(positions[is_in_epoch], self.windows, f"{self._seed}/{epoch}")
         return order
 
 
 class ValidationBatches(Sequence[Batch]):
-    """A fixed set of windows in batches; the last batch is smaller where the batch size doesn't divide the set."""
+    """A fixed set of windows in batches; the last batch is smaller if the batch size doesn't divide their number."""
 
     def __init__(self, tokens: Tokens, context: int, batch_size: int, windows: npt.NDArray[np.int64]) -> None:
         self._tokens = tokens
@@ -85,19 +85,19 @@ class ValidationBatches(Sequence[Batch]):
 
 
 def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: int) -> ValidationBatches:
-    """Windows spread evenly over the tokens, the same at every call: enough for n_tokens targets, or all there are.
+    """Windows spread evenly over the tokens, the same at every call: enough for `n_tokens` targets, or all of them.
 
     Args:
         tokens: 1-D, of any integer type; may be memory-mapped.
-        context: inputs a window.
-        batch_size: windows a batch.
-        n_tokens: targets wanted, rounded up to whole windows; `.n_tokens` of the result says how many there are.
+        context: inputs per window.
+        batch_size: windows per batch.
+        n_tokens: number of targets, rounded up to whole windows. `.n_tokens` of the result is the actual number.
 
     Returns:
         A sequence of (inputs, targets), int64 [batch, context].
 
     Raises:
-        ValueError: the tokens are too few for one window.
+        ValueError: there are too few tokens for one window.
     """
     available = count_windows(tokens, context, "validation")
     for name, value in (("batch_size", batch_size), ("n_tokens", n_tokens)):
@@ -108,10 +108,13 @@ def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: 
 
 
 def count_windows(tokens: Tokens, context: int, what: str) -> int:
-    """floor((len(tokens) - 1) / context).
+    """The number of windows, floor((len(tokens) - 1) / context).
+
+    Args:
+        what: name of the tokens in the error message, such as "training".
 
     Raises:
-        ValueError: there is none; `what` says which tokens are too few.
+        ValueError: there are too few tokens for one window.
     """
     if context < 1:
         raise ValueError(f"context must be at least 1, got {context}")
@@ -124,6 +127,6 @@ def count_windows(tokens: Tokens, context: int, what: str) -> int:
 
 
 def _cut(tokens: Tokens, context: int, windows: npt.NDArray[np.int64]) -> Batch:
-    places = windows[:, None] * context + np.arange(context + 1)
-    cut = tokens[places].astype(np.int64)
-    return torch.from_numpy(cut[:, :-1].copy()), torch.from_numpy(cut[:, 1:].copy())
+    positions = windows[:, None] * context + np.arange(context + 1)
+    rows = tokens[positions].astype(np.int64)
+    return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())

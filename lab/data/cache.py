@@ -1,6 +1,6 @@
-"""The cache of derived data: where it lies, how a file is put there whole, and how two processes take turns.
+"""The cache of derived data: its location, atomic writes, and locks between processes.
 
-Everything in it can be deleted at any time and is made again.
+Everything in the cache can be deleted at any time and is rebuilt when needed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
 def default_cache() -> Path:
-    """$LAB_CACHE; else architecture-lab in $XDG_CACHE_HOME or ~/.cache."""
-    if chosen := os.environ.get("LAB_CACHE"):
-        return Path(chosen).expanduser()
+    """The folder `$LAB_CACHE`; without it `architecture-lab` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if folder := os.environ.get("LAB_CACHE"):
+        return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "architecture-lab"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that other processes see whole or not at all, making its folder."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that other processes see all of it or none of it. Creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Hold the lock at `path`, waiting for the process that holds it; the kernel frees it when that process dies.
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[bool]:
+    """Hold the lock at `path`, after waiting for another process that holds it. The kernel frees it if a process dies.
 
-    Yields False on a file system without locks: what is made must still be put in place by a rename, so that the
-    worst that can happen is work done twice.
+    Yields whether the lock is held: False on a file system without locks. Callers must therefore still put their
+    results in place with a rename, so that at worst the work is done twice.
 
     Args:
-        waiting: called once if somebody else holds the lock.
+        path: the lock file; created if missing.
+        on_wait: called once if another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
@@ -47,12 +48,12 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                waiting()
+                on_wait()
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            held = False
+            is_locked = False
         else:
-            held = True
-        yield held
+            is_locked = True
+        yield is_locked

@@ -1,6 +1,6 @@
-"""Digests of files by content, cheap to repeat: unchanged sizes and times answer for content that was read before.
+"""Digests of files by content. A file is read again only if its size or times have changed since the last digest.
 
-Times only ever save the reading. Two copies with other times have one digest, and so one set of token shards.
+Times don't enter the digest: two copies with different times have one digest, and so share their token shards.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.data.cache import write_whole
+from lab.data.cache import write_atomically
 from lab.data.errors import DataError
 
-# A file changed twice within one tick of its file system's clock keeps its times, so young files aren't remembered.
+# A file that changes twice within one tick of the file system's clock keeps its times. So the digest of a file that has
+# just changed isn't cached.
 _SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that a corpus is read from: `key` is its path relative to the corpus's root."""
+    """A file of a corpus; `key` is its path relative to the root of the corpus."""
 
     key: str
     path: Path
@@ -39,28 +40,32 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_digest(sources: Sequence[Source], reading: object, cache: Path) -> str:
-    """Digest of the sources' keys and content, in order, and of `reading`, the options that say how they are read.
+def content_digest(sources: Sequence[Source], options: object, cache: Path) -> str:
+    """Digest of the keys and the content of the sources, in order, and of the options that decide how they are read.
+
+    Args:
+        options: a JSON-able value.
+        cache: folder in which the digest is kept together with the sizes and times of the files.
 
     Raises:
         DataError: a source can't be read.
     """
     try:
         stats = [source.path.stat() for source in sources]
-        looks = [
+        file_states = [
             [source.key, str(source.path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
             for source, stat in zip(sources, stats, strict=True)
         ]
-        remembered = cache / "content" / digest_of([looks, reading])
-        if known := _read(remembered):
-            return known
-        settled = time.time() - max((stat.st_mtime for stat in stats), default=0.0) > _SETTLED_SECONDS
-        digest = digest_of([[[source.key, file_digest(source.path)] for source in sources], reading])
+        cached = cache / "content" / digest_of([file_states, options])
+        if digest := _read(cached):
+            return digest
+        is_settled = time.time() - max((stat.st_mtime for stat in stats), default=0.0) > _SETTLED_SECONDS
+        digest = digest_of([[[source.key, file_digest(source.path)] for source in sources], options])
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror})") from error
-    if settled:
-        with suppress(OSError):  # a cache that can only be read still serves
-            write_whole(remembered, digest)
+    if is_settled:
+        with suppress(OSError):  # a read-only cache is still useful
+            write_atomically(cached, digest)
     return digest
 
 

@@ -1,4 +1,4 @@
-"""What a run is trained on, as options. Importing this registers every corpus and tokenizer and loads no library."""
+"""The options of a run's data. Importing this registers every corpus and tokenizer and loads no heavy library."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _VALIDATION_FRACTION = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Text, how it becomes tokens, and what is held out; or a synthetic task and its ids.
+    """Text, its tokenizer and its validation split; or a synthetic task and its ids.
 
     Attributes:
-        corpus: where the text comes from, or a task, whose items are drawn when they are needed.
-        tokenizer: what turns it into token ids.
-        validation_fraction: the share of documents that is held out and never trained on, in (0, 0.5]. A task has none.
-        seed: of the order of the training data, or of a task's items; None for the run's seed.
+        corpus: the source of the text, or a task whose items are generated on the fly.
+        tokenizer: turns the text into token ids.
+        validation_fraction: the share of documents held out for validation, in (0, 0.5]. A task keeps the default.
+        seed: decides the order of the training data, or the items of a task; None for the run's seed.
     """
 
     corpus: Corpus = field(default_factory=Stdlib)
@@ -51,11 +51,12 @@ class Data:
         if not isinstance(self.tokenizer, Ids):
             raise OptionError(
                 "tokenizer",
-                f"corpus '{task.name}' draws ids and has no text for '{self.tokenizer.name}' to read; it goes with "
+                f"corpus '{task.name}' generates ids and has no text for '{self.tokenizer.name}' to read; use "
                 "data/tokenizer=ids",
             )
         if self.validation_fraction != _VALIDATION_FRACTION:
             raise OptionError(
                 "validation_fraction",
-                f"corpus '{task.name}' has no documents to hold out: what is validated on is drawn apart; leave it out",
+                f"corpus '{task.name}' has no documents to hold out: its validation items are generated "
+                "separately; leave it out",
             )

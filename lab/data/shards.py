@@ -1,6 +1,6 @@
-"""Text becomes memory-mapped token shards, once for each content, tokenizer and split, however many processes ask.
+"""Memory-mapped token shards, built once for each combination of content, tokenizer and split.
 
-A shard folder is built under a temporary name and renamed into place under a lock:
+Several processes may ask at once: a shard folder is built under a temporary name and renamed into place under a lock.
 
     <cache>/tokens/<digest>/  train.bin  validation.bin  meta.json  [tokenizer.json]
 """
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lab.data.cache import default_cache, locked, write_whole
+from lab.data.cache import default_cache, locked, write_atomically
 from lab.data.content import digest_of
-from lab.data.corpora.base import Reading
+from lab.data.corpora.base import CorpusSnapshot
 from lab.data.corpora.split import Split
 from lab.data.errors import DataError
 from lab.data.options import Data
@@ -32,7 +32,7 @@ from lab.data.tokenizers.unigram import unigram_loss
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Progress = Callable[[str, int], None]
-"""Called with what is being done and the bytes of text done so far."""
+"""Called with the name of the current step and the bytes of text processed so far."""
 
 _VERSION = 1
 _BATCH_BYTES = 1 << 20  # text encoded at once
@@ -40,16 +40,16 @@ _META = "meta.json"
 
 
 class TokenShards:
-    """A corpus as tokens; every document is followed by the tokenizer's separator.
+    """A corpus as tokens. The tokenizer's separator follows every document.
 
     Attributes:
-        digest: hex; the same exactly when content, tokenizer and split are the same.
+        digest: hex; equal if and only if content, tokenizer and split are.
         vocab_size: every token is below it.
         separator: the id that follows every document.
         train, validation: memory-mapped 1-D uint16, or uint32 where the vocabulary needs it.
         train_bytes, validation_bytes: UTF-8 bytes of the text.
-        train_documents, validation_documents: how many there are on each side.
-        unigram_loss: nats a validation token under a unigram model counted on train, add-one smoothed.
+        train_documents, validation_documents: number of documents.
+        unigram_loss: nats per validation token under a unigram model of the training tokens, add-one smoothed.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -61,7 +61,7 @@ class TokenShards:
         self.validation_bytes: int = meta["validation"]["bytes"]
         self.train_documents: int = meta["train"]["documents"]
         self.validation_documents: int = meta["validation"]["documents"]
-        # As plain arrays: a memmap's own indexing costs more than the batch that is cut.
+        # As plain arrays, because indexing a memmap takes longer than copying a batch.
         self.train: Tokens = np.memmap(folder / "train.bin", meta["dtype"], "r").view(np.ndarray)
         self.validation: Tokens = np.memmap(folder / "validation.bin", meta["dtype"], "r").view(np.ndarray)
         self._folder = folder
@@ -69,11 +69,11 @@ class TokenShards:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Text to ids and back, as these shards were written."""
+        """The encoder that wrote these shards."""
         return self._tokenizer.load(self._folder)
 
     def keep_tokenizer(self, folder: Path) -> None:
-        """Write into a folder, as a whole, what `Tokenizer.load` needs; makes no folder where it needs nothing."""
+        """Write the files that `Tokenizer.load` needs into `folder`, atomically. Creates no folder if it needs none."""
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
         temporary.mkdir(parents=True)
         try:
@@ -93,35 +93,35 @@ class TokenShards:
 
 
 def prepare(data: Data, cache: Path | None = None, progress: Progress | None = None) -> TokenShards:
-    """The corpus as token shards: opened if they are in the cache and whole, else made.
+    """Open the token shards of a corpus in the cache, or build them if they are missing or incomplete.
 
-    Memory stays in proportion to the largest document, not to the corpus.
+    Memory is proportional to the largest document, not to the corpus.
 
     Args:
-        cache: default `lab.data.cache.default_cache()`.
-        progress: called while there is something to wait for.
+        cache: `lab.data.cache.default_cache()` by default.
+        progress: called while the shards are built.
 
     Raises:
         DataError: the corpus, the tokenizer or the cache can't be used.
     """
     cache = default_cache() if cache is None else cache
     report = progress or (lambda what, done: None)
-    reading = data.corpus.open(cache)
+    snapshot = data.corpus.open(cache)
     parts = [data.corpus.version, data.tokenizer.version, data.tokenizer.key(), data.validation_fraction]
-    digest = digest_of([_VERSION, reading.digest, *parts])
+    digest = digest_of([_VERSION, snapshot.digest, *parts])
     folder = cache / "tokens" / digest
-    meta = _whole(folder)
+    meta = _complete_meta(folder)
     if meta is None:
         try:
-            with locked(folder.with_suffix(".lock"), lambda: report("waiting for another process", 0)) as alone:
-                meta = _whole(folder) or _make(folder, data, reading, cache, report, alone)
+            with locked(folder.with_suffix(".lock"), lambda: report("waiting for another process", 0)) as is_locked:
+                meta = _complete_meta(folder) or _make(folder, data, snapshot, cache, report, is_locked)
         except OSError as error:
             raise DataError(f"{cache}: the cache can't be written ({error}); LAB_CACHE names another folder") from error
     return TokenShards(folder, meta, data.tokenizer)
 
 
-def _whole(folder: Path) -> dict[str, Any] | None:
-    """The description of a shard folder whose files have the sizes that they were written with, else None."""
+def _complete_meta(folder: Path) -> dict[str, Any] | None:
+    """The description of a shard folder; None if it is missing or a file doesn't have the size that was written."""
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
@@ -130,42 +130,46 @@ def _whole(folder: Path) -> dict[str, Any] | None:
     return meta if sizes == meta["files"] else None
 
 
-def _make(folder: Path, data: Data, reading: Reading, cache: Path, report: Progress, alone: bool) -> dict[str, Any]:
-    """Build a shard folder beside its place and put it there."""
-    if alone:
-        for left_over in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+def _make(
+    folder: Path, data: Data, snapshot: CorpusSnapshot, cache: Path, report: Progress, is_locked: bool
+) -> dict[str, Any]:
+    """Build a shard folder under a temporary name and move it into place."""
+    if is_locked:
+        for stale in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(stale, ignore_errors=True)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
-        meta = {"digest": folder.name, **_build(temporary, data, reading, report)}
-        if data.corpus.open(cache).digest != reading.digest:
+        meta = {"digest": folder.name, **_build(temporary, data, snapshot, report)}
+        if data.corpus.open(cache).digest != snapshot.digest:
             raise DataError(f"corpus '{data.corpus.name}' changed while it was being read; start again")
-        write_whole(temporary / _META, json.dumps(meta, indent=1))
-        # Without a lock somebody else may have been faster, and theirs may be in use.
-        if not (theirs := _whole(folder)):
+        write_atomically(temporary / _META, json.dumps(meta, indent=1))
+        # Without a lock another process may have finished first, and its shards may be in use.
+        if not (existing := _complete_meta(folder)):
             if folder.exists():
                 os.rename(folder, folder.parent / f"{temporary.name}.broken")
             os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(folder.parent / f"{temporary.name}.broken", ignore_errors=True)
-    return theirs or meta
+    return existing or meta
 
 
-def _build(folder: Path, data: Data, reading: Reading, report: Progress) -> dict[str, Any]:
-    """Write the shards, and what the encoder needs to be loaded, into an empty folder; returns their description."""
+def _build(folder: Path, data: Data, snapshot: CorpusSnapshot, report: Progress) -> dict[str, Any]:
+    """Write the shards and the encoder's files into an empty folder, and return their description."""
 
     def training_texts() -> Iterator[str]:
-        return (text for _, held_out, text in _texts(data, reading, report, "learning the tokenizer") if not held_out)
+        return (text for _, held_out, text in _texts(data, snapshot, report, "learning the tokenizer") if not held_out)
 
     encoder = data.tokenizer.fit(training_texts)
     encoder.save(folder)
     dtype = np.dtype("<u2" if encoder.vocab_size <= 1 << 16 else "<u4")
     with ExitStack() as stack:
-        sides = {side: stack.enter_context(_Side(folder / f"{side}.bin", encoder, dtype)) for side in _SIDES}
-        for size, held_out, text in _texts(data, reading, report, "tokenizing"):
-            sides["validation" if held_out else "train"].add(text, size)
+        writers = {
+            split: stack.enter_context(_ShardWriter(folder / f"{split}.bin", encoder, dtype)) for split in _SPLITS
+        }
+        for size, held_out, text in _texts(data, snapshot, report, "tokenizing"):
+            writers["validation" if held_out else "train"].add(text, size)
     return {
         "version": _VERSION,
         "tokenizer": data.tokenizer.key(),
@@ -173,29 +177,29 @@ def _build(folder: Path, data: Data, reading: Reading, report: Progress) -> dict
         "vocab_size": encoder.vocab_size,
         "separator": encoder.separator,
         "dtype": dtype.str,
-        "unigram_loss": unigram_loss(sides["train"].counts, sides["validation"].counts),
-        **{name: side.description() for name, side in sides.items()},
+        "unigram_loss": unigram_loss(writers["train"].counts, writers["validation"].counts),
+        **{name: writer.description() for name, writer in writers.items()},
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
 
 
-_SIDES = ("train", "validation")
+_SPLITS = ("train", "validation")
 
 
-class _Side:
-    """One shard being written: texts are gathered, encoded in batches and appended."""
+class _ShardWriter:
+    """Writes one shard: buffers texts, encodes them in batches and appends the tokens."""
 
     def __init__(self, path: Path, encoder: Encoder, dtype: np.dtype[Any]) -> None:
         self._path = path
         self._encoder = encoder
         self._dtype = dtype
         self._texts: list[str] = []
-        self._gathered = 0
+        self._buffered_bytes = 0
         self._bytes = 0
         self._documents = 0
         self.counts = np.zeros(encoder.vocab_size, dtype=np.int64)
 
-    def __enter__(self) -> _Side:
+    def __enter__(self) -> _ShardWriter:
         self._file = open(self._path, "xb")
         return self
 
@@ -209,8 +213,8 @@ class _Side:
     def add(self, text: str, size: int) -> None:
         """Append a document of `size` UTF-8 bytes."""
         self._texts.append(text)
-        self._gathered += size
-        if self._gathered >= _BATCH_BYTES:
+        self._buffered_bytes += size
+        if self._buffered_bytes >= _BATCH_BYTES:
             self._write()
 
     def description(self) -> dict[str, int]:
@@ -225,15 +229,19 @@ class _Side:
         self.counts += np.bincount(tokens, minlength=len(self.counts))
         self._file.write(tokens.tobytes())
         self._documents += len(self._texts)
-        self._bytes += self._gathered
-        self._texts, self._gathered = [], 0
+        self._bytes += self._buffered_bytes
+        self._texts, self._buffered_bytes = [], 0
 
 
-def _texts(data: Data, reading: Reading, report: Progress, what: str) -> Iterator[tuple[int, bool, str]]:
-    """(UTF-8 bytes, whether it is held out, text) of every document that has text, checked as they pass."""
+def _texts(data: Data, snapshot: CorpusSnapshot, report: Progress, what: str) -> Iterator[tuple[int, bool, str]]:
+    """Yield (UTF-8 bytes, whether it is held out, text) of every document that isn't empty.
+
+    Raises:
+        DataError: a text can't be encoded as UTF-8, or one split has no documents.
+    """
     split = Split(data.validation_fraction)
     done = 0
-    for document in reading.documents():
+    for document in snapshot.documents():
         if not document.text:
             continue
         try:

@@ -130,7 +130,7 @@ def _fit(
         separator=separator,
         group=group,
         compiler=compiler,
-        scored=text.scored if isinstance(text, SyntheticData) else None,
+        n_targets=text.n_targets if isinstance(text, SyntheticData) else None,
     )
     recorder = Recorder(folder, from_step=start) if world.first else None
     conductor = Conductor(

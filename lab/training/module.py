@@ -137,11 +137,11 @@ class NextToken(LightningModule):
         separator: int | None = None,
         group: Group = ALONE,
         compiler: Compiler | None = None,
-        scored: int | None = None,
+        n_targets: int | None = None,
     ) -> None:
         """
         Args:
-            scored: places of a sequence where there is something to predict; None for all.
+            n_targets: number of targets in a sequence; None if every token has one.
             group: the processes that train together; a batch is this one's part of the global batch.
             compiler: of the model's blocks; None to compile nothing.
         """
@@ -155,7 +155,7 @@ class NextToken(LightningModule):
         self._separator = separator
         self._group = group
         self._compiler = compiler
-        self._scored = scored
+        self._n_targets = n_targets
         self._peaks: list[float] = []
 
     def configure_model(self) -> None:
@@ -208,7 +208,7 @@ class NextToken(LightningModule):
 
     def loss_form(self, device: torch.device) -> str:
         """How the loss of a pass is computed: from all logits (`plain`), or in chunks that hold some of them."""
-        tokens = self._group.world.sequences_per_forward(self._train) * (self._scored or self._train.context)
+        tokens = self._group.world.sequences_per_forward(self._train) * (self._n_targets or self._train.context)
         return "plain" if self.from_logits else self.model.loss_form(tokens, device.type)
 
     def facts(self) -> dict[str, object]:

@@ -91,13 +91,13 @@ def test_without_the_library_the_message_says_what_to_install(
 
 
 def test_a_dataset_seen_once_is_known_without_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_ask_for_commit", lambda dataset, revision: COMMIT)
+    monkeypatch.setattr(hub, "_fetch_commit", lambda dataset, revision: COMMIT)
     online = Hub(dataset="owner/name").open(cache).digest
 
     def unreachable(dataset: str, revision: str | None) -> str:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(hub, "_ask_for_commit", unreachable)
+    monkeypatch.setattr(hub, "_fetch_commit", unreachable)
     assert Hub(dataset="owner/name").open(cache).digest == online
     assert Hub(dataset="owner/name", revision=COMMIT).open(cache / "empty").digest == online
     with pytest.raises(DataError, match="never read here"):
@@ -116,7 +116,7 @@ def test_a_new_commit_is_new_content_and_rows_are_read_at_that_commit(
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     digests = set()
     for commit in ("a" * 40, "b" * 40):
-        monkeypatch.setattr(hub, "_ask_for_commit", lambda dataset, revision, commit=commit: commit)
+        monkeypatch.setattr(hub, "_fetch_commit", lambda dataset, revision, commit=commit: commit)
         reading = Hub(dataset="owner/name", config="en", streaming=False).open(cache)
         assert [document.text for document in reading.documents()] == ["row"]
         digests.add(reading.digest)

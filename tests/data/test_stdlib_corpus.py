@@ -46,9 +46,9 @@ def test_the_order_of_parts_changes_nothing(cache: Path) -> None:
 
 def test_a_python_without_its_source_is_told_so(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(DataError, match=r"keeps no source.*parts=\[prose\]"):
+    with pytest.raises(DataError, match=r"has no source code.*parts=\[prose\]"):
         Stdlib(parts=("code",)).open(cache)
-    with pytest.raises(DataError, match=r"topics\.py: this Python comes without it.*parts=\[code\]"):
+    with pytest.raises(DataError, match=r"topics\.py: this Python doesn't have it.*parts=\[code\]"):
         Stdlib(parts=("prose",)).open(cache)
 
 

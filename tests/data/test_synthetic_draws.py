@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.data.synthetic.draws import Draws, skipping
+from lab.data.synthetic.draws import Draws, skip_taken
 
 MANY = np.arange(24_000)
 
@@ -73,4 +73,4 @@ def test_weighted_places_are_drawn_one_after_another_by_the_weights_that_are_lef
 def test_skipping_counts_past_what_is_taken() -> None:
     taken = np.array([[0, 2, 3], [1, 5, 6]])
     expected = [[n for n in range(9) if n not in row] for row in taken.tolist()]
-    np.testing.assert_array_equal(skipping(np.array([range(6), range(6)]), taken), expected)
+    np.testing.assert_array_equal(skip_taken(np.array([range(6), range(6)]), taken), expected)

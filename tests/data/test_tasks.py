@@ -64,7 +64,7 @@ def test_every_answer_can_be_read_off_the_tokens_before_it_at_its_distance(
 ) -> None:
     items = drawn(task, context, vocabulary)
     assert items.tokens.shape == (200, context)
-    assert items.places.shape == items.targets.shape == items.distances.shape == (200, task.scored)
+    assert items.places.shape == items.targets.shape == items.distances.shape == (200, task.n_targets)
     assert 0 <= items.tokens.min() <= items.tokens.max() < vocabulary
     for tokens, places, targets, distances in zip(
         items.tokens.tolist(), items.places.tolist(), items.targets.tolist(), items.distances.tolist(), strict=True
@@ -74,11 +74,11 @@ def test_every_answer_can_be_read_off_the_tokens_before_it_at_its_distance(
         assert found == list(zip(targets, distances, strict=True))
 
 
-@pytest.mark.parametrize(("task", "context", "vocabulary"), [case for case in CASES if case[0].answers(case[2]) < 100])
+@pytest.mark.parametrize(("task", "context", "vocabulary"), [case for case in CASES if case[0].n_answers(case[2]) < 100])
 def test_an_answer_is_each_of_its_ids_as_often(task: Task, context: int, vocabulary: int) -> None:
     counts = Counter(drawn(task, context, vocabulary, n=4000).targets.flatten().tolist())
-    assert len(counts) == task.answers(vocabulary)
-    mean = 4000 * task.scored / len(counts)
+    assert len(counts) == task.n_answers(vocabulary)
+    mean = 4000 * task.n_targets / len(counts)
     assert all(abs(n - mean) < 5 * mean**0.5 for n in counts.values())
 
 
@@ -151,5 +151,5 @@ def test_least_sizes_are_enough() -> None:
 
 
 def test_a_task_holds_no_text(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="corpus 'mqar' draws ids and holds no text to read"):
+    with pytest.raises(DataError, match="corpus 'mqar' generates ids and has no text to read"):
         MQAR().open(tmp_path)

@@ -14,7 +14,7 @@ from tokenizers import models, pre_tokenizers
 
 from components.registry import OptionError
 from lab.data import DataError, shards
-from lab.data.corpora.split import place
+from lab.data.corpora.split import key_fraction
 from lab.data.options import BPE, Byte, Data, File, Files, Stdlib, Tokenizer
 from lab.data.shards import TokenShards, prepare
 
@@ -36,8 +36,8 @@ def test_every_document_stands_whole_on_one_side_in_order(
     tokenizer: Tokenizer, folder: Path, texts: dict[str, str], cache: Path
 ) -> None:
     made = prepare(data(tokenizer), cache)
-    held_out = [texts[key] for key in sorted(texts) if place(key) < 0.2]
-    trained_on = [texts[key] for key in sorted(texts) if place(key) >= 0.2]
+    held_out = [texts[key] for key in sorted(texts) if key_fraction(key) < 0.2]
+    trained_on = [texts[key] for key in sorted(texts) if key_fraction(key) >= 0.2]
     assert documents(made.validation, made) == held_out
     assert documents(made.train, made) == trained_on
     assert not set(held_out) & set(documents(made.train, made))
@@ -52,7 +52,7 @@ def test_bpe_learns_nothing_from_the_validation_split(folder: Path, texts: dict[
     """Rewriting every held-out document leaves the tokenizer as it was."""
     before = prepare(data(BPE(size=290)), cache)
     for key in texts:
-        if place(key) < 0.2:
+        if key_fraction(key) < 0.2:
             (folder / key).write_text("zqzq " * 5000)
     after = prepare(data(BPE(size=290)), cache)
     assert after.digest != before.digest
@@ -71,7 +71,7 @@ def test_unigram_loss_is_that_of_a_plain_count(tokenizer: Tokenizer, folder: Pat
 
 def test_encode_is_the_shards_own_encoding(folder: Path, texts: dict[str, str], cache: Path) -> None:
     made = prepare(data(BPE(size=280)), cache)
-    first = next(texts[key] for key in sorted(texts) if place(key) >= 0.2)
+    first = next(texts[key] for key in sorted(texts) if key_fraction(key) >= 0.2)
     assert [*made.encode(first), made.separator] == made.train[: len(made.encode(first)) + 1].tolist()
     assert made.decode(made.encode("unseen ‽ text")) == "unseen ‽ text"
 
@@ -151,25 +151,25 @@ def test_a_corpus_without_text_is_refused(folder: Path, cache: Path) -> None:
 def test_a_split_that_holds_out_nothing_says_what_would_hold_out_something(
     folder: Path, texts: dict[str, str], cache: Path
 ) -> None:
-    keys = sorted((key for key in texts if place(key) > 0.2), key=place)[:3]
+    keys = sorted((key for key in texts if key_fraction(key) > 0.2), key=key_fraction)[:3]
     only(folder, *keys)
     with pytest.raises(
         DataError, match=r"3 documents at validation_fraction 0\.2 leave none for validation"
     ) as refused:
         prepare(data(), cache)
     advice = float(str(refused.value).split("raise data.validation_fraction to ")[1].split()[0])
-    assert advice - place(keys[0]) < 0.0011
+    assert advice - key_fraction(keys[0]) < 0.0011
     assert prepare(data(validation_fraction=advice), cache).validation_documents == 1
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(folder: Path, texts: dict[str, str], cache: Path) -> None:
-    only(folder, *[key for key in texts if place(key) < 0.2])
+    only(folder, *[key for key in texts if key_fraction(key) < 0.2])
     with pytest.raises(DataError, match=r"leave none for training; lower data\.validation_fraction"):
         prepare(data(), cache)
 
 
 def test_one_document_cannot_be_split(folder: Path, texts: dict[str, str], cache: Path) -> None:
-    only(folder, next(key for key in texts if place(key) > 0.2))
+    only(folder, next(key for key in texts if key_fraction(key) > 0.2))
     with pytest.raises(DataError, match=r"1 document at .*at least two; split_at"):
         prepare(data(), cache)
 
@@ -188,11 +188,11 @@ def test_fractions_that_leave_a_side_empty_are_refused(fraction: float) -> None:
 
 
 def test_the_held_out_share_is_the_fraction() -> None:
-    places = [place(f"some/path/{i}.txt") for i in range(20_000)]
+    places = [key_fraction(f"some/path/{i}.txt") for i in range(20_000)]
     for fraction in (0.01, 0.05, 0.5):
         share = np.mean([where < fraction for where in places])
         assert abs(share - fraction) < 4 * math.sqrt(fraction * (1 - fraction) / 20_000)
 
 
 def test_a_documents_place_is_the_same_on_every_machine() -> None:
-    assert place("json/decoder.py") == 0.23117427244379962
+    assert key_fraction("json/decoder.py") == 0.23117427244379962

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.data.corpora.split import place
+from lab.data.corpora.split import key_fraction
 from lab.data.shards import prepare
 from lab.evaluation.evaluate import evaluate, request
 from lab.evaluation.load import load_model
@@ -87,7 +87,7 @@ def test_another_corpus_is_read_in_the_tokens_that_the_run_learnt(trained: Train
     tokens, size = [], 0
     for line, text in enumerate(cubes.read_text().splitlines(), start=1):
         document = json.loads(text)["text"]
-        if place(f"cubes.jsonl#{line}") < 0.5:
+        if key_fraction(f"cubes.jsonl#{line}") < 0.5:
             tokens += [*map(int, encoder.encode_batch([document])[0]), encoder.separator]
             size += len(document.encode())
     windows = list(range((len(tokens) - 1) // 16))

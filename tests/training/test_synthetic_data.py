@@ -139,7 +139,7 @@ def test_a_decoder_takes_its_loss_where_it_is_asked_in_either_form(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data/tokenizer=byte"], "data.tokenizer: corpus 'mqar' draws ids and has no text for 'byte' to read"),
+        (["data/tokenizer=byte"], "data.tokenizer: corpus 'mqar' generates ids and has no text for 'byte' to read"),
         (["data/corpus=stdlib"], "data.tokenizer: 'ids' reads no text such as corpus 'stdlib'"),
         (["data.validation_fraction=0.1"], "data.validation_fraction: corpus 'mqar' has no documents to hold out"),
         (["data.corpus.pairs=17"], "data.corpus.pairs: 17 pairs need a context of at least 68 tokens, got 64"),

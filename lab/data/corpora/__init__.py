@@ -1,1 +1,1 @@
-"""Where text comes from: files, the Hub, Python's standard library."""
+"""Sources of text: files, the Hugging Face Hub, Python's standard library."""

@@ -1,6 +1,6 @@
-"""What a corpus is: a source of documents in a fixed order, with a digest of everything that decides them.
+"""A corpus: a source of documents in a fixed order, with a digest of everything that decides them.
 
-A document is the unit that is held out for validation, so its key must not depend on where the corpus lies.
+Documents are held out for validation by their keys, so a key must not depend on the folder that the corpus is in.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Document:
     """One text.
 
     Attributes:
-        key: where the text stands in its corpus, such as a path relative to the corpus's root; unique in the corpus
-            and the same on every machine.
-        text: any Unicode text; documents with none are passed over.
+        key: location within the corpus, such as a path relative to its root; unique in the corpus and the same on
+            every machine.
+        text: any Unicode text; empty documents are skipped.
     """
 
     key: str
@@ -27,13 +27,13 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A corpus as it stands now.
+class CorpusSnapshot:
+    """The current state of a corpus.
 
     Attributes:
-        digest: hex digest of all that decides the documents: the content, and the options that say how it is read.
-        documents: streams the documents, in the same order at every call. Raises DataError naming the file and line
-            of a document that can't be read.
+        digest: hex digest of the content and of the options that decide how it is read.
+        documents: streams the documents, in the same order at every call. Raises DataError, naming file and line, for
+            a document that can't be read.
     """
 
     digest: str
@@ -41,13 +41,13 @@ class Reading:
 
 
 class Corpus(Component, kind="corpus"):
-    """Where the text comes from."""
+    """A source of documents."""
 
-    def open(self, cache: Path) -> Reading:
-        """Find the corpus and take its digest.
+    def open(self, cache: Path) -> CorpusSnapshot:
+        """Find the corpus and compute its digest.
 
         Args:
-            cache: a folder where what makes a repeated call cheap may be kept.
+            cache: a folder for files that make repeated calls cheap.
 
         Raises:
             DataError: the corpus is missing or can't be read.

@@ -1,4 +1,4 @@
-"""A researcher's own text: plain files, JSON lines and Parquet, streamed."""
+"""Local text files, JSON lines and Parquet, streamed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from components.registry import OptionError, register, suggestion
 from lab.data.content import Source, content_digest
-from lab.data.corpora.base import Corpus, Document, Reading
+from lab.data.corpora.base import Corpus, CorpusSnapshot, Document
 from lab.data.errors import DataError
 
-_CHUNK = 1 << 20  # characters of a divided text held at once
+_CHUNK = 1 << 20  # characters of a divided text in memory at a time
 _DEFAULT_FIELD = "text"
 _ROW_SUFFIXES = {".jsonl", ".parquet"}
-_ROWS = 256  # rows of a Parquet file held at once
+_ROWS = 256  # rows of a Parquet file in memory at a time
 
 
 @register("files")
@@ -25,11 +25,11 @@ class Files(Corpus):
     """Your own files: every row of a .jsonl or .parquet file is a document, any other file is UTF-8 text.
 
     Attributes:
-        paths: files, folders (all files below) and globs (`**` for any depth), relative to the working folder. The
-            corpus's root, which keys are relative to, is the deepest folder that holds all of them.
+        paths: files, folders (with all files below them) and globs (`**` for any depth), relative to the working
+            folder. Keys are relative to the deepest folder that contains all of them.
         field: the field of a JSON line, or column of a Parquet file, that holds the text.
-        split_at: text that stands between the documents of a plain text file, such as `<|endoftext|>`; None for one
-            document a file.
+        split_at: the text between two documents of a plain text file, such as `<|endoftext|>`; None for one document
+            per file.
     """
 
     paths: tuple[str, ...]
@@ -44,10 +44,10 @@ class Files(Corpus):
         if self.split_at == "":
             raise OptionError("split_at", "must be some text, or null for one document a file, got ''")
 
-    def open(self, cache: Path) -> Reading:
+    def open(self, cache: Path) -> CorpusSnapshot:
         sources = self._sources()
         digest = content_digest(sources, ["files", self.field, self.split_at], cache)
-        return Reading(digest, lambda: self._documents(sources))
+        return CorpusSnapshot(digest, lambda: self._documents(sources))
 
     def _documents(self, sources: list[Source]) -> Iterator[Document]:
         for source in sources:
@@ -65,28 +65,28 @@ class Files(Corpus):
         return plain_text(source, self.split_at)
 
     def _sources(self) -> list[Source]:
-        found: dict[Path, None] = {}
+        paths: dict[Path, None] = {}
         folders = []
         for pattern in self.paths:
             matches, folder = _matches(pattern)
-            found |= dict.fromkeys(matches)
+            paths |= dict.fromkeys(matches)
             folders.append(folder)
         root = os.path.commonpath(folders)
-        sources = [Source(Path(os.path.relpath(path, root)).as_posix(), path) for path in found]
+        sources = [Source(Path(os.path.relpath(path, root)).as_posix(), path) for path in paths]
         self._check_used(sources)
         return sorted(sources, key=lambda source: source.key)
 
     def _check_used(self, sources: list[Source]) -> None:
-        """Refuse an option that none of the files found would heed."""
-        rows = {source.path.suffix.lower() in _ROW_SUFFIXES for source in sources}
-        if self.split_at is not None and False not in rows:
+        """Raise DataError if an option has no effect on any of the files."""
+        has_rows = {source.path.suffix.lower() in _ROW_SUFFIXES for source in sources}
+        if self.split_at is not None and False not in has_rows:
             raise DataError("corpus.split_at: divides plain text files, and all files found are .jsonl or .parquet")
-        if self.field != _DEFAULT_FIELD and True not in rows:
+        if self.field != _DEFAULT_FIELD and True not in has_rows:
             raise DataError("corpus.field: names a field of .jsonl or .parquet files, and none was found")
 
 
 def _matches(pattern: str) -> tuple[list[Path], Path]:
-    """The files that a path, folder or glob names, and the folder that they are all below."""
+    """The files that a path, folder or glob names, and the folder that contains all of them."""
     full = os.path.normpath(os.path.join(os.getcwd(), os.path.expanduser(pattern)))
     if os.path.isfile(full):
         return [Path(full)], Path(full).parent
@@ -96,9 +96,9 @@ def _matches(pattern: str) -> tuple[list[Path], Path]:
         matches, folder = glob.glob(full, recursive=True), _before_wildcards(full)
     files = [Path(match) for match in matches if os.path.isfile(match)]
     if not files:
-        beside = sorted(os.listdir(folder)) if folder.is_dir() else []
-        there = suggestion(Path(full).name, beside) if 0 < len(beside) <= 20 else ""
-        raise DataError(f"corpus.paths: no file matches '{pattern}' (looked for {full}){there}")
+        siblings = sorted(os.listdir(folder)) if folder.is_dir() else []
+        names = suggestion(Path(full).name, siblings) if 0 < len(siblings) <= 20 else ""
+        raise DataError(f"corpus.paths: no file matches '{pattern}' (looked for {full}){names}")
     return files, folder
 
 
@@ -109,7 +109,7 @@ def _before_wildcards(pattern: str) -> Path:
 
 
 def plain_text(source: Source, split_at: str | None) -> Iterator[Document]:
-    """The file as one document, or its parts between `split_at`, numbered from 1."""
+    """The file as one document, or the parts that `split_at` separates, numbered from 1."""
     try:
         if split_at is None:
             yield Document(source.key, source.path.read_bytes().decode("utf-8"))
@@ -117,17 +117,17 @@ def plain_text(source: Source, split_at: str | None) -> Iterator[Document]:
         with open(source.path, encoding="utf-8", newline="") as file:
             rest, numbers = "", itertools.count(1)
             while chunk := file.read(_CHUNK):
-                *whole, rest = (rest + chunk).split(split_at)
-                for text in whole:
+                *texts, rest = (rest + chunk).split(split_at)
+                for text in texts:
                     yield Document(f"{source.key}#{next(numbers)}", text)
             yield Document(f"{source.key}#{next(numbers)}", rest)
     except UnicodeDecodeError as error:
-        what = f"byte 0x{error.object[error.start]:02x}, {error.reason}"
-        raise DataError(f"{source.path}: is not UTF-8 text ({what}); leave it out, or convert it") from error
+        reason = f"byte 0x{error.object[error.start]:02x}, {error.reason}"
+        raise DataError(f"{source.path}: is not UTF-8 text ({reason}); leave it out, or convert it") from error
 
 
 def json_lines(source: Source, field: str) -> Iterator[Document]:
-    """One document a line that isn't blank, numbered by line from 1."""
+    """One document per line that isn't blank, numbered by line from 1."""
     with open(source.path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -148,7 +148,7 @@ def json_lines(source: Source, field: str) -> Iterator[Document]:
 
 
 def parquet_rows(source: Source, field: str) -> Iterator[Document]:
-    """One document a row, numbered from 1."""
+    """One document per row, numbered from 1."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -156,8 +156,8 @@ def parquet_rows(source: Source, field: str) -> Iterator[Document]:
         with pq.ParquetFile(source.path) as file:
             schema = file.schema_arrow
             if field not in schema.names:
-                there = suggestion(field, schema.names)
-                raise DataError(f"{source.path}: has no column '{field}'{there}; set corpus.field")
+                names = suggestion(field, schema.names)
+                raise DataError(f"{source.path}: has no column '{field}'{names}; set corpus.field")
             column = schema.field(field).type
             if pa.types.is_dictionary(column):
                 column = column.value_type

@@ -1,7 +1,7 @@
 """A dataset of the Hugging Face Hub, or a local folder laid out like one, streamed through the `datasets` library.
 
-A remote dataset is known by the commit that its revision stands for. The commit is remembered, so that a machine
-without network can use the token shards that were made on one with it.
+A remote dataset is identified by the commit of its revision. The commit is cached, so that a machine without network
+can use token shards that another machine has built.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.registry import OptionError, register, suggestion
-from lab.data.cache import write_whole
+from lab.data.cache import write_atomically
 from lab.data.content import Source, content_digest, digest_of
-from lab.data.corpora.base import Corpus, Document, Reading
+from lab.data.corpora.base import Corpus, CorpusSnapshot, Document
 from lab.data.errors import DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -26,20 +26,21 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @register("hub")
 class Hub(Corpus):
-    """A dataset of the Hugging Face Hub by name, or a local folder of data files; every row is a document.
+    """A dataset of the Hugging Face Hub by name, or a local folder of data files. Every row is a document.
 
     Needs the optional library: `pip install 'architecture-ablation-lab[hub]'`.
 
     Attributes:
-        dataset: `owner/name` on the Hub, or a folder, relative to the working folder; a folder that exists wins.
+        dataset: `owner/name` on the Hub, or a folder relative to the working folder. An existing folder takes
+            precedence.
         config: the dataset's configuration; None for its default.
-        split: the split whose rows are read. Validation is held out of it by this lab, as of any corpus.
+        split: the split to read. The lab holds out its validation documents from it, as from any corpus.
         field: the column that holds the text.
         revision: branch, tag or commit on the Hub; None for the newest. A commit makes the text reproducible.
-        streaming: read rows as they arrive; False downloads the dataset first, into the library's own cache. The rows
-            are the same. A folder is read where it lies, whichever it is.
-        max_documents: the most rows to read; None for all.
-        max_bytes: stop before the row that would take the text over so many UTF-8 bytes; None for all.
+        streaming: read rows as they arrive; False downloads the dataset into the library's cache first. The rows are
+            the same. Has no effect on a local folder.
+        max_documents: maximum number of rows to read; None for all.
+        max_bytes: maximum UTF-8 bytes of text; reading stops before the row that would exceed it. None for all.
     """
 
     dataset: str
@@ -60,16 +61,16 @@ class Hub(Corpus):
             if limit is not None and limit < 1:
                 raise OptionError(option, f"must be at least 1, or null for no limit, got {limit}")
 
-    def open(self, cache: Path) -> Reading:
-        reading = ["hub", self.config, self.split, self.field, self.max_documents, self.max_bytes]
+    def open(self, cache: Path) -> CorpusSnapshot:
+        options = ["hub", self.config, self.split, self.field, self.max_documents, self.max_bytes]
         if folder := self._folder():
             names = glob.glob("**", root_dir=folder, recursive=True)
             sources = [Source(Path(name).as_posix(), folder / name) for name in sorted(names)]
-            digest = content_digest([source for source in sources if source.path.is_file()], reading, cache)
-            return Reading(digest, lambda: self._documents(str(folder), None))
+            digest = content_digest([source for source in sources if source.path.is_file()], options, cache)
+            return CorpusSnapshot(digest, lambda: self._documents(str(folder), None))
         commit = self._commit(cache)
-        # Read at that commit, because a branch may move on between the digest and the reading.
-        return Reading(digest_of([self.dataset, commit, reading]), lambda: self._documents(self.dataset, commit))
+        # Read at that commit: a branch may move between the digest and the reading.
+        return CorpusSnapshot(digest_of([self.dataset, commit, options]), lambda: self._documents(self.dataset, commit))
 
     def _documents(self, name: str, commit: str | None) -> Iterator[Document]:
         limit = self.max_bytes
@@ -97,29 +98,29 @@ class Hub(Corpus):
         return None
 
     def _commit(self, cache: Path) -> str:
-        """The commit that the revision stands for; the one last seen where the Hub can't be reached."""
+        """The commit of the revision; the cached one if the Hub can't be reached."""
         if self.revision is not None and _COMMIT.fullmatch(self.revision):
             return self.revision
-        seen = cache / "hub" / digest_of([self.dataset, self.revision])
+        cached = cache / "hub" / digest_of([self.dataset, self.revision])
         try:
-            commit = _ask_for_commit(self.dataset, self.revision)
+            commit = _fetch_commit(self.dataset, self.revision)
         except ConnectionError as error:
-            if seen.is_file():
-                return seen.read_text(encoding="utf-8")
-            what = f"hub dataset '{self.dataset}': the Hub can't be reached and the dataset was never read here"
-            raise DataError(f"{what} ({error})") from error
-        with suppress(OSError):  # a cache that can only be read still serves
-            write_whole(seen, commit)
+            if cached.is_file():
+                return cached.read_text(encoding="utf-8")
+            message = f"hub dataset '{self.dataset}': the Hub can't be reached and the dataset was never read here"
+            raise DataError(f"{message} ({error})") from error
+        with suppress(OSError):  # a read-only cache is still useful
+            write_atomically(cached, commit)
         return commit
 
     def _rows(self, name: str, commit: str | None) -> Iterator[dict[str, object]]:
         _need_datasets()
         import datasets
 
-        streaming = self.streaming or commit is None  # its cache of a folder would trust the files' times
+        streaming = self.streaming or commit is None  # the library's cache of a folder relies on the files' times
         try:
             yield from datasets.load_dataset(name, self.config, split=self.split, revision=commit, streaming=streaming)
-        except Exception as error:  # the library has no common base for what it raises
+        except Exception as error:  # the library has no common base class for its errors
             raise DataError(f"hub dataset '{self.dataset}': {error}") from error
 
 
@@ -128,12 +129,12 @@ def _need_datasets() -> None:
         raise DataError("corpus 'hub' needs the library datasets: pip install 'architecture-ablation-lab[hub]'")
 
 
-def _ask_for_commit(dataset: str, revision: str | None) -> str:
-    """The Hub's answer.
+def _fetch_commit(dataset: str, revision: str | None) -> str:
+    """Ask the Hub for the commit of a revision.
 
     Raises:
         DataError: the Hub knows no such dataset or revision.
-        ConnectionError: the Hub gave no answer.
+        ConnectionError: the Hub didn't answer.
     """
     _need_datasets()
     from huggingface_hub import HfApi
@@ -151,5 +152,5 @@ def _ask_for_commit(dataset: str, revision: str | None) -> str:
         raise DataError(f"corpus.dataset: '{dataset}' is neither owner/name nor a folder here ({error})") from error
     except ConnectionError:
         raise
-    except Exception as error:  # timeouts and server errors come from the HTTP library, under its own types
+    except Exception as error:  # timeouts and server errors have the HTTP library's own types
         raise ConnectionError(str(error)) from error

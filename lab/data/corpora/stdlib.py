@@ -1,4 +1,4 @@
-"""Text that every Python carries: no download, no licence question, the same on every machine with that version."""
+"""Text that comes with Python: no download, and the same on every machine with the same Python version."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Literal
 
 from components.registry import OptionError, register
 from lab.data.content import Source, content_digest
-from lab.data.corpora.base import Corpus, Document, Reading
+from lab.data.corpora.base import Corpus, CorpusSnapshot, Document
 from lab.data.errors import DataError
 
 _TESTS = {"test", "tests", "idle_test"}
-_NOT_PYTHONS_OWN = {"site-packages", "dist-packages", "__pycache__", "lib-dynload"}
-# Written by the build or the distribution: their content differs between machines with one version.
-_OF_THE_INSTALLATION = ("_sysconfigdata", "sitecustomize", "usercustomize", "config-")
+_THIRD_PARTY = {"site-packages", "dist-packages", "__pycache__", "lib-dynload"}
+# Written by the build or the distribution: their content differs between machines with the same version.
+_INSTALLATION_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize", "config-")
 _TOPICS = "pydoc_data/topics.py"
 
 
 @register("stdlib")
 class Stdlib(Corpus):
-    """The running Python's standard library without its tests, as code, and its language reference, as prose.
+    """The standard library of the running Python: its code without tests, and the language reference as prose.
 
     Attributes:
-        parts: `code` is about 11 MB in about 800 documents, one a module; `prose` about 0.5 MB in about 80, one a
-            topic of `help()`.
+        parts: `code` is about 11 MB in about 800 documents, one per module; `prose` is about 0.5 MB in about 80
+            documents, one per topic of `help()`.
     """
 
     parts: tuple[Literal["code", "prose"], ...] = ("code", "prose")
@@ -41,9 +41,9 @@ class Stdlib(Corpus):
         if len(set(self.parts)) < len(self.parts):
             raise OptionError("parts", f"names a part twice: {list(self.parts)}")
 
-    def open(self, cache: Path) -> Reading:
+    def open(self, cache: Path) -> CorpusSnapshot:
         sources = self._sources()
-        return Reading(content_digest(sources, ["stdlib"], cache), partial(_documents, sources))
+        return CorpusSnapshot(content_digest(sources, ["stdlib"], cache), partial(_documents, sources))
 
     def _sources(self) -> list[Source]:
         root = Path(sysconfig.get_path("stdlib"))
@@ -51,10 +51,10 @@ class Stdlib(Corpus):
         if "code" in self.parts:
             sources += sorted(_modules(root), key=lambda source: source.key)
             if not sources:
-                raise DataError(f"{root}: this Python keeps no source there; use parts=[prose] or another corpus")
+                raise DataError(f"{root}: this Python has no source code there; use parts=[prose] or another corpus")
         if "prose" in self.parts:
             if not (root / _TOPICS).is_file():
-                raise DataError(f"{root / _TOPICS}: this Python comes without it; use parts=[code] or another corpus")
+                raise DataError(f"{root / _TOPICS}: this Python doesn't have it; use parts=[code] or another corpus")
             sources.append(Source(_TOPICS, root / _TOPICS))
         return sources
 
@@ -69,17 +69,17 @@ def _documents(sources: list[Source]) -> Iterator[Document]:
 
 
 def _modules(root: Path) -> Iterator[Source]:
-    left_out = _TESTS | _NOT_PYTHONS_OWN | {"pydoc_data"}
+    excluded = _TESTS | _THIRD_PARTY | {"pydoc_data"}
     for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in left_out and not _of_the_installation(name)]
+        subfolders[:] = [name for name in subfolders if name not in excluded and not _is_installation_specific(name)]
         for name in files:
-            if name.endswith(".py") and not _of_the_installation(name):
+            if name.endswith(".py") and not _is_installation_specific(name):
                 path = Path(folder, name)
                 yield Source(path.relative_to(root).as_posix(), path)
 
 
-def _of_the_installation(name: str) -> bool:
-    return name.startswith(_OF_THE_INSTALLATION)
+def _is_installation_specific(name: str) -> bool:
+    return name.startswith(_INSTALLATION_PREFIXES)
 
 
 def _source_code(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""Synthetic tasks: each item a pure function of (seed, its number). Their options are in `tasks`."""
+"""Synthetic tasks. Each item is a pure function of the seed and its number. `tasks` has their options."""

@@ -1,6 +1,6 @@
-"""Tasks in which a token that was read is given back: after a mark, after a distance, or picked out of blanks.
+"""Tasks that ask for earlier tokens: those after a mark, or those among blanks.
 
-Marks are the first ids of the vocabulary, and stand nowhere else.
+Marks are the first ids of the vocabulary and are used for nothing else.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from lab.data.synthetic.items import Items
 MARK, ASK = 0, 1
 BLANK = 0
 DIGIT_0 = 2
-"""The id of a passkey's 0; the other digits follow, then the filler."""
+"""The id of the digit 0 in a passkey. The ids of the other digits follow, then those of the filler."""
 
 
 def induction(draws: Draws, context: int, vocabulary: int, distance: int | None) -> Items:
-    """Random ids with one mark among them; it comes again as the last token, and what followed it is asked for.
+    """Random ids with a mark among them. The last token repeats the mark; the target is the token after the first mark.
 
     Olsson et al. 2022 (2209.11895), in the form of 2212.14052.
 
@@ -34,14 +34,14 @@ def induction(draws: Draws, context: int, vocabulary: int, distance: int | None)
 
 
 def passkey(draws: Draws, context: int, vocabulary: int, digits: int, base: int, distance: int | None) -> Items:
-    """Filler with a mark and a number of some digits in it; at the end a question, and the number is asked for.
+    """Filler that contains a mark and a number; at the end a question, to which the number is the answer.
 
-    As Mohtashami and Jaggi (2305.16300) ask it of language models in English. The digits but the last follow the
-    question, so that each is asked for given those before it.
+    Mohtashami and Jaggi (2305.16300) ask this of language models in English. All digits but the last follow the
+    question, so that each digit is predicted given the ones before it.
 
     Args:
-        digits: how many the number has.
-        base: how many different digits there are.
+        digits: number of digits.
+        base: number of different digits.
         distance: from the question back to the mark, more than `digits`; None for a random one.
     """
     ask = context - digits
@@ -56,10 +56,10 @@ def passkey(draws: Draws, context: int, vocabulary: int, digits: int, base: int,
     return Items(tokens_BT, places_Bn, digits_Bn, np.broadcast_to(ask - mark_B1, digits_Bn.shape).copy())
 
 
-def selective(draws: Draws, context: int, vocabulary: int, copied: int) -> Items:
-    """Random ids at random places among blanks; at the end as many questions, and they are asked for in order.
+def selective_copying(draws: Draws, context: int, vocabulary: int, copied: int) -> Items:
+    """Random ids at random places among blanks; at the end one question per id, answered in the order of the ids.
 
-    As in Mamba (2312.00752, section 4.1.1); a question is the same token every time, and answers don't follow it.
+    As in Mamba (2312.00752, section 4.1.1). Every question is the same token, and no answer follows it.
     """
     body = context - copied
     data_Bn = 2 + draws.below("tokens", vocabulary - 2, copied)
@@ -72,7 +72,7 @@ def selective(draws: Draws, context: int, vocabulary: int, copied: int) -> Items
 
 
 def _starts(draws: Draws, end: int, distance: int | None, choices: int) -> Ints:
-    """[B, 1]: so far before `end`, or one of the first `choices` places."""
+    """The place `distance` tokens before `end`; without a distance a random one of the first `choices`: [B, 1]."""
     if distance is None:
         return draws.below("place", choices, 1)
     return np.full((len(draws.items), 1), end - distance, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What every task gives: sequences of ids, and what is asked of a model at a few places in each."""
+"""The items of a task: sequences of ids, and the targets to predict at a few places in each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class Items:
 
     Attributes:
         tokens: [B, T] int64.
-        places: [B, n] int64, ascending: where the model is asked, having read the token there and those before it.
-        targets: [B, n] int64: the right answers. They need not stand in `tokens` after their place.
-        distances: [B, n] int64: tokens from the place back to the key that decides the answer, so that the answer needs
-            a reach of one more.
+        places: [B, n] int64, ascending: the positions of the queries. The model predicts the target from the tokens up
+            to and including this one.
+        targets: [B, n] int64: the right answers. They need not follow in `tokens`.
+        distances: [B, n] int64: tokens from the query back to the key that decides the answer. A model needs a reach of
+            distance + 1 to see the key.
     """
 
     tokens: Ints
@@ -27,8 +28,8 @@ class Items:
     distances: Ints
 
 
-def in_order(tokens: Ints, places: Ints, targets: Ints, distances: Ints) -> Items:
-    """Items whose places come in any order."""
+def sorted_items(tokens: Ints, places: Ints, targets: Ints, distances: Ints) -> Items:
+    """Items from places in any order."""
     order = np.argsort(places, axis=1)
-    places, targets, distances = (np.take_along_axis(each, order, axis=1) for each in (places, targets, distances))
+    places, targets, distances = (np.take_along_axis(array, order, axis=1) for array in (places, targets, distances))
     return Items(tokens, places, targets, distances)

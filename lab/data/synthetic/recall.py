@@ -1,33 +1,33 @@
-"""Associative recall: pairs of a key and a value, and later keys whose values are asked for.
+"""Associative recall: pairs of a key and a value, then queries: keys whose values are the targets.
 
-The first half of the vocabulary are keys (0 is none), the second half values. Zoology (2312.04927) has shown the task
-to account for most of the gap between attention and what does without it.
+The first half of the vocabulary are keys, except 0; the second half are values. Zoology (2312.04927) shows that this
+task explains most of the gap between attention and attention-free models.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from lab.data.synthetic.draws import Draws, Ints, skipping
-from lab.data.synthetic.items import Items, in_order
+from lab.data.synthetic.draws import Draws, Ints, skip_taken
+from lab.data.synthetic.items import Items, sorted_items
 
 
 def keys(vocabulary: int) -> int:
-    """How many ids can be a key: 1 … vocabulary // 2 - 1."""
+    """Number of ids that can be a key: 1 … vocabulary // 2 - 1."""
     return vocabulary // 2 - 1
 
 
 def values(vocabulary: int) -> int:
-    """How many ids can be a value: vocabulary // 2 … vocabulary - 1."""
+    """Number of ids that can be a value: vocabulary // 2 … vocabulary - 1."""
     return vocabulary - vocabulary // 2
 
 
 def multi_query(draws: Draws, context: int, vocabulary: int, pairs: int, power: float, random_filler: bool) -> Items:
-    """Pairs first, then each key once more, and its value asked for there.
+    """The pairs first, then each key once more as a query, whose target is the value.
 
-    As Zoology's generator has it: queries stand at even distances s = 0, 2, 4, … from the last pair, one a place, the
-    place s drawn with weight (s / 2 + 1)^(power - 1) without replacement; the answer does not follow its query. Where
-    nothing stands there is a random id, but none of the item's keys, so that each key has one value; or 0.
+    As in Zoology's generator, queries are at even distances s = 0, 2, 4, … from the last pair. Distances are drawn
+    without replacement with weight (s / 2 + 1)^(power - 1). No answer follows its query. All other places hold 0, or
+    with `random_filler` a random id that is none of the item's keys, so that each key has one value.
     """
     keys_Bn = 1 + draws.distinct("keys", keys(vocabulary), pairs)
     values_Bn = vocabulary // 2 + draws.distinct("values", values(vocabulary), pairs)
@@ -38,11 +38,11 @@ def multi_query(draws: Draws, context: int, vocabulary: int, pairs: int, power: 
     tokens_BT[:, 1 : 2 * pairs : 2] = values_Bn
     places_Bn = 2 * pairs + 2 * gaps_Bn
     np.put_along_axis(tokens_BT, places_Bn, keys_Bn, axis=1)
-    return in_order(tokens_BT, places_Bn, values_Bn, places_Bn - 2 * np.arange(pairs))
+    return sorted_items(tokens_BT, places_Bn, values_Bn, places_Bn - 2 * np.arange(pairs))
 
 
 def single_query(draws: Draws, context: int, vocabulary: int, pairs: int, random_filler: bool) -> Items:
-    """Pairs at random even places, and as the last token one of the keys, whose value is asked for (2212.14052)."""
+    """Pairs at random even places; the last token repeats a key, and the target is its value (2212.14052)."""
     keys_Bn = 1 + draws.distinct("keys", keys(vocabulary), pairs)
     values_Bn = vocabulary // 2 + draws.below("values", values(vocabulary), pairs)
     starts_Bn = 2 * draws.distinct("places", (context - 1) // 2, pairs)
@@ -60,4 +60,4 @@ def _filler(draws: Draws, context: int, vocabulary: int, keys_Bn: Ints, random: 
     if not random:
         return np.zeros((len(keys_Bn), context), dtype=np.int64)
     others = draws.below("filler", vocabulary - keys_Bn.shape[1], context)
-    return skipping(others, np.sort(keys_Bn, axis=1))
+    return skip_taken(others, np.sort(keys_Bn, axis=1))

@@ -1,7 +1,7 @@
-"""A synthetic task as a run's data: batches drawn as a pure function of (seed, step), and nothing on disk.
+"""A synthetic task as a run's data: batches are a pure function of (seed, step), and nothing is stored.
 
-Unlike text it is predicted at a few places only: a batch is (inputs [B, T], targets [B, n], places [B, n]), where the
-model, having read `inputs` up to a place, is to predict the target.
+Unlike text, only a few places have targets: a batch is (inputs [B, T], targets [B, n], places [B, n]). The model
+predicts each target from the inputs up to and including its place.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VERSION = 1
 
 
 def load(data: Data) -> TokenShards | SyntheticData:
-    """A run's data, ready to be trained on: tokenized text, or a task.
+    """Load a run's data: token shards of text, or a synthetic task.
 
     Raises:
         DataError: the corpus, the tokenizer or the cache can't be used.
@@ -41,45 +41,53 @@ class SyntheticData:
     """A task over a vocabulary.
 
     Attributes:
-        digest: hex; the same exactly when the task, its options and the vocabulary are the same.
+        digest: hex; equal if and only if the task, its options and the vocabulary are.
         vocab_size: every id is below it.
-        scored: places of a sequence where there is something to predict.
-        unigram_loss: nats an answer of knowing only which ids can be one.
+        n_targets: number of targets in a sequence.
+        unigram_loss: nats per target of guessing uniformly among the ids that can be an answer.
     """
 
     def __init__(self, task: Task, data: Data) -> None:
         self.vocab_size = data.tokenizer.vocab_size()
-        self.scored = task.scored
-        self.unigram_loss = math.log(task.answers(self.vocab_size))
+        self.n_targets = task.n_targets
+        self.unigram_loss = math.log(task.n_answers(self.vocab_size))
         options = dataclasses.asdict(task)  # type: ignore[call-overload]
         self.digest = digest_of(["drawn", _VERSION, task.name, task.version, options, self.vocab_size])
         self.encoder: Encoder = data.tokenizer.fit(tuple)
         self._task = task
 
     def keep_tokenizer(self, folder: Path) -> None:
-        """Ids need nothing."""
+        """Write nothing: ids need no files."""
 
     def batches(self, context: int, batch_size: int, seed: int) -> SyntheticBatches:
-        """Training batches of sequences of `context` tokens."""
+        """Training batches of sequences of `context` tokens.
+
+        Raises:
+            OptionError: the task can't fill sequences of that length, or needs more ids.
+        """
         self._task.check(context, self.vocab_size)
         return SyntheticBatches(self._task, self.vocab_size, context, batch_size, f"train/{seed}")
 
     def validation_batches(self, context: int, batch_size: int, n_tokens: int) -> HeldOutBatches:
-        """Items that no training draws, the same for every run: enough for n_tokens, rounded up to whole ones."""
+        """Items that are never trained on, the same for every run: enough for `n_tokens`, rounded up to whole items.
+
+        Raises:
+            OptionError: the task can't fill sequences of that length, or needs more ids.
+        """
         self._task.check(context, self.vocab_size)
-        drawn = SyntheticBatches(self._task, self.vocab_size, context, batch_size, "validation")
-        return HeldOutBatches(drawn, -(-n_tokens // context))
+        batches = SyntheticBatches(self._task, self.vocab_size, context, batch_size, "validation")
+        return HeldOutBatches(batches, -(-n_tokens // context))
 
 
 class SyntheticBatches:
-    """Batches of a task's items; batch after batch takes the next ones."""
+    """Batches of consecutive items of a task."""
 
     def __init__(self, task: Task, vocabulary: int, context: int, batch_size: int, seed: str) -> None:
         self._task, self._vocabulary, self._context = task, vocabulary, context
         self.batch_size, self._seed = batch_size, seed
 
     def at(self, step: int, at_most: int | None = None) -> Batch:
-        """(inputs, targets, places) of a step counted from 0, int64; at most its first `at_most` items."""
+        """The (inputs, targets, places) of a step, counted from 0, all int64; at most its first `at_most` items."""
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
         first = step * self.batch_size
@@ -90,7 +98,7 @@ class SyntheticBatches:
 
 
 class HeldOutBatches(Sequence[Batch]):
-    """A fixed set of items in batches; the last batch is smaller where the batch size doesn't divide the set."""
+    """A fixed set of items in batches; the last batch is smaller if the batch size doesn't divide their number."""
 
     def __init__(self, batches: SyntheticBatches, n_items: int) -> None:
         self._batches, self.n_items = batches, n_items

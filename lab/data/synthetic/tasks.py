@@ -1,7 +1,7 @@
-"""Synthetic tasks as options: sequences of ids, drawn when they are needed, that ask for something said earlier.
+"""The options of synthetic tasks: sequences of ids, generated on the fly, that ask for something that came earlier.
 
-A task is a corpus without text. Its ids are those of the `ids` tokenizer when a model is trained on it, and those of
-any model when `lab eval RUN recall` asks it. Nothing here loads a library; what draws is in `lab.data.synthetic`.
+A task is a corpus without text. A model that trains on it uses the `ids` tokenizer; `lab eval RUN recall` measures any
+model on it, in the ids of its vocabulary. This module loads no library; the other modules here generate the items.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from components.registry import OptionError, register
-from lab.data.corpora.base import Corpus, Reading
+from lab.data.corpora.base import Corpus, CorpusSnapshot
 from lab.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,45 +18,47 @@ if TYPE_CHECKING:
     from lab.data.synthetic.items import Items
 
 DIGITS = 10
-"""Different digits of a passkey."""
+"""Number of different digits of a passkey."""
 
 
 class Task(Corpus):
-    """A synthetic task. Each item asks for equally many answers."""
+    """A synthetic task. Every item has the same number of targets."""
 
     size: ClassVar[str]
-    """The option that makes an item harder, which a point (context, size) sets."""
+    """Name of the option that makes items harder; the second number of a point (context, size) sets it."""
     points: ClassVar[tuple[tuple[int, int], ...]]
-    """(context, size) at which the task is usually measured."""
+    """The (context, size) pairs at which the task is usually measured."""
 
-    def open(self, cache: Path) -> Reading:
-        raise DataError(f"corpus '{self.name}' draws ids and holds no text to read; lab eval RUN recall measures on it")
+    def open(self, cache: Path) -> CorpusSnapshot:
+        raise DataError(
+            f"corpus '{self.name}' generates ids and has no text to read; measure a model on it with lab eval RUN recall"
+        )
 
     @property
-    def scored(self) -> int:
-        """Answers that an item asks for."""
+    def n_targets(self) -> int:
+        """Number of targets in an item."""
         return 1
 
     def check(self, context: int, vocabulary: int) -> None:
-        """Refuse a length of items, and a number of ids, that the task can't be made of.
+        """Check that items of `context` tokens and `vocabulary` ids exist.
 
         Raises:
-            OptionError: at an option of this task.
+            OptionError: at an option of this task, if an item needs more tokens or ids.
         """
         raise NotImplementedError
 
-    def answers(self, vocabulary: int) -> int:
-        """How many ids an answer is one of, each as likely as the others before anything is read."""
+    def n_answers(self, vocabulary: int) -> int:
+        """Number of ids that can be an answer, all equally likely."""
         raise NotImplementedError
 
     def items(self, draws: Draws, context: int, vocabulary: int) -> Items:
-        """The items of some draws, each of `context` tokens below `vocabulary`."""
+        """The items of these draws: each has `context` tokens, with ids below `vocabulary`."""
         raise NotImplementedError
 
-    def _need(self, what: str, context: int, least_context: int, vocabulary: int, least_vocabulary: int) -> None:
+    def _need(self, subject: str, context: int, least_context: int, vocabulary: int, least_vocabulary: int) -> None:
         for name, value, least in (("context", context, least_context), ("vocabulary", vocabulary, least_vocabulary)):
             if value < least:
-                raise OptionError(self.size, f"{what} need a {name} of at least {least:,} tokens, got {value:,}")
+                raise OptionError(self.size, f"{subject} need a {name} of at least {least:,} tokens, got {value:,}")
 
 
 def _at_least(option: str, value: int | None, least: int) -> None:
@@ -66,12 +68,12 @@ def _at_least(option: str, value: int | None, least: int) -> None:
 
 @register("mqar")
 class MQAR(Task):
-    """Multi-query associative recall: pairs of a key and a value, then the keys, each value asked for (2312.04927).
+    """Multi-query associative recall: pairs of a key and a value, then each key as a query for its value (2312.04927).
 
     Attributes:
-        pairs: in an item; each key is asked for once.
-        power: of the law by which queries' distances from the pairs fall off, (s / 2 + 1)^(power - 1); 1 is even.
-        random_filler: random ids between the queries; else 0.
+        pairs: pairs in an item; each key is queried once.
+        power: exponent of the weight of a query at distance s from the pairs, (s / 2 + 1)^(power - 1); 1 is uniform.
+        random_filler: fill the other places with random ids; otherwise with 0.
     """
 
     pairs: int = 4
@@ -85,13 +87,13 @@ class MQAR(Task):
         _at_least("pairs", self.pairs, 1)
 
     @property
-    def scored(self) -> int:
+    def n_targets(self) -> int:
         return self.pairs
 
     def check(self, context: int, vocabulary: int) -> None:
         self._need(f"{self.pairs} pairs", context, 4 * self.pairs, vocabulary, 2 * self.pairs + 2)
 
-    def answers(self, vocabulary: int) -> int:
+    def n_answers(self, vocabulary: int) -> int:
         return vocabulary - vocabulary // 2
 
     def items(self, draws: Draws, context: int, vocabulary: int) -> Items:
@@ -102,11 +104,11 @@ class MQAR(Task):
 
 @register("associative_recall")
 class AssociativeRecall(Task):
-    """Pairs of a key and a value anywhere, and one key as the last token, whose value is asked for (2212.14052).
+    """Pairs of a key and a value at random places; the last token is a query for the value of one key (2212.14052).
 
     Attributes:
-        pairs: in an item.
-        random_filler: random ids between the pairs; else 0.
+        pairs: pairs in an item.
+        random_filler: fill the other places with random ids; otherwise with 0.
     """
 
     pairs: int = 8
@@ -121,7 +123,7 @@ class AssociativeRecall(Task):
     def check(self, context: int, vocabulary: int) -> None:
         self._need(f"{self.pairs} pairs", context, 2 * self.pairs + 1, vocabulary, 2 * self.pairs + 2)
 
-    def answers(self, vocabulary: int) -> int:
+    def n_answers(self, vocabulary: int) -> int:
         return vocabulary - vocabulary // 2
 
     def items(self, draws: Draws, context: int, vocabulary: int) -> Items:
@@ -132,10 +134,10 @@ class AssociativeRecall(Task):
 
 @register("induction")
 class Induction(Task):
-    """Random ids and a mark that comes twice: what followed it the first time is asked for at the end (2209.11895).
+    """Random ids and a mark, repeated as the last token; the target is the token after the first mark (2209.11895).
 
     Attributes:
-        distance: tokens from the second mark, the last token, back to the first; None for a random one.
+        distance: tokens from the last token back to the first mark; None for a random distance.
     """
 
     distance: int | None = None
@@ -150,7 +152,7 @@ class Induction(Task):
         distance = 2 if self.distance is None else self.distance
         self._need(f"marks at a distance of {distance:,}", context, distance + 1, vocabulary, 3)
 
-    def answers(self, vocabulary: int) -> int:
+    def n_answers(self, vocabulary: int) -> int:
         return vocabulary - 1
 
     def items(self, draws: Draws, context: int, vocabulary: int) -> Items:
@@ -161,11 +163,11 @@ class Induction(Task):
 
 @register("passkey")
 class Passkey(Task):
-    """A number in random filler, and at the end a question for it, digit by digit (2305.16300).
+    """A number in random filler, to be repeated digit by digit after a question at the end (2305.16300).
 
     Attributes:
-        digits: of the number, each one of ten ids.
-        distance: tokens from the question back to the mark before the number; None for a random one.
+        digits: length of the number; each digit is one of ten ids.
+        distance: tokens from the question back to the mark before the number; None for a random distance.
     """
 
     digits: int = 5
@@ -180,15 +182,15 @@ class Passkey(Task):
             raise OptionError("distance", f"must be more than the {self.digits} digits, got {self.distance}")
 
     @property
-    def scored(self) -> int:
+    def n_targets(self) -> int:
         return self.digits
 
     def check(self, context: int, vocabulary: int) -> None:
         distance = self.digits + 1 if self.distance is None else self.distance
-        what = f"a passkey of {self.digits} digits and a question {distance:,} tokens later"
-        self._need(what, context, distance + self.digits, vocabulary, DIGITS + 3)
+        subject = f"a passkey of {self.digits} digits and a question {distance:,} tokens later"
+        self._need(subject, context, distance + self.digits, vocabulary, DIGITS + 3)
 
-    def answers(self, vocabulary: int) -> int:
+    def n_answers(self, vocabulary: int) -> int:
         return DIGITS
 
     def items(self, draws: Draws, context: int, vocabulary: int) -> Items:
@@ -199,10 +201,10 @@ class Passkey(Task):
 
 @register("selective_copying")
 class SelectiveCopying(Task):
-    """Random ids among blanks, which are asked for in their order at the end (2312.00752).
+    """Random ids among blanks, to be repeated in order at the end (2312.00752).
 
     Attributes:
-        copied: ids to be remembered.
+        copied: number of ids to repeat.
     """
 
     copied: int = 8
@@ -214,16 +216,16 @@ class SelectiveCopying(Task):
         _at_least("copied", self.copied, 1)
 
     @property
-    def scored(self) -> int:
+    def n_targets(self) -> int:
         return self.copied
 
     def check(self, context: int, vocabulary: int) -> None:
         self._need(f"{self.copied} copied tokens", context, 2 * self.copied, vocabulary, 4)
 
-    def answers(self, vocabulary: int) -> int:
+    def n_answers(self, vocabulary: int) -> int:
         return vocabulary - 2
 
     def items(self, draws: Draws, context: int, vocabulary: int) -> Items:
-        from lab.data.synthetic.copying import selective
+        from lab.data.synthetic.copying import selective_copying
 
-        return selective(draws, context, vocabulary, self.copied)
+        return selective_copying(draws, context, vocabulary, self.copied)

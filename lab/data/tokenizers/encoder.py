@@ -1,4 +1,4 @@
-"""Encoders: text to ids and back, made by a tokenizer's options and saved with the token shards that they wrote."""
+"""Encoders convert text to ids and back. A tokenizer builds one; it is saved with the token shards that it wrote."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FILE = "tokenizer.json"
 
 
 class Encoder(ABC):
-    """Text to ids and back.
+    """Converts text to ids and back.
 
     Attributes:
         vocab_size: every id is below it.
-        separator: the id that follows every document, which no document's text encodes to.
+        separator: the id that follows every document; no text encodes to it.
     """
 
     vocab_size: int
@@ -32,7 +32,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each text, without a separator. Texts must be encodable as UTF-8."""
+        """The ids of each text, 1-D, without a separator. Texts must be encodable as UTF-8."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -40,11 +40,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what `load` needs into a folder."""
+        """Write the files that `Tokenizer.load` needs into a folder."""
 
 
 class ByteEncoder(Encoder):
-    """UTF-8 bytes as their values, and 256 as the separator, which decodes as <|endoftext|>."""
+    """Ids are the values of UTF-8 bytes; the separator is 256 and decodes as <|endoftext|>."""
 
     vocab_size = 257
     separator = 256
@@ -57,11 +57,11 @@ class ByteEncoder(Encoder):
         return b"".join(end if i == self.separator else bytes((i,)) for i in map(int, ids)).decode("utf-8", "replace")
 
     def save(self, folder: Path) -> None:
-        """Bytes need nothing."""
+        """Write nothing: bytes need no files."""
 
 
 class IdsEncoder(Encoder):
-    """Ids written out, with blanks between them. Nothing separates documents, since there are none."""
+    """Text is decimal ids with blanks between them. There are no documents, and so no separator."""
 
     separator = -1
 
@@ -75,7 +75,7 @@ class IdsEncoder(Encoder):
         return " ".join(str(int(i)) for i in ids)
 
     def save(self, folder: Path) -> None:
-        """Ids need nothing."""
+        """Write nothing: ids need no files."""
 
     def _ids(self, text: str) -> list[int]:
         words = text.split()
@@ -88,24 +88,28 @@ class IdsEncoder(Encoder):
 class FileEncoder(Encoder):
     """A tokenizer of the tokenizers library, reduced to plain encoding.
 
-    What a saved tokenizer would add or cut for one model's sake (begin tokens, padding, truncation) is off, and text
-    that looks like a special token is encoded as text: a document can't end itself.
+    Begin tokens, padding and truncation, which a saved tokenizer may add for one model, are off. Text that looks like a
+    special token is encoded as text, so that no document contains its own end.
     """
 
     def __init__(self, tokenizer: Tokenizer, separator: str) -> None:
-        found = tokenizer.token_to_id(separator)
-        if found is None:
+        separator_id = tokenizer.token_to_id(separator)
+        if separator_id is None:
             raise DataError(f"the tokenizer has no token '{separator}'")
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self.separator = found
+        self.separator = separator_id
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @classmethod
     def load(cls, path: Path, separator: str) -> Self:
-        """From a tokenizer.json, or the folder that it was saved in."""
+        """Load a tokenizer.json, given the file or its folder.
+
+        Raises:
+            DataError: the library can't load it, or it has no such separator.
+        """
         path = path / _FILE if path.is_dir() else path
         try:
             tokenizer = Tokenizer.from_file(str(path))
@@ -128,7 +132,7 @@ def learn_bpe(texts: Iterable[str], size: int) -> FileEncoder:
     """Byte-level BPE of exactly `size` ids: the separator, the 256 bytes, then merges, most frequent pair first.
 
     Raises:
-        DataError: the texts hold too few distinct pairs for that many merges.
+        DataError: the texts have too few distinct pairs for that many merges.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -140,9 +144,9 @@ def learn_bpe(texts: Iterable[str], size: int) -> FileEncoder:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    if (learnt := tokenizer.get_vocab_size()) < size:
+    if (n_ids := tokenizer.get_vocab_size()) < size:
         raise DataError(
-            f"tokenizer.size: the training split has merges for {learnt:,} tokens only, {size:,} were asked for; "
-            f"ask for at most {learnt:,}, or bring more text"
+            f"tokenizer.size: the training split has merges for {n_ids:,} tokens only, {size:,} were asked for; "
+            f"ask for at most {n_ids:,}, or bring more text"
         )
     return FileEncoder(tokenizer, SEPARATOR)

@@ -24,28 +24,32 @@ _SINGLE_BYTES = 256
 
 
 class Tokenizer(Component, kind="tokenizer"):
-    """What turns text into token ids."""
+    """Turns text into token ids."""
 
     def vocab_size(self) -> int:
-        """Number of token ids, the separator's included, from the options alone."""
+        """Number of token ids including the separator, from the options alone."""
         raise NotImplementedError
 
     def key(self) -> object:
-        """A JSON-able value that changes whenever the same text would become other tokens."""
+        """A JSON-able value that changes whenever the tokens of a text would change."""
         raise NotImplementedError
 
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
-        """The encoder, learnt from the training split's texts where it needs learning."""
+        """Build the encoder, trained on the texts of the training split if it needs training.
+
+        Args:
+            texts: streams the texts; called once for each pass.
+        """
         raise NotImplementedError
 
     def load(self, folder: Path) -> Encoder:
-        """The encoder that was saved in a folder of token shards."""
+        """Load the encoder that was saved in a folder of token shards."""
         raise NotImplementedError
 
 
 @register("byte")
 class Byte(Tokenizer):
-    """UTF-8 bytes, and id 256 between documents: nothing to learn, every text in every script."""
+    """UTF-8 bytes, with id 256 after each document. Needs no training and encodes every script."""
 
     def vocab_size(self) -> int:
         return _SINGLE_BYTES + 1
@@ -64,10 +68,10 @@ class Byte(Tokenizer):
 
 @register("ids")
 class Ids(Tokenizer):
-    """No text: ids as synthetic tasks draw them. Where a text is asked for, it is ids with blanks between them.
+    """The ids of synthetic tasks, without text. A prompt is decimal ids with blanks between them.
 
     Attributes:
-        size: ids in all.
+        size: number of ids.
     """
 
     size: int = 8192
@@ -93,12 +97,12 @@ class Ids(Tokenizer):
 
 @register("bpe")
 class BPE(Tokenizer):
-    """Byte-pair encoding learnt from the training split, over bytes, so that every text round-trips.
+    """Byte-level byte-pair encoding trained on the training split. Every text round-trips.
 
-    Sennrich et al. 2016 (1508.07909), over bytes as in GPT-2 (Radford et al. 2019).
+    Sennrich et al. 2016 (1508.07909), on bytes as in GPT-2 (Radford et al. 2019).
 
     Attributes:
-        size: token ids in all: 256 bytes, the separator and the merges.
+        size: number of token ids: 256 bytes, the separator and the merges.
     """
 
     size: int = 4096
@@ -126,11 +130,11 @@ class BPE(Tokenizer):
 
 @register("file")
 class File(Tokenizer):
-    """Any saved `tokenizer.json` of the Hugging Face tokenizers library.
+    """A saved `tokenizer.json` of the Hugging Face tokenizers library.
 
     Attributes:
-        path: the file, or a folder that holds `tokenizer.json`, relative to the working folder.
-        separator: the token that follows every document; None for the first of the usual names that it has.
+        path: the file, or a folder with a `tokenizer.json`, relative to the working folder.
+        separator: the token that follows every document; None for the first common separator in its vocabulary.
     """
 
     path: str
@@ -183,19 +187,19 @@ class File(Tokenizer):
                     + suggestion(self.separator, special)
                 )
             return self.separator
-        found = next((token for token in USUAL_SEPARATORS if token in ids), None)
-        if found is None:
+        separator = next((token for token in USUAL_SEPARATORS if token in ids), None)
+        if separator is None:
             usual = ", ".join(USUAL_SEPARATORS)
             raise DataError(
                 f"tokenizer.separator: {self._file()} has none of the usual ones ({usual}); "
                 "name the token that ends a document"
             )
-        return found
+        return separator
 
 
 @lru_cache(maxsize=8)
 def _saved_ids(path: Path, size: int, mtime_ns: int) -> dict[str, int]:
-    """Token → id in a tokenizer.json. Read as JSON: a plan asks for sizes often, and needs no library for that."""
+    """Token → id in a tokenizer.json, read as JSON: planning needs vocabulary sizes often, and without the library."""
     try:
         saved = json.loads(path.read_bytes())
         vocab = saved["model"]["vocab"]
@@ -205,8 +209,8 @@ def _saved_ids(path: Path, size: int, mtime_ns: int) -> dict[str, int]:
         if not ids or not all(isinstance(i, int) for i in ids.values()):
             raise ValueError("its vocabulary is empty or has no ids")
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        what = f"is not a saved tokenizer ({type(error).__name__}: {error})"
-        raise DataError(f"tokenizer.path: {path} {what}; expected a tokenizer.json") from None
+        message = f"is not a saved tokenizer ({type(error).__name__}: {error})"
+        raise DataError(f"tokenizer.path: {path} {message}; expected a tokenizer.json") from None
     return ids
 
 

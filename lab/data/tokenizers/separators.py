@@ -1,7 +1,7 @@
-"""How the separator between documents is written."""
+"""The separator tokens between documents."""
 
 SEPARATOR = "<|endoftext|>"
-"""How the separator between documents is written by tokenizers that are made here."""
+"""The separator of tokenizers that the lab trains."""
 
 USUAL_SEPARATORS = (
     SEPARATOR,

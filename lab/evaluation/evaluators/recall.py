@@ -151,7 +151,7 @@ class Recall(Evaluator):
         metrics |= {"accuracy": _accuracy(every), "item_accuracy": whole / (len(results) * self.examples)}
         metrics |= {f"{name}_accuracy": _accuracy(part) for name, part in (("near", near), ("far", far)) if part}
         task, vocabulary = results[0][0].task, results[0][0].vocabulary
-        metrics["chance"] = 1 / task.answers(vocabulary)
+        metrics["chance"] = 1 / task.n_answers(vocabulary)
         curve = tuple(_bucketed(every, far_from))
         return Findings(
             metrics,

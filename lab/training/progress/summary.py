@@ -85,7 +85,7 @@ def _provenance(
 
 def _size(text: Text | SyntheticData) -> dict[str, int]:
     if isinstance(text, SyntheticData):
-        return {"scored_per_sequence": text.scored}
+        return {"scored_per_sequence": text.n_targets}
     return {"train_tokens": len(text.train), "validation_tokens": len(text.validation)}
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.data.cache import locked, write_whole
+from lab.data.cache import locked, write_atomically
 from lab.data.content import digest_of
 from lab.data.errors import DataError
 from lab.records import write_bytes
@@ -126,7 +126,7 @@ class TeacherCache:
         """Once, before the first write: a disk that fills up later fails that step's write."""
         if self._written:
             return
-        write_whole(self.folder / "about.json", json.dumps(self._about, indent=1) + "\n")
+        write_atomically(self.folder / "about.json", json.dumps(self._about, indent=1) + "\n")
         needed, free = self._step_bytes * (self._steps - step), shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(
