@@ -1,4 +1,4 @@
 """From a sweep file to a costed plan, in stages: language → arms → solve → plan.
 
-`forecast` says what a plan takes and can find out; `show` prints it.
+`forecast` estimates what a plan costs and which effects it can detect; `show` prints it.
 """

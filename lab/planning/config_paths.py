@@ -1,4 +1,4 @@
-"""Configurations by dotted path: the value at one, a copy with another value there, and what makes two different."""
+"""Dotted paths into configurations: read a value, replace a value in a copy, list the differences of two."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 ABSENT = "–"
-"""Stands for the value of a key that one of two configurations doesn't have."""
+"""The value shown for a key that one of two configurations doesn't have."""
 
 
 def path_parts(key: str) -> list[str]:
-    """The parts of a configuration path or a group: `model/heads` and `model.heads` alike."""
+    """Split a configuration path or a group: `model/heads` and `model.heads` give the same parts."""
     return re.split(r"[./]", key)
 
 
 def value_at(config: object, key: str) -> object:
-    """The value at a path of nested dataclasses and mappings; None where there is no such option."""
+    """The value at a path in nested dataclasses and mappings; None if there is no such option."""
     value = config
     for part in path_parts(key):
         if isinstance(value, Mapping):
@@ -29,7 +29,7 @@ def value_at(config: object, key: str) -> object:
 
 
 def with_value_at(config: object, path: Sequence[str], new: object) -> object:
-    """A copy of nested dataclasses and mappings with another value at a path."""
+    """A copy of nested dataclasses and mappings with a new value at a path."""
     if not path:
         return new
     if isinstance(config, Mapping):
@@ -41,9 +41,9 @@ def with_value_at(config: object, path: Sequence[str], new: object) -> object:
 def differences(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """Dotted key → (value in a, value in b), for every leaf in which two plain configurations differ.
 
-    A key that only one of them has is ABSENT in the other. Lists are leaves. The order of keys is a's, then b's.
+    A key that only one of them has is ABSENT in the other. Lists are leaves. Keys of a come first, then those of b.
     """
-    left, right = dict(flat(a)), dict(flat(b))
+    left, right = dict(flatten(a)), dict(flatten(b))
     keys = dict.fromkeys([*left, *right])
     return {
         key: (left.get(key, ABSENT), right.get(key, ABSENT))
@@ -52,16 +52,16 @@ def differences(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, t
     }
 
 
-def flat(plain: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of every leaf; an empty mapping is a leaf."""
+def flatten(plain: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of every leaf. An empty mapping is a leaf."""
     for key, value in plain.items():
         path = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping) and value:
-            yield from flat(value, path)
+            yield from flatten(value, path)
         else:
             yield path, value
 
 
 def _is_same(a: object, b: object) -> bool:
-    # 1, 1.0 and True are equal in Python and mean different things in a configuration.
+    # 1, 1.0 and True are equal in Python but mean different things in a configuration.
     return type(a) is type(b) and bool(a == b)

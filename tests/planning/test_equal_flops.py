@@ -97,25 +97,33 @@ def test_a_saved_plan_keeps_it(sweep: Write, tmp_path: Path) -> None:
     [
         ("equal_flops: {lunger: taught}", "equal_flops.lunger: no arm is called 'lunger'; did you mean 'longer'?"),
         ("equal_flops: {longer: tought}", "equal_flops.longer: no arm is called 'tought'; did you mean 'taught'?"),
-        ("equal_flops: {longer: longer}", "equal_flops.longer: goes round in a circle"),
-        ("equal_flops: {longer: taught}\nmatch: tokens", "equal_flops: every arm has the baseline's tokens already"),
-        ("equal_flops: {longer: taught}\nmatch: flops", "equal_flops: every arm has the baseline's flops already"),
+        ("equal_flops: {longer: longer}", "equal_flops.longer: is circular"),
+        (
+            "equal_flops: {longer: taught}\nmatch: tokens",
+            "equal_flops: match already gives every arm the baseline's tokens",
+        ),
+        (
+            "equal_flops: {longer: taught}\nmatch: flops",
+            "equal_flops: match already gives every arm the baseline's flops",
+        ),
         (
             "equal_flops: {longer: taught}\ngrid: {train.tokens: [100k, 200k]}",
             r"arm 'longer,tokens=100k' sets train.tokens itself \(sweeps/mine.yaml:\d+\); keep one of the two",
         ),
-        ("equal_flops: {big: taught}", "goes round in a circle"),
+        ("equal_flops: {big: taught}", "is circular"),
     ],
 )
-def test_what_cannot_be_is_refused(sweep: Write, text: str, message: str) -> None:
+def test_equal_flops_that_conflicts_with_the_sweep_is_refused(sweep: Write, text: str, message: str) -> None:
     sweep(ARMS + text)
     with pytest.raises(RequestError, match=message):
         plan_sweep("mine")
 
 
-def test_what_is_tuned_may_change_the_costs(sweep: Write) -> None:
+def test_equal_flops_with_tuned_axes_is_refused(sweep: Write) -> None:
     sweep("arms: {longer: {}, big: {model.d_model: 192}}\nequal_flops: {longer: big}\ntune: {train.context: [64, 128]}")
-    with pytest.raises(RequestError, match="equal_flops: doesn't go with tune, which may change what an arm costs"):
+    with pytest.raises(
+        RequestError, match="equal_flops: can't be combined with tune, which may change what an arm costs"
+    ):
         plan_sweep("mine")
 
 

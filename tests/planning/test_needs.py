@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lab.accounting.costs import costs
 from lab.composition.frozen.freeze import load_experiment
 from lab.planning.arms.arm import Arm
-from lab.planning.arms.dependencies import in_order
+from lab.planning.arms.dependencies import in_dependency_order
 from lab.planning.language.read import SweepFile
 from lab.planning.language.sweep import NeededRun, Sweep
 from lab.planning.plan.build import plan_sweep, plan_train
@@ -169,17 +169,17 @@ REFUSED = [
     ),
     ("needs: {taught: {recipe.techer: big}}", "no option there refers to a run; did you mean 'recipe.teacher'"),
     ("needs: {taught: {recipe.teacher: {arm: big, seed: 9}}}", "9 is not among the sweep's seeds (0, 1)"),
-    ("needs: {taught: {recipe.teacher: taught}}", "goes round in a circle: taught → taught; a run can't need itself"),
+    ("needs: {taught: {recipe.teacher: taught}}", "is circular: taught → taught; a run can't need itself"),
     (
         "needs: {taught: {recipe.teacher: big}, plain: {recipe.teacher: big}}",
-        "sweeps/mine.yaml:3: needs.plain.recipe.teacher: arm 'plain' has nothing there that refers to a run; it would "
-        "with recipe=distillation",
+        "sweeps/mine.yaml:3: needs.plain.recipe.teacher: arm 'plain' has no option there that refers to a run; choose "
+        "recipe=distillation",
     ),
     ("needs: {taught: {recipe.teacher: {run: a/b/seed-0}}}", "no root folder of runs is given"),
     ("needs: {taught: {recipe.teacher: big}}\nmatch: flops", "match: flops leaves out the teacher's forward passes"),
     (
         "needs: {taught: {recipe.teacher: big}}\ntune: {optimizer.lr: [1e-3, 2e-3]}",
-        "needs.taught.recipe.teacher: which run of 'big' is needed is known only once it has picked its optimizer.lr",
+        "needs.taught.recipe.teacher: the runs of 'big' are known only after it has picked its optimizer.lr",
     ),
     ("{}", "arm 'taught': override 'recipe=distillation': recipe.teacher: is missing"),
 ]
@@ -194,15 +194,13 @@ def test_a_mistaken_need_is_refused(sweep: Write, text: str, message: str) -> No
     assert message in str(refusal.value)
 
 
-def test_a_circle_is_named(sweep: Write) -> None:
+def test_a_cycle_of_needs_is_refused_with_its_arms(sweep: Write) -> None:
     d = "{recipe: distillation, model.d_model: %d}"
     sweep(
         f"arms: {{a: {d % 64}, b: {d % 96}, c: {d % 128}, e: {{}}}}\n"
         "needs: {a: {recipe.teacher: b}, b: {recipe.teacher: c}, c: {recipe.teacher: a}}"
     )
-    with pytest.raises(
-        RequestError, match=r"needs\.\w: goes round in a circle: (a → b → c → a|b → c → a → b|c → a → b → c);"
-    ):
+    with pytest.raises(RequestError, match=r"needs\.\w: is circular: (a → b → c → a|b → c → a → b|c → a → b → c);"):
         plan_sweep("mine")
 
 
@@ -273,7 +271,7 @@ def test_the_order_has_every_need_first_exactly_when_there_is_one(edges: list[tu
     circular = {a for a, b in reach if a == b}
 
     try:
-        order = [arm.name for arm in in_order(arms, FILE)]
+        order = [arm.name for arm in in_dependency_order(arms, FILE)]
     except RequestError as error:
         names = str(error).partition("circle: ")[2].partition(";")[0].split(" → ")
         steps = [(int(a[3:]), int(b[3:])) for a, b in pairwise(names)]

@@ -94,7 +94,7 @@ REFUSED = [
     (LR + "}\nmetrics: [far/recall]", "tune.metric: no run measures 'far/recall' (the sweep's first metric)"),
     ("tune: {axes: {optimizer.lr: [1e-3]}}", "optimizer.lr: an axis of one value changes nothing"),
     ("tune: {axes: {optimizer.lr: [1e-3, 0.001]}}", "the value 0.001 appears twice"),
-    ("tune: {axes: {seed: [5, 6]}}", "tune.axes.seed: seeds are no axis"),
+    ("tune: {axes: {seed: [5, 6]}}", "tune.axes.seed: the seed can't be an axis"),
     ("tune: {axes: {optimizer.lrr: [1e-3, 2e-3]}}", "mine.yaml:5: arm 'gqa': override 'optimizer.lrr=0.001'"),
     (LR + "}\ngrid: {optimizer.lr: [1e-3, 5e-3]}", "optimizer.lr: grid.optimizer.lr sets it too"),
     (LR + "}\nadd_one_in: {fast: {optimizer.lr: 1.0}}", "add_one_in.fast.optimizer.lr sets it too"),
@@ -122,7 +122,7 @@ def test_an_override_of_a_tuned_axis_is_refused_as_it_would_have_no_effect(sweep
 
 def test_a_tuned_teacher_is_refused_as_nobody_knows_yet_which_run_it_is(sweep: Write) -> None:
     sweep("arms: {a: {}, b: {model/heads: mha}}\nneeds: {b: {recipe.teacher: a}}\n" + LR + "}")
-    with pytest.raises(RequestError, match=r"needs.b.recipe.teacher: which run of 'a' is needed is known only once"):
+    with pytest.raises(RequestError, match=r"needs.b.recipe.teacher: the runs of 'a' are known only after"):
         plan_sweep("mine")
 
 

@@ -1,1 +1,1 @@
-"""From a sweep file to its arms: named swaps times axes, and which arm depends on which."""
+"""The arms of a sweep: named swaps multiplied by axes, and the dependencies between arms."""

@@ -1,4 +1,4 @@
-"""An arm: one cell of a sweep, seeds aside."""
+"""An arm: one cell of a sweep, without its seeds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lab.refusals import Where
 
 @dataclass(frozen=True)
 class Arm:
-    """One cell of a sweep, seeds aside: its name and what it sets.
+    """One cell of a sweep, without its seeds: its name and what it sets.
 
     Attributes:
-        settings: on top of the experiment and the sweep's `overrides`: {"model/heads": "mha"}.
-        where: where it is written: "sweeps/x.yaml:7: arm 'mha'".
-        named: the arm of the file that it is a cell of; empty where only axes are written.
-        cell: axis → its value, for the axes that apply to it.
-        places: key of the settings → the keys of the file below which it is written.
-        needs: configuration path → the run that it consumes there.
-        equal_flops: the arm whose total FLOPs it is to have.
+        settings: what the arm sets on top of the experiment and the sweep's `overrides`: {"model/heads": "mha"}.
+        where: its place in the file: "sweeps/x.yaml:7: arm 'mha'".
+        named: the named arm of the file to which this cell belongs; empty if the sweep has axes only.
+        cell: axis → value, for the axes that apply to this arm.
+        places: key of `settings` → the keys of the file that lead to it.
+        needs: configuration path → the run that the arm uses there.
+        equal_flops: the arm whose total FLOPs this arm is given.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Which arm depends on which: the runs that it needs (`needs`), and the arm whose FLOPs it is to have (`equal_flops`).
+"""Dependencies between arms: the runs that an arm uses (`needs`), and the arm whose FLOPs it gets (`equal_flops`).
 
-A component's option that refers to a run is marked in its field's metadata. In a file or an override it names a run;
-in a frozen configuration it holds that run's identity, which is thereby part of the identity of the run that needs it.
+The metadata of a field marks a component's option that refers to a run. In a file or an override, the option names a
+run. In a frozen configuration it holds that run's identity, which becomes part of the identity of the run that uses it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from lab.refusals import RequestError, Where
 from lab.training.recipes.base import run_options
 
 TOKENS = "train.tokens"
-"""What `equal_flops` sets."""
+"""The configuration path that `equal_flops` sets."""
 
 
 def with_dependencies(arms: Sequence[Arm], file: SweepFile) -> list[Arm]:
-    """The arms with what they depend on. What is said of a named arm holds for each of its cells.
+    """Add to each arm what it depends on. `needs` and `equal_flops` of a named arm apply to each of its cells.
 
-    An arm with several cells that is depended on is the cell that agrees with the depending one on every axis of its
-    own.
+    If the other arm has several cells, an arm depends on the cell that has the same values on that cell's axes.
 
     Raises:
-        RequestError: `needs` or `equal_flops` names an unknown arm, path or seed, an arm with several cells of which
-            none is meant, an arm whose runs are known only once it has picked its tuned values, or an arm whose tokens
-            or FLOPs something else decides.
+        RequestError: `needs` or `equal_flops` names an unknown arm, path or seed; no single cell of the other arm
+            fits; the other arm's runs are known only after it has picked its tuned values; or another key already
+            decides the arm's tokens or FLOPs.
     """
     cells: dict[str, list[Arm]] = {}
     for arm in arms:
@@ -45,11 +44,11 @@ def with_dependencies(arms: Sequence[Arm], file: SweepFile) -> list[Arm]:
     return [replace(arm, needs=needs.get(arm.name, {}), equal_flops=equal_flops.get(arm.name)) for arm in arms]
 
 
-def in_order(arms: Sequence[Arm], file: SweepFile) -> list[Arm]:
-    """The arms, each after those that it depends on.
+def in_dependency_order(arms: Sequence[Arm], file: SweepFile) -> list[Arm]:
+    """Order the arms so that each follows those on which it depends.
 
     Raises:
-        RequestError: they depend on each other in a circle.
+        RequestError: the dependencies form a cycle.
     """
     graph = {arm.name: [need.arm for need in arm.needs.values() if need.arm is not None] for arm in arms}
     by_name = {arm.name: arm for arm in arms}
@@ -61,33 +60,33 @@ def in_order(arms: Sequence[Arm], file: SweepFile) -> list[Arm]:
     try:
         return [by_name[name] for name in TopologicalSorter(graph).static_order()]
     except CycleError as error:
-        circle = list(reversed(error.args[1]))
-        key = "equal_flops" if by_name[circle[0]].equal_flops == circle[1] else "needs"
-        problem = f"goes round in a circle: {' → '.join(circle)}; a run can't need itself"
-        raise RequestError(problem, kind="conflict", where=file.at(key, circle[0])) from None
+        cycle = list(reversed(error.args[1]))
+        key = "equal_flops" if by_name[cycle[0]].equal_flops == cycle[1] else "needs"
+        problem = f"is circular: {' → '.join(cycle)}; a run can't need itself"
+        raise RequestError(problem, kind="conflict", where=file.at(key, cycle[0])) from None
 
 
 def placeholders(arm: Arm) -> dict[str, str]:
-    """Configuration path → the override that stands for what an arm needs until that run's identity is known."""
-    # Quoted, as the beginning of an identity may look like a number.
+    """Configuration path → the override that holds the place of a needed run until its identity is known."""
+    # Quoted, because the first digits of an identity may look like a number.
     texts = {path: QuotedString(placeholder(needed), Quote.single) for path, needed in arm.needs.items()}
     return {path: f"{path}={text.with_quotes()}" for path, text in texts.items()}
 
 
 def placeholder(needed: NeededRun) -> str:
-    """What stands for a needed run in a configuration: its own name, or for an arm what no run is called."""
+    """The text that holds a needed run's place in a configuration: the run's name, or `<arm>`, which names no run."""
     return needed.run if needed.run is not None else f"<{needed.arm}>"
 
 
 def components_for(path: str) -> list[str]:
-    """The components that refer to a run at a configuration path such as `recipe.teacher`."""
+    """The names of the components whose option at a configuration path, such as `recipe.teacher`, refers to a run."""
     slot, _, option = path.rpartition(".")
     kind = groups.slots()[slot]
     return [name for name in registry.names(kind) if option in run_options(registry.lookup(kind, name))]
 
 
 def _paths() -> tuple[str, ...]:
-    """Every configuration path that may refer to a run: recipe.teacher, …."""
+    """Every configuration path that may refer to a run, such as `recipe.teacher`."""
     return tuple(
         f"{slot}.{option}"
         for slot, kind in groups.slots().items()
@@ -112,7 +111,7 @@ def _needs(cells: Mapping[str, list[Arm]], file: SweepFile) -> dict[str, dict[st
                     raise RequestError(problem, where=Where(key="seed").within(where), given=needed.seed)
                 if needed.arm is not None and tune is not None:
                     axes = ", ".join(tune.axes)
-                    problem = f"which run of '{needed.arm}' is needed is known only once it has picked its {axes}"
+                    problem = f"the runs of '{needed.arm}' are known only after it has picked its {axes}"
                     fix = "tune it in a sweep of its own, and name the run"
                     raise RequestError(problem, kind="conflict", where=where, fix=fix)
                 if needed.arm is not None:
@@ -124,10 +123,10 @@ def _needs(cells: Mapping[str, list[Arm]], file: SweepFile) -> dict[str, dict[st
 def _equal_flops(cells: Mapping[str, list[Arm]], file: SweepFile) -> dict[str, str]:
     sweep = file.sweep
     if sweep.equal_flops and sweep.match.by in ("tokens", "flops"):
-        problem = f"every arm has the baseline's {sweep.match.by} already, by match; keep one of the two"
+        problem = f"match already gives every arm the baseline's {sweep.match.by}; keep one of the two"
         raise RequestError(problem, kind="conflict", where=file.at("equal_flops"))
     if sweep.equal_flops and sweep.tune is not None:
-        problem = "doesn't go with tune, which may change what an arm costs"
+        problem = "can't be combined with tune, which may change what an arm costs"
         raise RequestError(problem, kind="conflict", where=file.at("equal_flops"))
     equal_flops: dict[str, str] = {}
     for name, other in sweep.equal_flops.items():
@@ -148,15 +147,15 @@ def _cells_of(name: str, cells: Mapping[str, list[Arm]], where: Where) -> list[A
 
 
 def _provider(name: str, cells: Mapping[str, list[Arm]], arm: Arm, where: Where) -> str:
-    """The one among the cells of a named arm that an arm depends on."""
+    """The cell of a named arm on which another arm depends."""
     named = [cell.name for cell in _cells_of(name, cells, where)]
     if len(named) == 1:
         return named[0]
     if name in named:
         return name
-    fitting = [cell.name for cell in cells[name] if cell.cell.items() <= arm.cell.items()]
-    if len(fitting) != 1:
+    matching = [cell.name for cell in cells[name] if cell.cell.items() <= arm.cell.items()]
+    if len(matching) != 1:
         shown = ", ".join(named[:8]) + (", …" if len(named) > 8 else "")
         problem = f"'{name}' has {len(named)} cells and '{arm.name}' needs one of them: {shown}"
         raise RequestError(problem, where=where, given=name)
-    return fitting[0]
+    return matching[0]

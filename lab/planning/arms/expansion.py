@@ -1,4 +1,4 @@
-"""From a sweep to its arms: the named ones, times the grid, times each zipped group, less what doesn't apply."""
+"""From a sweep to its arms: named arms × grid × zipped groups, without the cells that `when` and `exclude` remove."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from lab.records import check_name
 from lab.refusals import RequestError
 
 BASELINE = "baseline"
-"""The name of the arm that `leave_one_out` and `add_one_in` start from where no arm is written."""
+"""The default name of the arm that `leave_one_out` and `add_one_in` start from if the file has no `arms`."""
 
 
 @dataclass(frozen=True)
 class _NamedArm:
-    """An arm before the axes; `keys` is where the file has it. The one without a name stands for no arms."""
+    """A named arm before the axes are applied; `keys` lead to it in the file.
+
+    An arm without a name takes the place of named arms in a sweep that has axes only.
+    """
 
     name: str
     settings: Settings
@@ -40,7 +43,7 @@ _NO_ARM = _NamedArm("", {}, ())
 
 @dataclass(frozen=True)
 class _AxisGroup:
-    """Axes that go in step, one row a combination; an axis of the grid is a group of its own."""
+    """Axes that vary together, one row for each combination. An axis of the grid is a group of one."""
 
     axes: tuple[str, ...]
     rows: tuple[Values, ...]
@@ -48,14 +51,14 @@ class _AxisGroup:
 
 
 _Combination = tuple[_NamedArm, dict[str, object]]
-"""A named arm, and the axes that apply to it with their values."""
+"""A named arm, and the values of the axes that apply to it."""
 
 
 def expand(file: SweepFile, overrides: Sequence[str] = ()) -> SweepArms:
-    """The arms of a sweep, with the command line's overrides on top of each.
+    """The arms of a sweep, each with the overrides of the command line on top.
 
     Raises:
-        RequestError: an axis, a condition or a name is wrong, something sets the same key twice, or nothing is left.
+        RequestError: an axis, a condition or a name is wrong, two settings set the same key, or no cell is left.
     """
     try:
         check_name(file.name)
@@ -77,7 +80,7 @@ def expand(file: SweepFile, overrides: Sequence[str] = ()) -> SweepArms:
 
 
 def _baseline(arms: Sequence[Arm], file: SweepFile) -> str:
-    """The arm that the others are compared with: of a named arm with several cells, the first."""
+    """The arm that the others are compared with: the first cell, if a named arm has several."""
     name = file.sweep.baseline
     if name is None:
         return arms[0].name
@@ -119,12 +122,12 @@ def _named_arms(file: SweepFile) -> list[_NamedArm]:
 
 
 def _changed_arm(named: Sequence[_NamedArm], file: SweepFile) -> _NamedArm:
-    """The named arm that `leave_one_out` and `add_one_in` change: the baseline, which may be given as a cell of it."""
+    """The named arm that `leave_one_out` and `add_one_in` change. `baseline` names it, or one of its cells."""
     name = file.sweep.baseline
     if name is None:
         return named[0]
-    fitting = [arm for arm in named if name == arm.name or name.startswith(f"{arm.name},")]
-    if not fitting:
+    candidates = [arm for arm in named if name == arm.name or name.startswith(f"{arm.name},")]
+    if not candidates:
         raise RequestError(
             f"no arm is called '{name}'",
             kind="not_found",
@@ -133,33 +136,34 @@ def _changed_arm(named: Sequence[_NamedArm], file: SweepFile) -> _NamedArm:
             expected=tuple(arm.name for arm in named),
             fix=f"if it sets nothing, write arms: {{{name}: {{}}}}",
         )
-    return max(fitting, key=lambda arm: len(arm.name))
+    return max(candidates, key=lambda arm: len(arm.name))
 
 
 def _merged(base: Settings, own: Settings) -> dict[str, object]:
-    """Settings with others on top, mappings merged; what is on top comes last, so that it is what Hydra keeps."""
+    """Settings with others on top; mappings are merged. The settings on top come last, because Hydra keeps the last."""
     merged: dict[str, object] = {key: value for key, value in base.items() if key not in own}
     for key, value in own.items():
-        under = base.get(key)
-        merged[key] = _merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        inherited = base.get(key)
+        both_are_mappings = isinstance(inherited, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(inherited, value) if both_are_mappings else value
     return merged
 
 
 def _axis_groups(file: SweepFile) -> list[_AxisGroup]:
     groups = []
     for axis, written in file.sweep.grid.items():
-        # One value is something to vary where `when` says that the axis is not always set.
+        # One value is enough if `when` sets the axis in some cells only.
         values = axis_values(axis, written, file, "grid", least=1 if axis in file.sweep.when else 2)
         groups.append(_AxisGroup((axis,), tuple((value,) for value in values), ("grid",)))
     for i, axes in enumerate(file.sweep.zip):
         keys = (f"zip[{i}]",)
         where = file.at(*keys)
         if len(axes) < 2:
-            raise RequestError("expected axes that go in step; one alone is for the grid", where=where)
+            raise RequestError("expected several axes that vary together; put a single axis under grid", where=where)
         columns = {axis: axis_values(axis, written, file, *keys, distinct=False) for axis, written in axes.items()}
         if len({len(values) for values in columns.values()}) > 1:
             lengths = ", ".join(f"{axis} has {len(values)}" for axis, values in columns.items())
-            raise RequestError(f"axes in step have the same number of values: {lengths}", where=where)
+            raise RequestError(f"zipped axes must have the same number of values: {lengths}", where=where)
         rows = tuple(zip(*columns.values(), strict=True))
         texts = Counter(tuple(map(hydra_value, row)) for row in rows)
         if repeated := [row for row, n in texts.items() if n > 1]:
@@ -170,7 +174,7 @@ def _axis_groups(file: SweepFile) -> list[_AxisGroup]:
         for axis in group.axes:
             twin = first.setdefault(axis, group)
             if twin is not group:
-                problem = f"the axis is in {twin.keys[0]} already"
+                problem = f"the axis is already in {twin.keys[0]}"
                 raise RequestError(problem, kind="conflict", where=file.at(*group.keys, axis))
     return groups
 
@@ -178,12 +182,12 @@ def _axis_groups(file: SweepFile) -> list[_AxisGroup]:
 def _combinations(
     file: SweepFile, named: Sequence[_NamedArm], groups: Sequence[_AxisGroup], places: Mapping[str, tuple[str, ...]]
 ) -> Iterator[_Combination]:
-    """Every combination that is left, in the order of the file."""
+    """Every combination that `when` and `exclude` leave, in the order of the file."""
     texts = [[tuple(map(hydra_value, row)) for row in group.rows] for group in groups]
     own_texts = [{key: hydra_value(value) for key, value in arm.settings.items()} for arm in named]
     known = _known_values(named, groups, texts, own_texts)
     when, exclude = When(places, known, file), Exclude(known, file)
-    overruled = {(arm.name, axis): overlap(arm.settings, axis) for arm in named for axis in places if arm.settings}
+    overlaps = {(arm.name, axis): overlap(arm.settings, axis) for arm in named for axis in places if arm.settings}
     earlier, n_left = set(), 0
     for arm, own in zip(named, own_texts, strict=True):
         rows = [zip(group.rows, row_texts, strict=True) for group, row_texts in zip(groups, texts, strict=True)]
@@ -204,7 +208,7 @@ def _combinations(
                     continue
                 earlier.add(key)
             for axis in values if arm.settings else ():
-                if own_key := overruled[arm.name, axis]:
+                if own_key := overlaps[arm.name, axis]:
                     problem = f"the arm '{arm.name}' sets {own_key} itself ({file.line(*arm.keys)})"
                     fix = "say under `when` to which arms the axis applies"
                     raise RequestError(problem, kind="conflict", where=file.at(*places[axis]), fix=fix)
@@ -232,18 +236,18 @@ def _known_values(
 
 
 def _arms(combinations: Sequence[_Combination], places: Mapping[str, tuple[str, ...]], file: SweepFile) -> list[Arm]:
-    """The combinations with names that tell them apart."""
+    """The combinations as arms, each with a name of its own."""
     short = short_keys(dict.fromkeys(axis for _, cell in combinations for axis in cell))
-    names, wholes = [], []
+    names, full_names = [], []
     for arm, cell in combinations:
         own = [arm.name] if arm.name else []
         names.append(joined_name([*own, *(name_part(short[axis], value) for axis, value in cell.items())]))
-        wholes.append(",".join([arm.name, *(f"{axis}={hydra_value(value)}" for axis, value in cell.items())]))
-    taken = Counter(map(folder_key, names))
+        full_names.append(",".join([arm.name, *(f"{axis}={hydra_value(value)}" for axis, value in cell.items())]))
+    counts = Counter(map(folder_key, names))
     arms = []
-    for (arm, cell), name, whole in zip(combinations, names, wholes, strict=True):
-        if taken[folder_key(name)] > 1 and cell:  # what a folder's name can't tell apart, a hash does
-            name = hashed_name(name, whole)
+    for (arm, cell), name, full_name in zip(combinations, names, full_names, strict=True):
+        if counts[folder_key(name)] > 1 and cell:  # a hash separates arms whose folder names would be equal
+            name = hashed_name(name, full_name)
         keys = arm.keys or next((places[axis] for axis in cell), ("grid",))[:1]
         arms.append(
             Arm(

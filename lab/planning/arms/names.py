@@ -1,4 +1,4 @@
-"""Names of arms: short, unique and safe as folders."""
+"""Names of arms: short, unique, and safe as folder names."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lab.records import LONGEST_NAME, check_name
 
 _BRACKETS = re.compile(r"[\[\]{}'\"]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")
-_TAKEN = ("plan.json",)
-"""What else a sweep's folder holds."""
+_RESERVED = ("plan.json",)
+"""Other names in a sweep's folder."""
 
 
 def arm_name(settings: Mapping[str, object]) -> str:
@@ -24,24 +24,24 @@ def arm_name(settings: Mapping[str, object]) -> str:
 
 
 def joined_name(parts: Iterable[str]) -> str:
-    """The parts of an arm's name as one; a long name is cut, and ends in a hash of the whole."""
+    """Join the parts of an arm's name. A name that is too long is cut, and ends with a hash of the full name."""
     name = ",".join(parts).strip("-.") or "base"
     return name if len(name) <= LONGEST_NAME else hashed_name(name, name)
 
 
 def name_part(key: str, value: object) -> str:
-    """One axis of an arm's name: `heads=mha`."""
+    """The part of an arm's name that one axis adds: `heads=mha`."""
     return _UNSAFE.sub("-", _BRACKETS.sub("", f"{key}={hydra_value(value)}"))
 
 
-def hashed_name(name: str, whole: str) -> str:
-    """A name with a hash of all that it stands for, no longer than a folder's may be."""
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+def hashed_name(name: str, full_name: str) -> str:
+    """A name that ends with a hash of the full name, and is short enough for a folder."""
+    digest = hashlib.sha256(full_name.encode()).hexdigest()[:8]
     return f"{name[: LONGEST_NAME - 9].rstrip('-.,=')}-{digest}"
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part, or as many of its last parts as tell it from the others."""
+    """Key → its last part, or as many of its last parts as distinguish it from the other keys."""
     parts = {key: path_parts(key) for key in keys}
     short = {}
     for key, own in parts.items():
@@ -53,7 +53,7 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def folder_key(name: str) -> str:
-    """Equal for names that some file system takes for the same."""
+    """A key that is equal for names that some file systems treat as the same."""
     return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
@@ -61,10 +61,10 @@ def check_arm_name(name: str) -> None:
     """Refuse a name that can't be an arm's folder.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: with the reason.
     """
     check_name(name)
     if name != name.strip() or name.endswith("."):
         raise ValueError(f"name {name!r}: must not begin or end with a space, or end with a dot")
-    if name in _TAKEN or len(name.encode()) > 200:
-        raise ValueError(f"name {name!r}: is {'taken by the plan' if name in _TAKEN else 'too long'}")
+    if name in _RESERVED or len(name.encode()) > 200:
+        raise ValueError(f"name {name!r}: is {'reserved for the plan' if name in _RESERVED else 'too long'}")

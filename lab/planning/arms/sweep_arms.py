@@ -1,4 +1,4 @@
-"""The second stage of a plan: the arms of a sweep, each of which can be composed."""
+"""The second stage of a plan: the arms of a sweep, ready to be composed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class SweepArms:
     """The arms of a sweep.
 
     Attributes:
-        arms: in the order of the file; the last axis varies fastest.
-        baseline: the arm that the others are compared with.
-        overrides: the command line's, on top of every arm.
+        arms: the arms in the order of the file; the last axis varies fastest.
+        baseline: the name of the arm that the others are compared with.
+        overrides: those of the command line, on top of every arm.
     """
 
     file: SweepFile
@@ -31,14 +31,14 @@ class SweepArms:
 
     @cached_property
     def common_overrides(self) -> tuple[str, ...]:
-        """What the sweep has every arm set, as Hydra overrides."""
+        """The sweep's `overrides`, which every arm has, as Hydra overrides."""
         return tuple(f"{key}={hydra_value(value)}" for key, value in self.file.sweep.overrides.items())
 
     def compose(self, arm: Arm, *more: str) -> Composition:
-        """An arm's experiment, with more overrides on top of all others.
+        """Compose an arm's experiment, with more overrides on top of all others.
 
         Raises:
-            RequestError: with the line of the very value that was refused, or at least the arm's.
+            RequestError: with the line of the value that was refused, or of the arm if that line is unknown.
         """
         texts = (*self.common_overrides, *arm.overrides, *placeholders(arm).values(), *self.overrides, *more)
         try:
@@ -51,8 +51,8 @@ class SweepArms:
         for path, text in placeholders(arm).items():
             if text == override:
                 where = self.file.at("needs", arm.named or arm.name, path)
-                problem = f"arm '{arm.name}' has nothing there that refers to a run"
-                fix = f"it would with {path.rpartition('.')[0]}={' or '.join(components_for(path))}"
+                problem = f"arm '{arm.name}' has no option there that refers to a run"
+                fix = f"choose {path.rpartition('.')[0]}={' or '.join(components_for(path))}"
                 return RequestError(problem, kind="conflict", where=where, fix=fix)
         for text, place in self._places(arm):
             if text == override:
@@ -60,7 +60,7 @@ class SweepArms:
         return error.within(arm.where)
 
     def _places(self, arm: Arm) -> Iterator[tuple[str, Where]]:
-        """(override, where its value is written) of all that the file sets in an arm."""
+        """(override, its place in the file) of everything that the file sets in an arm."""
         for key, value in arm.settings.items():
             if keys := arm.places.get(key):
                 yield f"{key}={hydra_value(value)}", self._place(keys, *([value] if key in arm.cell else []))
@@ -72,7 +72,7 @@ class SweepArms:
                     yield f"{setting.key}={hydra_value(value)}", self._place((*setting.keys, setting.key), value)
 
     def _place(self, keys: tuple[str, ...], *values: object) -> Where:
-        """The line of a key; of one of the values of an axis that is written as a list, that value's."""
+        """The line of a key; for a value of an axis that is written as a list, the line of that value."""
         entry, texts = self.file.entry(*keys), list(map(hydra_value, values))
         items = entry.items if entry is not None and texts else []
         return next((item.at() for item in items if hydra_value(item.plain) in texts), self.file.line(*keys))

@@ -1,1 +1,1 @@
-"""The sweep language: its keys, how a file is read, and where each key stands in it."""
+"""The sweep language: its keys, and how a sweep file is read with the line of each key."""

@@ -16,7 +16,7 @@ from lab.planning.language.shorthand import AXIS
 from lab.refusals import RequestError, Where, one_line
 
 MOST_ARMS = 100_000
-"""More cells than anybody runs: a slip such as range(0,1e9) is refused before it fills the memory."""
+"""The largest number of cells in a sweep. A mistake such as range(0,1e9) is refused before it fills the memory."""
 
 _FUNCTIONS = ("choice", "range", "sort")
 _REFUSED_FUNCTIONS = ("interval", "glob", "shuffle", "tag")
@@ -30,13 +30,13 @@ def axis_values(
     """The values of an axis, in order.
 
     Args:
-        key: the axis, a configuration path or a group.
-        values: as the file has them: a list, or Hydra's text.
-        keys: what the axis stands below, such as "grid" or "tune", "axes".
+        key: the axis: a configuration path or a group.
+        values: the values as they stand in the file: a list, or a text in Hydra's grammar.
+        keys: the keys of the file above the axis, such as "grid" or "tune", "axes".
         distinct: refuse a value that appears twice.
-        least: refuse fewer values; an axis of one value changes nothing.
+        least: the smallest number of values; an axis of one value changes nothing.
     Raises:
-        RequestError: naming the axis with its line, and what would be right.
+        RequestError: with the axis, its line, and what was expected.
     """
     where = file.at(*keys, key)
     _check_key(key, where)
@@ -46,7 +46,7 @@ def axis_values(
     texts: set[str] = set()
     for i, value in enumerate(listed):
         if isinstance(value, str) and (function := sweep_function(value)):
-            problem = f"{function} makes several values: it stands alone, not in a list"
+            problem = f"{function} gives several values: write it alone, not in a list"
             raise RequestError(problem, where=Where(key=f"[{i}]").within(where), given=value)
         text = hydra_value(value)
         if distinct and text in texts:
@@ -64,7 +64,10 @@ def product_of(axes: Mapping[str, Values]) -> list[dict[str, object]]:
 
 
 def sweep_function(text: str) -> str | None:
-    """What makes several values of a text, such as `choice(…)`; None where it is one value. A bare `a,b` is a text."""
+    """The function by which a text gives several values, such as `choice(…)`; None for a single value.
+
+    A bare `a,b` is a single text.
+    """
     name = _function_name(text)
     if name is None:
         return None
@@ -87,15 +90,15 @@ def _check_key(key: str, where: Where) -> None:
         problem = "expected a configuration path or a group, such as model/heads"
         raise RequestError(problem, kind="unknown_key", where=where, given=key) from None
     if parsed.is_delete():
-        fix = "name an arm that deletes"
-        raise RequestError("a deletion has no values to go through", where=where, fix=fix)
+        fix = "write it as an arm"
+        raise RequestError("a deletion has no values, so it can't be an axis", where=where, fix=fix)
     if parsed.key_or_group == "seed":
-        problem = "seeds are no axis: write `seeds: [0, 1, 2]`, so that they count as replicates"
+        problem = "the seed can't be an axis: write `seeds: [0, 1, 2]`, so that seeds count as replicates"
         raise RequestError(problem, where=where)
 
 
 def _values_of_text(text: str, where: Where) -> Values:
-    """The values that Hydra's grammar makes of a text."""
+    """The values that a text gives in Hydra's grammar."""
     try:
         parsed = parse_value(text)
     except HydraException as error:
@@ -113,13 +116,13 @@ def _values_of_text(text: str, where: Where) -> Values:
     try:
         values = tuple(yaml_value(value) for value in islice(parsed.sweep_iterator(), MOST_ARMS + 1))
         if isinstance(swept := parsed.value(), RangeSweep) and swept.stop is not None:
-            # Hydra adds the steps up, where 0.1 + 0.2 isn't 0.3 and may come to just less than the end.
+            # Hydra adds up the steps. With rounding (0.1 + 0.2 isn't 0.3), the sum may fall just short of the end.
             numbers = [value if isinstance(value, int) else float(f"{value:.12g}") for value in values]
             values = tuple(number for number in numbers if number != swept.stop)
     except (HydraException, ValueError, ArithmeticError) as error:
         raise RequestError(f"'{text}': {one_line(error)}", where=where, given=text) from None
     if len(values) > MOST_ARMS:
-        raise RequestError(f"'{text}' makes more than {MOST_ARMS:,} values", where=where, given=text)
+        raise RequestError(f"'{text}' gives more than {MOST_ARMS:,} values", where=where, given=text)
     return values
 
 
@@ -127,14 +130,14 @@ def _refuse_kind(parsed: Override, text: str, where: Where) -> None:
     value = parsed.value()
     problem, fix = None, None
     if parsed.is_interval_sweep():
-        problem, fix = "an interval has no values of its own", "list them, or write range(…)"
+        problem, fix = "an interval has no separate values", "list the values, or write range(…)"
     elif not parsed.is_sweep_override():
         raise RequestError(f"{AXIS}, got '{text}'", where=where, given=text)
     elif not isinstance(value, ChoiceSweep | RangeSweep):
-        problem, fix = "what a glob finds may change from day to day", "list the options"
+        problem, fix = "a glob may match other options later", "list the options"
     elif value.shuffle:
-        problem, fix = "a plan has the same order each time", "leave out shuffle"
+        problem, fix = "a plan must have the same order each time", "leave out shuffle"
     elif value.tags:
-        problem, fix = "nothing reads a tag here", "leave it out"
+        problem, fix = "tags have no effect here", "leave it out"
     if problem is not None:
         raise RequestError(f"'{text}': {problem}", kind="unsupported", where=where, given=text, fix=fix)

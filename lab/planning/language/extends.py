@@ -1,4 +1,4 @@
-"""`extends: other`: a sweep on top of another one. Each key still knows the file and line in which it stands."""
+"""`extends: other`: a sweep on top of another sweep. Each key keeps its own file and line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lab.refusals import RequestError
 
 
 def read_extended(path: Path) -> Entry:
-    """A sweep file's content on top of what it extends.
+    """The content of a sweep file on top of the sweeps that it extends.
 
     Raises:
-        RequestError: a file can't be read, or what it extends is no sweep, or goes round in a circle.
+        RequestError: a file can't be read, `extends` names no sweep, or the sweeps extend each other.
     """
     chain = [(path, read(path))]
     while (extends := chain[-1][1].mapping.get("extends")) is not None:
@@ -28,8 +28,8 @@ def read_extended(path: Path) -> Entry:
             raise error.within(where) from None
         files = [file for file, _ in chain]
         if base in files:
-            circle = " → ".join(file.stem for file in [*files[files.index(base) :], base])
-            raise RequestError(f"goes round in a circle: {circle}", kind="conflict", where=where)
+            cycle = " → ".join(file.stem for file in [*files[files.index(base) :], base])
+            raise RequestError(f"is circular: {cycle}", kind="conflict", where=where)
         chain.append((base, read(base)))
     content: dict[str, Entry] = {}
     for _, own in reversed(chain):

@@ -1,4 +1,4 @@
-"""Values in Hydra's override grammar, and back: what YAML holds as a text, and what Hydra read as a plain value."""
+"""Conversion between YAML values and Hydra's override grammar."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _ESCAPED = re.compile(r"([\\()\[\]{}:=, \t])")
 
 
 def parse_value(text: str) -> Override:
-    """A text as the value of an override.
+    """Parse a text as the value of an override.
 
     Raises:
-        HydraException: the text means nothing in Hydra's grammar.
+        HydraException: the text isn't valid in Hydra's grammar.
     """
     return OverridesParser.create().parse_override(f"key={text}")
 
 
 def hydra_value(value: object) -> str:
-    """A YAML value as Hydra's override grammar writes one value.
+    """Write a YAML value as one value of Hydra's override grammar.
 
-    A text is taken to be in that grammar already (`[a,b]` is a list, `${train.context}` refers to a key). It is quoted
-    where it means nothing in the grammar, or would mean several values.
+    A text is expected to be in that grammar: `[a,b]` is a list, `${train.context}` refers to a key. It is quoted if it
+    isn't valid there, or would give several values.
     """
     match value:
         case None:
@@ -45,12 +45,12 @@ def hydra_value(value: object) -> str:
 
 
 def yaml_value(value: object) -> object:
-    """A value that Hydra has read, as YAML would hold it."""
+    """Convert a value that Hydra has parsed to the value that YAML would hold."""
     match value:
         case QuotedString():
-            return _same_again(value.text)
+            return _unambiguous(value.text)
         case str():
-            return _same_again(value)
+            return _unambiguous(value)
         case dict():
             return {str(yaml_value(key)): yaml_value(item) for key, item in value.items()}
         case list():
@@ -70,13 +70,13 @@ def _hydra_text(text: str) -> str:
     return _quoted(text)
 
 
-def _same_again(text: str) -> str:
-    """A text in quotes where Hydra would read it as something else the next time, such as '3'."""
+def _unambiguous(text: str) -> str:
+    """The text, in quotes if Hydra would parse it as something else, such as the text '3' as a number."""
     try:
-        read = parse_value(text).value()
+        value = parse_value(text).value()
     except HydraException:
         return text
-    return text if isinstance(read, str) and read == text else _quoted(text)
+    return text if isinstance(value, str) and value == text else _quoted(text)
 
 
 def _quoted(text: str) -> str:

@@ -1,8 +1,8 @@
 """YAML in which every key keeps its file and line, for messages. A key that appears twice is refused.
 
-Scalars are read as Hydra's override grammar reads them: `1e-3` is a number, `no` and `2024-01-01` are texts. The nodes
-of PyYAML, which Hydra brings, know their lines. ruamel.yaml would be a second library and no less code: it loses the
-lines of merged keys, names no path for a duplicate, and reads scalars in a third way.
+Scalars are read as in Hydra's override grammar: `1e-3` is a number, `no` and `2024-01-01` are texts. Lines come from
+the nodes of PyYAML, on which Hydra depends. ruamel.yaml would be a second library and would not save code: it loses the
+lines of merged keys, gives no path for a duplicate key, and reads scalars in yet another way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lab.refusals import RequestError, Where
 Scalar = str | int | float | bool | None
 
 MOST_ENTRIES = 500_000
-"""Entries of a file with its aliases written out: a few lines of aliases of aliases could mean billions."""
+"""The largest number of entries with aliases expanded. A few lines of nested aliases could expand to billions."""
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
@@ -32,12 +32,12 @@ _INDEX = re.compile(r"\[(\d+)\]\.?")
 
 @dataclass(frozen=True)
 class Entry:
-    """A value and where it stands.
+    """A value with its place in a file.
 
     Attributes:
         value: a scalar, or a mapping or list of entries.
         path: the file.
-        line: of its key (of the item itself in a list), from 1.
+        line: the line of its key, or of the item itself in a list, counted from 1.
     """
 
     value: Scalar | Mapping[str, Entry] | list[Entry]
@@ -46,16 +46,16 @@ class Entry:
 
     @property
     def place(self) -> str:
-        """`sweeps/x.yaml:7`."""
+        """The file and line: `sweeps/x.yaml:7`."""
         return str(self.at())
 
     def at(self, key: str | None = None) -> Where:
-        """The entry's place for a message; `key` is its dotted path."""
+        """The entry's place as a `Where`; `key` is its dotted path."""
         return Where(display(self.path), self.line, key=key)
 
     @property
     def plain(self) -> object:
-        """The value without its places."""
+        """The value as plain dicts, lists and scalars."""
         if isinstance(self.value, Mapping):
             return {key: entry.plain for key, entry in self.value.items()}
         if isinstance(self.value, list):
@@ -64,22 +64,22 @@ class Entry:
 
     @property
     def mapping(self) -> Mapping[str, Entry]:
-        """The value's keys; none where it is no mapping."""
+        """The value's keys with their entries; empty if the value isn't a mapping."""
         return self.value if isinstance(self.value, Mapping) else {}
 
     @property
     def items(self) -> list[Entry]:
-        """The items of a list; none where the value is no list."""
+        """The items of a list; empty if the value isn't a list."""
         return self.value if isinstance(self.value, list) else []
 
     def with_value(self, value: Mapping[str, Entry] | list[Entry]) -> Entry:
-        """Another value in the same place."""
+        """The same place with another value."""
         return replace(self, value=value)
 
     def deepest(self, keys: str) -> Entry:
-        """The entry that a dotted path such as `grid.model.span.window[1]` leads to, as far as it goes.
+        """Follow a dotted path, such as `grid.model.span.window[1]`, to the deepest entry that exists.
 
-        Keys may hold dots themselves: of those that fit, the longest is meant.
+        Keys may contain dots: if several match, the longest is taken.
         """
         for key in sorted(self.mapping, key=len, reverse=True):
             if keys == key or keys.startswith((f"{key}.", f"{key}[")):
@@ -91,7 +91,7 @@ class Entry:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's syntax with the scalars given below, in place of YAML 1.1's."""
+    """A loader with the scalars that are registered below instead of those of YAML 1.1."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -112,10 +112,10 @@ _Loader.add_implicit_resolver(_MERGE, re.compile(r"^<<$"), ["<"])
 
 
 def read(path: Path) -> Entry:
-    """A YAML file's mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises:
-        RequestError: it isn't YAML, a key appears twice, or it holds something other than keys and values.
+        RequestError: the file isn't YAML, a key appears twice, or the content isn't keys and values.
     """
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def read(path: Path) -> Entry:
 
 
 class _Reader:
-    """From the nodes of one file to entries."""
+    """Converts the nodes of one file to entries."""
 
     def __init__(self, loader: _Loader, path: Path) -> None:
         self._loader = loader
@@ -145,12 +145,12 @@ class _Reader:
         self._entries = 0
 
     def entry(self, node: yaml.Node, keys: str, line: int) -> Entry:
-        """A node and all below it; `keys` is the dotted path to it."""
+        """Convert a node and everything below it; `keys` is its dotted path."""
         if node in self._above:
             self._refuse(node, keys, "refers to itself")
         self._entries += 1
         if self._entries > MOST_ENTRIES:
-            self._refuse(node, keys, f"the file has more than {MOST_ENTRIES:,} values with its aliases written out")
+            self._refuse(node, keys, f"the file has more than {MOST_ENTRIES:,} values with its aliases expanded")
         self._above.append(node)
         value: Scalar | dict[str, Entry] | list[Entry]
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -166,7 +166,7 @@ class _Reader:
         return Entry(value, self._path, line)
 
     def _mapping(self, node: yaml.MappingNode, keys: str) -> dict[str, Entry]:
-        """A mapping's entries. What `<<: *anchor` brings comes first, so that a key's own value wins."""
+        """The entries of a mapping. Those of `<<: *anchor` come first, so that the mapping's own keys win."""
         first: dict[str, int] = {}
         merged: dict[str, Entry] = {}
         own: dict[str, Entry] = {}
@@ -184,7 +184,7 @@ class _Reader:
         return merged | own
 
     def _merged(self, node: yaml.Node, keys: str, line: int) -> dict[str, Entry]:
-        """What stands after `<<`: a mapping, or a list of mappings of which the first wins."""
+        """The entries that `<<` merges: those of a mapping, or of a list of mappings of which the first wins."""
         content = self.entry(node, keys, line)
         mappings = content.items or [content]
         if not all(isinstance(mapping.value, Mapping) for mapping in mappings):

@@ -1,4 +1,4 @@
-"""The first stage of a plan: a sweep file as a `Sweep`, with the file and line of each of its keys."""
+"""The first stage of a plan: read a sweep file as a `Sweep`, with the file and line of each key."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from lab.refusals import RequestError, Where
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep as it was read.
+    """A sweep with its file.
 
     Attributes:
-        content: its keys with the lines in which they stand, those of the sweeps that it extends among them.
+        path: the file.
+        sweep: its content.
+        content: its keys with their lines, including those of the sweeps that it extends.
     """
 
     path: Path
@@ -30,37 +32,37 @@ class SweepFile:
 
     @property
     def name(self) -> str:
-        """The sweep's name, which is its file's."""
+        """The sweep's name: that of its file."""
         return self.path.stem
 
     @cached_property
     def place(self) -> Where:
-        """The file as a whole."""
+        """The file, without a line."""
         return Where(display(self.path))
 
     def line(self, *keys: str) -> Where:
-        """The file and line of the deepest of the keys that is there: `sweeps/x.yaml:7`."""
+        """The file and line of a key, or of the deepest key above it that exists: `sweeps/x.yaml:7`."""
         entry = self.entry(*keys)
         return self.place if entry is None or entry is self.content else entry.at()
 
     def at(self, *keys: str) -> Where:
-        """Where a key stands: `sweeps/x.yaml:7: grid.model.span.window`."""
+        """The place of a key: `sweeps/x.yaml:7: grid.model.span.window`."""
         return Where(key=".".join(keys)).within(self.line(*keys))
 
     def entry(self, *keys: str) -> Entry | None:
-        """The deepest of the keys that is there; None for a sweep without a file."""
+        """The entry of a key, or of the deepest key above it that exists; None for a sweep without a file."""
         return self.content.deepest(".".join(keys)) if self.content is not None else None
 
 
 def read_sweep(name: str) -> SweepFile:
-    """A sweep by name, what it extends included.
+    """Read a sweep by name, on top of the sweeps that it extends.
 
     Raises:
-        RequestError: naming the file, the line, the key, what was expected, and the nearest valid name.
+        RequestError: with the file, the line, the key, what was expected, and the nearest valid name.
     """
     path = find("sweeps", name)
     content = read_extended(path)
-    content = content.with_value(_written_out(Sweep, content))
+    content = content.with_value(_expanded(Sweep, content))
     try:
         sweep = convert.dataclass(Sweep, content.plain)
     except RequestError as error:
@@ -68,7 +70,7 @@ def read_sweep(name: str) -> SweepFile:
         raise RequestError(replace(error.refusal, where=where)) from None
     file = SweepFile(path, sweep, content)
     if not sweep.question or not sweep.question.strip():
-        problem = "is missing: say what the sweep is to find out"
+        problem = "is missing: write the question that the sweep answers"
         raise RequestError(problem, kind="missing", where=file.at("question"))
     try:
         find("experiments", sweep.experiment)
@@ -80,11 +82,11 @@ def read_sweep(name: str) -> SweepFile:
 _NOTHING = Sweep(question=None, experiment="")
 
 
-def _written_out(cls: type[object], entry: Entry, prefix: str = "") -> dict[str, Entry]:
-    """The keys of a mapping with every short form as its long one.
+def _expanded(cls: type[object], entry: Entry, prefix: str = "") -> dict[str, Entry]:
+    """The keys of a mapping with every short form replaced by its long form.
 
     Raises:
-        RequestError: something is empty that can't be, or has the wrong shape.
+        RequestError: a key is empty that may not be, or has the wrong shape.
     """
     content = dict(entry.mapping)
     for name, rules in key_rules(cls).items():
@@ -96,25 +98,25 @@ def _written_out(cls: type[object], entry: Entry, prefix: str = "") -> dict[str,
         if "rewrite" in rules:
             own = rules["rewrite"](key, own)
         if "part" in rules and own.mapping:
-            own = own.with_value(_written_out(rules["part"], own, f"{key}."))
+            own = own.with_value(_expanded(rules["part"], own, f"{key}."))
         holds = rules.get("holds")
         if holds == "arms":
-            _refuse_nothing(key, own)
+            _refuse_empty_arms(key, own)
         for axis_key, axis in _axes(key, own, holds):
             shorthand.check_axis(axis_key, axis)
         content[name] = own
     return content
 
 
-def _refuse_nothing(key: str, arms: Entry) -> None:
+def _refuse_empty_arms(key: str, arms: Entry) -> None:
     for name, settings in arms.mapping.items():
         if settings.value is None:
-            problem = "is empty; what sets nothing is written {}"
+            problem = "is empty; write {} for an arm that sets nothing"
             raise RequestError(problem, kind="missing", where=settings.at(f"{key}.{name}"))
 
 
 def _axes(key: str, entry: Entry, holds: str | None) -> Iterator[tuple[str, Entry]]:
-    """(dotted path, axis) of every axis that a key holds."""
+    """(dotted path, axis) of every axis below a key."""
     if holds == "axes":
         yield from ((f"{key}.{axis}", values) for axis, values in entry.mapping.items())
     elif holds == "axis groups":

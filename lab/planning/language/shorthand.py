@@ -1,6 +1,6 @@
-"""Short forms of a sweep file, each written out as its long form; and shapes that the types of the keys can't tell.
+"""Short forms of a sweep file, and checks that go beyond the types of its keys.
 
-Each function takes a key's dotted path and its entry, and gives the entry in the long form.
+Each function takes a key's dotted path and its entry, and returns the entry in its long form.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from lab.planning.language.located_yaml import Entry
 from lab.refusals import RequestError
 
 AXIS = "expected a list of values, or choice(a, b) or range(1, 4) as a text"
-_SEEDS = "expected how many, such as 3, or which, such as [0, 1, 7]"
+_SEEDS = "expected a number of seeds, such as 3, or a list, such as [0, 1, 7]"
 _MOST_SEED = 2**32 - 1
 
 
 def one_as_list(keys: str, entry: Entry) -> Entry:
-    """A single mapping as a list of one."""
+    """Expand a single mapping to a list of one."""
     return entry.with_value([entry]) if isinstance(entry.value, Mapping) else entry
 
 
 def match_by(keys: str, entry: Entry) -> Entry:
-    """`params` as {by: params}."""
+    """Expand `params` to {by: params}."""
     return entry.with_value({"by": entry}) if isinstance(entry.value, str) else entry
 
 
 def needed_runs(keys: str, entry: Entry) -> Entry:
-    """{arm: {path: other}} with `other` as {arm: other}."""
+    """Expand {arm: {path: other}} to {arm: {path: {arm: other}}}."""
     arms = dict(entry.mapping)
     for arm, paths in entry.mapping.items():
         runs = {
@@ -40,14 +40,14 @@ def needed_runs(keys: str, entry: Entry) -> Entry:
                 raise RequestError("expected either `arm` or `run`", where=run.at(key))
             if "run" in run.mapping and "seed" in run.mapping:
                 where = run.mapping["seed"].at(f"{key}.seed")
-                raise RequestError("goes with `arm` only; a `run` has its own seed", kind="conflict", where=where)
+                raise RequestError("is for `arm` only; a `run` has its own seed", kind="conflict", where=where)
         if isinstance(paths.value, Mapping):
             arms[arm] = paths.with_value(runs)
     return entry.with_value(arms) if isinstance(entry.value, Mapping) else entry
 
 
 def tuned_axes(keys: str, entry: Entry) -> Entry:
-    """{axes…, seeds, metric} with the axes under `axes`."""
+    """Expand {axis: values, …, seeds, metric} to {axes: {axis: values, …}, seeds, metric}."""
     if not isinstance(entry.value, Mapping):
         return entry
     content = dict(entry.value)
@@ -55,7 +55,7 @@ def tuned_axes(keys: str, entry: Entry) -> Entry:
         own = {key: content.pop(key) for key in ("seeds", "metric") if key in content}
         for key, value in content.items():
             if "." not in key and "/" not in key and not isinstance(value.value, list | str):
-                problem = f"no such key; there are seeds and metric, all others are axes: {AXIS}"
+                problem = f"no such key; besides seeds and metric, every key is an axis: {AXIS}"
                 raise RequestError(problem, kind="unknown_key", where=value.at(f"{keys}.{key}"))
         content = own | {"axes": entry.with_value(content)}
     if not content["axes"].value:
@@ -64,13 +64,21 @@ def tuned_axes(keys: str, entry: Entry) -> Entry:
 
 
 def check_axis(keys: str, entry: Entry) -> None:
-    """Refuse an axis that is neither a list nor a text."""
+    """Refuse an axis that is neither a list nor a text.
+
+    Raises:
+        RequestError: at the axis.
+    """
     if not isinstance(entry.value, list | str):
         raise RequestError(f"{AXIS}, got {_described(entry)}", where=entry.at(keys), given=entry.plain)
 
 
 def check_seeds(keys: str, entry: Entry) -> Entry:
-    """Refuse what is neither a number of seeds nor a list of different ones."""
+    """Refuse anything but a number of seeds or a list of different seeds.
+
+    Raises:
+        RequestError: at the value or the item.
+    """
     is_list = isinstance(entry.value, list)
     for i, seed in enumerate(entry.items if is_list else [entry]):
         where, value = seed.at(f"{keys}[{i}]" if is_list else keys), seed.value
@@ -87,7 +95,11 @@ def check_seeds(keys: str, entry: Entry) -> Entry:
 
 
 def check_no_repeats(keys: str, entry: Entry) -> Entry:
-    """Refuse a list in which an item appears twice."""
+    """Refuse a list in which an item appears twice.
+
+    Raises:
+        RequestError: at the second of the two items.
+    """
     earlier: list[object] = []
     for i, item in enumerate(entry.items):
         if item.plain in earlier:

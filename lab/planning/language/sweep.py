@@ -1,4 +1,4 @@
-"""The keys of the sweep language. They stand here once: each field says how its key is read, inherited and used.
+"""The keys of the sweep language. Each key is defined here once: its field says how it is read, inherited and used.
 
 A new key is a field of `Sweep`; `read.py` handles it as its `KeyRules` say.
 """
@@ -14,26 +14,26 @@ from lab.planning.language import shorthand
 from lab.planning.language.located_yaml import Entry
 
 Settings = Mapping[str, Any]
-"""Configuration paths and groups with their values: {"model/heads": "mha", "train.tokens": "200k"}."""
+"""Configuration path or group → value: {"model/heads": "mha", "train.tokens": "200k"}."""
 
 Axes = Mapping[str, tuple[Any, ...] | str]
-"""Axes with their values: a list, or Hydra's choice() or range() as a text."""
+"""Axis → its values: a list, or Hydra's choice() or range() as a text."""
 
 Quantity = Literal["none", "params", "flops", "kv", "tokens"]
 
 
 class KeyRules(TypedDict, total=False):
-    """How a key of a sweep file is read; it is the metadata of the key's field.
+    """How a key of a sweep file is read: the metadata of the key's field.
 
     Attributes:
         holds: what the key sets in configurations: settings of every arm, named arms with their settings, axes with
-            their values, or a list of groups of axes. A key without it sets nothing.
-        inherits: what happens under `extends`: the key replaces the inherited one, or its entries are merged with the
-            inherited ones by name; where null isn't a value, an entry that is null drops the inherited one.
-        if_empty: the message for a key that is there with nothing in it. A key without it may be empty.
-        rewrite: checks the key as it is written, and writes its short form out.
-        prefix: what the names of the arms begin with that the key makes from the baseline.
-        part: the dataclass of its own keys.
+            their values, or a list of groups of axes. A key without this rule sets nothing.
+        inherits: what `extends` does with the key: it replaces the inherited key, or its entries are merged with the
+            inherited entries by name. With "merges and drops", an entry that is null removes the inherited one.
+        if_empty: the message for a key with an empty value. A key without this rule may be empty.
+        rewrite: a function that checks the key as written and expands its short form.
+        prefix: the prefix for the names of the arms that the key derives from the baseline.
+        part: the dataclass with the keys below this one.
     """
 
     holds: Literal["settings", "arms", "axes", "axis groups"]
@@ -45,19 +45,19 @@ class KeyRules(TypedDict, total=False):
 
 
 def key_rules(cls: type[object]) -> dict[str, KeyRules]:
-    """Each key of a part of the sweep language, with its rules."""
+    """Key → its rules, for every key of a part of the sweep language."""
     return {option.name: cast(KeyRules, option.metadata) for option in fields(cls)}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """What is held equal between arms, and which knob is adjusted for it.
+    """The quantity that is held equal between arms, and the knob that is adjusted for it.
 
     Attributes:
-        by: what is equal: parameters, FLOPs of the whole training, key-value bytes a token, or training tokens.
-        knob: the configuration path that is adjusted in every arm but the baseline; None for the quantity's own.
-        multiple_of: the knob's values are multiples of it; None for the largest power of two that works.
-        tolerance: largest difference from the baseline, as a fraction of it.
+        by: the quantity: parameters, FLOPs of the whole training, key-value bytes per token, or training tokens.
+        knob: the configuration path that is adjusted in every arm but the baseline; None for the quantity's default.
+        multiple_of: a number of which the knob's values are multiples; None for the largest power of two that works.
+        tolerance: the largest difference from the baseline, as a fraction of the baseline's value.
     """
 
     by: Quantity = "none"
@@ -68,12 +68,12 @@ class Match:
 
 @dataclass(frozen=True, kw_only=True)
 class Tune:
-    """Axes of which each arm picks its own best value: selected on seeds of their own, reported on the sweep's.
+    """Axes on which each arm picks its own best value: selected on separate seeds, reported on the sweep's seeds.
 
     Attributes:
-        axes: as in a grid, such as {"optimizer.lr": [1e-3, 2e-3, 4e-3]}.
-        seeds: how many, following the highest of the sweep's, or which; none of them is a seed of the sweep.
-        metric: what decides, lower is better; None for the sweep's first metric.
+        axes: the axes, as in a grid: {"optimizer.lr": [1e-3, 2e-3, 4e-3]}.
+        seeds: a number of seeds after the sweep's highest seed, or a list; none of them is a seed of the sweep.
+        metric: the metric that decides, lower is better; None for the sweep's first metric.
     """
 
     axes: Axes = field(metadata=KeyRules(holds="axes"))
@@ -83,12 +83,12 @@ class Tune:
 
 @dataclass(frozen=True, kw_only=True)
 class NeededRun:
-    """A run that an arm consumes: an arm of the same sweep (with its own seed, or a given one), or any run by name.
+    """A run that an arm uses: a run of another arm of the sweep, or an existing run.
 
     Attributes:
         arm: an arm of this sweep.
-        seed: of that arm; None for the seed of the run that needs it.
-        run: a run that exists already, by its path below the root or its identity.
+        seed: the seed of that arm's run; None for the seed of the run that needs it.
+        run: an existing run, by its path below the root or its identity.
     """
 
     arm: str | None = None
@@ -101,29 +101,30 @@ class Sweep:
     """A question and the runs that answer it.
 
     Attributes:
-        question: what the sweep is to find out; a sweep in a file has one.
-        experiment: the experiment that every arm starts from.
-        arms: named swaps: {"mha": {"model/heads": "mha"}}; an empty swap is the experiment itself.
-        grid: axes whose values are combined in every way, with every arm: {"model.span.window": [16, 32]}.
-        zip: groups of axes that go in step: [{"model.n_layers": [2, 4], "model.d_model": [128, 96]}].
-        exclude: cells to leave out: each a mapping of axes (or `arm`) to a value or a list of values that all hold.
+        question: what the sweep should find out. A sweep in a file must have one.
+        experiment: the experiment from which every arm starts.
+        arms: named swaps: {"mha": {"model/heads": "mha"}}. An empty swap is the experiment itself.
+        grid: axes whose values are combined with each other and with every arm: {"model.span.window": [16, 32]}.
+        zip: groups of axes that vary together: [{"model.n_layers": [2, 4], "model.d_model": [128, 96]}].
+        exclude: conditions for cells to leave out. Each maps axes (or `arm`) to a value or a list of values; a cell is
+            left out if it matches all axes of a condition.
         when: axes that apply only under a condition: {"model.span.window": {"model/span": ["local", "interleaved"]}}.
-        leave_one_out: named settings, each of which takes one thing away from the baseline: arms `no_<name>`.
-        add_one_in: named settings, each of which adds one thing to the baseline: arms `with_<name>`.
-        overrides: what every arm has on top of the experiment.
-        seeds: how many (0, 1, …), or which.
-        baseline: the arm that the others are compared with; the first one where it isn't named. Without `arms`, what
-            `leave_one_out` and `add_one_in` start from is an arm that sets nothing, and this is its name.
-        tune: axes of which each arm picks its own best value.
-        match: what is held equal between arms.
-        needs: arm → configuration path → the run that it consumes there.
-        equal_flops: arm → the arm whose total FLOPs it is to have, a teacher's forward passes included: its tokens
-            follow from that.
-        metrics: what is compared, the deciding one first.
-        equivalence: the largest difference in the first metric, in its own unit, that is of no consequence: an arm
-            whose difference from the baseline is shown to be within ±this counts as equivalent. None to show nothing
-            equivalent. It is a part of no run.
-        extends: the sweep that this one starts from; what is here goes on top of it.
+        leave_one_out: named settings, each of which removes one feature from the baseline: arms `no_<name>`.
+        add_one_in: named settings, each of which adds one feature to the baseline: arms `with_<name>`.
+        overrides: settings that every arm has on top of the experiment.
+        seeds: the number of seeds (0, 1, …), or a list of seeds.
+        baseline: the arm that the others are compared with; by default the first. Without `arms`, this names the arm
+            from which `leave_one_out` and `add_one_in` start, and which sets nothing.
+        tune: axes on which each arm picks its own best value.
+        match: the quantity that is held equal between arms.
+        needs: arm → configuration path → the run that the arm uses there.
+        equal_flops: arm → the arm whose total FLOPs it gets, including a teacher's forward passes. The arm's number of
+            tokens is chosen accordingly.
+        metrics: the metrics to compare; the first one decides.
+        equivalence: the largest difference in the first metric, in its own unit, that doesn't matter. An arm counts as
+            equivalent if its difference from the baseline is shown to be within ± this margin. None to test no
+            equivalence. It doesn't affect any run's identity.
+        extends: the sweep from which this one starts; its keys go on top.
     """
 
     question: str | None
@@ -180,11 +181,11 @@ class Sweep:
 
     @property
     def reported_seeds(self) -> tuple[int, ...]:
-        """The seeds that are reported."""
+        """The seeds whose results are reported."""
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
     def settings(self) -> Iterator[Setting]:
-        """All that the sweep sets in configurations, in the order of its keys; of an axis, all its values."""
+        """Everything that the sweep sets in configurations, in the order of its keys, axes with all their values."""
         yield from _settings(self, ())
 
 
@@ -193,8 +194,10 @@ class Setting:
     """A configuration path or a group that a sweep sets.
 
     Attributes:
-        keys: the keys of the file below which it stands: ("arms", "mha").
-        value: as the file has it; the values of an axis as a list, or as Hydra's text.
+        keys: the keys of the file above it: ("arms", "mha").
+        key: the configuration path or group.
+        value: the value as written in the file; for an axis, its list of values or a text in Hydra's grammar.
+        is_axis: whether it is an axis.
     """
 
     keys: tuple[str, ...]

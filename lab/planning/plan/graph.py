@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lab.planning.arms.arm import Arm
-from lab.planning.arms.dependencies import in_order
+from lab.planning.arms.dependencies import in_dependency_order
 from lab.planning.solve.matching import MatchedArms
 from lab.planning.solve.selection import Cell
 from lab.planning.solve.tuning import tuned_cells, tuning_seeds
@@ -35,7 +35,7 @@ def order_runs(matched: MatchedArms) -> RunGraph:
         RequestError: arms depend on each other in a circle, or what is tuned is wrong.
     """
     sweep, file = matched.sweep, matched.sweep.file
-    arms = in_order(sweep.arms, file)
+    arms = in_dependency_order(sweep.arms, file)
     seeds: list[tuple[Role, int]] = [("tune", seed) for seed in tuning_seeds(file)]
     seeds += [("report", seed) for seed in file.sweep.reported_seeds]
     return RunGraph(matched, tuple(arms), tuple(tuned_cells(sweep)), tuple(seeds))

@@ -15,7 +15,7 @@ from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.composition.frozen.identity import component_versions
 from lab.composition.search_path import available
-from lab.planning.config_paths import ABSENT, differences, flat
+from lab.planning.config_paths import ABSENT, differences, flatten
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.model import PlannedRun
 from lab.records import Code, RunFolder
@@ -162,7 +162,7 @@ def _of_plan(run: PlannedRun) -> Side:
 def _quiet(experiment: Experiment) -> frozenset[str]:
     """Keys that don't affect the result."""
     all_keys, identifying = (
-        {key for key, _ in flat(to_plain(experiment, results_only=only))} for only in (False, True)
+        {key for key, _ in flatten(to_plain(experiment, results_only=only))} for only in (False, True)
     )
     return frozenset(all_keys - identifying)
 

@@ -16,7 +16,7 @@ from lab.composition.frozen.freeze import to_plain
 from lab.composition.hydra.overrides import parse
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.sweep_arms import SweepArms
-from lab.planning.config_paths import flat, value_at
+from lab.planning.config_paths import flatten, value_at
 from lab.planning.language.read import SweepFile
 from lab.planning.language.sweep import Match, Quantity
 from lab.planning.solve.integer_search import IntegerSearch
@@ -214,7 +214,7 @@ class _Matcher:
         value = value_at(experiment, self.knob)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        whole = [path for path, leaf in flat(to_plain(experiment)) if type(leaf) is int]
+        whole = [path for path, leaf in flatten(to_plain(experiment)) if type(leaf) is int]
         if self.rule.knob is None:
             of_model = ", ".join(path for path in whole if path.startswith("model."))
             problem = f"arm '{arm}' has no {self.knob} to adjust"
