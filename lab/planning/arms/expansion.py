@@ -144,8 +144,10 @@ def _merged(base: Settings, own: Settings) -> dict[str, object]:
     merged: dict[str, object] = {key: value for key, value in base.items() if key not in own}
     for key, value in own.items():
         inherited = base.get(key)
-        both_are_mappings = isinstance(inherited, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(inherited, value) if both_are_mappings else value
+        if isinstance(inherited, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(inherited, value)
+        else:
+            merged[key] = value
     return merged
 
 
