@@ -55,7 +55,7 @@ def test_a_queued_run_of_other_code_is_refused_up_front(folder: Path) -> None:
 
 
 def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.dispatch.launchers.base import Request, Sent
+    from lab.dispatch.launchers.base import Request, SendResult
     from lab.dispatch.launchers.local.launcher import LocalLauncher
 
     run = prepare(plan_train("gemma2_tiny").runs, folder / "runs").new[0]
@@ -65,7 +65,7 @@ def test_training_on_with_other_code_has_to_be_said(folder: Path, monkeypatch: p
     assert isinstance(found.exception, RequestError)
     assert "1 run was made with commit abababab" in str(found.exception)
     requests: list[Request] = []
-    monkeypatch.setattr(LocalLauncher, "send", lambda self, request: requests.append(request) or Sent())
+    monkeypatch.setattr(LocalLauncher, "send", lambda self, request: requests.append(request) or SendResult())
     CliRunner().invoke(main.cli, [*arguments, "--any-code"])
     assert [each.name for each in requests[0].runs] == [run.name]
     assert info(run)["provenance"]["accepted_code"] == [code_version.digest()]

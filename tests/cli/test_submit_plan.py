@@ -43,11 +43,11 @@ def test_what_cannot_be_submitted_is_refused_and_nothing_made(saved: Path, argum
 
 
 def test_a_saved_plan_is_submitted_though_its_sweep_is_gone(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.dispatch.launchers.base import Sent
+    from lab.dispatch.launchers.base import SendResult
     from lab.dispatch.launchers.local.launcher import LocalLauncher
 
     (saved.parent / "sweeps" / "mine.yaml").unlink()
-    sent = Sent(ended={"mine/a/seed-0": "finished"})
+    sent = SendResult(statuses={"mine/a/seed-0": "finished"})
     monkeypatch.setattr(LocalLauncher, "send", lambda self, request: sent)
     found = submit(str(saved))
     assert (found.exit_code, found.output.splitlines()[0]) == (0, "mine: 1 new")

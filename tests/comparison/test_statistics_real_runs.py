@@ -10,7 +10,7 @@ import pytest
 
 from lab.comparison.compare import compare
 from lab.comparison.read.collect import collect
-from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.launchers.local.scheduler import run_local
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import PlannedRun
 from lab.planning.plan.store import save_plan
@@ -54,7 +54,7 @@ def make_runs(folder: Path, sweeps: dict[str, int]) -> Path:
             wanted = [run for run in planned.runs if name == "windows" or run.arm == "whole"]
             runs += [run for run in wanted if run.identity not in made]
         folders = [make_run(folder / "runs" / run.folder_name, run.config_yaml, run.record) for run in runs]
-        assert set(run_local(folders, max_parallel=1, threads=1).ran.values()) == {"finished"}
+        assert set(run_local(folders, max_parallel=1, threads=1).outcomes.values()) == {"finished"}
     return folder / "runs"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.dispatch.control.prepare import Submission, prepare
-from lab.dispatch.launchers.local.local import LocalSummary, run_local
+from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.records import find_runs
 from tests.dispatch.fakes import FAKE_WORKER
 
@@ -37,4 +37,4 @@ def launch(submission: Submission, **options: Any) -> LocalSummary:
 
 if __name__ == "__main__":
     summary = run_local(find_runs(sys.argv[1]), max_parallel=int(sys.argv[2]), threads=1, worker=FAKE_WORKER)
-    print(len(summary.ran), len(summary.found), len(summary.left), summary.stopped)
+    print(len(summary.outcomes), len(summary.skipped_runs), len(summary.pending_runs), summary.stop_reason)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.dispatch.control.cancel import cancel, request, requested
-from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.launchers.local.scheduler import run_local
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, State
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, results
@@ -35,7 +35,7 @@ def test_a_run_that_waits_is_never_begun(make: Make) -> None:
     assert first.state.status == "cancelled"
     assert (first.state.reason or "").startswith("cancelled by ")
     summary = run_local([first, second], threads=1, worker=FAKE_WORKER)
-    assert summary.found == {first.name: "cancelled"}
+    assert summary.skipped_runs == {first.name: "cancelled"}
     assert (begun(first), results(second)) == (0, 1)
 
 

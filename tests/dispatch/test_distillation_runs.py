@@ -48,7 +48,7 @@ def test_a_student_killed_in_its_worker_learns_on_from_its_teacher(
     tmp_path: Path, plan: tuple[PlannedRun, ...]
 ) -> None:
     _, summary = submit_local(plan, tmp_path / "runs", max_parallel=2, threads=1)
-    assert summary.ran == {"mine/big/seed-0": "finished", "mine/taught/seed-0": "finished"}
+    assert summary.outcomes == {"mine/big/seed-0": "finished", "mine/taught/seed-0": "finished"}
     student, teacher = find_runs(tmp_path / "runs")
     assert student.summary is not None
     assert teacher.summary is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch.launchers.local.pool import bury
+from lab.dispatch.launchers.local.worker_process import record_worker_exit
 from lab.dispatch.worker.failure import classify, memory_kills, reason
 from lab.records import RunFolder, State
 
@@ -110,13 +110,13 @@ def test_the_kernels_kills_are_counted_in_the_own_control_group(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("code", "starved", "status", "failure"),
+    ("code", "memory_was_short", "status", "failure"),
     [(-9, True, "failed", "out_of_memory"), (-9, False, "lost", "interrupted"), (-15, True, "lost", "interrupted")],
 )
 def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_from_one_that_somebody_killed(
-    make: Make, code: int, starved: bool, status: str, failure: str
+    make: Make, code: int, memory_was_short: bool, status: str, failure: str
 ) -> None:
     run = make("caps/both/seed-0")
     run.state = State(status="running", attempts=1)
-    assert bury(run, 0, code, None, starved=starved)
+    assert record_worker_exit(run, 0, code, None, memory_was_short=memory_was_short)
     assert (run.state.status, run.state.failure) == (status, failure)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch.launchers.local.local import LocalSummary, run_local
+from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder, State
@@ -48,7 +48,7 @@ def pids(runs: list[RunFolder]) -> set[int]:
 def test_never_more_than_max_parallel_at_once_and_as_many_where_it_can(make: Make) -> None:
     runs = [make(f"caps/both/seed-{n}", steps=6, pause=0.03) for n in range(7)]
     summary = run_all(runs, max_parallel=3)
-    assert summary.ran == {run.name: "finished" for run in runs}
+    assert summary.outcomes == {run.name: "finished" for run in runs}
     assert most_at_once(runs) == 3
     assert len(pids(runs)) == 3, "a worker takes one run after the other"
 
@@ -84,20 +84,20 @@ def test_what_has_a_result_is_skipped_and_what_was_cut_off_goes_on(make: Make) -
         runs[word].state = state
     summary = run_all(list(runs.values()))
     went_on = {"preempted", "lost", "running", "queued"}
-    assert set(summary.ran) == {runs[word].name for word in went_on}
-    assert summary.found == {runs[word].name: word for word in before.keys() - went_on}
+    assert set(summary.outcomes) == {runs[word].name for word in went_on}
+    assert summary.skipped_runs == {runs[word].name: word for word in before.keys() - went_on}
     for word, run in runs.items():
         assert begun(run) == (word in went_on)
         assert run.state.attempts == before[word].attempts + (word in went_on)
-    assert run_all(list(runs.values())).ran == {}
+    assert run_all(list(runs.values())).outcomes == {}
 
 
 def test_failed_runs_are_retried_when_asked_for_and_once_a_call(make: Make) -> None:
     bug, other = make("caps/bug/seed-0", do="bug"), make("caps/other/seed-0")
-    assert run_all([bug, other]).ran == {bug.name: "failed", other.name: "finished"}
-    assert run_all([bug, other]).ran == {}
+    assert run_all([bug, other]).outcomes == {bug.name: "failed", other.name: "finished"}
+    assert run_all([bug, other]).outcomes == {}
     assert begun(bug) == 1
-    assert run_all([bug, other], retry_failed=True).ran == {bug.name: "finished"}
+    assert run_all([bug, other], retry_failed=True).outcomes == {bug.name: "finished"}
     assert begun(bug) == 2
 
 
@@ -114,7 +114,7 @@ def test_a_runs_crash_takes_no_other_run_along(make: Make, do: str, status: str,
     crash = make("caps/crash/seed-0", do=do)
     others = [make(f"caps/fine/seed-{n}", pause=0.03) for n in range(4)]
     summary = run_all([others[0], crash, *others[1:]])
-    assert summary.ran == {crash.name: status} | {run.name: "finished" for run in others}
+    assert summary.outcomes == {crash.name: status} | {run.name: "finished" for run in others}
     assert (crash.state.status, crash.state.failure) == (status, failure)
     assert reason in (crash.state.reason or "")
     assert [begun(run) for run in (crash, *others)] == [1] * 5
@@ -123,8 +123,8 @@ def test_a_runs_crash_takes_no_other_run_along(make: Make, do: str, status: str,
 
 def test_a_killed_run_goes_on_in_the_next_call(make: Make) -> None:
     run = make("caps/both/seed-0", do="kill")
-    assert run_all([run]).ran == {run.name: "lost"}
-    assert run_all([run]).ran == {run.name: "finished"}
+    assert run_all([run]).outcomes == {run.name: "lost"}
+    assert run_all([run]).outcomes == {run.name: "finished"}
     assert run.state.attempts == 2
 
 
@@ -139,14 +139,14 @@ def test_a_worker_killed_from_outside_is_replaced(make: Make, until: Until) -> N
     thread.start()
     summary = run_all(runs, max_parallel=1)
     thread.join()
-    assert list(summary.ran.values()) == ["lost", "finished", "finished", "finished"]
+    assert list(summary.outcomes.values()) == ["lost", "finished", "finished", "finished"]
 
 
 def test_workers_that_cannot_start_fail_their_runs_with_the_reason(make: Make) -> None:
     runs = [make(f"caps/both/seed-{n}") for n in range(2)]
     broken = (sys.executable, "-c", "raise ImportError('no lab here')")
     summary = run_local(runs, max_parallel=1, threads=1, worker=broken)
-    assert set(summary.ran.values()) == {"failed"}
+    assert set(summary.outcomes.values()) == {"failed"}
     assert "ImportError: no lab here" in (runs[0].state.reason or "")
 
 
@@ -174,18 +174,18 @@ def test_a_killed_launchers_worker_is_waited_for_while_it_still_works(tmp_path: 
     first.kill()
     first.communicate()
     assert holder(run.path) is not None
-    assert run_all([run]).found == {run.name: "finished"}
+    assert run_all([run]).skipped_runs == {run.name: "finished"}
     assert (begun(run), results(run)) == (1, 1)
 
 
 def test_two_launchers_at_once_run_nothing_twice(tmp_path: Path, make: Make) -> None:
     runs = [make(f"caps/both/seed-{n}", steps=3) for n in range(12)]
     both = [launcher(tmp_path), launcher(tmp_path)]
-    said = [each.communicate(timeout=300)[0].split() for each in both]
+    counts = [process.communicate(timeout=300)[0].split() for process in both]
     assert [begun(run) for run in runs] == [1] * 12
     assert [results(run) for run in runs] == [1] * 12
-    assert sum(int(ran) for ran, *_ in said) == 12
-    assert all(int(ran) + int(found) == 12 for ran, found, *_ in said)
+    assert sum(int(n_run) for n_run, *_ in counts) == 12
+    assert all(int(n_run) + int(n_skipped) == 12 for n_run, n_skipped, *_ in counts)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -196,8 +196,8 @@ def test_a_stopped_launcher_waits_for_checkpoints_and_begins_nothing_more(
     process = launcher(tmp_path)
     until(lambda: sum(begun(run) for run in runs) == 2)
     process.send_signal(number)
-    said = process.communicate(timeout=300)[0]
-    assert said.split() == ["2", "0", "2", number.name]
+    output = process.communicate(timeout=300)[0]
+    assert output.split() == ["2", "0", "2", number.name]
     assert sorted(run.state.status for run in runs) == ["preempted", "preempted", "queued", "queued"]
     assert all(holder(run.path) is None for run in runs)
 
@@ -217,15 +217,15 @@ def test_the_second_ctrl_c_kills(tmp_path: Path, make: Make, until: Until) -> No
 
 def test_a_call_can_be_stopped_from_another_thread(make: Make, until: Until) -> None:
     runs = [make(f"caps/both/seed-{n}", steps=1000) for n in range(2)]
-    stop, found = Stop(), []
-    thread = threading.Thread(target=lambda: found.append(run_all(runs, max_parallel=1, stop=stop)))
+    stop, summaries = Stop(), []
+    thread = threading.Thread(target=lambda: summaries.append(run_all(runs, max_parallel=1, stop=stop)))
     thread.start()
     until(lambda: begun(runs[0]))
     stop.request("the test")
     thread.join(300)
-    assert found[0].stopped == "the test"
-    assert found[0].ran == {runs[0].name: "preempted"}
-    assert found[0].left == [runs[1].name]
+    assert summaries[0].stop_reason == "the test"
+    assert summaries[0].outcomes == {runs[0].name: "preempted"}
+    assert summaries[0].pending_runs == [runs[1].name]
 
 
 def test_a_run_on_another_host_is_not_waited_for(make: Make) -> None:
@@ -234,7 +234,7 @@ def test_a_run_on_another_host_is_not_waited_for(make: Make) -> None:
     claim = {"host": "elsewhere", "pid": 1, "mark": "boot/1", "taken": 0, "released": None}
     (run.path / ".claims" / "1").write_text(json.dumps(claim))
     summary = run_all([run])
-    assert summary.elsewhere == [run.name]
+    assert summary.remote_runs == [run.name]
     assert begun(run) == 0
 
 

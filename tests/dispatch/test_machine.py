@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.dispatch.launchers.local import machine
-from lab.dispatch.launchers.local.machine import Share, share
+from lab.dispatch.launchers.local.machine import MachineShare, divide_machine
 
 
 @pytest.fixture
@@ -22,28 +22,28 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("runs", "options", "expected"),
     [
-        (100, {}, Share(8, 1)),
-        (3, {}, Share(3, 2)),
-        (1, {}, Share(1, 8)),
-        (0, {}, Share(1, 8)),
-        (100, {"max_parallel": 2}, Share(2, 4)),
-        (100, {"max_parallel": 16}, Share(16, 1)),
-        (100, {"threads": 4}, Share(2, 4)),
-        (100, {"threads": 16}, Share(1, 16)),
-        (100, {"max_parallel": 3, "threads": 1}, Share(3, 1)),
-        (100, {"gpus": ("0", "1")}, Share(2, 4, ("0", "1"))),
-        (100, {"gpus": ("0", "1"), "max_parallel": 4}, Share(4, 2, ("0", "1"))),
+        (100, {}, MachineShare(8, 1)),
+        (3, {}, MachineShare(3, 2)),
+        (1, {}, MachineShare(1, 8)),
+        (0, {}, MachineShare(1, 8)),
+        (100, {"max_parallel": 2}, MachineShare(2, 4)),
+        (100, {"max_parallel": 16}, MachineShare(16, 1)),
+        (100, {"threads": 4}, MachineShare(2, 4)),
+        (100, {"threads": 16}, MachineShare(1, 16)),
+        (100, {"max_parallel": 3, "threads": 1}, MachineShare(3, 1)),
+        (100, {"gpus": ("0", "1")}, MachineShare(2, 4, ("0", "1"))),
+        (100, {"gpus": ("0", "1"), "max_parallel": 4}, MachineShare(4, 2, ("0", "1"))),
     ],
 )
-def test_cores_and_gpus_are_divided(runs: int, options: dict[str, int], expected: Share) -> None:
-    assert share(runs, **options) == expected  # type: ignore[arg-type]
+def test_cores_and_gpus_are_divided(runs: int, options: dict[str, int], expected: MachineShare) -> None:
+    assert divide_machine(runs, **options) == expected  # type: ignore[arg-type]
 
 
 def test_workers_take_gpus_in_turn() -> None:
-    plan = Share(3, 2, ("4", "7"))
+    plan = MachineShare(3, 2, ("4", "7"))
     assert [plan.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]
     assert plan.environment(0)["OMP_NUM_THREADS"] == "2"
-    assert "CUDA_VISIBLE_DEVICES" not in Share(1, 1).environment(0)
+    assert "CUDA_VISIBLE_DEVICES" not in MachineShare(1, 1).environment(0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no affinity")

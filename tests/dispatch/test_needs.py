@@ -18,7 +18,7 @@ import yaml
 
 from lab.dispatch.control import dependencies
 from lab.dispatch.control.prepare import prepare
-from lab.dispatch.launchers.local.local import LocalSummary, run_local
+from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.dispatch.status.status import read_rows
 from lab.dispatch.worker.attempt import BLOCKED, Stop
 from lab.dispatch.worker.claim import Claim
@@ -93,8 +93,8 @@ def times(run: RunFolder) -> tuple[float, float]:
 def test_a_run_begins_when_what_it_needs_has_finished(tmp_path: Path, max_parallel: int) -> None:
     runs = make(tmp_path, family(do="meet"))
     summary = run_all(list(runs.values()), max_parallel=max_parallel)
-    assert set(summary.ran.values()) == {"finished"}
-    assert len(summary.ran) == 4
+    assert set(summary.outcomes.values()) == {"finished"}
+    assert len(summary.outcomes) == 4
     assert times(runs["teacher"])[1] < times(runs["student"])[0]
     assert times(runs["student"])[1] < times(runs["grandchild"])[0]
     assert times(runs["other"])[0] < times(runs["teacher"])[1], "nobody else waits"
@@ -104,8 +104,8 @@ def test_what_needs_a_failed_run_is_blocked_with_the_reason_and_nobody_else(tmp_
     runs = make(tmp_path, family(do="bug"))
     told: list[str] = []
     summary = run_all(list(runs.values()), on_change=lambda run: told.append(f"{run.name} {run.state.status}"))
-    assert summary.ran == {runs["teacher"].name: "failed", runs["other"].name: "finished"}
-    assert summary.found == {runs["student"].name: "blocked", runs["grandchild"].name: "blocked"}
+    assert summary.outcomes == {runs["teacher"].name: "failed", runs["other"].name: "finished"}
+    assert summary.skipped_runs == {runs["student"].name: "blocked", runs["grandchild"].name: "blocked"}
     assert runs["student"].state.reason == "needs school/teacher/seed-0, which failed: KeyError: 'n_heads'"
     assert runs["grandchild"].state.reason == (
         "needs school/student/seed-0, which is blocked: needs school/teacher/seed-0, which failed: KeyError: 'n_heads'"
@@ -119,7 +119,7 @@ def test_what_needs_a_failed_run_is_blocked_with_the_reason_and_nobody_else(tmp_
 def test_blocked_runs_go_on_in_the_call_that_mends_what_they_need(tmp_path: Path) -> None:
     runs = make(tmp_path, family(do="bug"))
     run_all(list(runs.values()))
-    assert run_all(list(runs.values())).ran == {}, "nothing has changed"
+    assert run_all(list(runs.values())).outcomes == {}, "nothing has changed"
     assert statuses(runs)["student"] == "blocked"
     run_all(list(runs.values()), retry_failed=True)
     assert set(statuses(runs).values()) == {"finished"}
@@ -164,7 +164,7 @@ def test_a_lost_need_blocks_until_it_has_been_gone_on_with(tmp_path: Path) -> No
 
 def test_a_run_whose_need_nobody_is_going_to_run_is_blocked(tmp_path: Path) -> None:
     runs = make(tmp_path, family())
-    assert run_all([runs["student"]]).found == {runs["student"].name: "blocked"}
+    assert run_all([runs["student"]]).skipped_runs == {runs["student"].name: "blocked"}
     assert runs["student"].state.reason == "needs school/teacher/seed-0, which has not begun"
 
 
@@ -188,7 +188,7 @@ def test_a_need_is_found_by_its_identity_wherever_it_stands(tmp_path: Path, plac
     run = make_run(tmp_path / student.folder_name, student.config_yaml, student.record)
     assert dependencies.find(run, dependencies.of(run)[0]) == stands
     assert dependencies.standing(run).status == "blocked", "not the finished run whose place it would be"
-    assert run_all([run, stands]).ran == {stands.name: "finished", run.name: "finished"}
+    assert run_all([run, stands]).outcomes == {stands.name: "finished", run.name: "finished"}
 
 
 def test_a_need_that_another_process_is_at_is_waited_for(tmp_path: Path, until: Until) -> None:
@@ -197,7 +197,7 @@ def test_a_need_that_another_process_is_at_is_waited_for(tmp_path: Path, until: 
     runs = make(tmp_path, plan)
     with subprocess.Popen([*FAKE_WORKER, str(runs["teacher"].path)], cwd=Path(__file__).parents[2]) as other:
         until(lambda: begun(runs["teacher"]))
-        assert run_all([runs["student"]]).ran == {runs["student"].name: "finished"}
+        assert run_all([runs["student"]]).outcomes == {runs["student"].name: "finished"}
         assert other.wait(300) == 0
     assert times(runs["teacher"])[1] < times(runs["student"])[0]
 
@@ -206,13 +206,13 @@ def test_a_stopped_call_leaves_what_waits_as_it_is(tmp_path: Path, until: Until)
     plan = family()
     plan[3] = Planned("school/teacher/seed-0", steps=1000)
     runs = make(tmp_path, plan)
-    stop, found = Stop(), []
-    thread = threading.Thread(target=lambda: found.append(run_all(list(runs.values()), stop=stop)))
+    stop, summaries = Stop(), []
+    thread = threading.Thread(target=lambda: summaries.append(run_all(list(runs.values()), stop=stop)))
     thread.start()
     until(lambda: begun(runs["teacher"]))
     stop.request("the test")
     thread.join(300)
-    assert sorted(found[0].left) == [runs["grandchild"].name, runs["student"].name]
+    assert sorted(summaries[0].pending_runs) == [runs["grandchild"].name, runs["student"].name]
     assert statuses(runs)["student"] == "queued"
 
 

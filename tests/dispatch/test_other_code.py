@@ -130,7 +130,7 @@ class TestSubmitting:
         old = made(tmp_path, 0, OTHER)
         plan = [Planned(0), Planned(1, OTHER), Planned(2)]
         found, summary = submit_local(plan, tmp_path, any_code=True, worker=FAKE_WORKER, max_parallel=1, threads=1)
-        assert list(summary.ran.values()) == ["finished"] * 3
+        assert list(summary.outcomes.values()) == ["finished"] * 3
         assert found.waiting == [old]
         accepted = [info(run)["provenance"].get("accepted_code") for run in find_runs(tmp_path)]
         assert accepted == [[HERE["digest"]], [HERE["digest"]], None]
@@ -152,9 +152,9 @@ class TestSubmitting:
 
         write_json(found.new[0].path / "run.json", info(found.new[0]) | {"code": OTHER})
         summary = launch(found, worker=FAKE_WORKER, max_parallel=1, threads=1)
-        assert list(summary.refused) == [found.new[0].name]
-        assert summary.refused[found.new[0].name].startswith("made with commit abababab")
-        assert summary.ran == {found.new[1].name: "finished"}
+        assert list(summary.refusals) == [found.new[0].name]
+        assert summary.refusals[found.new[0].name].startswith("made with commit abababab")
+        assert summary.outcomes == {found.new[1].name: "finished"}
         assert [begun(run) for run in found.new] == [0, 1]
         assert found.new[0].state.status == "queued"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.launchers.local.scheduler import run_local
 from lab.records import RunFolder, find_runs
 from tests.records.made import info, make_run
 
@@ -44,7 +44,7 @@ def test_a_run_in_a_used_process_is_the_run_in_a_fresh_one(tmp_path: Path, monke
     # Not submitted: no sweep makes a run again that another one has made.
     runs = [make_run(root / run.folder_name, run.config_yaml, run.record) for run in plan]
     summary = run_local(runs, max_parallel=1, threads=1)
-    assert list(summary.ran.values()) == ["finished"] * 3
+    assert list(summary.outcomes.values()) == ["finished"] * 3
     fresh, other, used = find_runs(root)
     assert {run.state.pid for run in (fresh, other, used)} == {fresh.state.pid}
     assert timeless(fresh) == timeless(used)

@@ -13,7 +13,7 @@ from lab.dispatch.control.cancel import cancel
 from lab.dispatch.control.retry import Amended, release
 from lab.dispatch.control.retry_policy import Changes, RetryDecision, decide
 from lab.dispatch.launchers.local.launcher import LocalLauncher
-from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.launchers.local.scheduler import run_local
 from lab.dispatch.launchers.slurm.launcher import SlurmLauncher
 from lab.dispatch.status import status
 from lab.dispatch.worker.claim import Claim

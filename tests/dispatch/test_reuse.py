@@ -92,7 +92,7 @@ def test_one_that_has_no_result_yet_is_run_where_it_stands(tmp_path: Path, first
     first[0].state = State(status="preempted", attempts=1)
     found, summary = submit_local(sweep("second", 0, 1, 7), tmp_path, worker=FAKE_WORKER, max_parallel=1, threads=1)
     assert found.describe() == "1 new, 1 still to begin, 1 to continue, 2 reused from first"
-    assert list(summary.ran) == ["first/arm0/seed-0", "first/arm1/seed-0", "second/arm7/seed-0"]
+    assert list(summary.outcomes) == ["first/arm0/seed-0", "first/arm1/seed-0", "second/arm7/seed-0"]
     assert prepare(sweep("first", 0, 1, 2), tmp_path).describe() == "1 still to begin, 2 already finished"
     assert [begun(run) for run in find_runs(tmp_path)] == [1, 1, 0, 1]
 

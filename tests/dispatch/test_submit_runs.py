@@ -57,7 +57,7 @@ def test_a_plan_is_run_once_however_often_it_is_submitted(tmp_path: Path) -> Non
     assert names(first.new) == [planned.folder_name for planned in PLAN]
     second, summary = submit_local(PLAN, tmp_path, worker=FAKE_WORKER, on_submit=lambda s: said.append(s.describe()))
     assert said == ["4 new", "nothing to do: 4 of 4 finished"]
-    assert summary.ran == {}
+    assert summary.outcomes == {}
     assert len(second.finished) == 4
     assert [begun(run) for run in find_runs(tmp_path)] == [1] * 4
 
@@ -89,7 +89,7 @@ def test_failed_runs_are_left_alone_unless_asked_for(tmp_path: Path) -> None:
     assert again.describe() == "nothing to do: 1 failed before and left alone, 1 already finished"
     retried, summary = submit_local(plan, tmp_path, worker=FAKE_WORKER, retry_failed=True)
     assert names(retried.to_run) == [plan[0].folder_name]
-    assert summary.ran == {plan[0].folder_name: "finished"}
+    assert summary.outcomes == {plan[0].folder_name: "finished"}
 
 
 def test_a_changed_arm_is_a_new_run_beside_the_old_one(tmp_path: Path) -> None:

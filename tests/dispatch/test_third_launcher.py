@@ -209,8 +209,8 @@ def test_what_it_lacks_is_refused_by_name_and_nothing_made(folder: Path, argumen
     ("name", "value", "message"),
     [
         ("broken", "no_such_package:Launcher", "can't be loaded from no_such_package:Launcher"),
-        ("other", "tests.dispatch.third_launcher:DetachedLauncher", "is no launcher called 'other'"),
-        ("path", "pathlib:Path", "is no launcher called 'path'"),
+        ("other", "tests.dispatch.third_launcher:DetachedLauncher", "is not a launcher called 'other'"),
+        ("path", "pathlib:Path", "is not a launcher called 'path'"),
         ("slurm", "tests.dispatch.third_launcher:DetachedLauncher", "another launcher has this name"),
     ],
 )

@@ -21,7 +21,7 @@ from typing import ClassVar, Self
 import psutil
 
 from lab.dispatch.launchers import base, options
-from lab.dispatch.launchers.base import JobEnd, JobView, LauncherView, Request, Sent
+from lab.dispatch.launchers.base import JobEnd, JobView, LauncherView, Request, SendResult
 from lab.records import Failure, write_json
 from lab.refusals import RequestError
 
@@ -84,12 +84,12 @@ class DetachedLauncher(base.Launcher):
         if not 0 <= self._options.nice <= 19:
             raise RequestError(key="launcher.nice", given=self._options.nice, expected="0 to 19")
 
-    def send(self, request: Request) -> Sent:
+    def send(self, request: Request) -> SendResult:
         view = self.look(request.root, [run.name for run in request.runs])
         jobs = [view.job_of(run.name) for run in request.runs]
         runs = [run for run, job in zip(request.runs, jobs, strict=True) if job is None or job.phase == "ended"]
         if not runs:
-            return Sent(("detached: nothing to send",))
+            return SendResult(("detached: nothing to send",))
         runs.sort(key=lambda run: len(run.record.needs))
         command = [sys.executable, __file__, str(request.root.resolve()), json.dumps(asdict(self._options))]
         for number, run in enumerate(runs):
@@ -99,7 +99,7 @@ class DetachedLauncher(base.Launcher):
             Job(path, run.name, os.getpid()).write()
             command.append(str(path))
         queue = subprocess.Popen(command, start_new_session=True)
-        return Sent((f"detached: {len(runs)} jobs in queue {queue.pid}",), jobs=True)
+        return SendResult((f"detached: {len(runs)} jobs in queue {queue.pid}",), has_jobs=True)
 
     @classmethod
     def look(cls, root: Path, runs: Collection[str]) -> LauncherView:

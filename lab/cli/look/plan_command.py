@@ -74,7 +74,7 @@ def _preview(
     plan: Plan, root: Path, budget: Budget | None, max_parallel: int | None, threads: int | None
 ) -> PlanPreview:
     """The plan with what is known of its runs under this root and on this machine."""
-    from lab.dispatch.launchers.local.machine import available_gpus, share
+    from lab.dispatch.launchers.local.machine import available_gpus, divide_machine
     from lab.planning.forecast.budget import fit
     from lab.planning.forecast.detectable import detectable
     from lab.planning.forecast.estimate import Speeds, estimates
@@ -83,7 +83,7 @@ def _preview(
 
     past = history(root)
     gpus = () if plan.runs[0].experiment.train.accelerator == "cpu" else available_gpus()
-    pool = share(len(plan.runs), max_parallel=max_parallel, threads=threads, gpus=gpus)
+    pool = divide_machine(len(plan.runs), max_parallel=max_parallel, threads=threads, gpus=gpus)
     here = _hardware(gpu=bool(gpus), threads=pool.threads)
     speeds = Speeds(past, here)
     power = detectable(plan, past)

@@ -83,6 +83,6 @@ def _given(flags: Flags) -> dict[str, str | int]:
 
 
 def _missing(launcher: type[Launcher], where: Where, others: Sequence[type[Launcher]]) -> RequestError:
-    instead = launcher.instead.get(where.key or "")
+    instead = launcher.alternatives.get(where.key or "")
     fix = f"use {instead}" if instead else f"it goes with --on {' or '.join(other.name for other in others)}"
     return RequestError(f"the launcher '{launcher.name}' has no such option", kind="usage", where=where, fix=fix)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.dispatch.control.prepare import Submission, first_stage, to_send
 from lab.dispatch.control.stages import Stages
-from lab.dispatch.launchers.base import Continuation, Launcher, Preview, Request, Sent
+from lab.dispatch.launchers.base import Continuation, Launcher, Preview, Request, SendResult
 from lab.dispatch.status.cluster_view import Watch
 from lab.dispatch.status.display import SweepDisplay
 from lab.planning.plan.model import Plan
@@ -74,14 +74,14 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
         following: Submission | None = submission
         while following is not None:
             request = _request(following, stages, plan, root, options)
-            sent = Sent()
-            if request.runs or (request.held if launcher.foreground else request.continuation):
+            sent = SendResult()
+            if request.runs or (request.claimed_runs if launcher.foreground else request.continuation):
                 sent = launcher.send(request)
                 watch.forget()
             outcome.add(sent, following.blocked)
             for line in sent.messages:
                 display.say(line)
-            if sent.stopped or not (launcher.foreground or waits):
+            if sent.stop_reason or not (launcher.foreground or waits):
                 break
             if waits and (not _wait(display, launcher, root, plan.sweep) or sent.continues):
                 break
@@ -128,18 +128,18 @@ class SubmitOutcome:
     def has_failed(self) -> bool:
         return bool(self.failed or self.blocked or self.refused)
 
-    def add(self, sent: Sent, blocked: list[RunFolder]) -> None:
+    def add(self, sent: SendResult, blocked: list[RunFolder]) -> None:
         """Count in what a launcher did.
 
         Args:
             blocked: runs that it wasn't given, as they can't be run.
         """
-        self.failed += [run for run, status in sent.ended.items() if status in ("failed", "lost")]
-        self.blocked += [run for run, status in sent.ended.items() if status == "blocked"]
+        self.failed += [run for run, status in sent.statuses.items() if status in ("failed", "lost")]
+        self.blocked += [run for run, status in sent.statuses.items() if status == "blocked"]
         self.blocked += [run.name for run in blocked if run.name not in self.blocked]
-        self.refused |= sent.reasons
-        self.stopped = sent.stopped
-        self.has_jobs |= sent.jobs
+        self.refused |= sent.refusals
+        self.stopped = sent.stop_reason
+        self.has_jobs |= sent.has_jobs
 
     def explain(self, root: Path, warn: Print) -> None:
         """Print why runs have no result."""
@@ -182,7 +182,7 @@ def _request(submission: Submission, stages: Stages, plan: Plan, root: Path, opt
         root,
         tuple(submission.to_run),
         plan.sweep,
-        held=tuple(submission.elsewhere),
+        claimed_runs=tuple(submission.elsewhere),
         retry_failed=options.retry_failed,
         continuation=_continuation(plan, options) if more_to_come else None,
     )

@@ -1,1 +1,1 @@
-"""Where runs run: this machine, or a SLURM cluster."""
+"""Launchers: the places where runs run, such as this machine or a SLURM cluster."""

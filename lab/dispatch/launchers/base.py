@@ -1,10 +1,10 @@
-"""What a launcher is: a place where runs run, such as this machine or a cluster.
+"""The launcher protocol. A launcher is a place where runs run, such as this machine or a cluster.
 
-A launcher is a class with the methods of `Launcher`. `registry.py` knows it by its name, which `--on` takes. What it
-keeps about the runs that it was given stands in `<root>/<sweep>/.<name>/`: that folder says that it has to be asked.
+A launcher is a subclass of `Launcher`. `registry.py` finds it by the name that `--on` takes. It keeps its own records
+of a sweep in `<root>/<sweep>/.<name>/`; where that folder exists, commands such as `lab status` ask the launcher.
 
-The run folders are the truth about what was computed. A launcher adds what only it can know: why a run waits, and how
-a job ended that could say nothing itself.
+Run folders are the authority on what was computed. A launcher adds what only it knows: why a run waits, and how a job
+ended that was killed before it could write anything.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from lab.planning.plan.model import Plan
 
 LaunchStatus = Status | Literal["refused"]
-"""How a launcher left a run. `refused`: its worker has other code than the run was made with; the run stands as it
-did."""
+"""The status in which a launcher left a run. `refused`: the run was made with other code than its worker has, and its
+folder is unchanged."""
 
 
 @dataclass(frozen=True)
 class LauncherArguments:
-    """What the command line says about a launcher's options.
+    """A launcher's options, as the command line gives them.
 
     Attributes:
-        settings: `--launcher NAME`; None if it isn't given.
-        overrides: `launcher.KEY=VALUE`, each in Hydra's grammar.
+        settings: the name in `--launcher NAME`; None without that option.
+        overrides: each `launcher.KEY=VALUE`, in Hydra's grammar.
     """
 
     settings: str | None = None
@@ -42,10 +42,12 @@ class LauncherArguments:
 
 @dataclass(frozen=True)
 class Continuation:
-    """The rest of a sweep that tunes: runs that become known once the tuning runs have ended.
+    """The second stage of a sweep that tunes: its runs are known only when the tuning runs have ended.
 
     Attributes:
-        retry_failed, any_code: as for the request itself.
+        plan: of the whole sweep.
+        retry_failed: whether to try failed runs of that stage once more.
+        any_code: whether to run them although the code has changed.
     """
 
     plan: Plan
@@ -55,23 +57,23 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Request:
-    """Runs that a launcher is asked for.
+    """What a launcher is asked to run.
 
     Attributes:
-        root: below which all runs are.
-        runs: what is to be run, in order. For `check` and `preview` some of the folders may not exist yet.
-        sweep: the submission that asks for them; None where runs of several sweeps are tried again.
-        held: runs of the same submission that other processes are at. A launcher in the foreground waits for those on
-            this machine.
-        retry_failed: whether runs that stand as failed are to be tried once more.
-        needs: run → the runs that it needs, where the folders can't say it yet.
-        continuation: what is to follow; None if nothing is.
+        root: the folder that holds all runs.
+        runs: the runs, in order. `check` and `preview` accept runs whose folders don't exist yet.
+        sweep: the sweep that is submitted; None for a retry of runs from several sweeps.
+        claimed_runs: runs of the submission that other processes are running. A foreground launcher waits for those
+            on this machine.
+        retry_failed: whether to try failed runs once more.
+        needs: run → the runs that it needs, where their folders don't exist yet.
+        continuation: the next stage; None if there is none.
     """
 
     root: Path
     runs: tuple[RunFolder, ...]
     sweep: str | None = None
-    held: tuple[RunFolder, ...] = ()
+    claimed_runs: tuple[RunFolder, ...] = ()
     retry_failed: bool = False
     needs: Mapping[RunFolder, Sequence[RunFolder]] = field(default_factory=dict)
     continuation: Continuation | None = None
@@ -79,11 +81,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a launcher would send.
+    """What `send` would send.
 
     Attributes:
-        text: such as batch scripts.
-        notes: what could not be found out.
+        text: for the user, such as batch scripts.
+        notes: what could not be determined, one line each.
     """
 
     text: str
@@ -91,34 +93,35 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Sent:
+class SendResult:
     """What a launcher did with a request.
 
     Attributes:
         messages: lines for the user.
-        jobs: whether anything was sent that goes on after this call.
-        ended: run → how it was left, of a launcher in the foreground.
-        reasons: run → why, of those that were refused.
-        stopped: the signal that stopped a launcher in the foreground; None if nothing did.
-        continues: whether the launcher will see to the continuation by itself.
+        has_jobs: whether jobs were sent that go on after this call.
+        statuses: run → its status when a foreground launcher returned. Empty for other launchers.
+        refusals: run → why its worker refused it.
+        stop_reason: what stopped a foreground launcher early, such as a signal; None if nothing did.
+        continues: whether the launcher will send the continuation by itself.
     """
 
     messages: tuple[str, ...] = ()
-    jobs: bool = False
-    ended: Mapping[str, LaunchStatus] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    stopped: str | None = None
+    has_jobs: bool = False
+    statuses: Mapping[str, LaunchStatus] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    stop_reason: str | None = None
     continues: bool = False
 
 
 @dataclass(frozen=True)
 class JobEnd:
-    """How a job ended, as it matters to a run that it left unfinished.
+    """How a job ended that left a run unfinished.
 
     Attributes:
-        status, failure: of that run.
-        message: for a person: "was cancelled by root".
-        time: unix seconds; None if unknown.
+        status: the run's status.
+        failure: the run's kind of failure.
+        message: what happened to the job, for a person: "was cancelled by root".
+        time: when it ended, in unix seconds; None if unknown.
     """
 
     status: Status = "lost"
@@ -129,15 +132,15 @@ class JobEnd:
 
 @dataclass(frozen=True)
 class JobView:
-    """A job as its launcher sees it.
+    """A job, as its launcher sees it.
 
     Attributes:
-        id: as the launcher's own commands take it.
-        state: the launcher's own word for how it stands.
-        phase: the same in the lab's words.
-        waits_for: why it waits, in the launcher's words; empty where it doesn't, or where that is unknown.
-        nodes: where it runs, or ran.
-        end: how it ended; None while it lives.
+        id: in the form that the launcher's own commands take.
+        state: in the launcher's words.
+        phase: the same state in the lab's words.
+        waits_for: why it waits, in the launcher's words; empty if it doesn't wait or the reason is unknown.
+        nodes: where it runs or ran.
+        end: how it ended; None before its end.
     """
 
     id: str
@@ -153,26 +156,25 @@ class LauncherView:
     """What a launcher knows of the runs below a root.
 
     Attributes:
-        sent: run → the ids of the jobs that were sent for it, oldest first.
-        jobs: id → the job; those that the launcher has forgotten are left out.
-        notes: what could not be found out, in a line each.
+        jobs_by_run: run → the ids of the jobs that were sent for it, oldest first.
+        jobs: id → the job, without jobs that the launcher no longer knows.
+        notes: what could not be determined, one line each.
     """
 
-    sent: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    jobs_by_run: Mapping[str, Sequence[str]] = field(default_factory=dict)
     jobs: Mapping[str, JobView] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def job_of(self, run: str) -> JobView | None:
-        """The job that a run is with: one that lives, or else the last that is remembered."""
-        known = [self.jobs[job] for job in self.sent.get(run, ()) if job in self.jobs]
-        living = [job for job in known if job.phase != "ended"]
-        candidates = living or known
+        """The newest job of a run that hasn't ended; if all have ended, the newest."""
+        jobs = [self.jobs[job] for job in self.jobs_by_run.get(run, ()) if job in self.jobs]
+        candidates = [job for job in jobs if job.phase != "ended"] or jobs
         return candidates[-1] if candidates else None
 
     def runs_of(self, phase: str) -> dict[str, list[str]]:
-        """Job in this phase → its runs."""
+        """Id of each job in a phase → the names of its runs."""
         runs: dict[str, list[str]] = {}
-        for run, jobs in self.sent.items():
+        for run, jobs in self.jobs_by_run.items():
             for job in jobs:
                 if job in self.jobs and self.jobs[job].phase == phase:
                     runs.setdefault(job, []).append(run)
@@ -181,11 +183,11 @@ class LauncherView:
 
 @dataclass(frozen=True)
 class Remedy:
-    """What may help a run that failed in a certain way.
+    """What may help a run that failed with a certain kind of failure.
 
     Attributes:
-        options: of the launcher; with one of them changed the run is worth another attempt.
-        hint: the option to use, for a person.
+        options: launcher options; if one of them changes, the run deserves another attempt.
+        hint: for the user, which option to change.
     """
 
     options: frozenset[str]
@@ -193,15 +195,15 @@ class Remedy:
 
 
 class Launcher(ABC):
-    """A place where runs run. An instance has its options; what needs none is asked of the class.
+    """A place where runs run. An instance holds options; class methods need none.
 
     Attributes:
-        name: in the registry; `--on NAME`.
+        name: in the registry, as `--on NAME` takes it.
         foreground: whether `send` returns only when the runs have ended.
         Options: a dataclass; `launcher.KEY=VALUE` sets its fields.
-        flags: options of the commands that not every launcher has: `--threads N` sets the option `threads`,
+        flags: command-line flags that only some launchers support: `--threads N` sets the option `threads`,
             `--launcher NAME` chooses a file of settings, `--show-sbatch` calls `preview`, `--jobs N` is for `doctor`.
-        instead: option or flag that another launcher has → what to use with this one.
+        alternatives: option or flag that this launcher lacks → what to use instead.
         remedies: kind of failure → what may help.
     """
 
@@ -209,45 +211,45 @@ class Launcher(ABC):
     foreground: ClassVar[bool] = False
     Options: ClassVar[type]
     flags: ClassVar[frozenset[str]] = frozenset()
-    instead: ClassVar[Mapping[str, str]] = {}
+    alternatives: ClassVar[Mapping[str, str]] = {}
     remedies: ClassVar[Mapping[Failure, Remedy]] = {}
 
     @classmethod
     @abstractmethod
     def from_arguments(cls, arguments: LauncherArguments) -> Self:
-        """The launcher with these options; `options.read` reads them where there are no files of settings.
+        """A launcher with these options. A launcher without files of settings reads them with `options.read`.
 
         Raises:
-            RequestError: an unknown option or settings file, or a wrong value.
+            RequestError: for an unknown option or settings file, or a wrong value.
         """
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """What `launcher.KEY=VALUE` may set."""
+        """The keys of `launcher.KEY=VALUE`."""
         return tuple(option.name for option in dataclasses.fields(cls.Options))
 
     @abstractmethod
     def check(self, request: Request) -> None:
-        """Refuse what could not be run. Makes and sends nothing.
+        """Refuse a request that could not be run. Makes and sends nothing.
 
         Raises:
-            RequestError: all that stands in the way, each with what to do.
+            RequestError: lists every problem, each with its fix.
         """
 
     def preview(self, request: Request) -> Preview:
         """What would be sent. Makes and sends nothing.
 
         Raises:
-            RequestError: the launcher has nothing to show.
+            RequestError: this launcher has no preview.
         """
         raise RequestError(f"the launcher '{self.name}' sends no batch scripts", kind="usage", key="--show-sbatch")
 
     @abstractmethod
-    def send(self, request: Request) -> Sent:
-        """Run these runs, but for those that a job is going to run already. Safe to repeat.
+    def send(self, request: Request) -> SendResult:
+        """Run these runs, except those that are already in the queue. Safe to repeat.
 
         Raises:
-            RequestError: it can't; what was sent before that stays sent.
+            RequestError: sending failed; jobs sent before that stay in the queue.
         """
 
     @classmethod
@@ -255,25 +257,26 @@ class Launcher(ABC):
         """What the launcher knows of the runs below a root.
 
         Args:
-            runs: names of those whose jobs are to be asked about. `sent` holds all runs that the launcher was given.
+            root: the folder that holds all runs.
+            runs: names of the runs whose jobs are looked up. `jobs_by_run` holds all runs that were ever sent.
         Raises:
-            RequestError: a record of what was sent can't be read.
+            RequestError: a record of a submission can't be read.
         """
         return LauncherView()
 
     @classmethod
     def sends_more(cls, root: Path, sweep: str) -> bool:
-        """Whether a job is going to send more runs of this sweep."""
+        """Whether a job in the queue will send more runs of this sweep."""
         return False
 
     @classmethod
     def cancel(cls, root: Path, jobs: Sequence[str]) -> str | None:
-        """End these jobs; why that failed, or None."""
+        """Cancel these jobs. Returns why that failed, or None."""
         return "it has no jobs"
 
     @classmethod
     def output_files(cls, root: Path, job: str) -> list[Path]:
-        """The files with what a job printed outside of its runs."""
+        """The files to which a job wrote its output outside of its runs."""
         return []
 
     @classmethod
@@ -283,11 +286,12 @@ class Launcher(ABC):
 
     @classmethod
     def doctor(cls, root: Path, arguments: LauncherArguments, jobs: int) -> Iterable[Finding]:
-        """What is here to run on, and what stands in the way.
+        """Findings about the resources here, and every problem that would prevent a submission.
 
         Args:
-            root: of the runs.
-            jobs: how many are to be sent.
+            root: the folder that holds all runs.
+            arguments: the launcher's options.
+            jobs: how many jobs would be sent.
         """
         try:
             cls.from_arguments(arguments).check(Request(root, ()))
@@ -297,5 +301,5 @@ class Launcher(ABC):
 
 
 def records_folder(root: Path, sweep: str, launcher: str) -> Path:
-    """Where a launcher keeps what it was given of a sweep."""
+    """The folder of a launcher's own records of a sweep."""
     return root / sweep / f".{launcher}"

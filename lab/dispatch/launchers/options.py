@@ -1,4 +1,4 @@
-"""A launcher's options from the command line: `launcher.KEY=VALUE`, checked against the fields of a dataclass."""
+"""Launcher options from the command line: `launcher.KEY=VALUE`, converted to the fields of a dataclass."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def split(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Overrides of the experiment, and those of the launcher (`launcher.partition=gpu`)."""
-    own = tuple(text for text in texts if text.lstrip("+~").startswith(PREFIX) or text.startswith("launcher="))
-    return tuple(text for text in texts if text not in own), own
+    """Split overrides into those of the experiment and those of the launcher (`launcher.partition=gpu`)."""
+    of_launcher = tuple(text for text in texts if text.lstrip("+~").startswith(PREFIX) or text.startswith("launcher="))
+    return tuple(text for text in texts if text not in of_launcher), of_launcher
 
 
 def key_of(override: str) -> str:
-    """The option that an override sets: `partition`, of `launcher.partition=gpu`."""
+    """The option that an override sets: `partition` for `launcher.partition=gpu`."""
     return override.lstrip("+~").removeprefix(PREFIX).partition("=")[0].partition(".")[0]
 
 
 def parse(override: str) -> tuple[str, object]:
-    """An option's dotted path and its value.
+    """The dotted key and the value of an override.
 
     Raises:
-        RequestError: it doesn't set an option of a launcher.
+        RequestError: the override doesn't set an option of a launcher.
     """
     from lab.composition.hydra import overrides as hydra
 
@@ -48,13 +48,14 @@ def parse(override: str) -> tuple[str, object]:
 
 
 def read(kind: type[Options], arguments: LauncherArguments, launcher: str) -> Options:
-    """Options from the command line alone, for a launcher without files of settings.
+    """A launcher's options from the command line alone, for a launcher without files of settings.
 
     Args:
-        kind: a dataclass.
+        kind: the dataclass of the options.
+        arguments: of the command line.
         launcher: its name, for messages.
     Raises:
-        RequestError: `--launcher` is given, or an option is unknown or has a wrong value.
+        RequestError: for `--launcher`, an unknown option or a wrong value.
     """
     from lab.composition.convert import convert
 

@@ -1,9 +1,9 @@
-"""Launchers by name: those of the lab, and those that installed packages bring by an entry point.
+"""Launchers by name: the lab's own, and those of installed packages, which declare an entry point.
 
     [project.entry-points."architecture_lab.launchers"]
     night = "night_cluster.launcher:NightLauncher"
 
-A launcher is imported only where it is used, or where its folder below the root says that it has runs.
+A launcher is imported only when it is used, or when a folder of its records exists below the root.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BUILT_IN = {
 
 
 def names() -> tuple[str, ...]:
-    """All launchers, the lab's first."""
+    """The names of all launchers, the lab's own first."""
     return tuple(_targets())
 
 
@@ -33,7 +33,7 @@ def load(name: str) -> type[Launcher]:
     """A launcher by its name.
 
     Raises:
-        RequestError: there is none of this name, or it can't be imported.
+        RequestError: no launcher has this name, or it can't be imported.
     """
     targets = _targets()
     if name not in targets:
@@ -43,15 +43,15 @@ def load(name: str) -> type[Launcher]:
         launcher = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         problem = f"the launcher '{name}' can't be loaded from {targets[name]}: {error}"
-        raise RequestError(problem, kind="unavailable", fix="install its package anew, or remove it") from None
+        raise RequestError(problem, kind="unavailable", fix="reinstall its package, or remove it") from None
     if not (isinstance(launcher, type) and issubclass(launcher, Launcher)) or launcher.name != name:
-        problem = f"{targets[name]} is no launcher called '{name}'"
-        raise RequestError(problem, kind="unsupported", fix=f"mend its entry point (group {GROUP})")
+        problem = f"{targets[name]} is not a launcher called '{name}'"
+        raise RequestError(problem, kind="unsupported", fix=f"correct its entry point (group {GROUP})")
     return launcher
 
 
 def with_records(root: Path) -> list[type[Launcher]]:
-    """The launchers that have been given runs below this root."""
+    """The launchers that have records of runs below this root."""
     return [load(name) for name in names() if next(root.glob(f"*/.{name}"), None) is not None]
 
 

@@ -64,7 +64,7 @@ class ClusterView:
 
     def launcher_of(self, run: str) -> type[Launcher] | None:
         """The launcher that was given a run."""
-        return next((known.launcher for known in self.jobs if run in known.view.sent), None)
+        return next((known.launcher for known in self.jobs if run in known.view.jobs_by_run), None)
 
     def join(self, rows: Sequence[StatusRow]) -> list[StatusRow]:
         """The rows, with what the launchers add."""
@@ -79,7 +79,7 @@ class ClusterView:
 
     def _joined(self, row: StatusRow) -> StatusRow:
         for known in self.jobs:
-            sent = known.view.sent.get(row.run)
+            sent = known.view.jobs_by_run.get(row.run)
             if sent:
                 job = known.view.job_of(row.run)
                 row = replace(row, job=sent[-1]) if job is None else join(row, job)
@@ -98,7 +98,7 @@ def look(root: Path | str, rows: Sequence[StatusRow]) -> ClusterView:
     names = {row.run for row in rows}
     unsettled = {row.run for row in rows if row.status in _UNSETTLED}
     known = [LauncherJobs(each, each.look(root, unsettled), root) for each in registry.with_records(root)]
-    return ClusterView(tuple(jobs for jobs in known if not names.isdisjoint(jobs.view.sent)))
+    return ClusterView(tuple(jobs for jobs in known if not names.isdisjoint(jobs.view.jobs_by_run)))
 
 
 def join(row: StatusRow, job: JobView) -> StatusRow:

@@ -1,4 +1,4 @@
-"""This machine as a launcher: runs in worker processes, as many at once as fit; `send` returns when they have ended."""
+"""The local launcher: worker processes on this machine. `send` returns when the runs have ended."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from lab.dispatch.launchers import options
-from lab.dispatch.launchers.base import Launcher, LauncherArguments, LaunchStatus, Remedy, Request, Sent
-from lab.dispatch.launchers.local.local import run_local
+from lab.dispatch.launchers.base import Launcher, LauncherArguments, LaunchStatus, Remedy, Request, SendResult
+from lab.dispatch.launchers.local.scheduler import run_local
 from lab.records import Failure
 from lab.refusals import Finding, RequestError
 
@@ -19,7 +19,7 @@ class LocalOptions:
     """How runs share this machine.
 
     Attributes:
-        max_parallel: runs at once; None for one a GPU, or one a core where there is none.
+        max_parallel: most runs at once; None for one for each GPU, or for each core without GPUs.
         threads: of each run; None for an equal share of the cores.
     """
 
@@ -50,19 +50,22 @@ class LocalLauncher(Launcher):
             if value is not None and value < 1:
                 raise RequestError(key=f"launcher.{option}", expected="at least 1", given=value)
 
-    def send(self, request: Request) -> Sent:
+    def send(self, request: Request) -> SendResult:
         summary = run_local(
-            [*request.runs, *request.held],
+            [*request.runs, *request.claimed_runs],
             max_parallel=self._options.max_parallel,
             threads=self._options.threads,
             retry_failed=request.retry_failed,
         )
-        blocked = {run: status for run, status in summary.found.items() if status == "blocked"}
-        ended: dict[str, LaunchStatus] = {**blocked, **summary.ran, **dict.fromkeys(summary.refused, "refused")}
-        return Sent(ended=ended, reasons=summary.refused, stopped=summary.stopped)
+        statuses: dict[str, LaunchStatus] = {
+            **{run: status for run, status in summary.skipped_runs.items() if status == "blocked"},
+            **summary.outcomes,
+            **dict.fromkeys(summary.refusals, "refused"),
+        }
+        return SendResult(statuses=statuses, refusals=summary.refusals, stop_reason=summary.stop_reason)
 
     @classmethod
     def doctor(cls, root: Path, arguments: LauncherArguments, jobs: int) -> Iterable[Finding]:
-        from lab.dispatch.launchers.local.doctor import machine
+        from lab.dispatch.launchers.local.doctor import check_machine
 
-        return machine(root)
+        return check_machine(root)

@@ -14,7 +14,7 @@ from lab.dispatch.launchers.base import (
     Preview,
     Remedy,
     Request,
-    Sent,
+    SendResult,
 )
 from lab.dispatch.launchers.slurm import view
 from lab.dispatch.launchers.slurm.check import doctor
@@ -34,7 +34,7 @@ class SlurmLauncher(Launcher):
     name: ClassVar[str] = "slurm"
     Options: ClassVar[type] = settings.Settings
     flags: ClassVar[frozenset[str]] = frozenset({"--launcher", "--show-sbatch", "--jobs"})
-    instead: ClassVar[Mapping[str, str]] = {
+    alternatives: ClassVar[Mapping[str, str]] = {
         "--max-parallel": "launcher.array_parallelism=…, launcher.side_by_side=…",
         "--threads": "launcher.cpus_per_task=…",
     }
@@ -72,7 +72,7 @@ class SlurmLauncher(Launcher):
             text += "# and, once the tuning runs have ended, the runs of what each arm picks\n"
         return Preview(text, notes)
 
-    def send(self, request: Request) -> Sent:
+    def send(self, request: Request) -> SendResult:
         if request.sweep is None:
             return self._send_by_sweep(request)
         root, messages = request.root, []
@@ -82,7 +82,7 @@ class SlurmLauncher(Launcher):
             sent = submission.send(request.runs, root, request.sweep, self._settings, group=group)
             messages.append(f"SLURM: {sent.describe()}")
         if request.continuation is None:
-            return Sent(tuple(messages), jobs=bool(sent.records))
+            return SendResult(tuple(messages), has_jobs=bool(sent.records))
         after = next_stage.send_next(
             request.continuation.plan,
             root,
@@ -99,9 +99,9 @@ class SlurmLauncher(Launcher):
             messages.append(
                 f"SLURM: job {after.job} sends the runs of what each arm picks, once the tuning runs have ended"
             )
-        return Sent(tuple(messages), jobs=bool(sent.records), continues=True)
+        return SendResult(tuple(messages), has_jobs=bool(sent.records), continues=True)
 
-    def _send_by_sweep(self, request: Request) -> Sent:
+    def _send_by_sweep(self, request: Request) -> SendResult:
         by_sweep: dict[str, list[RunFolder]] = {}
         for run in request.runs:
             by_sweep.setdefault(run.path.parts[-3], []).append(run)
@@ -109,7 +109,7 @@ class SlurmLauncher(Launcher):
         for sweep, runs in by_sweep.items():
             sent = submission.send(runs, request.root, sweep, self._settings)
             messages.append(f"{sweep}: {sent.describe()}")
-        return Sent(tuple(messages), jobs=True)
+        return SendResult(tuple(messages), has_jobs=True)
 
     def _to_send(self, request: Request) -> list[RunFolder]:
         """The runs that no job is going to run already, as far as Slurm says."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.dispatch.control import dependencies
-from lab.dispatch.launchers.local.local import WORKER, LocalSummary, run_local
+from lab.dispatch.launchers.local.scheduler import WORKER, LocalSummary, run_local
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job import allocation
 from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker, StoppedSubmission
@@ -147,8 +147,8 @@ class _Work:
                 stop=self._stop,
                 worker=self._worker,
             )
-            self._preempted = {name for name, status in summary.ran.items() if status == "preempted"}
-            for name, reason in summary.refused.items():
+            self._preempted = {name for name, status in summary.outcomes.items() if status == "preempted"}
+            for name, reason in summary.refusals.items():
                 _say(f"{name}: refused: {reason}")
             todo = [] if self._stop() else [*self._killed(todo), *self._left_by_others(summary)]
 
@@ -176,7 +176,7 @@ class _Work:
 
         Waits for as long as that can't be told, and no longer: a holder that gives signs of life has the run in hand.
         """
-        waiting = [self._folder(name) for name in summary.elsewhere]
+        waiting = [self._folder(name) for name in summary.remote_runs]
         free: list[RunFolder] = []
         began = time.monotonic()
         while waiting and not self._stop():
