@@ -70,13 +70,16 @@ from lab.records.sweep_files.plan import (
 )
 from lab.records.sweep_files.submission import (
     JOURNAL,
+    StoppedSubmission,
     SubmissionRecord,
     SubmittedTask,
     frozen_plan_path,
     journal_folder,
+    read_stopped,
     read_submission,
     submission_path,
     submission_paths,
+    write_stopped,
     write_submission,
 )
 
@@ -117,6 +120,7 @@ __all__ = [
     "Seen",
     "State",
     "Status",
+    "StoppedSubmission",
     "SubmissionRecord",
     "SubmittedTask",
     "Summary",
@@ -148,6 +152,7 @@ __all__ = [
     "read_evaluation",
     "read_evaluations",
     "read_plan",
+    "read_stopped",
     "read_submission",
     "recorded_metrics",
     "remove_cancel_request",
@@ -166,6 +171,7 @@ __all__ = [
     "write_json",
     "write_plan_record",
     "write_state",
+    "write_stopped",
     "write_submission",
     "write_text",
 ]

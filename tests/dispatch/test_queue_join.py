@@ -21,7 +21,8 @@ from lab.dispatch.status import status
 from lab.dispatch.status.cluster_view import join, look, settle_rows
 from lab.dispatch.status.status import StatusRow
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder, State
+from lab.records import RunFolder, State, SubmittedTask
+from lab.refusals import RequestError
 
 Make = Callable[..., RunFolder]
 
@@ -161,8 +162,8 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 
 def send(root: Path, job: str, *tasks: tuple[RunFolder, ...]) -> None:
-    made = [journal.JobTask(tuple(run.name for run in runs)) for runs in tasks]
-    journal.intend(root, "caps", "g", made, {}).sent(job)
+    made = [SubmittedTask(tuple(run.name for run in runs)) for runs in tasks]
+    journal.mark_sent(journal.add(root, "caps", "g", made, {}), job)
 
 
 def joined(root: Path) -> tuple[dict[str, StatusRow], tuple[str, ...]]:
@@ -249,3 +250,27 @@ def test_the_output_of_a_job_is_found(make: Make, tmp_path: Path) -> None:
     for name in ("7_1_0_log.out", "7_1_0_log.err", "7_10_0_log.out", "7_1_submitted.pkl"):
         (record.folder / name).write_text("x")
     assert [path.name for path in queue.output_files(tmp_path, "7_1")] == ["7_1_0_log.out", "7_1_0_log.err"]
+
+
+def test_a_record_that_cannot_be_read_is_refused_with_file_key_and_what_to_do(make: Make, tmp_path: Path) -> None:
+    send(tmp_path, "7", (make("caps/both/seed-0"),))
+    (record,) = journal.records(tmp_path)
+    record.path.write_text(record.path.read_text().replace('"kind": "runs"', '"kind": "walks"'))
+    with pytest.raises(RequestError) as caught:
+        journal.records(tmp_path)
+    where, fix = caught.value.where, caught.value.refusal.fix
+    assert (where.file, where.key) == (str(record.path), "kind")
+    assert fix == "once `squeue --me` shows no job of this sweep, delete the file"
+
+
+@pytest.mark.parametrize(
+    "change", [('"version": 1,', ""), ('"retry": {}', '"again": {}'), ('"version"', '"wish": 1, "version"')]
+)
+def test_a_record_of_another_shape_is_refused(make: Make, tmp_path: Path, change: tuple[str, str]) -> None:
+    send(tmp_path, "7", (make("caps/both/seed-0"),))
+    (record,) = journal.records(tmp_path)
+    text = record.path.read_text()
+    record.path.write_text(text.replace(*change))
+    assert record.path.read_text() != text
+    with pytest.raises(RequestError):
+        journal.records(tmp_path)

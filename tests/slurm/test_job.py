@@ -210,7 +210,7 @@ def test_a_job_of_a_submission_that_was_given_up_does_nothing(
     run = make("caps/both/seed-0")
     (job,) = sent(tmp_path, sbatch={"hold": True})
     (record,) = journal.records(tmp_path)
-    record.given_up("it was thought to be lost")
+    journal.mark_void(record, "it was thought to be lost")
     cluster.run("scontrol", "release", job)
     cluster.wait_for(job, "COMPLETED")
     assert (run.state.status, begun(run)) == ("queued", 0)

@@ -1,31 +1,30 @@
-"""One writer a run folder, over processes and hosts that share nothing but the folder.
+"""One writer for each run folder, among processes and hosts that share nothing but the folder.
 
-Claims are numbered files `.claims/1`, `.claims/2`, …; the highest stands. Creating a file that mustn't exist yet is
-atomic on every file system, so of any number of takers of a released or abandoned claim n exactly one creates n + 1.
-Nothing is ever deleted or renamed: that is where lock files go wrong, when a slow taker removes a newer holder's lock.
+Claims are numbered files, and the one with the highest number counts; `lab.records` reads and writes them. Creating a
+file that must not exist yet is atomic on every file system. So when several processes want to follow claim n, which
+was released or abandoned, exactly one of them creates claim n + 1. No claim is ever deleted or renamed: otherwise a
+slow process could remove the lock of a newer holder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lab.dispatch.worker.process import Process
-from lab.records import BrokenRecord, claim_path, newest_claim, read_claim, write_json
+from lab.records import BrokenRecord, ClaimRecord, claim_path, create_claim, newest_claim, read_claim, write_claim
 from lab.refusals import RequestError
 
 STALE_AFTER = 120.0  # seconds without a heartbeat after which a claim on another host counts as abandoned
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Holder:
-    """Who holds a run, and how many seconds ago it last gave a sign of life."""
+    """The process that holds a run, and the seconds since its last heartbeat."""
 
     process: Process
     age: float
@@ -34,10 +33,11 @@ class Holder:
 class Claim:
     """The right to write in a run folder, held by this process until it is released or the process ends."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, record: ClaimRecord) -> None:
         """For `take`; a claim is not made otherwise."""
         self.folder = folder
         self.number = number
+        self._record = record
 
     @classmethod
     def take(cls, folder: Path, *, stale_after: float = STALE_AFTER) -> Claim | None:
@@ -49,41 +49,37 @@ class Claim:
                 as gone. A holder on this machine is judged by whether its process lives, and by nothing else: one that
                 slept with its laptop still holds.
         """
-        claims = folder / ".claims"
-        claims.mkdir(exist_ok=True)
-        me = dataclasses.asdict(Process.this())
-        number = _newest(claims)
+        me, number = Process.this(), newest_claim(folder)
         while True:
-            if number and _standing(claims / str(number), stale_after) is not None:
+            if number and _holder(claim_path(folder, number), stale_after) is not None:
                 return None
-            try:
-                with open(claims / str(number + 1), "x", encoding="utf-8") as file:
-                    json.dump({**me, "taken": time.time(), "released": None}, file)
-                return cls(folder, number + 1)
-            except FileExistsError:
-                number += 1
+            number += 1
+            record = ClaimRecord(me.host, me.pid, me.mark, taken=time.time())
+            with contextlib.suppress(FileExistsError):
+                create_claim(claim_path(folder, number), record)
+                return cls(folder, number, record)
 
     @property
     def path(self) -> Path:
         """The claim's own file."""
-        return self.folder / ".claims" / str(self.number)
+        return claim_path(self.folder, self.number)
 
     def beat(self) -> bool:
-        """Give a sign of life.
+        """Record that this process is still at work.
 
         Returns:
-            False if another process has taken the run over, or the folder is gone: this one must not write any more.
+            False if another process has taken the run over, or the folder is gone: this one must stop writing.
         """
         try:
             os.utime(self.path)
         except FileNotFoundError:
             return False
-        return not (self.path.parent / str(self.number + 1)).exists()
+        return not claim_path(self.folder, self.number + 1).exists()
 
     def release(self) -> None:
-        """Let go of the run: the next taker need not wait."""
-        content = json.loads(self.path.read_text(encoding="utf-8"))
-        write_json(self.path, {**content, "released": time.time()})
+        """Release the run, so that another process can claim it at once."""
+        self._record = replace(self._record, released=time.time())
+        write_claim(self.path, self._record)
 
     def __enter__(self) -> Claim:
         return self
@@ -94,12 +90,12 @@ class Claim:
 
 @contextlib.contextmanager
 def writing(folder: Path, *, patience: float = 60.0) -> Iterator[None]:
-    """The right to write in a run folder for a moment.
+    """A context with the right to write in a run folder.
 
     Args:
-        patience: seconds to wait for whoever holds it.
+        patience: seconds to wait for a process that holds it.
     Raises:
-        RequestError: somebody still does.
+        RequestError: another process still holds it.
     """
     end = time.monotonic() + patience
     while (claim := Claim.take(folder)) is None:
@@ -111,10 +107,9 @@ def writing(folder: Path, *, patience: float = 60.0) -> Iterator[None]:
 
 
 def holder(folder: Path, *, stale_after: float = STALE_AFTER) -> Holder | None:
-    """Who holds the run; None if it is free to take."""
-    claims = folder / ".claims"
-    number = _newest(claims)
-    return _standing(claims / str(number), stale_after) if number else None
+    """The process that holds the run; None if the run can be claimed."""
+    number = newest_claim(folder)
+    return _holder(claim_path(folder, number), stale_after) if number else None
 
 
 def last_taken(folder: Path) -> float | None:
@@ -125,29 +120,15 @@ def last_taken(folder: Path) -> float | None:
     return None
 
 
-def _newest(claims: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return max((int(name) for name in os.listdir(claims) if name.isdecimal()), default=0)
-    return 0
-
-
-def _standing(path: Path, stale_after: float) -> Holder | None:
-    """The holder by this claim if it stands; None if it is released or abandoned."""
-    content, age = _read(path)
-    if content is None:  # being written this moment, or its writer was killed in that moment
+def _holder(path: Path, stale_after: float) -> Holder | None:
+    """The holder by the claim in this file; None if it was released or abandoned."""
+    claim, age = read_claim(path), max(0.0, time.time() - path.stat().st_mtime)
+    if claim is None:  # it is being written at this moment, or its writer was killed then
         return Holder(Process("", 0, ""), age) if age < stale_after else None
-    if content["released"] is not None:
+    if claim.released is not None:
         return None
-    process = Process(content["host"], content["pid"], content["mark"])
-    alive = process.alive()
-    if alive is None:
-        alive = age < stale_after
-    return Holder(process, age) if alive else None
-
-
-def _read(path: Path) -> tuple[dict[str, Any] | None, float]:
-    text, age = path.read_text(encoding="utf-8"), max(0.0, time.time() - path.stat().st_mtime)
-    try:
-        return json.loads(text), age
-    except ValueError:
-        return None, age
+    process = Process(claim.host, claim.pid, claim.mark)
+    is_alive = process.alive()
+    if is_alive is None:
+        is_alive = age < stale_after
+    return Holder(process, age) if is_alive else None

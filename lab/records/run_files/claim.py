@@ -1,7 +1,7 @@
-"""Files by which processes that share nothing but a run's folder agree: claims, and the request to cancel.
+"""Files by which processes coordinate that share nothing but a run's folder: claims, and the request to cancel.
 
-    .claims/1, .claims/2, …   who holds, or held, the right to write; the highest stands
-    .cancel.json              asks the worker that makes an attempt to leave it
+    .claims/1, .claims/2, …   which process has, or had, the right to write; the highest number counts
+    .cancel.json              asks the worker to stop its attempt
 
 How a claim is taken and judged is in `lab.dispatch.worker.claim`.
 """
@@ -27,9 +27,9 @@ class ClaimRecord:
     """One claim on a folder.
 
     Attributes:
-        host, pid, mark: of the process that took it; the mark tells it from another with the same number.
+        host, pid, mark: of the process that took it; the mark distinguishes it from others with the same pid.
         taken: unix seconds.
-        released: unix seconds; None while it stands.
+        released: unix seconds; None before that.
     """
 
     host: str
@@ -41,11 +41,11 @@ class ClaimRecord:
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """A request to leave a run.
+    """A request to stop a run.
 
     Attributes:
-        attempt: that is to be left.
-        reason: who asks, in a few words.
+        attempt: the attempt to stop.
+        reason: who asks for it, in a few words.
         asked: unix seconds.
     """
 
@@ -55,7 +55,7 @@ class CancelRequest:
 
 
 def claim_path(folder: Path, number: int) -> Path:
-    """Where a claim on a folder stands."""
+    """The file of a claim on a folder."""
     return folder / CLAIMS / str(number)
 
 
@@ -67,11 +67,12 @@ def newest_claim(folder: Path) -> int:
 
 
 def create_claim(path: Path, claim: ClaimRecord) -> None:
-    """Write a claim that mustn't be there yet. The folder of claims must exist.
+    """Write a claim that must not exist yet. The folder that it is on must exist.
 
     Raises:
         FileExistsError: another process has written it.
     """
+    path.parent.mkdir(exist_ok=True)
     with open(path, "x", encoding="utf-8") as file:
         json.dump(asdict(claim), file)
 
@@ -82,7 +83,7 @@ def write_claim(path: Path, claim: ClaimRecord) -> None:
 
 
 def read_claim(path: Path) -> ClaimRecord | None:
-    """A claim; None while it is being written, or if its writer was killed in that moment.
+    """Read a claim; None while it is being written, or if its writer was killed at that moment.
 
     Raises:
         FileNotFoundError: there is none.
@@ -97,7 +98,7 @@ def read_claim(path: Path) -> ClaimRecord | None:
 
 
 def read_cancel_request(folder: Path) -> CancelRequest | None:
-    """What the worker in a run's folder is asked; None where it isn't, or not in a way that can be read."""
+    """The request to the worker in a run's folder; None if there is none, or none that can be read."""
     path = folder / CANCEL_REQUEST
     try:
         return parse(path, path.read_bytes(), _request, newest=VERSION, what="a request")
@@ -106,12 +107,12 @@ def read_cancel_request(folder: Path) -> CancelRequest | None:
 
 
 def write_cancel_request(folder: Path, request: CancelRequest) -> None:
-    """Ask the worker in a run's folder."""
+    """Ask the worker in a run's folder to stop."""
     write_json(folder / CANCEL_REQUEST, {"version": VERSION, **asdict(request)})
 
 
 def remove_cancel_request(folder: Path) -> None:
-    """Take back what the worker in a run's folder was asked."""
+    """Withdraw the request to the worker in a run's folder."""
     (folder / CANCEL_REQUEST).unlink(missing_ok=True)
 
 

@@ -1,7 +1,10 @@
-"""`<root>/<sweep>/.slurm/*.json`: what has been sent to SLURM, one file for each call of sbatch, the sweep's journal.
+"""The journal of a sweep, `<root>/<sweep>/.slurm/`: what was sent to Slurm, one file for each call of sbatch.
 
-.slurm/<token>.json             the call
-.slurm/<group>/frozen_plan.json the whole plan, for the job that sends the next stage of a sweep that tunes
+    <token>.json               the call
+    <group>/frozen_plan.json   the whole plan, for the job that sends the next stage of a sweep that tunes
+    <group>/stopped.json       why the rest of the submission isn't run
+
+A group is everything that one `lab submit` sent.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from lab.records.atomic import write_json
-from lab.records.checks import Fields, parse, read_bytes
+from lab.records.checks import BrokenRecord, Fields, WrongValue, parse, read_bytes
 
 JOURNAL = ".slurm"
+FROZEN_PLAN = "frozen_plan.json"
 VERSION = 1
-_FROZEN_PLAN, _FROZEN_PLAN_BEFORE = "frozen_plan.json", "plan.json"
+_OLD_FROZEN_PLAN = "plan.json"
+_STOPPED = "stopped.json"
 
 Kind = Literal["runs", "next"]
 _KINDS: dict[str, Kind] = {"runs": "runs", "next": "next"}
@@ -24,11 +29,11 @@ _KINDS: dict[str, Kind] = {"runs": "runs", "next": "next"}
 
 @dataclass(frozen=True)
 class SubmittedTask:
-    """What one job, or one task of an array, is to do.
+    """The runs of one job, or of one task of an array.
 
     Attributes:
         runs: their names below the root, in order.
-        retry: of those that stood as failed and are to be tried once more: the attempts made of them by then.
+        retry: run → its attempts so far, for each run that had failed and is tried once more.
     """
 
     runs: tuple[str, ...]
@@ -41,17 +46,18 @@ class SubmissionRecord:
 
     Attributes:
         path: its file.
-        token: in its job's name, and in no other's.
-        group: the same for all that one `lab submit` sent.
+        token: part of the job's name, and of no other job's.
+        group: the same for all calls of one `lab submit`.
         kind: `runs`, or `next` for a job that sends the next stage of a sweep that tunes.
         name: of the job.
         created: unix seconds.
-        settings: of the launcher, as they were.
-        tasks: of the array, by index; a single one is a plain job.
-        depends: what Slurm was told that it waits for.
-        job: Slurm's id, of the whole array; None until it is known.
-        void: why it never came to be, or was given up; None where it stands.
-        then: options of a `next` job: with which the next stage is worked out.
+        user, host: who called sbatch, and where.
+        settings: of the launcher at that time.
+        tasks: of the array, by index; a single task is a plain job.
+        depends: the job's dependency in sbatch's syntax; None without one.
+        job: Slurm's id of the whole array; None until it is known.
+        void: why the call failed or was given up; None where it is valid.
+        then: options of a `next` job for planning the next stage; None for other jobs.
     """
 
     path: Path
@@ -72,24 +78,38 @@ class SubmissionRecord:
 
     @property
     def folder(self) -> Path:
-        """Where its jobs' logs are, and what submitit keeps."""
+        """The folder of its jobs' logs and of submitit's files."""
         return self.path.with_suffix("")
 
     @property
     def jobs(self) -> list[str]:
-        """Slurm's id of each task: `12_0`, `12_1`, …, or `12` where it is no array; empty before it is known."""
+        """Slurm's id of each task: `12_0`, `12_1`, …, or `12` for a plain job; empty until the id is known."""
         if self.job is None or self.void is not None:
             return []
         return [self.job] if len(self.tasks) == 1 else [f"{self.job}_{index}" for index in range(len(self.tasks))]
 
 
+@dataclass(frozen=True)
+class StoppedSubmission:
+    """Why the rest of a submission isn't run: `count` runs failed with the same `error`, and `run` was the last."""
+
+    count: int
+    error: str
+    run: str
+
+    @property
+    def cause(self) -> str:
+        """For a person: "3 runs of this submission failed alike: KeyError at …"."""
+        return f"{self.count} runs of this submission failed alike: {self.error} (see {self.run}/log.txt)"
+
+
 def journal_folder(root: Path, sweep: str) -> Path:
-    """Where a sweep's submissions are recorded."""
+    """The folder of a sweep's submissions."""
     return root / sweep / JOURNAL
 
 
 def submission_paths(root: Path, sweep: str | None = None) -> list[Path]:
-    """The files of one sweep's submissions, or of all below the root."""
+    """The files of one sweep's submissions, or of every sweep's below the root."""
     folders = [journal_folder(root, sweep)] if sweep is not None else sorted(root.glob(f"*/{JOURNAL}"))
     return [path for folder in folders for path in folder.glob("*.json")]
 
@@ -100,7 +120,7 @@ def submission_path(root: Path, sweep: str, token: str) -> Path:
 
 
 def read_submission(path: Path) -> SubmissionRecord:
-    """A submission from its file.
+    """Read a submission from its file.
 
     Raises:
         BrokenRecord: it can't be read, or a value in it is wrong.
@@ -113,20 +133,51 @@ def read_submission(path: Path) -> SubmissionRecord:
 
 
 def write_submission(record: SubmissionRecord) -> None:
-    """Put a submission on disk, in one step."""
+    """Write a submission in one step."""
     record.path.parent.mkdir(parents=True, exist_ok=True)
     content = {key: value for key, value in asdict(record).items() if key != "path"}
     write_json(record.path, {"version": VERSION, **content})
 
 
 def frozen_plan_path(root: Path, sweep: str, group: str) -> Path:
-    """Where the plan for the job that sends a group's next stage is, or is to be."""
+    """The file of the plan for the job that sends a group's next stage.
+
+    Earlier versions called it plan.json; where that file exists, it is the plan.
+    """
     folder = journal_folder(root, sweep) / group
-    before = folder / _FROZEN_PLAN_BEFORE
-    return before if before.is_file() else folder / _FROZEN_PLAN
+    old = folder / _OLD_FROZEN_PLAN
+    return old if old.is_file() else folder / FROZEN_PLAN
+
+
+def read_stopped(folder: Path) -> StoppedSubmission | None:
+    """Why a submission was stopped, from the folder of its group; None if it wasn't, or if the file can't be read."""
+    path = folder / _STOPPED
+    try:
+        return parse(path, read_bytes(path), _stopped, newest=VERSION, what="a stopped submission")
+    except BrokenRecord:
+        return None
+
+
+def write_stopped(folder: Path, stopped: StoppedSubmission) -> None:
+    """Record in the folder of a submission's group that it is stopped."""
+    write_json(folder / _STOPPED, asdict(stopped))
+
+
+_KEYS = frozenset(
+    ("version", "token", "group", "sweep", "kind", "name", "created", "user", "host", "settings", "tasks", "depends",
+     "job", "void", "then")
+)  # fmt: skip
+
+
+def _stopped(fields: Fields) -> StoppedSubmission:
+    return StoppedSubmission(fields.whole("count"), fields.text("error"), fields.text("run"))
 
 
 def _submission(path: Path, fields: Fields) -> SubmissionRecord:
+    if fields.whole("version") != VERSION:
+        raise fields.wrong("version", f"version {VERSION}")
+    for key in fields.others(_KEYS):
+        raise WrongValue(key, "no such key")
     kind = fields.text("kind")
     if kind not in _KINDS:
         raise fields.wrong("kind", "'runs' or 'next'")
@@ -153,6 +204,8 @@ def _submission(path: Path, fields: Fields) -> SubmissionRecord:
 
 
 def _task(fields: Fields) -> SubmittedTask:
+    if not isinstance(fields.any("retry"), dict):
+        raise fields.wrong("retry", "a mapping")
     retry = {run: fields.fields("retry").whole(run) for run in fields.mapping("retry")}
     if not isinstance(fields.any("runs"), list):
         raise fields.wrong("runs", "a list of runs")

@@ -8,12 +8,11 @@ before they begin a run.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from lab.records import RunFolder, write_json
+from lab.records import RunFolder, StoppedSubmission, read_stopped, write_stopped
 
 COUNTED = ("bug", "disk_full")
 """Kinds of failure that are likely to come again in other runs. A smaller arm may well have enough memory."""
@@ -33,26 +32,11 @@ class FailureSite:
         return f"{self.kind} at {self.place}" if self.place else self.kind
 
 
-@dataclass(frozen=True)
-class StoppedSubmission:
-    """Why a submission was stopped: so many runs failed with this error, `run` the last of them."""
-
-    count: int
-    error: str
-    run: str
-
-    @property
-    def cause(self) -> str:
-        """For a person: "3 runs of this submission failed alike: KeyError at …"."""
-        return f"{self.count} runs of this submission failed alike: {self.error} (see {self.run}/log.txt)"
-
-
 class CircuitBreaker:
     """The circuit breaker of one submission, which keeps its files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = folder / "stopped.json"
 
     def record(self, run: RunFolder, limit: int | None) -> StoppedSubmission | None:
         """Count a run that failed; why the submission is stopped, once `limit` runs failed alike."""
@@ -66,15 +50,12 @@ class CircuitBreaker:
         if limit is None or count < limit:
             return None
         if self.stopped() is None:
-            write_json(self._file, asdict(StoppedSubmission(count, error, run.name)))
+            write_stopped(self._folder, StoppedSubmission(count, error, run.name))
         return self.stopped()
 
     def stopped(self) -> StoppedSubmission | None:
         """Why the submission was stopped; None if it wasn't."""
-        try:
-            return StoppedSubmission(**json.loads(self._file.read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
+        return read_stopped(self._folder)
 
 
 def failure_site(run: RunFolder) -> FailureSite:

@@ -26,13 +26,12 @@ from lab.dispatch.control import dependencies
 from lab.dispatch.launchers.local.scheduler import WORKER, LocalSummary, run_local
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job import allocation
-from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker, StoppedSubmission
+from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker
 from lab.dispatch.launchers.slurm.send import journal
-from lab.dispatch.launchers.slurm.send.journal import Record
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import Claim, holder
-from lab.records import BrokenRecord, RunFolder
+from lab.records import BrokenRecord, RunFolder, StoppedSubmission, SubmissionRecord
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -95,7 +94,9 @@ class RunsJob:
 class _Work:
     """The work of one task."""
 
-    def __init__(self, job: RunsJob, record: Record, settings: Settings, stop: Stop, worker: Sequence[str]) -> None:
+    def __init__(
+        self, job: RunsJob, record: SubmissionRecord, settings: Settings, stop: Stop, worker: Sequence[str]
+    ) -> None:
         self._settings = settings
         self._record = record
         self._stop = stop

@@ -14,16 +14,13 @@ from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job.allocation import own_id
 from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, submission
-from lab.dispatch.launchers.slurm.send.journal import JobTask, Record
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.planning.plan.model import Plan
+from lab.records import SubmissionRecord, SubmittedTask, frozen_plan_path
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
-
-PLAN, OLD_PLAN = "frozen_plan.json", "plan.json"
-"""The plan as it was submitted, in the folder of the submission's group; and what the file was called before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +41,7 @@ class NextStageJob:
             print(f"nothing to do: {record.void}", flush=True)
             sys.exit(0)
         root, settings = Path(self.root), Settings.of(record.settings)
-        plan = load_plan(_plan_file(record.path.parent / record.group))
+        plan = load_plan(frozen_plan_path(root, record.sweep, record.group))
         stages = Stages(plan, root, **record.then)
         ready = stages.next()
         assert ready is not None
@@ -66,12 +63,11 @@ class NextStageJob:
 
         return DelayedSubmission(self)
 
-    def _run_here(self, runs: list[str], record: Record) -> None:
+    def _run_here(self, runs: list[str], record: SubmissionRecord) -> None:
         """Do these runs in this job. Its record says so, for whoever asks which job a run is with."""
-        own = journal.intend(
-            Path(self.root), record.sweep, journal.new_group(), [JobTask(tuple(runs))], record.settings
-        )
-        own = own.sent(own_id())
+        tasks = [SubmittedTask(tuple(runs))]
+        own = journal.add(Path(self.root), record.sweep, journal.new_group(), tasks, record.settings)
+        own = journal.mark_sent(own, own_id())
         RunsJob(str(own.path), 0, self.root, self.worker)()
 
 
@@ -84,7 +80,7 @@ def send_next(
     anew: bool,
     options: dict[str, bool],
     worker: tuple[str, ...] | None = None,
-) -> Record | None:
+) -> SubmissionRecord | None:
     """Send the job that goes on once the tuning runs that are in the queue have ended.
 
     Args:
@@ -99,7 +95,7 @@ def send_next(
     from lab.planning.plan.plan_file import write_plan
 
     root = root.resolve()
-    with journal.alone(root):
+    with journal.lock(root):
         records = submission.settled(journal.records(root))
         names = [record.name for record in records if record.kind == "next" and record.sweep == plan.sweep]
         waiting = [row.job for row in commands.squeue(names=names).value or () if row.live]
@@ -111,17 +107,12 @@ def send_next(
             return None
         if waiting:
             commands.cancel(waiting, pending_only=True)
-        folder = journal.folder(root, plan.sweep) / group
-        folder.mkdir(parents=True, exist_ok=True)
-        write_plan(plan, folder / PLAN)
+        plan_path = frozen_plan_path(root, plan.sweep, group)
+        plan_path.parent.mkdir(parents=True, exist_ok=True)
+        write_plan(plan, plan_path)
         depends = "afterany:" + ":".join(sorted(job for job in jobs if job is not None))
         one = dataclasses.replace(settings, nodes=1, tasks_per_node=1, strategy=None)
-        record = journal.intend(
-            root, plan.sweep, group, [JobTask(())], settings.as_dict(), kind="next", depends=depends, then=options
+        record = journal.add(
+            root, plan.sweep, group, [SubmittedTask(())], settings.as_dict(), kind="next", depends=depends, then=options
         )
         return submission.call(record, one, [NextStageJob(str(record.path), str(root), worker)])
-
-
-def _plan_file(folder: Path) -> Path:
-    old = folder / OLD_PLAN
-    return old if old.is_file() else folder / PLAN

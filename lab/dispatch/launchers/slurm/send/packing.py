@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from lab.dispatch.control import dependencies
-from lab.dispatch.launchers.slurm.send.journal import JobTask
-from lab.records import RunFolder
+from lab.records import RunFolder, SubmittedTask
 
 T = TypeVar("T")
 
@@ -22,7 +21,7 @@ class Batch:
         waits_for: the runs that its runs need and that aren't done; the same for all its runs.
     """
 
-    tasks: tuple[JobTask, ...]
+    tasks: tuple[SubmittedTask, ...]
     waits_for: frozenset[str] = frozenset()
 
     @property
@@ -75,7 +74,7 @@ def batches(
     return result
 
 
-def dependency(waits_for: frozenset[str], jobs: Mapping[str, str], tasks: Mapping[str, JobTask]) -> str | None:
+def dependency(waits_for: frozenset[str], jobs: Mapping[str, str], tasks: Mapping[str, SubmittedTask]) -> str | None:
     """What sbatch is told that jobs wait for, all of which need the same runs.
 
     `afterok` where a job holds nothing but needed runs: should one fail, those that need it are cancelled with it.
@@ -92,9 +91,11 @@ def dependency(waits_for: frozenset[str], jobs: Mapping[str, str], tasks: Mappin
     return ",".join(conditions) or None
 
 
-def _task(runs: Sequence[RunFolder]) -> JobTask:
+def _task(runs: Sequence[RunFolder]) -> SubmittedTask:
     states = {run.name: run.state for run in runs}
-    return JobTask(tuple(states), {name: state.attempts for name, state in states.items() if state.status == "failed"})
+    return SubmittedTask(
+        tuple(states), {name: state.attempts for name, state in states.items() if state.status == "failed"}
+    )
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -15,10 +15,9 @@ from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, sbatch
-from lab.dispatch.launchers.slurm.send.journal import JobTask, Record
 from lab.dispatch.launchers.slurm.send.packing import batches, dependency
 from lab.dispatch.launchers.slurm.send.settings import Settings
-from lab.records import RunFolder
+from lab.records import RunFolder, SubmissionRecord, SubmittedTask, journal_folder
 from lab.refusals import Refusal, RequestError
 from lab.units import number_of
 
@@ -35,7 +34,7 @@ class SentJobs:
         queued: runs left alone, as jobs sent earlier are going to do them.
     """
 
-    records: tuple[Record, ...] = ()
+    records: tuple[SubmissionRecord, ...] = ()
     runs: int = 0
     queued: tuple[RunFolder, ...] = ()
 
@@ -58,9 +57,9 @@ class SentJobs:
 class Living:
     """A job that is going to do something, or may: Slurm's id, and what it does."""
 
-    record: Record
+    record: SubmissionRecord
     job: str
-    task: JobTask
+    task: SubmittedTask
 
 
 def check(settings: Settings, runs: int, root: Path) -> None:
@@ -100,7 +99,7 @@ def send(
     """
     root = root.resolve()
     before = {run: run.state.status for run in runs}
-    with journal.alone(root):
+    with journal.lock(root):
         living_jobs = living(settled(journal.records(root)))
         # What has changed since is no longer what was asked for: another call has sent it, or it has ended.
         same = [run for run, status in before.items() if run.state.status == status and not run.state.ended]
@@ -111,11 +110,11 @@ def send(
         group = group or journal.new_group()
         jobs = {name: job.job for name, job in living_jobs.items()}
         tasks = {job.job: job.task for job in living_jobs.values()}
-        sent: list[Record] = []
+        sent: list[SubmissionRecord] = []
         for batch in batches(todo, per_job=settings.runs_per_job, per_array=per_array, pending=living_jobs):
             try:
                 depends = dependency(batch.waits_for, jobs, tasks)
-                record = journal.intend(root, sweep, group, batch.tasks, settings.as_dict(), depends=depends)
+                record = journal.add(root, sweep, group, batch.tasks, settings.as_dict(), depends=depends)
                 content = [RunsJob(str(record.path), index, str(root), worker) for index in range(len(batch.tasks))]
                 record = call(record, settings, content)
             except RequestError as error:
@@ -140,7 +139,7 @@ def preview(needs: Mapping[str, Sequence[str]], root: Path, sweep: str, settings
     """
     runs = [RunFolder(root / name) for name in needs]
     array = batches(runs, per_job=settings.runs_per_job, per_array=per_array, needs=lambda run: needs[run.name])
-    folder = journal.folder(root.resolve(), sweep) / "TOKEN"
+    folder = journal_folder(root.resolve(), sweep) / "TOKEN"
     scripts = []
     for number, batch in enumerate(array, start=1):
         after = f", after those that do {', '.join(sorted(batch.waits_for))}" if batch.waits_for else ""
@@ -151,7 +150,7 @@ def preview(needs: Mapping[str, Sequence[str]], root: Path, sweep: str, settings
     return "\n".join(scripts)
 
 
-def living(records: Sequence[Record]) -> dict[str, Living]:
+def living(records: Sequence[SubmissionRecord]) -> dict[str, Living]:
     """Run → the job that is going to do it, or is at it; the newest of several.
 
     Raises:
@@ -168,7 +167,7 @@ def living(records: Sequence[Record]) -> dict[str, Living]:
     return jobs
 
 
-def settled(records: Sequence[Record]) -> list[Record]:
+def settled(records: Sequence[SubmissionRecord]) -> list[SubmissionRecord]:
     """The records, those of calls that were cut short put right: the queue says whether they came to anything.
 
     Raises:
@@ -193,13 +192,13 @@ def settled(records: Sequence[Record]) -> list[Record]:
     for record in unsettled:
         if record.name in ids:
             sbatch.mend(record.folder, ids[record.name])
-            mended[record.path] = record.sent(ids[record.name])
+            mended[record.path] = journal.mark_sent(record, ids[record.name])
         else:
-            mended[record.path] = record.given_up("its submission was cut short before SLURM had it")
+            mended[record.path] = journal.mark_void(record, "its submission was cut short before SLURM had it")
     return [mended.get(record.path, record) for record in records]
 
 
-def call(record: Record, settings: Settings, jobs: Sequence[sbatch.Job]) -> Record:
+def call(record: SubmissionRecord, settings: Settings, jobs: Sequence[sbatch.Job]) -> SubmissionRecord:
     """Send what a record says, and write down what became of it.
 
     Args:
@@ -208,11 +207,11 @@ def call(record: Record, settings: Settings, jobs: Sequence[sbatch.Job]) -> Reco
         RequestError: sbatch refused it.
     """
     try:
-        return record.sent(sbatch.call(settings, record.name, record.folder, jobs, record.depends))
+        return journal.mark_sent(record, sbatch.call(settings, record.name, record.folder, jobs, record.depends))
     except RequestError as error:
         (record,) = settled([record])  # a controller that is slow to answer may have taken it
         if record.job is None:
-            record.given_up(str(error))
+            journal.mark_void(record, str(error))
             raise
         return record
 
