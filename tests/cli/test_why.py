@@ -132,8 +132,8 @@ class TestARunAlone:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            (SWEEP.replace("a: {}", "better: {}"), "sweep 'mine' has no arm 'a' any more"),
-            (SWEEP.replace("seeds: 2", "seeds: [4, 5]"), "has no such run of arm 'a' any more; its seeds are 4, 5"),
+            (SWEEP.replace("a: {}", "better: {}"), "sweep 'mine' no longer has an arm 'a'"),
+            (SWEEP.replace("seeds: 2", "seeds: [4, 5]"), "no longer has this run of arm 'a'; its seeds are 4, 5"),
             (SWEEP.replace("mha", "mhaa"), "has no option 'mhaa'"),
         ],
     )

@@ -22,7 +22,7 @@ from lab.comparison.read.collect import collect
 from lab.comparison.tables import export
 from lab.comparison.tables.table import MOST_ROWS, show
 from lab.comparison.tensorboard.serve import build_view
-from lab.planning.solve.selection import Cell, Tried, select
+from lab.planning.solve.selection import Cell, TuningRun, select_cell
 from lab.records import RunFolder, State, write_json
 from lab.records.checks import Fields
 from tests.comparison.fake_runs import fake_run, fake_sweep
@@ -221,7 +221,7 @@ def test_a_recorded_pick_is_in_force_and_differing_tuning_runs_are_told(tmp_path
     comparison = compared(tmp_path)
     assert comparison.sweep.arms["gqa"].picked == {"optimizer.lr": 0.004}
     assert comparison.sweep.arms["gqa"].statuses == {"finished": 2}
-    assert "kept, though the tuning runs now say lr=0.002" in printed(comparison)
+    assert "kept, although the tuning runs now give lr=0.002" in printed(comparison)
 
 
 def test_reporting_runs_of_what_was_not_picked_are_left_out_and_told(tmp_path: Path) -> None:
@@ -257,10 +257,10 @@ def test_the_pick_of_a_comparison_is_the_pick_of_the_submission(tmp_path: Path) 
     tuned(tmp_path, GOOD, report=PICKED)
     cells = [Cell(f"lr={lr}", {"optimizer.lr": lr}) for lr in LRS]
     for arm, by_lr in GOOD.items():
-        tried = [Tried(f"lr={lr}", 5, "finished", float(loss)) for lr, loss in by_lr.items()]
+        tried = [TuningRun(f"lr={lr}", 5, "finished", float(loss)) for lr, loss in by_lr.items()]
         selection = collect(tmp_path, "softcap").arms[arm].selection
         assert selection is not None
-        assert selection.as_dict() == select(arm, cells, tried, "val/loss").as_dict()
+        assert selection.as_dict() == select_cell(arm, cells, tried, "val/loss").as_dict()
 
 
 # Matching.

@@ -19,7 +19,7 @@ from lab.comparison.statistics.paired import paired_difference
 from lab.comparison.statistics.resampling import RESAMPLES, SEED, bootstrap_interval
 from lab.comparison.statistics.verdicts import Judgement, judge
 from lab.planning.forecast.power import POWER, seeds_to_equate, smallest_effect
-from lab.planning.solve.selection import Cell, Tried, select
+from lab.planning.solve.selection import Cell, TuningRun, select_cell
 
 ALPHA = 0.05
 SWEEPS = 2_000
@@ -163,8 +163,8 @@ def test_what_is_picked_on_tuning_seeds_is_reported_without_the_luck_that_picked
     picked, reported = [], []
     for _ in range(500):
         values = generator.normal(truth, SD, (len(cells), 2))
-        tried = [Tried(cell.name, 9, "finished", value) for cell, (value, _) in zip(cells, values, strict=True)]
-        made = select("arm", cells, tried, "val/loss")
+        tried = [TuningRun(cell.name, 9, "finished", value) for cell, (value, _) in zip(cells, values, strict=True)]
+        made = select_cell("arm", cells, tried, "val/loss")
         assert made.picked is not None
         picked.append(made.means[made.picked.name])
         reported.append(values[cells.index(made.picked), 1])

@@ -74,7 +74,9 @@ def test_every_answer_can_be_read_off_the_tokens_before_it_at_its_distance(
         assert found == list(zip(targets, distances, strict=True))
 
 
-@pytest.mark.parametrize(("task", "context", "vocabulary"), [case for case in CASES if case[0].n_answers(case[2]) < 100])
+@pytest.mark.parametrize(
+    ("task", "context", "vocabulary"), [case for case in CASES if case[0].n_answers(case[2]) < 100]
+)
 def test_an_answer_is_each_of_its_ids_as_often(task: Task, context: int, vocabulary: int) -> None:
     counts = Counter(drawn(task, context, vocabulary, n=4000).targets.flatten().tolist())
     assert len(counts) == task.n_answers(vocabulary)

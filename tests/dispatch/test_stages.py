@@ -136,7 +136,7 @@ def test_an_arm_waits_for_its_failed_tuning_run_and_the_others_go_on(sweep: Swee
     assert run(found.next(), BEST_2) == [f"tuned/gqa,lr=0.002/seed-{seed}" for seed in (0, 1)]
     assert found.next() is None
     (waiting,) = found.unpicked
-    assert [run.run for run in waiting.stuck] == ["tuned/mha,lr=0.001/seed-2"]
+    assert [run.run for run in waiting.stuck_runs] == ["tuned/mha,lr=0.001/seed-2"]
     assert waiting.describe() == (
         "nothing picked yet: waiting for 1 tuning run, such as tuned/mha,lr=0.001/seed-2 (failed: why not)"
     )
@@ -150,7 +150,7 @@ def test_an_arm_whose_every_cell_diverged_has_no_reporting_runs(sweep: Sweep) ->
     run(found.next(), {"mha": "diverged", **BEST_2})
     assert all("gqa" in name for name in run(found.next(), BEST_2))
     (hopeless,) = found.unpicked
-    assert (hopeless.arm, hopeless.hopeless, hopeless.stuck) == ("mha", True, ())
+    assert (hopeless.arm, hopeless.all_diverged, hopeless.stuck_runs) == ("mha", True, ())
 
 
 def test_a_finished_run_without_the_metric_is_waited_for_and_named(sweep: Sweep) -> None:
@@ -178,18 +178,21 @@ def test_a_pick_that_is_reported_stays_when_a_better_value_is_tried_later(sweep:
         "`lab submit --reselect` picks anew"
         for arm in ("gqa", "mha")
     ]
-    assert selection.recorded("runs", "tuned")["gqa"].cell == "lr=0.002"
+    assert selection.recorded_picks("runs", "tuned")["gqa"].cell == "lr=0.002"
     anew = stages(sweep(), reselect=True)
     assert run(anew.next(), BEST_4) == [f"tuned/{arm},lr=0.004/seed-{n}" for arm in ("gqa", "mha") for n in (0, 1)]
-    assert selection.recorded("runs", "tuned")["gqa"].cell == "lr=0.004"
+    assert selection.recorded_picks("runs", "tuned")["gqa"].cell == "lr=0.004"
 
 
 def test_a_pick_that_nothing_reports_yet_follows_the_tuning_runs(sweep: Sweep) -> None:
     first = stages(sweep("tune: {axes: {optimizer.lr: [1e-3, 2e-3]}}\n"))
     run(first.next(), BEST_4)
-    worst, loss = selection.Cell("lr=0.001", {"optimizer.lr": 0.001}), selection.Tried("lr=0.001", 2, "finished", 3.2)
-    picked = selection.select("gqa", [worst], [loss], "val/loss")
-    selection.record("runs", "tuned", {"gqa": picked})
+    worst, loss = (
+        selection.Cell("lr=0.001", {"optimizer.lr": 0.001}),
+        selection.TuningRun("lr=0.001", 2, "finished", 3.2),
+    )
+    picked = selection.select_cell("gqa", [worst], [loss], "val/loss")
+    selection.record_picks("runs", "tuned", {"gqa": picked})
     later = stages(sweep())
     run(later.next(), BEST_4)
     assert {name.split("/")[1] for name in run(later.next(), BEST_4)} == {"gqa,lr=0.004", "mha,lr=0.004"}
@@ -270,7 +273,7 @@ def test_a_submit_killed_between_stages_and_repeated_comes_to_the_same(tmp_path:
     again = subprocess.run(lab("submit", "mine", cwd=killed), cwd=killed, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert results(killed / "runs") == results(whole / "runs")
-    picked = [selection.recorded(each / "runs", "mine") for each in (whole, killed)]
+    picked = [selection.recorded_picks(each / "runs", "mine") for each in (whole, killed)]
     assert picked[0] == picked[1]
     last = subprocess.run(lab("submit", "mine", cwd=whole), cwd=whole, capture_output=True, text=True, check=False)
     assert last.stdout == "mine: nothing to do: 8 of 8 finished\n"

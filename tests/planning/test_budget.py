@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.planning.forecast.budget import Budget, Fit, fit
+from lab.planning.forecast.budget import Budget, BudgetFit, fit_budget
 from lab.planning.forecast.detectable import Detectable, Noise
 from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, passes
-from lab.planning.forecast.history import Hardware, Past
+from lab.planning.forecast.history import FinishedRun, Hardware
 from lab.planning.forecast.power import smallest_effect
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import PlannedRun
@@ -25,7 +25,7 @@ POWER = Detectable("val/loss", Noise(0.01, 5, "this sweep"), 2, 3, 0.1, 40)
 
 def speeds(hardware: Hardware = HERE, rate: float = 2000.0) -> Speeds:
     run = shipped().runs[0]
-    past = Past(
+    past = FinishedRun(
         sweep="s", arm="a", seed=0, identity=run.identity, experiment="gemma2_tiny", baseline="a", role="report",
         created="2026", tokens=1, metrics={}, hardware=hardware, workload=run.workload, tokens_per_second=rate,
         memory_bytes=None,
@@ -33,10 +33,12 @@ def speeds(hardware: Hardware = HERE, rate: float = 2000.0) -> Speeds:
     return Speeds([past], hardware)
 
 
-def fitted(text: str, hardware: Hardware = HERE, parallel: int = 2, threads: int = 1, power: Detectable = POWER) -> Fit:
+def fitted(
+    text: str, hardware: Hardware = HERE, parallel: int = 2, threads: int = 1, power: Detectable = POWER
+) -> BudgetFit:
     budget = Budget.parse(text)
     gpu = hardware.device != "cpu"
-    return fit(shipped(), budget, speeds(hardware), power, parallel=parallel, threads=threads, gpu=gpu)
+    return fit_budget(shipped(), budget, speeds(hardware), power, parallel=parallel, threads=threads, gpu=gpu)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def by_hand(seeds: int, tokens: int) -> list[PlannedRun]:
 
 
 def test_flops_need_no_measurement_and_are_those_of_all_runs() -> None:
-    found = fit(shipped(), Budget.parse("1e14flops"), None, POWER, parallel=1, threads=1, gpu=False)
+    found = fit_budget(shipped(), Budget.parse("1e14flops"), None, POWER, parallel=1, threads=1, gpu=False)
     assert [choice.seeds for choice in found.choices][:4] == [2, 3, 5, 8]
     for choice in found.choices:
         used = sum(run.total_flops for run in by_hand(choice.seeds, choice.tokens))
@@ -145,10 +147,10 @@ def test_unknown_noise_leaves_the_effect_unknown() -> None:
 def test_without_a_measurement_it_says_what_to_measure() -> None:
     for text, gpu in (("2h", False), ("3cpuh", False), ("3gpuh", True)):
         with pytest.raises(RequestError, match=r"run `lab train gemma2_tiny` once .*1e15flops"):
-            fit(shipped(), Budget.parse(text), Speeds([], HERE), POWER, parallel=1, threads=1, gpu=gpu)
+            fit_budget(shipped(), Budget.parse(text), Speeds([], HERE), POWER, parallel=1, threads=1, gpu=gpu)
     with pytest.raises(RequestError, match="measured on a GPU"):
         fitted("3gpuh")
-    with pytest.raises(RequestError, match="these runs take a GPU; give gpuh"):
+    with pytest.raises(RequestError, match="these runs use a GPU; give gpuh"):
         fitted("3cpuh", GPU)
 
 
@@ -160,6 +162,6 @@ def test_tuning_runs_are_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "tune: {axes: {optimizer.lr: [1e-3, 2e-3, 4e-3]}, seeds: 2}\n"
     )
     tuned = plan_sweep("tuned")
-    found = fit(tuned, Budget.parse("1e15flops"), None, POWER, parallel=1, threads=1, gpu=False)
+    found = fit_budget(tuned, Budget.parse("1e15flops"), None, POWER, parallel=1, threads=1, gpu=False)
     of_arm = [runs[0].total_flops for runs in tuned.arms.values()]
     assert found.needed == pytest.approx(sum((3 * 2 + 2) * flops for flops in of_arm) / 1e15)

@@ -152,7 +152,7 @@ def test_what_a_cache_will_take_stands_in_the_plan(sweep: Write) -> None:
     [row, *_] = [row for row in plan_sweep("mine").as_dict()["runs"] if row["arm"] == "taught"]
     assert row["cache_bytes"] == row["tokens"] * 16 * (2 + 4)
     each, both = count(row["cache_bytes"]), count(2 * row["cache_bytes"])
-    assert f"outputs kept in the lab's cache, a run: taught {each}B; {both}B for all runs" in text
+    assert f"outputs in the lab's cache, per run: taught {each}B; {both}B for all runs" in text
     online = plan_sweep("mine", ("train.tokens=400k",)).arms["taught"][0]
     sweep(f"arms: {{taught: {kept.replace('true', 'false')}, big: {{}}}}\nneeds: {{taught: {{recipe.teacher: big}}}}")
     same = plan_sweep("mine").arms["taught"][0]

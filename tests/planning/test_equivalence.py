@@ -98,7 +98,7 @@ def test_a_plan_says_how_many_seeds_its_margin_takes() -> None:
     assert found.seeds_for_equivalence == seeds_to_equate(0.05, found.noise.sd, 3)
     assert detectable(shipped(), OWN).seeds_for_equivalence is None
     text = shown(preview(margin, OWN))
-    assert "equivalent is within ±0.05 nats: showing that of an arm that makes no difference would take" in text
+    assert "equivalent is within ±0.05 nats: showing it for an arm without any true difference would take" in text
     assert f"{found.seeds_for_equivalence:,} seeds" in text
     unknown = shown(preview(margin, []))
     assert "equivalent is within ±0.05 nats" in unknown

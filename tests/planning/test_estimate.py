@@ -12,7 +12,7 @@ import pytest
 
 from lab.composition.compose import compose
 from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, estimates, passes
-from lab.planning.forecast.history import Hardware, Past, history
+from lab.planning.forecast.history import FinishedRun, Hardware, finished_runs
 from lab.planning.plan.workload import workload_of
 from lab.records import RunRecord, Workload, write_json
 from lab.training.experiment import Experiment
@@ -22,16 +22,16 @@ from tests.records.made import make_run
 HERE = Hardware("cpu", "Xeon", 1, "2.13")
 
 
-def measured(arm: str, speed: float, memory: float = 6e8, hardware: Hardware = HERE, **workload: Any) -> Past:
+def measured(arm: str, speed: float, memory: float = 6e8, hardware: Hardware = HERE, **workload: Any) -> FinishedRun:
     run = shipped().arms[arm][0]
-    return Past(
+    return FinishedRun(
         sweep="s", arm=arm, seed=0, identity=run.identity, experiment="gemma2_tiny", baseline="gemma2", role="report",
         created="2026", tokens=run.tokens, metrics={}, hardware=hardware,
         workload=dataclasses.replace(run.workload, **workload), tokens_per_second=speed, memory_bytes=memory,
     )  # fmt: skip
 
 
-def speed(arm: str, past: list[Past], hardware: Hardware = HERE) -> Any:
+def speed(arm: str, past: list[FinishedRun], hardware: Hardware = HERE) -> Any:
     return Speeds(past, hardware).of(shipped().arms[arm][0].workload)
 
 
@@ -143,7 +143,7 @@ def test_a_workload_is_what_a_steps_time_depends_on(override: str, same: bool) -
 def test_a_run_remembers_its_workload(tmp_path: Path) -> None:
     run = shipped().runs[0]
     made(tmp_path, "quickstart/gemma2/seed-0", run.record, 0.5)
-    (past,) = history(tmp_path)
+    (past,) = finished_runs(tmp_path)
     assert past.workload == run.workload
     assert (past.arm, past.seed, past.tokens, past.metrics) == ("gemma2", 0, 500, {"val/loss": 0.5})
     assert past.hardware == HERE
@@ -164,9 +164,9 @@ def test_only_finished_runs_are_history_and_broken_ones_are_passed_over(tmp_path
         made(tmp_path, f"s/a/seed-{seed}", dataclasses.replace(record, seed=seed, identity=f"{seed:064x}"), 1.0, status)
     (tmp_path / "s/a/seed-2/summary.json").write_text("{")
     (tmp_path / "s/a/seed-3/run.json").write_text(json.dumps({"arm": "a"}))
-    (past,) = history(tmp_path)
+    (past,) = finished_runs(tmp_path)
     assert (past.seed, past.workload) == (0, None)
-    assert history(tmp_path / "nothing") == []
+    assert finished_runs(tmp_path / "nothing") == []
 
 
 def test_two_thousand_runs_are_scanned_within_a_second(tmp_path: Path) -> None:
@@ -179,5 +179,5 @@ def test_two_thousand_runs_are_scanned_within_a_second(tmp_path: Path) -> None:
             (folder / "run.json").write_text(info)
             (folder / "summary.json").write_text(summary)
     began = time.process_time()
-    assert len(history(tmp_path)) == 2000
+    assert len(finished_runs(tmp_path)) == 2000
     assert time.process_time() - began < 1.0

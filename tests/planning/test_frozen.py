@@ -173,10 +173,10 @@ def test_an_option_that_has_come_since_is_refused(
 
 EDITS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda plan: plan.update(version=99), "is a plan of version 99, and this lab reads version 1"),
-    (lambda plan: plan.pop("format"), "is no frozen plan; `lab plan SWEEP --save FILE` writes one"),
-    (lambda plan: plan.pop("arms"), "this is no plan as `lab plan --save` writes it"),
-    (lambda plan: plan["runs"][0].pop("seed"), "this is no plan as `lab plan --save` writes it"),
-    (lambda plan: plan["runs"][0].update(arm=7), "this is no plan as `lab plan --save` writes it"),
+    (lambda plan: plan.pop("format"), "isn't a frozen plan; `lab plan SWEEP --save FILE` writes one"),
+    (lambda plan: plan.pop("arms"), "this isn't a plan that `lab plan --save` wrote"),
+    (lambda plan: plan["runs"][0].pop("seed"), "this isn't a plan that `lab plan --save` wrote"),
+    (lambda plan: plan["runs"][0].update(arm=7), "this isn't a plan that `lab plan --save` wrote"),
     (lambda plan: plan["runs"][0].update(seed="x"), "runs[0].seed: expected a whole number"),
     (lambda plan: plan["runs"][3].update(seed=4), "mine/b/seed-4 would be another run here"),
     (
@@ -214,7 +214,7 @@ def test_what_is_no_plan_is_refused(folder: Path, text: str) -> None:
 def test_the_plan_beside_runs_is_told_from_a_frozen_one(folder: Path, frozen: Callable[[], dict[str, Any]]) -> None:
     frozen()
     saved = save_plan(plan_sweep("mine"), folder / "runs")
-    with pytest.raises(RequestError, match=r"is no frozen plan.*name the sweep"):
+    with pytest.raises(RequestError, match=r"isn't a frozen plan.*name the sweep"):
         load_plan(saved)
 
 

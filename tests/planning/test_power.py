@@ -14,7 +14,7 @@ from scipy import integrate, stats
 from statsmodels.stats.power import TTestPower
 
 from lab.planning.forecast.detectable import Noise, detectable, noise, pooled
-from lab.planning.forecast.history import Hardware, Past
+from lab.planning.forecast.history import FinishedRun, Hardware
 from lab.planning.forecast.power import MOST_SEEDS, POWER, power, seeds_needed, smallest_effect
 from tests.planning.plans import shipped
 
@@ -109,9 +109,9 @@ def test_a_single_pair_says_nothing_of_the_noise() -> None:
     assert pooled([[0.3], [0.7], []]) == (None, 0)
 
 
-def past(arm: str, seed: int, loss: float, **changes: object) -> Past:
+def past(arm: str, seed: int, loss: float, **changes: object) -> FinishedRun:
     run = next(run for run in shipped().runs if (run.arm, run.seed) == (arm, seed))
-    made = Past(
+    made = FinishedRun(
         sweep="quickstart", arm=arm, seed=seed, identity=run.identity, experiment="gemma2_tiny", baseline="gemma2",
         role="report", created="2026", tokens=run.tokens, metrics={"val/loss": loss},
         hardware=Hardware("cpu", "x", 1, "2"), workload=None, tokens_per_second=None, memory_bytes=None,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lab.planning.forecast.budget import Budget, fit
+from lab.planning.forecast.budget import Budget, fit_budget
 from lab.planning.forecast.detectable import detectable
 from lab.planning.forecast.estimate import Speeds, estimates
-from lab.planning.forecast.history import Hardware, Past
+from lab.planning.forecast.history import FinishedRun, Hardware
 from lab.planning.plan.model import Plan
-from lab.planning.show.notes import beyond
+from lab.planning.show.notes import arms_beyond_tolerance
 from lab.planning.show.preview import PlanPreview, difference_line
 from lab.planning.show.print_plan import ROWS, print_plan
 from lab.planning.solve.matching import Matching
@@ -24,10 +24,10 @@ from tests.planning.plans import shipped
 HERE = Hardware("cpu", "Xeon", 1, "2.13")
 
 
-def past(plan: Plan, measured: bool = True) -> list[Past]:
+def past(plan: Plan, measured: bool = True) -> list[FinishedRun]:
     losses = {"gemma2": (2.5, 2.6), "mha": (2.4, 2.56)}
     return [
-        Past(
+        FinishedRun(
             sweep=plan.sweep, arm=run.arm, seed=run.seed, identity=run.identity, experiment="gemma2_tiny",
             baseline=plan.baseline, role="report", created="2026", tokens=run.tokens,
             metrics={"val/loss": losses[run.arm][run.seed]}, hardware=HERE,
@@ -38,7 +38,7 @@ def past(plan: Plan, measured: bool = True) -> list[Past]:
     ]  # fmt: skip
 
 
-def preview(plan: Plan, seen: list[Past], **changes: Any) -> PlanPreview:
+def preview(plan: Plan, seen: list[FinishedRun], **changes: Any) -> PlanPreview:
     speeds = Speeds(seen, HERE)
     made = PlanPreview(
         plan, {run.identity: "finished" for run in seen}, estimates(plan.runs, speeds), detectable(plan, seen), 2
@@ -98,10 +98,10 @@ def test_the_detectable_effect_comes_with_the_noise_and_where_it_was_seen() -> N
 
 def test_larger_arms_are_named_where_nothing_is_matched() -> None:
     text = " ".join(shown(preview(shipped(), [])).split())
-    assert "nothing is matched; beside gemma2: global_only +5.6% training FLOPs" in text
+    assert "nothing is matched; compared with gemma2: global_only +5.6% training FLOPs" in text
     assert "mha +8.0% parameters, +7.3% training FLOPs" in text
     within = Matching(parameter_deviations={"a": 0.0, "b": 0.004}, flops_deviations={"a": 0.0, "b": -0.2})
-    assert beyond(within) == {"b": ["-20% training FLOPs"]}
+    assert arms_beyond_tolerance(within) == {"b": ["-20% training FLOPs"]}
 
 
 def test_what_is_matched_by_which_knob_and_how_closely() -> None:
@@ -112,12 +112,12 @@ def test_what_is_matched_by_which_knob_and_how_closely() -> None:
     )
     assert "nothing is matched" not in text
     text = " ".join(shown(preview(shipped("norms"), [])).split())
-    assert "as they are, no knob adjusted" in text
+    assert "no knob had to be adjusted" in text
 
 
 def test_needs_are_told() -> None:
     text = " ".join(shown(preview(shipped("distillation"), [])).split())
-    assert "distilled needs teacher (whose forward passes are in its FLOPs in all)" in text
+    assert "distilled needs teacher (its forward passes count in the total FLOPs)" in text
     teacher, student = (shipped("distillation").arms[arm][0].costs for arm in ("teacher", "plain"))
     more = teacher.forward_flops_per_token / student.flops_per_token
     assert f"distilled +{more:.0%} training FLOPs" in text
@@ -159,15 +159,15 @@ def test_many_arms_are_shown_in_part_with_the_baseline_among_them() -> None:
 def test_a_budget_is_told_as_seeds_tokens_and_effect() -> None:
     seen = past(shipped())
     power = detectable(shipped(), seen)
-    fitted = fit(shipped(), Budget.parse("2h"), Speeds(seen, HERE), power, parallel=2, threads=1, gpu=False)
+    fitted = fit_budget(shipped(), Budget.parse("2h"), Speeds(seen, HERE), power, parallel=2, threads=1, gpu=False)
     text = shown(preview(shipped(), seen, fit=fitted))
     assert "2h is " in text
     assert (
-        "times what this sweep takes (speed: measured in 2 runs; scaled from 4 runs; starting up is not counted)"
+        "times the cost of this sweep (speed: measured in 2 runs; scaled from 4 runs; starting up is not counted)"
         in text
     )
     assert "with its own 121k tokens: " in text
-    assert "The noise is assumed to stay as it was seen, whatever the tokens." in text
+    assert "The noise is assumed not to depend on the number of tokens." in text
     assert preview(shipped(), seen, fit=fitted).as_dict()["budget"]["choices"][0]["seeds"] == 2
 
 

@@ -16,7 +16,7 @@ from lab.composition.frozen.freeze import to_plain
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
-from lab.planning.solve.selection import Cell, Selection, Tried, select
+from lab.planning.solve.selection import Cell, Selection, TuningRun, select_cell
 from lab.records import Picked
 from lab.refusals import RequestError
 
@@ -79,10 +79,10 @@ def test_what_is_picked_stays_in_plan_json_when_the_sweep_is_submitted_again(swe
     sweep("arms: {a: {}}\n" + LR + "}")
     file = save_plan(plan_sweep("mine"), tmp_path)
     cells = [Cell("lr=0.001", {"optimizer.lr": 0.001}), Cell("lr=0.002", {"optimizer.lr": 0.002})]
-    tried = [Tried("lr=0.001", 1, "finished", 3.1), Tried("lr=0.002", 1, "finished", 3.0)]
-    selection.record(tmp_path, "mine", {"a": select("a", cells, tried, "val/loss")})
+    tried = [TuningRun("lr=0.001", 1, "finished", 3.1), TuningRun("lr=0.002", 1, "finished", 3.0)]
+    selection.record_picks(tmp_path, "mine", {"a": select_cell("a", cells, tried, "val/loss")})
     save_plan(plan_sweep("mine"), tmp_path)
-    assert selection.recorded(tmp_path, "mine")["a"].facts["values"] == {"optimizer.lr": 0.002}
+    assert selection.recorded_picks(tmp_path, "mine")["a"].facts["values"] == {"optimizer.lr": 0.002}
     assert len(json.loads(file.read_text())["runs"]) == 6
 
 
@@ -90,18 +90,21 @@ REFUSED = [
     (LR + ", seeds: [0, 5]}", "tune.seeds: seed 0 is reported too"),
     (LR + ", seeds: [0, 1]}\nseeds: [1, 0]", "tune.seeds: seeds 0, 1 are reported too"),
     (LR + ", seeds: [5, 5]}", "tune.seeds[1]: 5 appears twice"),
-    (LR + ", metric: val/los}", "tune.metric: no run measures 'val/los' for itself; did you mean 'val/loss'?"),
-    (LR + "}\nmetrics: [far/recall]", "tune.metric: no run measures 'far/recall' (the sweep's first metric)"),
+    (LR + ", metric: val/los}", "tune.metric: training runs don't measure 'val/los'; did you mean 'val/loss'?"),
+    (
+        LR + "}\nmetrics: [far/recall]",
+        "training runs don't measure 'far/recall' (the sweep's first metric)",
+    ),
     ("tune: {axes: {optimizer.lr: [1e-3]}}", "optimizer.lr: an axis of one value changes nothing"),
     ("tune: {axes: {optimizer.lr: [1e-3, 0.001]}}", "the value 0.001 appears twice"),
     ("tune: {axes: {seed: [5, 6]}}", "tune.axes.seed: the seed can't be an axis"),
     ("tune: {axes: {optimizer.lrr: [1e-3, 2e-3]}}", "mine.yaml:5: arm 'gqa': override 'optimizer.lrr=0.001'"),
-    (LR + "}\ngrid: {optimizer.lr: [1e-3, 5e-3]}", "optimizer.lr: grid.optimizer.lr sets it too"),
-    (LR + "}\nadd_one_in: {fast: {optimizer.lr: 1.0}}", "add_one_in.fast.optimizer.lr sets it too"),
-    (LR + "}\nleave_one_out: {x: {optimizer: {lr: 1.0}}}", "leave_one_out.x.optimizer sets it too"),
+    (LR + "}\ngrid: {optimizer.lr: [1e-3, 5e-3]}", "optimizer.lr: grid.optimizer.lr also sets it"),
+    (LR + "}\nadd_one_in: {fast: {optimizer.lr: 1.0}}", "add_one_in.fast.optimizer.lr also sets it"),
+    (LR + "}\nleave_one_out: {x: {optimizer: {lr: 1.0}}}", "leave_one_out.x.optimizer also sets it"),
     ("tune: {axes: {train.accelerator: [cpu, auto]}}", "are the same configuration in arm 'gqa'"),
-    ("match: params\ntune: {axes: {model.mlp.d_ff: [256, 512]}}", "what is tuned changes what is matched (params)"),
-    ("match: flops\ntune: {axes: {train.context: [64, 128]}}", "what is tuned changes what is matched (flops)"),
+    ("match: params\ntune: {axes: {model.mlp.d_ff: [256, 512]}}", "a tuned axis changes the matched quantity (params)"),
+    ("match: flops\ntune: {axes: {train.context: [64, 128]}}", "a tuned axis changes the matched quantity (flops)"),
 ]
 
 
@@ -129,7 +132,7 @@ def test_a_tuned_teacher_is_refused_as_nobody_knows_yet_which_run_it_is(sweep: W
 # Selection.
 
 
-def picked_by_hand(names: list[str], runs: list[Tried]) -> str | None:
+def picked_by_hand(names: list[str], runs: list[TuningRun]) -> str | None:
     """The rule, word for word."""
     best, lowest = None, math.inf
     for name in names:
@@ -159,41 +162,41 @@ _outcomes = st.tuples(st.just("finished"), _values | st.none()) | st.tuples(
 def test_the_pick_is_that_of_a_naive_loop(data: Any, n_cells: int, n_seeds: int, all_done: bool) -> None:
     names = [f"lr={n}" for n in range(n_cells)]
     one = st.tuples(st.just("finished"), _values) if all_done else _outcomes
-    runs = [Tried(name, seed, *data.draw(one)) for name in names for seed in range(n_seeds)]
+    runs = [TuningRun(name, seed, *data.draw(one)) for name in names for seed in range(n_seeds)]
     order = data.draw(st.permutations(runs))
-    found = select("a", [Cell(name, {"lr": n}) for n, name in enumerate(names)], order, "val/loss")
+    found = select_cell("a", [Cell(name, {"lr": n}) for n, name in enumerate(names)], order, "val/loss")
     assert (found.picked.name if found.picked else None) == picked_by_hand(names, runs)
-    assert found.hopeless == (not found.waiting and found.picked is None)
+    assert found.all_diverged == (not found.pending_runs and found.picked is None)
 
 
 def cells(*values: Any) -> list[Cell]:
     return [Cell(f"lr={value}", {"optimizer.lr": value}) for value in values]
 
 
-def tried(**by_cell: list[float | str]) -> list[Tried]:
+def tried(**by_cell: list[float | str]) -> list[TuningRun]:
     """Runs on seeds 5, 6, …: a loss, or a status."""
     return [
-        Tried(f"lr={name[1:]}", 5 + n, "finished", what, "sweep/arm/seed")
+        TuningRun(f"lr={name[1:]}", 5 + n, "finished", what, "sweep/arm/seed")
         if isinstance(what, float)
-        else Tried(f"lr={name[1:]}", 5 + n, what, None, f"sweep/a,lr={name[1:]}/seed-{5 + n}", "why not")
+        else TuningRun(f"lr={name[1:]}", 5 + n, what, None, f"sweep/a,lr={name[1:]}/seed-{5 + n}", "why not")
         for name, runs in by_cell.items()
         for n, what in enumerate(runs)
     ]
 
 
 def test_the_mean_over_the_seeds_decides_and_not_the_luckiest_run() -> None:
-    found = select("a", cells(1, 2), tried(_1=[1.0, 4.0], _2=[2.0, 2.0]), "val/loss")
+    found = select_cell("a", cells(1, 2), tried(_1=[1.0, 4.0], _2=[2.0, 2.0]), "val/loss")
     assert found.picked == cells(2)[0]
     assert found.means == {"lr=1": 2.5, "lr=2": 2.0}
     assert found.seeds == (5, 6)
 
 
 def test_of_equals_the_first_is_picked() -> None:
-    assert select("a", cells(3, 1, 2), tried(_3=[2.0], _1=[1.5], _2=[1.5]), "val/loss").picked == cells(1)[0]
+    assert select_cell("a", cells(3, 1, 2), tried(_3=[2.0], _1=[1.5], _2=[1.5]), "val/loss").picked == cells(1)[0]
 
 
 def test_one_diverged_seed_rules_its_cell_out_however_good_the_other_is() -> None:
-    found = select("a", cells(1, 2), tried(_1=[0.1, "diverged"], _2=[3.0, 3.0]), "val/loss")
+    found = select_cell("a", cells(1, 2), tried(_1=[0.1, "diverged"], _2=[3.0, 3.0]), "val/loss")
     assert found.picked == cells(2)[0]
     assert found.ruled_out == ("lr=1",)
     assert "of 2 values, 1 of which diverged" in found.describe()
@@ -201,21 +204,23 @@ def test_one_diverged_seed_rules_its_cell_out_however_good_the_other_is() -> Non
 
 @pytest.mark.parametrize("status", ["failed", "lost", "blocked", "queued", "running", "missing"])
 def test_nothing_is_picked_while_a_run_is_missing_as_it_may_be_the_best(status: str) -> None:
-    found = select("a", cells(1, 2), tried(_1=[status], _2=[3.0]), "val/loss")
+    found = select_cell("a", cells(1, 2), tried(_1=[status], _2=[3.0]), "val/loss")
     assert found.picked is None
-    assert not found.hopeless
+    assert not found.all_diverged
     assert found.describe() == (
         f"nothing picked yet: waiting for 1 tuning run, such as sweep/a,lr=1/seed-5 ({status}: why not)"
     )
 
 
 def test_a_run_that_is_missing_from_a_cell_that_diverged_is_not_waited_for() -> None:
-    assert select("a", cells(1, 2), tried(_1=["diverged", "failed"], _2=[3.0, 3.0]), "val/loss").picked == cells(2)[0]
+    assert (
+        select_cell("a", cells(1, 2), tried(_1=["diverged", "failed"], _2=[3.0, 3.0]), "val/loss").picked == cells(2)[0]
+    )
 
 
 def test_where_every_cell_diverged_nothing_is_reported_and_it_says_so() -> None:
-    found = select("a", cells(1, 2), tried(_1=["diverged"], _2=["diverged"]), "val/loss")
-    assert found.hopeless
+    found = select_cell("a", cells(1, 2), tried(_1=["diverged"], _2=["diverged"]), "val/loss")
+    assert found.all_diverged
     assert found.describe() == ("nothing picked: all 2 cells diverged on seed 5, so there are no runs to report")
 
 
@@ -228,22 +233,22 @@ def test_where_every_cell_diverged_nothing_is_reported_and_it_says_so() -> None:
     ],
 )
 def test_a_best_value_at_the_end_of_its_axis_is_noted(values: tuple[Any, ...], best: Any, edge: str | None) -> None:
-    runs = [Tried(f"lr={value}", 5, "finished", 1.0 if value is best else 2.0) for value in values]
-    found = select("a", cells(*values), runs, "val/loss")
+    runs = [TuningRun(f"lr={value}", 5, "finished", 1.0 if value is best else 2.0) for value in values]
+    found = select_cell("a", cells(*values), runs, "val/loss")
     assert found.edges == ({"optimizer.lr": edge} if edge else {})
 
 
 def test_a_pick_is_told_in_one_line() -> None:
-    found = select("a", cells(1, 2, 4), tried(_1=[3.0, 3.0], _2=[2.0, 2.0], _4=[1.0, 1.0]), "val/loss")
+    found = select_cell("a", cells(1, 2, 4), tried(_1=[3.0, 3.0], _2=[2.0, 2.0], _4=[1.0, 1.0]), "val/loss")
     assert found.describe() == (
         "optimizer.lr = 4, picked on seeds 5, 6 of 3 values; at the edge: the largest optimizer.lr tried"
     )
 
 
 def test_a_pick_on_record_is_kept_and_says_what_the_tuning_runs_say_now() -> None:
-    found = select("a", cells(1, 2), tried(_1=[3.0], _2=[2.0]), "val/loss")
-    kept = selection.kept(found, Picked("lr=1", (4,)))
+    found = select_cell("a", cells(1, 2), tried(_1=[3.0], _2=[2.0]), "val/loss")
+    kept = selection.with_recorded_pick(found, Picked("lr=1", (4,)))
     assert isinstance(kept, Selection)
-    assert (kept.picked, kept.derived, kept.seeds) == (cells(1)[0], cells(2)[0], (4,))
-    assert kept.describe().endswith("; kept, though the tuning runs now say lr=2")
-    assert selection.kept(found, Picked("lr=9", (4,))) is None
+    assert (kept.picked, kept.computed_pick, kept.seeds) == (cells(1)[0], cells(2)[0], (4,))
+    assert kept.describe().endswith("; kept, although the tuning runs now give lr=2")
+    assert selection.with_recorded_pick(found, Picked("lr=9", (4,))) is None

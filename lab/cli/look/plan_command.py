@@ -13,7 +13,7 @@ from lab.cli.options import json_option, root_option
 
 if TYPE_CHECKING:
     from lab.planning.forecast.budget import Budget
-    from lab.planning.forecast.history import Hardware, Past
+    from lab.planning.forecast.history import FinishedRun, Hardware
     from lab.planning.plan.model import Plan
     from lab.planning.show.preview import PlanPreview
 
@@ -75,13 +75,13 @@ def _preview(
 ) -> PlanPreview:
     """The plan with what is known of its runs under this root and on this machine."""
     from lab.dispatch.launchers.local.machine import available_gpus, divide_machine
-    from lab.planning.forecast.budget import fit
+    from lab.planning.forecast.budget import fit_budget
     from lab.planning.forecast.detectable import detectable
     from lab.planning.forecast.estimate import Speeds, estimates
-    from lab.planning.forecast.history import history
+    from lab.planning.forecast.history import finished_runs
     from lab.planning.show.preview import PlanPreview
 
-    past = history(root)
+    past = finished_runs(root)
     gpus = () if plan.runs[0].experiment.train.accelerator == "cpu" else available_gpus()
     pool = divide_machine(len(plan.runs), max_parallel=max_parallel, threads=threads, gpus=gpus)
     here = _hardware(gpu=bool(gpus), threads=pool.threads)
@@ -90,7 +90,7 @@ def _preview(
     affordable = None
     if budget is not None:
         device = here if budget.unit != "gpuh" or here.device != "cpu" else _elsewhere(past) or here
-        affordable = fit(
+        affordable = fit_budget(
             plan,
             budget,
             Speeds(past, device),
@@ -113,7 +113,7 @@ def _hardware(*, gpu: bool, threads: int) -> Hardware:
     return Hardware(device, facts_here["cpu"], threads, facts_here["torch"])
 
 
-def _elsewhere(past: list[Past]) -> Hardware | None:
+def _elsewhere(past: list[FinishedRun]) -> Hardware | None:
     """The GPU that most runs under the root were measured on: where a budget of GPU hours would be spent."""
     from collections import Counter
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lab.comparison.read.folders import Found, Shelf
 from lab.comparison.read.results import BUDGET, COSTS, MISSING, ArmResults, RunResult, SweepResults
 from lab.planning.solve import selection
-from lab.planning.solve.selection import Cell, Selection, Tried
+from lab.planning.solve.selection import Cell, Selection, TuningRun
 from lab.records import (
     BrokenRecord,
     Picked,
@@ -159,7 +159,7 @@ def _selection(arm: str, entries: list[_Entry], metric: str, entry: Picked | Non
     """What the arm picked: as recorded, else as its tuning runs say."""
     cells = {each.cell.name: each.cell for each in entries}
     tried = [
-        Tried(
+        TuningRun(
             each.cell.name,
             each.run.seed,
             each.run.status,
@@ -170,8 +170,8 @@ def _selection(arm: str, entries: list[_Entry], metric: str, entry: Picked | Non
         for each in entries
         if each.role == "tune"
     ]
-    made = selection.select(arm, list(cells.values()), tried, metric)
-    return selection.kept(made, entry) or made
+    made = selection.select_cell(arm, list(cells.values()), tried, metric)
+    return selection.with_recorded_pick(made, entry) or made
 
 
 def _costs(found: Found | None) -> dict[str, float]:

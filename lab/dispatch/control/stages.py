@@ -16,7 +16,7 @@ from lab.dispatch.status.cluster_view import settle
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
-from lab.planning.solve.selection import Selection, Tried
+from lab.planning.solve.selection import Selection, TuningRun
 from lab.records import BrokenRecord, Picked, RunFolder, note_folders, noted_folders
 
 
@@ -91,7 +91,7 @@ class Stages:
         """The reporting runs of arms that have picked since the last call."""
         assert self._tuning is not None
         assert self._plan.tune_metric is not None
-        before = selection.recorded(self._root, self._plan.sweep)
+        before = selection.recorded_picks(self._root, self._plan.sweep)
         self._elsewhere = noted_folders(self._root, self._plan.sweep)
         found: list[PlannedRun] = []
         for arm, runs in self._plan.arms.items():
@@ -101,14 +101,14 @@ class Stages:
             tried = [
                 _tried(run, self._tuning[run.identity], self._plan.tune_metric) for run in runs if run.role == "tune"
             ]
-            made = selection.select(arm, cells, tried, self._plan.tune_metric)
+            made = selection.select_cell(arm, cells, tried, self._plan.tune_metric)
             made = self.selections[arm] = self._kept(made, before.get(arm), runs)
             if made.picked is not None:
-                if not made.kept and (arm not in before or before[arm].cell != made.picked.name):
+                if not made.is_recorded and (arm not in before or before[arm].cell != made.picked.name):
                     self._news.append(f"{arm}: {made.describe()}")
                 self._begun.add(arm)
                 found += [run for run in runs if run.role == "report" and run.cell.name == made.picked.name]
-        selection.record(self._root, self._plan.sweep, self.selections)
+        selection.record_picks(self._root, self._plan.sweep, self.selections)
         return found
 
     def _kept(self, made: Selection, before: Picked | None, runs: Iterable[PlannedRun]) -> Selection:
@@ -116,7 +116,7 @@ class Stages:
 
         A pick on a seed that is reported now can't stand: it would look too good on it.
         """
-        kept = selection.kept(made, before)
+        kept = selection.with_recorded_pick(made, before)
         if kept is None or kept.picked is None or self._reselect:
             return made
         name = kept.picked.name
@@ -140,16 +140,16 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _tried(run: PlannedRun, folder: RunFolder, metric: str) -> Tried:
+def _tried(run: PlannedRun, folder: RunFolder, metric: str) -> TuningRun:
     try:
         summary, state = folder.summary, folder.state
     except BrokenRecord as error:
-        return Tried(run.cell.name, run.seed, "failed", None, run.folder_name, str(error))
+        return TuningRun(run.cell.name, run.seed, "failed", None, run.folder_name, str(error))
     # A summary is written only when the result stands, and that run is never run again: it decides.
     status = (summary and summary.status) or state.status
     reason = summary.reason if summary else state.reason
     value = summary.metrics.get(metric) if summary and status == "finished" else None
-    return Tried(run.cell.name, run.seed, status, value, run.folder_name, reason)
+    return TuningRun(run.cell.name, run.seed, status, value, run.folder_name, reason)
 
 
 def _stands(root: Path, run: PlannedRun, elsewhere: Mapping[str, str]) -> bool:

@@ -95,7 +95,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
         return outcome.explain_stop(f"`lab submit {plan.sweep}` goes on with what is missing", warn)
     outcome.explain(root, warn)
     for selection in stages.unpicked:
-        if launcher.foreground or selection.stuck or selection.hopeless:
+        if launcher.foreground or selection.stuck_runs or selection.all_diverged:
             warn(f"{selection.arm}: {selection.describe()}")
     if waits:
         return _code_of_rows(display, plan.sweep, warn)
@@ -104,7 +104,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
         if request.continuation is not None and not sent.continues:
             say("once the tuning runs have ended, it sends the runs of what each arm picks")
     left_failed = submission.failed and not options.retry_failed and not (launcher.foreground and has_work)
-    return int(bool(outcome.has_failed or left_failed) or any(selection.stuck for selection in stages.unpicked))
+    return int(bool(outcome.has_failed or left_failed) or any(selection.stuck_runs for selection in stages.unpicked))
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _planned(plan: Plan, root: Path, options: SubmitOptions) -> Request:
 
 def _request(submission: Submission, stages: Stages, plan: Plan, root: Path, options: SubmitOptions) -> Request:
     """What a launcher is to do about a stage."""
-    more_to_come = any(selection.waiting and not selection.stuck for selection in stages.unpicked)
+    more_to_come = any(selection.pending_runs and not selection.stuck_runs for selection in stages.unpicked)
     return Request(
         root,
         tuple(submission.to_run),

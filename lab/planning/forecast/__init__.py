@@ -1,1 +1,1 @@
-"""What a plan will take, and what it can find: time, memory, statistical power, budget."""
+"""Forecasts for a plan: time, memory, statistical power, and what fits into a budget."""

@@ -1,4 +1,4 @@
-"""What a budget buys: which seeds and training tokens fit into it, and what each choice costs in detectable effect."""
+"""What a budget buys: the seeds and training tokens that fit into it, and the effect that each choice can detect."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from lab.refusals import RequestError
 
 UNITS = {"gpuh": 3600.0, "cpuh": 3600.0, "h": 3600.0, "m": 60.0, "flops": 1.0}
 SEEDS = (2, 3, 5, 8, 13, 21, 34, 55, 89)
+"""Numbers of seeds that are offered."""
 MOST_SEEDS = 1000
 _MANY = 500
-"""Runs a worker from which on it doesn't matter which of them is the last."""
+"""With more runs per worker than this, the order of the runs hardly changes when the last one ends."""
 _TEXT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]+)?)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
@@ -28,9 +29,9 @@ class Budget:
     """An amount of compute.
 
     Attributes:
-        text: as it was written.
-        unit: gpuh (hours of GPUs in all), cpuh (hours of processor cores in all), h or m (time on this machine), flops.
-        amount: in seconds, or in FLOPs.
+        text: the budget as written.
+        unit: gpuh (total GPU hours), cpuh (total hours of processor cores), h or m (time on this machine), or flops.
+        amount: the amount in seconds, or in FLOPs.
     """
 
     text: str
@@ -39,32 +40,33 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """A budget such as 200gpuh, 16cpuh, 2h, 90m or 1e18flops.
+        """Parse a budget such as 200gpuh, 16cpuh, 2h, 90m or 1e18flops.
 
         Raises:
-            RequestError: it is none, with examples.
+            RequestError: the text isn't a budget, or the amount isn't positive and finite.
         """
         match = _TEXT.fullmatch(text)
         unit = match[2].lower() if match else ""
         part = f"--budget '{text}'"
         if match is None or unit not in UNITS:
-            problem = "expected such as 200gpuh, 16cpuh, 2h, 90m or 1e18flops"
+            problem = "expected an amount such as 200gpuh, 16cpuh, 2h, 90m or 1e18flops"
             raise RequestError(problem, kind="usage", part=part, given=text)
         amount = float(match[1]) * UNITS[unit]
         if not 0 < amount < math.inf:
-            problem = "must be more than nothing and finite, such as 2h or 1e18flops"
+            problem = "must be finite and more than 0, such as 2h or 1e18flops"
             raise RequestError(problem, kind="usage", part=part, given=text)
         return cls(text.strip(), unit, amount)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Seeds and tokens that fit.
+    """A number of seeds and tokens that fits into the budget.
 
     Attributes:
-        tokens: training tokens of a baseline's run; arms whose tokens differ keep their proportion.
-        used: of the budget, as a fraction.
-        effect: the smallest detectable, None where the noise is unknown.
+        seeds: reporting seeds of each arm.
+        tokens: training tokens of a run of the baseline. Arms with other numbers of tokens keep their ratio to it.
+        used: the used fraction of the budget.
+        effect: the smallest detectable effect; None if the noise is unknown.
     """
 
     seeds: int
@@ -74,14 +76,15 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a budget allows.
+class BudgetFit:
+    """What fits into a budget.
 
     Attributes:
-        basis: what the speeds rest on, in words; empty for FLOPs.
-        own: the sweep's own tokens with the most seeds that fit; None where not even two do.
-        choices: for growing numbers of seeds the most tokens that fit.
-        needed: what the sweep costs as it is, as a fraction of the budget.
+        budget: the budget.
+        basis: the measurements behind the speeds, in words; empty for a budget in FLOPs.
+        own: the sweep's own tokens with the most seeds that fit; None if fewer than two seeds fit.
+        choices: the most tokens that fit, for increasing numbers of seeds.
+        needed: the cost of the sweep as written, as a fraction of the budget.
     """
 
     budget: Budget
@@ -91,38 +94,46 @@ class Fit:
     needed: float
 
     def as_dict(self) -> dict[str, object]:
+        """The content of `budget` in `lab plan --json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """An arm: one run that represents all of its runs, what a run costs by its tokens, and how many help to tune."""
+    """The costs of an arm.
+
+    Attributes:
+        run: a run that represents all runs of the arm.
+        cost: training tokens → cost of one run, in seconds or FLOPs.
+        tuning: the number of its tuning runs.
+    """
 
     run: PlannedRun
     cost: Callable[[int], float]
     tuning: int
 
 
-def fit(
+def fit_budget(
     plan: Plan, budget: Budget, speeds: Speeds | None, power: Detectable, *, parallel: int, threads: int, gpu: bool
-) -> Fit:
+) -> BudgetFit:
     """Which seeds and tokens fit into a budget.
 
-    Every run counts, those that are finished too. The noise is taken to stay as it was seen, whatever the tokens.
+    All runs are counted, including finished ones. The noise is assumed not to depend on the number of tokens.
 
     Args:
-        speeds: on the hardware that the budget is about; not needed for FLOPs.
-        parallel: runs at once on this machine, for a budget in hours or minutes.
-        threads: cores that each run holds.
-        gpu: whether those speeds are a GPU's.
+        speeds: the speeds on the hardware of the budget; not needed for a budget in FLOPs.
+        power: what the sweep as written can detect.
+        parallel: the number of runs at once on this machine, for a budget in hours or minutes.
+        threads: the cores that each run occupies.
+        gpu: whether the speeds are those of a GPU.
     Raises:
-        RequestError: nothing measured says how fast the runs are.
+        RequestError: the speed of a run is unknown, or the unit doesn't fit the hardware.
     """
     if budget.unit == "gpuh" and not gpu:
         raise _unmeasured(plan, budget, needs_gpu=True)
     if budget.unit == "cpuh" and gpu:
         fix = "give gpuh, or train.accelerator=cpu"
-        raise RequestError("these runs take a GPU", kind="conflict", part=f"--budget {budget.text}", fix=fix)
+        raise RequestError("these runs use a GPU", kind="conflict", part=f"--budget {budget.text}", fix=fix)
     arms, basis = [], set()
     for runs in plan.arms.values():
         first = next(run for run in runs if run.role == "report")
@@ -137,7 +148,7 @@ def fit(
     own_tokens = cost.base.experiment.train.tokens
 
     def choice(seeds: int, tokens: int) -> Choice:
-        return Choice(seeds, cost.whole(tokens), cost.of(seeds, tokens) / budget.amount, _effect(power, seeds))
+        return Choice(seeds, cost.whole_steps(tokens), cost.of(seeds, tokens) / budget.amount, _effect(power, seeds))
 
     most = _largest(lambda seeds: cost.of(seeds, own_tokens) <= budget.amount, 2, MOST_SEEDS)
     choices = []
@@ -146,7 +157,7 @@ def fit(
         if tokens is None:
             break
         choices.append(choice(seeds, tokens))
-    return Fit(
+    return BudgetFit(
         budget,
         "; ".join(sorted(basis)),
         None if most is None else choice(most, own_tokens),
@@ -156,7 +167,7 @@ def fit(
 
 
 class _Cost:
-    """What seeds and tokens cost, in seconds or FLOPs."""
+    """The cost of the sweep by seeds and tokens, in seconds or FLOPs."""
 
     def __init__(self, arms: Sequence[_Arm], baseline: str, budget: Budget, parallel: int, threads: int) -> None:
         self.arms, self.budget, self.parallel, self.threads = arms, budget, parallel, threads
@@ -173,13 +184,13 @@ class _Cost:
         cores = self.threads if self.budget.unit == "cpuh" else 1
         return cores * math.fsum(cost * runs for cost, runs in costs)
 
-    def whole(self, tokens: int) -> int:
-        """Tokens as they are trained on: whole steps."""
+    def whole_steps(self, tokens: int) -> int:
+        """A number of tokens rounded up to whole steps."""
         train = at_tokens(self.base.experiment, tokens).train
         return train.steps * train.tokens_per_step
 
     def most_tokens(self, seeds: int, amount: float) -> int | None:
-        """The most tokens, in whole steps, that fit; None where not even the shortest training does."""
+        """The most tokens, in whole steps, that fit; None if not even one step fits or a schedule doesn't."""
         step = self.base.experiment.train.tokens_per_step
         steps = _largest(lambda n: self.of(seeds, n * step) <= amount, 1, 2**50 // step)
         if steps is None or not all(self._trains(arm.run, steps * step) for arm in self.arms):
@@ -187,7 +198,7 @@ class _Cost:
         return steps * step
 
     def _trains(self, run: PlannedRun, tokens: int) -> bool:
-        """Whether a run's schedule fits into the baseline's number of tokens."""
+        """Whether a run's schedule fits if the baseline trains on this many tokens."""
         scaled = max(1, round(run.experiment.train.tokens * tokens / self.base.experiment.train.tokens))
         try:
             at_tokens(run.experiment, scaled)
@@ -214,10 +225,11 @@ def _cost(run: PlannedRun, tokens_per_second: float | None) -> Callable[[int], f
 
 
 def _makespan(costs: Sequence[tuple[float, int]], parallel: int) -> float:
-    """When the last of all runs ends if each begins as soon as a worker is free, in the plan's order.
+    """The time until the last run ends if each run starts as soon as a worker is free, in the plan's order.
 
     Args:
-        costs: of each arm, what one of its runs takes, and how many there are.
+        costs: (seconds of a run, number of runs) for each arm.
+        parallel: the number of workers.
     """
     if parallel == 1 or sum(runs for _, runs in costs) > _MANY * parallel:
         return math.fsum(cost * runs for cost, runs in costs) / parallel
@@ -229,7 +241,7 @@ def _makespan(costs: Sequence[tuple[float, int]], parallel: int) -> float:
 
 
 def _largest(holds: Callable[[int], bool], least: int, most: int) -> int | None:
-    """The largest number, from least to most, up to which a condition holds; None where it doesn't hold at all."""
+    """The largest number between least and most up to which a condition holds; None if it doesn't hold at `least`."""
     if not holds(least):
         return None
     low, high = least, 2 * least
@@ -252,7 +264,7 @@ def _unmeasured(plan: Plan, budget: Budget, *, needs_gpu: bool) -> RequestError:
     experiment = plan.runs[0].experiment.name
     problem = f"no run of this kind has been measured {'on a GPU' if needs_gpu else 'on this hardware'}"
     fix = (
-        f"run `lab train {experiment}` once {'there' if needs_gpu else 'here'}, or give the budget in FLOPs, such as "
-        "1e15flops"
+        f"run `lab train {experiment}` once {'on a GPU' if needs_gpu else 'here'}, or give the budget in FLOPs, such "
+        "as 1e15flops"
     )
     return RequestError(problem, kind="unavailable", part=f"--budget {budget.text}", fix=fix)

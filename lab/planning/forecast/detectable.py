@@ -1,4 +1,4 @@
-"""The smallest effect that a plan's seeds can detect, given the noise seen so far. The formulas are in power.py."""
+"""The smallest effect that a plan's seeds can detect, given the noise of finished runs. Formulas are in `power.py`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from lab.planning.forecast.history import Past
+from lab.planning.forecast.history import FinishedRun
 from lab.planning.forecast.power import ALPHA, POWER, seeds_needed, seeds_to_equate, smallest_effect
 from lab.planning.plan.model import Plan
 
 TARGET = 0.01
-"""The effect whose price in seeds every plan says, in the metric's unit (nats for a loss)."""
+"""Every plan shows how many seeds it takes to detect this effect, in the metric's unit (nats for a loss)."""
 Source = Literal["this sweep", "other runs", "unknown"]
 
 
@@ -21,9 +21,9 @@ class Noise:
     """How much a difference from the baseline varies from seed to seed.
 
     Attributes:
-        sd: standard deviation of the differences, pooled over arms; None where it is unknown.
-        degrees: of freedom behind it: pairs less one, summed over arms.
-        source: the finished runs of this plan; else other runs of the same experiment and tokens under the root.
+        sd: the standard deviation of the differences, pooled over arms; None if it is unknown.
+        degrees: the degrees of freedom: pairs minus one, summed over arms.
+        source: the runs behind it: finished runs of this sweep, or other runs of the same experiment and tokens.
     """
 
     sd: float | None = None
@@ -33,17 +33,22 @@ class Noise:
 
 @dataclass(frozen=True)
 class Detectable:
-    """What a plan can find out.
+    """What a plan can detect.
 
     Attributes:
-        metric: that decides.
-        seeds: that each arm reports.
-        comparisons: arms less the baseline.
-        effect: smallest difference found with the power asked for; None where the noise is unknown or seeds are one.
-        seeds_for_target: seeds that finding the target would take; None where the noise is unknown.
-        equivalence: the sweep's margin; None where it has none.
-        seeds_for_equivalence: seeds that show an arm without any true difference to be within the margin; None where
-            there is no margin or the noise is unknown.
+        metric: the metric that decides.
+        noise: the noise of a difference in it.
+        seeds: the reporting seeds of each arm.
+        comparisons: the number of arms without the baseline.
+        effect: the smallest difference that is detected with probability `power`; None if the noise is unknown, or with
+            a single seed.
+        seeds_for_target: the seeds that it takes to detect the target; None if the noise is unknown.
+        target: the effect for `seeds_for_target`, in the metric's unit.
+        alpha: the significance level of all comparisons together.
+        power: the probability of detecting a true effect.
+        equivalence: the sweep's margin of equivalence; None if it has none.
+        seeds_for_equivalence: the seeds that it takes to show that an arm without a true difference is within the
+            margin; None if there is no margin or the noise is unknown.
     """
 
     metric: str
@@ -59,12 +64,13 @@ class Detectable:
     seeds_for_equivalence: int | None = None
 
     def as_dict(self) -> dict[str, object]:
+        """The content of `power` in `lab plan --json`."""
         return asdict(self)
 
 
-def detectable(plan: Plan, past: Iterable[Past]) -> Detectable:
-    """What the plan's seeds can detect in its first metric, given the finished runs under the root."""
-    observed = noise(plan, past)
+def detectable(plan: Plan, history: Iterable[FinishedRun]) -> Detectable:
+    """What the plan's seeds can detect in its first metric, given the finished runs under the root, oldest first."""
+    observed = noise(plan, history)
     seeds = len({run.seed for run in plan.runs if run.role == "report"})
     comparisons = len(plan.arms) - 1
     sd, margin = observed.sd if comparisons > 0 else None, plan.equivalence
@@ -80,28 +86,34 @@ def detectable(plan: Plan, past: Iterable[Past]) -> Detectable:
     )
 
 
-def noise(plan: Plan, past: Iterable[Past]) -> Noise:
-    """The noise of the plan's first metric: of its own finished runs, else of others of its experiment and tokens."""
+def noise(plan: Plan, history: Iterable[FinishedRun]) -> Noise:
+    """The noise of the plan's first metric.
+
+    It comes from the sweep's own finished runs, or else from other runs of the same experiment and number of tokens.
+    """
     metric = plan.metrics[0]
-    usable = [run for run in past if run.role == "report" and math.isfinite(run.metrics.get(metric, math.nan))]
+    usable = [run for run in history if run.role == "report" and math.isfinite(run.metrics.get(metric, math.nan))]
     planned = {run.identity for run in plan.runs}
     own = [run for run in usable if run.identity in planned and run.sweep == plan.sweep]
     sd, degrees = pooled(_differences(own, metric, plan.baseline))
     if sd is not None:
         return Noise(sd, degrees, "this sweep")
     alike = {(run.experiment.name, run.tokens) for run in plan.runs}
-    sweeps: dict[str, list[Past]] = {}
+    sweeps: dict[str, list[FinishedRun]] = {}
     for run in usable:
         if (run.experiment, run.tokens) in alike:
             sweeps.setdefault(run.sweep, []).append(run)
-    # A sweep's baseline is the one in force when its newest run was made.
+    # The baseline of another sweep is the one that its newest run records.
     groups = [_differences(runs, metric, runs[-1].baseline) for runs in sweeps.values()]
     sd, degrees = pooled([differences for group in groups for differences in group])
     return Noise() if sd is None else Noise(sd, degrees, "other runs")
 
 
 def pooled(samples: Iterable[Sequence[float]]) -> tuple[float | None, int]:
-    """Standard deviation within samples, each about its own mean, and its degrees of freedom; None without any."""
+    """The pooled standard deviation of samples, each about its own mean, and its degrees of freedom.
+
+    The standard deviation is None if there are no degrees of freedom.
+    """
     squares, degrees = 0.0, 0
     for values in samples:
         mean = math.fsum(values) / max(1, len(values))
@@ -110,10 +122,10 @@ def pooled(samples: Iterable[Sequence[float]]) -> tuple[float | None, int]:
     return (math.sqrt(squares / degrees), degrees) if degrees else (None, 0)
 
 
-def _differences(runs: Iterable[Past], metric: str, baseline: str) -> list[list[float]]:
-    """Of each other arm, its differences from the baseline over the seeds that both have."""
+def _differences(runs: Iterable[FinishedRun], metric: str, baseline: str) -> list[list[float]]:
+    """For each arm but the baseline, the differences from the baseline over the seeds that both have."""
     arms: dict[str, dict[int, float]] = {}
-    for run in runs:  # oldest first: a newer run of the same arm and seed counts
+    for run in runs:  # oldest first, so that a newer run of the same arm and seed replaces an older one
         arms.setdefault(run.arm, {})[run.seed] = run.metrics[metric]
     base = arms.pop(baseline, {})
     return [[values[seed] - base[seed] for seed in values if seed in base] for values in arms.values()]

@@ -1,6 +1,7 @@
-"""How long a run takes and how much memory, from runs that have been measured on the same hardware.
+"""Estimates of a run's time and memory, from runs that were measured on the same hardware.
 
-Time is of training and validation: a forward pass is a third of training's FLOPs. Starting up is left out.
+The time covers training and validation, where a forward pass takes a third of a training step's FLOPs. It leaves out
+starting up.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Literal
 
-from lab.planning.forecast.history import Hardware, Past
+from lab.planning.forecast.history import FinishedRun, Hardware
 from lab.planning.plan.model import PlannedRun
 from lab.records import Workload
 from lab.training.experiment import Experiment
 
 STATE_BYTES = 16
-"""Bytes of each parameter while it is trained: its fp32 weight, its gradient and two moments."""
+"""Bytes for each parameter during training: the fp32 weight, its gradient and two moments."""
 NEAREST = 3
-"""Workloads that an unmeasured one is scaled from."""
+"""The number of measured workloads from which an unmeasured one is scaled."""
 
 Basis = Literal["measured", "scaled", "unknown"]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a workload runs, and in how much memory.
+    """The speed and memory of a workload.
 
     Attributes:
-        basis: runs of the very workload; runs of others, scaled by FLOPs a token; or nothing.
-        runs: how many were measured.
-        note: what else was different there, such as the threads; empty where nothing was.
+        basis: `measured` from runs of this workload, `scaled` by FLOPs per token from other workloads, or `unknown`.
+        runs: the number of measured runs.
+        tokens_per_second: training tokens per second; None if it is unknown.
+        memory_bytes: peak memory in bytes; None if it is unknown.
+        note: what was different in the measured runs, such as the threads; empty if nothing was.
     """
 
     basis: Basis = "unknown"
@@ -51,32 +54,33 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate(Speed):
-    """A run's speed and what it makes of the run's tokens.
+    """The speed and duration of a run.
 
     Attributes:
-        seconds: of training and validation; None where it is unknown.
+        seconds: the time for training and validation; None if it is unknown.
     """
 
     seconds: float | None = None
 
     def as_dict(self) -> dict[str, object]:
+        """The run's entry of `estimates` in `lab plan --json`."""
         return asdict(self)
 
 
 class Speeds:
-    """The speeds of workloads on one hardware.
+    """The speeds of workloads on one kind of hardware.
 
     Args:
-        past: finished runs; those on other devices are passed over.
+        history: finished runs; those on other devices are ignored.
+        hardware: the hardware.
     """
 
-    def __init__(self, past: Iterable[Past], hardware: Hardware) -> None:
+    def __init__(self, history: Iterable[FinishedRun], hardware: Hardware) -> None:
         self.hardware = hardware
-        here = [run for run in past if run.workload is not None and run.tokens_per_second and self._comparable(run)]
-        self._by_digest: dict[str, list[Past]] = {}
-        for run in here:
-            assert run.workload is not None
-            self._by_digest.setdefault(run.workload.digest, []).append(run)
+        self._by_digest: dict[str, list[FinishedRun]] = {}
+        for run in history:
+            if run.workload is not None and run.tokens_per_second and self._is_comparable(run):
+                self._by_digest.setdefault(run.workload.digest, []).append(run)
         self._known: dict[str, Speed] = {}
 
     def of(self, workload: Workload) -> Speed:
@@ -86,12 +90,12 @@ class Speeds:
             self._known[workload.digest] = self._measured(same) if same else self._scaled(workload)
         return self._known[workload.digest]
 
-    def _comparable(self, run: Past) -> bool:
-        same = run.hardware.device == self.hardware.device
-        return same and (self.hardware.device != "cpu" or run.hardware.cpu == self.hardware.cpu)
+    def _is_comparable(self, run: FinishedRun) -> bool:
+        is_same_device = run.hardware.device == self.hardware.device
+        return is_same_device and (self.hardware.device != "cpu" or run.hardware.cpu == self.hardware.cpu)
 
-    def _measured(self, runs: Sequence[Past]) -> Speed:
-        """The medians over runs of one workload, of those under the most alike circumstances."""
+    def _measured(self, runs: Sequence[FinishedRun]) -> Speed:
+        """The medians over runs of one workload, from those whose threads and torch version match best."""
         own = self.hardware
         groups = [
             ("", [run for run in runs if (run.hardware.threads, run.hardware.torch) == (own.threads, own.torch)]),
@@ -112,37 +116,40 @@ class Speeds:
             note,
         )
 
-    def _share(self, run: Past) -> float:
-        """Fewer threads are at worst slower in proportion, and more are at worst no faster."""
+    def _share(self, run: FinishedRun) -> float:
+        """The fraction of a run's measured speed to expect with this hardware's threads.
+
+        It is a lower bound: with fewer threads the speed falls at most in proportion, with more it doesn't fall.
+        """
         own, theirs = self.hardware.threads, run.hardware.threads
         return min(1.0, own / theirs) if self.hardware.device == "cpu" and own and theirs else 1.0
 
     def _scaled(self, workload: Workload) -> Speed:
-        """From the workloads of the same precision with the nearest FLOPs a token, at as many FLOPs a second."""
+        """The speed at equal FLOPs per second, from workloads of equal precision with the nearest FLOPs per token."""
         groups = [(runs[0].workload, self._measured(runs)) for runs in self._by_digest.values()]
-        alike = [(other, speed) for other, speed in groups if other and other.precision == workload.precision]
-        alike.sort(key=lambda pair: abs(math.log(pair[0].flops_per_token / workload.flops_per_token)))
-        near = alike[:NEAREST]
-        if not near:
+        others = [(other, speed) for other, speed in groups if other and other.precision == workload.precision]
+        others.sort(key=lambda pair: abs(math.log(pair[0].flops_per_token / workload.flops_per_token)))
+        nearest = others[:NEAREST]
+        if not nearest:
             return Speed()
         speeds = [
             speed.tokens_per_second * other.flops_per_token / workload.flops_per_token
-            for other, speed in near
+            for other, speed in nearest
             if speed.tokens_per_second
         ]
-        memories = [(other, speed.memory_bytes) for other, speed in alike if speed.memory_bytes]
+        memories = [(other, speed.memory_bytes) for other, speed in others if speed.memory_bytes]
         return Speed(
             "scaled",
-            sum(speed.runs for _, speed in near),
+            sum(speed.runs for _, speed in nearest),
             median(speeds),
             _memory(workload, memories) if memories else None,
-            near[0][1].note,
+            nearest[0][1].note,
         )
 
 
 def estimates(runs: Iterable[PlannedRun], speeds: Speeds) -> dict[str, Estimate]:
     """Identity → estimate, for every run."""
-    by_cell: dict[tuple[str, str], Estimate] = {}  # seeds differ in nothing that takes time
+    by_cell: dict[tuple[str, str], Estimate] = {}  # the seed doesn't change the time
     by_identity = {}
     for run in runs:
         cell = (run.arm, run.cell.name)
@@ -160,7 +167,7 @@ def estimate(run: PlannedRun, speeds: Speeds) -> Estimate:
 
 
 def passes(experiment: Experiment) -> float:
-    """The work of a whole run in training tokens: those, and a third of each token that is validated on."""
+    """The work of a whole run in units of training tokens; a validation token counts as a third."""
     train, validation = experiment.train, experiment.validation
     interval = validation.interval(train.tokens_per_step)
     times = 1 if interval is None else -(-train.steps // interval)
@@ -168,19 +175,20 @@ def passes(experiment: Experiment) -> float:
 
 
 def at_tokens(experiment: Experiment, tokens: int) -> Experiment:
-    """The experiment with another budget.
+    """The experiment with another number of training tokens.
 
     Raises:
-        OptionError: its schedule doesn't fit into it.
+        OptionError: the schedule doesn't fit into it.
     """
     return replace(experiment, train=replace(experiment.train, tokens=tokens))
 
 
 def _memory(workload: Workload, measured: Sequence[tuple[Workload, float]]) -> float:
-    """Memory from what other workloads took beyond their training state, in proportion to a forward pass's FLOPs.
+    """The memory of a workload in bytes: its training state, and an extrapolation of the rest from measured workloads.
 
-    A line through those (libraries, then activations); through one alone, its proportion for a larger workload and the
-    same for a smaller: at least enough.
+    The rest is a linear fit in the FLOPs of a forward pass: a constant for libraries, a slope for activations. With one
+    measured workload, it grows in proportion for a larger workload and stays the same for a smaller one, so that the
+    estimate isn't too low.
     """
 
     def work(of: Workload) -> float:

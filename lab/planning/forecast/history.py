@@ -1,6 +1,6 @@
-"""What the finished runs under a root came to and cost: what estimates and the noise seen so far are made of.
+"""The finished runs under a root, with their results and costs: the basis of estimates and of the noise.
 
-Two small JSON files a run are read, never its configuration: ten thousand runs take about a second.
+Only two small JSON files of each run are read, not its configuration: ten thousand runs take about a second.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from lab.records import BrokenRecord, RunFolder, RunRecord, Summary, Workload, r
 
 @dataclass(frozen=True)
 class Hardware:
-    """What decides how fast a workload runs.
+    """The hardware and software that decide how fast a workload runs.
 
     Attributes:
-        device: `cpu`, or a GPU's name.
+        device: `cpu`, or the GPU's name.
         cpu: the processor's name.
-        threads: of each run.
-        torch: its version.
+        threads: the threads of each run.
+        torch: the version of torch.
     """
 
     device: str
@@ -30,17 +30,21 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Past:
+class FinishedRun:
     """A finished run.
 
     Attributes:
-        identity: of its configuration.
-        baseline: the arm that its sweep compared it with when the run was made.
+        identity: the identity of its configuration.
+        experiment: the experiment's name.
+        baseline: the baseline of its sweep when the run was made.
         role: `report` or `tune`.
-        tokens: that it was trained on.
+        created: when the run folder was created, in ISO 8601.
+        tokens: the number of training tokens.
         metrics: name → final value.
-        tokens_per_second, memory_bytes: as measured; None where they weren't.
-        workload: None where the run doesn't say.
+        hardware: the hardware of its last attempt.
+        workload: its workload; None if it isn't recorded.
+        tokens_per_second: the measured training speed; None if it wasn't measured.
+        memory_bytes: the measured peak memory in bytes; None if it wasn't measured.
     """
 
     sweep: str
@@ -59,24 +63,29 @@ class Past:
     memory_bytes: float | None
 
 
-def history(root: Path) -> list[Past]:
-    """Every finished run below the root, oldest first. What can't be read is passed over: `lab status` reports it."""
-    found = []
+def finished_runs(root: Path) -> list[FinishedRun]:
+    """Every finished run below the root, oldest first.
+
+    Folders that can't be read are skipped: `lab status` lists them.
+    """
+    runs = []
     for path in run_paths(root):
         run = RunFolder(path)
         with suppress(BrokenRecord):
             summary = run.summary
-            if summary is not None and summary.status == "finished" and (past := _past(run.record, summary)):
-                found.append(past)
-    return sorted(found, key=lambda past: (past.created, past.sweep, past.arm, past.seed))
+            if summary is None or summary.status != "finished":
+                continue
+            if (finished_run := _finished_run(run.record, summary)) is not None:
+                runs.append(finished_run)
+    return sorted(runs, key=lambda run: (run.created, run.sweep, run.arm, run.seed))
 
 
-def _past(record: RunRecord, summary: Summary) -> Past | None:
-    """A finished run; None where it doesn't say of which sweep and arm, or on how many tokens it was trained."""
+def _finished_run(record: RunRecord, summary: Summary) -> FinishedRun | None:
+    """A finished run; None if its sweep, arm, seed or number of tokens isn't recorded."""
     costs, provenance = summary.costs, record.provenance
     if record.sweep is None or record.arm is None or record.seed is None or "tokens" not in costs:
         return None
-    return Past(
+    return FinishedRun(
         sweep=record.sweep,
         arm=record.arm,
         seed=record.seed,
@@ -87,7 +96,7 @@ def _past(record: RunRecord, summary: Summary) -> Past | None:
         created=record.created or "",
         tokens=int(costs["tokens"]),
         metrics=dict(summary.metrics),
-        # The last attempt's, whose speed is most of what was measured.
+        # Of the last attempt, on which the measured speed mostly depends.
         hardware=Hardware(provenance.device or "", provenance.cpu, provenance.threads, provenance.version("torch")),
         workload=record.workload,
         tokens_per_second=costs.get("tokens_per_second"),

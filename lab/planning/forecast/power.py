@@ -1,9 +1,11 @@
-"""How many seeds find an effect, or show that there is none to speak of; and which effect a number of seeds finds.
+"""Statistical power: the seeds that it takes to detect an effect or to show equivalence, and the detectable effect.
 
-An arm is compared with the baseline by a paired t test over seeds, two-sided. Holm's procedure over all arms asks the
-first of them for α / (arms - 1): that is what is planned for. Power is exact, from the noncentral t distribution; that
-of showing an arm equivalent (two one-sided tests, Schuirmann 1987) by integrating over the spread that is observed.
-It loads nothing heavy: `lab compare` asks it of every arm.
+An arm is compared with the baseline by a two-sided paired t test over seeds. Holm's procedure tests the most
+significant arm at α / (arms - 1), and plans use that level. The power of the t test is exact, from the noncentral t
+distribution. The power of showing equivalence (two one-sided tests, Schuirmann 1987) is an integral over the observed
+standard deviation.
+
+This module imports nothing heavy, because `lab compare` uses it for every arm.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ MOST_SEEDS = 100_000
 
 
 def power(effect: float, sd: float, seeds: int, comparisons: int = 1, alpha: float = ALPHA) -> float:
-    """Probability that a true mean difference is found by the two-sided paired t test at α / comparisons.
+    """Probability that the two-sided paired t test at α / comparisons detects a true mean difference.
 
     P(|T| > t) for T noncentral t with seeds - 1 degrees of freedom and noncentrality effect / sd · √seeds.
     """
@@ -34,14 +36,14 @@ def power(effect: float, sd: float, seeds: int, comparisons: int = 1, alpha: flo
     shift = abs(effect) / sd * math.sqrt(seeds)
     below = float(nctdtr(degrees, shift, critical))
     if not math.isfinite(below):
-        # The series fails at a noncentrality of 10⁵ and more, where the normal part of T is nothing beside it.
+        # The series fails at a noncentrality of 10⁵ and more, where the normal part of T is negligible.
         return float(chdtr(degrees, degrees * (shift / critical) ** 2))
     beyond = float(nctdtr(degrees, shift, -critical))  # significant with the wrong sign
     return 1.0 - below + (beyond if math.isfinite(beyond) else 0.0)
 
 
 def smallest_effect(sd: float, seeds: int, comparisons: int = 1) -> float | None:
-    """The smallest true difference that is found with probability POWER, in the unit of `sd`; None for one seed."""
+    """The smallest true difference that is detected with probability POWER, in the unit of `sd`; None for one seed."""
     if seeds < 2:
         return None
     if sd == 0:
@@ -56,7 +58,7 @@ def smallest_effect(sd: float, seeds: int, comparisons: int = 1) -> float | None
 
 
 def seeds_needed(effect: float, sd: float, comparisons: int = 1, alpha: float = ALPHA) -> int:
-    """The fewest seeds, two at least, that find a true difference with probability POWER; at most MOST_SEEDS."""
+    """The fewest seeds, at least two and at most MOST_SEEDS, that detect a true difference with probability POWER."""
     if sd == 0:
         return 2
     return _fewest(lambda seeds: power(effect, sd, seeds, comparisons, alpha) >= POWER)
@@ -67,8 +69,9 @@ def equivalence_power(
 ) -> float:
     """Probability that a true mean difference of `effect` is shown to be within ±margin at α / comparisons.
 
-    P(mean - t · s/√n > -margin and mean + t · s/√n < margin): over the observed spread s, which is sd · √(χ²/degrees),
-    the mean of the normal probability between the two bounds, where they leave anything between them.
+    P(mean - t · s/√n > -margin and mean + t · s/√n < margin), where the observed standard deviation s is distributed as
+    sd · √(χ²/degrees). It is computed as the mean over s of the normal probability between the two bounds, which is
+    zero if the bounds cross.
     """
     import numpy as np
     from scipy.special import gammaln, ndtr, stdtrit
@@ -76,7 +79,8 @@ def equivalence_power(
     degrees = seeds - 1
     critical = -float(stdtrit(degrees, alpha / comparisons))
     scale = math.sqrt(seeds) / sd
-    # Spreads in units of sd: beyond the widest nothing is left between the bounds; beyond 8 deviations no spread is.
+    # Observed standard deviations in units of sd. Above `widest` the bounds cross. More than 8 standard errors from 1
+    # (`reach`), the density is negligible.
     widest, reach = margin * scale / critical, 8 / math.sqrt(2 * degrees)
     low, high = max(0.0, 1 - reach), min(widest, 1 + reach)
     if high <= low:
@@ -97,7 +101,7 @@ def equivalence_power(
 
 @cache
 def _nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The nodes of the Gauss-Legendre rule on [-1, 1], with their weights."""
+    """The nodes and weights of the Gauss-Legendre rule on [-1, 1]."""
     from numpy.polynomial.legendre import leggauss
 
     nodes, weights = leggauss(80)
@@ -107,8 +111,11 @@ def _nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def seeds_to_equate(
     margin: float, sd: float, comparisons: int = 1, alpha: float = ALPHA, effect: float = 0.0
 ) -> int | None:
-    """The fewest seeds, two at least, that show a true difference of `effect` to be within ±margin with probability
-    POWER; at most MOST_SEEDS. None where it isn't within."""
+    """The fewest seeds that show with probability POWER that a true difference of `effect` is within ±margin.
+
+    Returns:
+        At least two and at most MOST_SEEDS; None if the difference isn't within the margin.
+    """
     if abs(effect) >= margin:
         return None
     if sd == 0:
@@ -117,7 +124,7 @@ def seeds_to_equate(
 
 
 def _fewest(enough: Callable[[int], bool]) -> int:
-    """The fewest seeds that are enough, where more always are: 2 to MOST_SEEDS."""
+    """The fewest seeds, from 2 to MOST_SEEDS, for which a monotone condition holds."""
     high = 2
     while not enough(high):
         high *= 2

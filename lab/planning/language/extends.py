@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.composition.search_path import find
-from lab.planning.language.located_yaml import Entry, read
+from lab.planning.language.located_yaml import Entry, read_located_yaml
 from lab.planning.language.sweep import Sweep, key_rules
 from lab.refusals import RequestError
 
@@ -17,7 +17,7 @@ def read_extended(path: Path) -> Entry:
     Raises:
         RequestError: a file can't be read, `extends` names no sweep, or the sweeps extend each other.
     """
-    chain = [(path, read(path))]
+    chain = [(path, read_located_yaml(path))]
     while (extends := chain[-1][1].mapping.get("extends")) is not None:
         where = extends.at("extends")
         if not isinstance(extends.value, str):
@@ -30,7 +30,7 @@ def read_extended(path: Path) -> Entry:
         if base in files:
             cycle = " → ".join(file.stem for file in [*files[files.index(base) :], base])
             raise RequestError(f"is circular: {cycle}", kind="conflict", where=where)
-        chain.append((base, read(base)))
+        chain.append((base, read_located_yaml(base)))
     content: dict[str, Entry] = {}
     for _, own in reversed(chain):
         content = _on_top(content, own.mapping)

@@ -111,7 +111,7 @@ _Loader.add_implicit_resolver(_TAG + "float", _FLOAT, _NUMBERS)
 _Loader.add_implicit_resolver(_MERGE, re.compile(r"^<<$"), ["<"])
 
 
-def read(path: Path) -> Entry:
+def read_located_yaml(path: Path) -> Entry:
     """Read a YAML file that holds a mapping.
 
     Raises:

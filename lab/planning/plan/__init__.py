@@ -1,1 +1,1 @@
-"""Plans: building them, the runs they hold, and their files."""
+"""Plans: how they are built, the runs that they hold, and their files."""

@@ -1,6 +1,6 @@
-"""A plan: a sweep, frozen. Every run's resolved configuration, identity and cost, known before anything runs.
+"""Build a plan: every run's resolved configuration, identity and cost, known before anything runs.
 
-`plan_sweep` is the line of stages: sweep file → arms → matched arms → ordered graph of runs → costed plan.
+`plan_sweep` calls the stages in order: sweep file → arms → matched arms → ordered graph of runs → costed plan.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
     """Plan `sweeps/<name>.yaml`, with overrides on top of every arm.
 
     Args:
-        root: where the runs are that the sweep may need; None refuses to need any but its own.
+        root: the folder of existing runs that the sweep may need; None refuses references to existing runs.
     Raises:
-        RequestError: any cell is wrong, two arms are one, or a name isn't safe as a folder. Nothing has been made.
+        RequestError: a cell is wrong, two arms are the same, or a name isn't safe as a folder. Nothing is created.
     """
     with memo.scope():
-        extensions.load()  # first, as a mistake in there is no arm's
+        extensions.load()  # first, so that an error in them isn't reported for an arm
         file = read_sweep(name)
         arms = expand(file, overrides)
         matched = match_arms(arms)
@@ -53,8 +53,10 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
 def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
     """The last stage: every run of a graph with its configuration, identity and cost.
 
+    Args:
+        root: the folder of existing runs that the sweep may need; None refuses references to existing runs.
     Raises:
-        RequestError: a run can't be composed, refers to a run that can't be used, or is another one of the plan.
+        RequestError: a run can't be composed, refers to a run that can't be used, or equals another run of the plan.
     """
     matched, sweep = graph.matched, graph.matched.sweep
     file, references = sweep.file, References(root)
@@ -112,7 +114,13 @@ def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
 
 
 def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
-    """A plan of one run: an experiment with overrides, as `lab train` runs it."""
+    """A plan of one run: an experiment with overrides, as `lab train` runs it.
+
+    Args:
+        root: the folder of existing runs that the experiment may refer to; None refuses such references.
+    Raises:
+        RequestError: the experiment can't be composed, or refers to a run that can't be used.
+    """
     composition = compose(experiment, overrides)
     settings = {}
     for override in overrides:
@@ -143,7 +151,7 @@ def _runs(
     arm: Arm,
     references: References,
 ) -> Iterator[PlannedRun]:
-    """The runs of one composition, which differ in their seeds and in the runs that they refer to."""
+    """The runs of one composition. They differ in their seeds and in the runs to which they refer."""
     components = components_of(composition.experiment)
     shared = {
         "costs": costs(composition.experiment.model, composition.experiment.train.context),
@@ -167,39 +175,39 @@ def _runs(
 
 
 def _tokens_for(flops: float, arm: Arm, experiment: Experiment, references: References) -> str:
-    """The override that brings an arm to a number of FLOPs in all.
+    """The override of the training tokens that brings an arm to a total number of FLOPs.
 
-    Tokens come in whole steps, so that the FLOPs differ by at most half a step's worth.
+    Tokens are rounded to whole steps, so the total is off by at most the FLOPs of half a step.
     """
     _, needs = references.fill(experiment, arm)
     per_token = costs(experiment.model, experiment.train.context).flops_per_token
     per_token += sum(need.flops_per_token for need in needs)
     steps = round(flops / per_token / experiment.train.tokens_per_step)
     if steps < 1:
-        problem = f"equal_flops: {flops:.3g} FLOPs are less than a step of this arm"
+        problem = f"equal_flops: {flops:.3g} FLOPs are fewer than one step of this arm takes"
         raise RequestError(problem, kind="conflict", where=arm.where)
     return f"{TOKENS}={steps * experiment.train.tokens_per_step}"
 
 
 def _refuse_uncounted(run: PlannedRun, arm: Arm) -> None:
-    """Refuse to match FLOPs where a run's are more than its own model's."""
+    """Refuse to match FLOPs if a run also spends FLOPs on a teacher, which matching doesn't count."""
     for need in run.needs if run.match == "flops" else ():
         if need.flops_per_token:
             problem = "match: flops leaves out the teacher's forward passes"
-            fix = "match params or tokens instead, or say under equal_flops which arm trains on for as many FLOPs"
+            fix = "match params or tokens, or name under equal_flops the arm that trains longer for the same FLOPs"
             where = dataclasses.replace(arm.where, key=need.path)
             raise RequestError(problem, kind="conflict", where=where, fix=fix)
 
 
 def _filled(overrides: Iterable[str], needs: Sequence[Need]) -> tuple[str, ...]:
-    """The overrides with every reference to a run as the identity that it came to."""
+    """The overrides, with every reference to a run replaced by that run's identity."""
     paths = {need.path for need in needs}
     others = [text for text in overrides if text.partition("=")[0].lstrip("+") not in paths]
     return (*others, *(f"{need.path}={need.identity}" for need in needs))
 
 
 def _axis_value(key: str, experiment: Experiment, choices: Mapping[str, str]) -> object:
-    """The option of a group, or the value at a configuration path; None where the experiment has no such option."""
+    """The option of a group, or the value at a configuration path; None if the experiment has no such option."""
     if key in choices:
         return choices[key]
     plain = to_plain(value_at(experiment, key))

@@ -1,4 +1,4 @@
-"""Refusals that take every run's identity and costs: runs that are the same, and tuned axes that undo a match."""
+"""Checks that need every run's identity and costs: runs that are the same, and tuned axes that undo matching."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lab.refusals import RequestError
 
 
 def check_tuned(runs: Sequence[PlannedRun], matching: Matching, sweep: SweepArms) -> None:
-    """Refuse tuned axes that change nothing in an arm, or that change what is held equal between the arms.
+    """Refuse tuned axes that change nothing in an arm, or that change the matched quantity.
 
-    Whatever cell an arm picks, it must be within the tolerance of whatever cell the baseline picks.
+    Every cell that an arm may pick must be within the tolerance of every cell that the baseline may pick.
 
     Raises:
-        RequestError: naming the arm and the cell.
+        RequestError: with the arm and the cell.
     """
     where, baseline = sweep.file.at("tune", "axes"), sweep.baseline
     first: dict[str, PlannedRun] = {}
@@ -26,7 +26,7 @@ def check_tuned(runs: Sequence[PlannedRun], matching: Matching, sweep: SweepArms
         twin = first.setdefault(run.identity, run)
         if twin.arm == run.arm and twin.cell.name != run.cell.name:
             problem = f"'{twin.cell.name}' and '{run.cell.name}' are the same configuration in arm '{run.arm}'"
-            fix = "drop a value, or tune something that it has"
+            fix = "remove a value, or tune an option that the arm has"
             raise RequestError(problem, kind="conflict", where=where, fix=fix)
     if matching.by == "none":
         return
@@ -37,40 +37,40 @@ def check_tuned(runs: Sequence[PlannedRun], matching: Matching, sweep: SweepArms
             off = amount / equal - 1 if equal else float(amount != equal)
             if abs(off) > matching.tolerance * (1 + 1e-9):
                 problem = (
-                    f"what is tuned changes what is matched ({matching.by}): arm '{arm}' with {cell} has {off:+.1%} "
-                    f"of it beside '{baseline}' with {other}"
+                    f"a tuned axis changes the matched quantity ({matching.by}): arm '{arm}' with {cell} differs by "
+                    f"{off:+.1%} from '{baseline}' with {other}"
                 )
                 fix = "tune something else, or write match: none"
                 raise RequestError(problem, kind="conflict", where=where, fix=fix)
 
 
 def check_distinct(runs: Sequence[PlannedRun], sweep: SweepArms) -> None:
-    """Refuse two arms that are the same run, saying which axis makes no difference.
+    """Refuse two arms that are the same run.
 
     Raises:
-        RequestError: naming the axis, or the two arms.
+        RequestError: with the axis that changes nothing, or the two arms.
     """
     by_name = {arm.name: arm for arm in sweep.arms}
     first: dict[str, str] = {}
     for run in runs:
         twin = first.setdefault(run.identity, run.arm)
         if twin != run.arm:
-            raise _same(by_name[twin], by_name[run.arm], sweep)
+            raise _same_run(by_name[twin], by_name[run.arm], sweep)
 
 
-def _same(a: Arm, b: Arm, sweep: SweepArms) -> RequestError:
-    axes = _differing(a.cell, b.cell)
+def _same_run(a: Arm, b: Arm, sweep: SweepArms) -> RequestError:
+    axes = _differing_axes(a.cell, b.cell)
     if a.named == b.named and axes:
-        what = f"axis {axes[0]} changes" if len(axes) == 1 else f"axes {' and '.join(axes)} change"
+        subject = f"axis {axes[0]} changes" if len(axes) == 1 else f"axes {' and '.join(axes)} change"
         keys = b.places.get(axes[0]) or a.places[axes[0]]
-        problem = f"{what} nothing: '{a.name}' and '{b.name}' give the same configuration"
-        fix = "drop a value, or say under `when` where the axis applies"
+        problem = f"{subject} nothing: '{a.name}' and '{b.name}' give the same configuration"
+        fix = "remove a value, or write under `when` where the axis applies"
         return RequestError(problem, kind="conflict", where=sweep.file.at(*keys), fix=fix)
     problem = f"arms '{a.name}' and '{b.name}' resolve to the same configuration"
-    return RequestError(problem, kind="conflict", where=replace(b.where, part=None), fix="drop one of them")
+    return RequestError(problem, kind="conflict", where=replace(b.where, part=None), fix="remove one of them")
 
 
-def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
+def _differing_axes(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
     absent = object()
     return [axis for axis in dict.fromkeys([*a, *b]) if a.get(axis, absent) != b.get(axis, absent)]
 

@@ -1,4 +1,4 @@
-"""The fourth stage of a plan: the runs in an order in which each comes after those that it depends on."""
+"""The fourth stage of a plan: the runs in dependency order."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class RunGraph:
     """Every run of a sweep: each arm with each cell of the tuned axes and each seed.
 
     Attributes:
-        arms: each after those that it depends on, by `needs` or `equal_flops`.
-        cells: the combinations of the tuned axes; one empty cell where nothing is tuned.
-        seeds: with what each seed's runs are for, the tuning ones first.
+        arms: the arms, each after those on which it depends by `needs` or `equal_flops`.
+        cells: the combinations of the tuned axes; one empty cell if the sweep tunes nothing.
+        seeds: (role, seed) of each arm's runs, the tuning seeds first.
     """
 
     matched: MatchedArms
@@ -29,10 +29,10 @@ class RunGraph:
 
 
 def order_runs(matched: MatchedArms) -> RunGraph:
-    """The runs of matched arms.
+    """Order the runs of matched arms.
 
     Raises:
-        RequestError: arms depend on each other in a circle, or what is tuned is wrong.
+        RequestError: the dependencies between arms form a cycle, or a tuned axis is wrong.
     """
     sweep, file = matched.sweep, matched.sweep.file
     arms = in_dependency_order(sweep.arms, file)

@@ -1,4 +1,4 @@
-"""What a plan consists of: each run with everything decided, and all runs of a sweep."""
+"""The planned run, with everything decided, and the plan: all runs of a sweep."""
 
 from __future__ import annotations
 
@@ -31,21 +31,29 @@ from lab.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One arm with one seed, everything decided.
+    """One arm with one seed, with everything decided.
 
     Attributes:
-        sweep: as everything down to `match`: what the run's own folder says of the question that it belongs to.
-        order: the arm's place in the sweep.
-        axes: value of every swept axis; None where the arm has no such option.
-        cell: the values of the tuned axes; empty where nothing is tuned.
-        role: whether the run reports its arm's result, or only helps to select the arm's tuned values. Where the sweep
-            tunes, a reporting run stands in the plan for each cell, and those of the selected cell are run.
-        needs: runs whose checkpoints it consumes.
-        overrides: what reproduces it: `lab train EXPERIMENT overrides…`.
-        code: what it was planned with, and is to be run with.
-        files: what its folder holds besides: the user's own components, as they were when the plan was made.
-        extensions: where components come from that aren't the lab's; empty if all are.
-        config_yaml: the frozen configuration that a worker reads.
+        sweep: the sweep's name.
+        arm: the arm's name.
+        seed: the random seed.
+        order: the index of the arm in the sweep.
+        axes: axis → value, for every axis of the sweep; None if the arm has no such option.
+        identity: the identity of the configuration.
+        experiment: the resolved configuration.
+        overrides: the overrides that reproduce the run: `lab train EXPERIMENT overrides…`.
+        costs: parameters, FLOPs and cache bytes.
+        question: the sweep's question, which the run folder records, as it does `baseline`, `metrics` and `match`.
+        baseline: the arm that the others are compared with.
+        metrics: the metrics to compare; the first one decides.
+        match: the quantity that is held equal between arms.
+        cell: the values of the tuned axes; empty if the sweep tunes nothing.
+        role: `report` for a run with its arm's result, `tune` for one that only helps to pick the arm's tuned values.
+            If the sweep tunes, the plan has reporting runs for every cell, and only those of the picked cell are run.
+        needs: the runs whose checkpoints it uses.
+        code: the version of the code that made the plan, and that should run it.
+        files: more files for the run folder: the user's own components, as they were when the plan was made.
+        extensions: the origin of components that don't belong to the lab; empty if all do.
     """
 
     sweep: str
@@ -76,26 +84,27 @@ class PlannedRun:
 
     @property
     def config_yaml(self) -> str:
+        """The frozen configuration that a worker reads."""
         return to_yaml(self.experiment)
 
     @property
     def tokens(self) -> int:
-        """Tokens that it trains on, whole steps."""
+        """Training tokens, rounded up to whole steps."""
         return self.experiment.train.steps * self.experiment.train.tokens_per_step
 
     @property
     def total_flops(self) -> float:
-        """FLOPs of the whole training, those of the forward passes of runs that it learns from included."""
+        """FLOPs of the whole training, including the forward passes of its teachers."""
         return (self.costs.flops_per_token + sum(need.flops_per_token for need in self.needs)) * self.tokens
 
     @property
     def workload(self) -> Workload:
-        """What its speed and memory depend on."""
+        """The workload on which its speed and memory depend."""
         return workload_of(self.experiment, self.costs.parameters, self.total_flops / self.tokens)
 
     @property
     def record(self) -> RunRecord:
-        """What run.json holds when the run's folder is made."""
+        """The content of run.json when the run folder is created."""
         return RunRecord(
             identity=self.identity,
             sweep=self.sweep,
@@ -120,13 +129,19 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep: by arm, then tuned cell, then seed, the tuning ones first.
+    """The runs of a sweep, ordered by arm, then tuned cell, then seed, tuning runs first.
 
     Attributes:
-        tune_metric: what the tuned cells are picked by, lower is better; None where nothing is tuned.
-        equal_flops: arm → the arm whose FLOPs in all it was given the tokens for.
-        equivalence: largest difference in the first metric that is of no consequence, in its unit; None if none is.
-        code: what it was planned with.
+        sweep: the sweep's name.
+        question: what the sweep should find out; None for a single run.
+        baseline: the arm that the others are compared with.
+        matching: how the arms were matched.
+        metrics: the metrics to compare; the first one decides.
+        runs: all runs.
+        tune_metric: the metric that decides the tuned axes, lower is better; None if the sweep tunes nothing.
+        equal_flops: arm → the arm whose total FLOPs it was given by its number of tokens.
+        equivalence: the largest difference in the first metric that doesn't matter, in its unit; None to test none.
+        code: the version of the code that made the plan.
     """
 
     sweep: str
@@ -142,19 +157,23 @@ class Plan:
 
     @property
     def match(self) -> str:
-        """What is held equal between arms."""
+        """The quantity that is held equal between arms."""
         return self.matching.by
 
     @property
     def arms(self) -> dict[str, list[PlannedRun]]:
         """Arm → its runs, in the plan's order."""
-        found: dict[str, list[PlannedRun]] = {}
+        runs_by_arm: dict[str, list[PlannedRun]] = {}
         for run in self.runs:
-            found.setdefault(run.arm, []).append(run)
-        return found
+            runs_by_arm.setdefault(run.arm, []).append(run)
+        return runs_by_arm
 
     def record(self, states: Mapping[str, str] | None = None) -> PlanRecord:
-        """The plan for `--json` and plan.json; `states` gives what is already known of a run by its identity."""
+        """The plan for `--json` and plan.json.
+
+        Args:
+            states: identity → status, for the runs that have a folder.
+        """
         return PlanRecord(
             sweep=self.sweep,
             labels=SweepLabels(

@@ -1,7 +1,7 @@
-"""A whole plan as a file: what runs when `lab submit plan.json` is asked for, whatever has been edited since.
+"""A whole plan as a file. `lab submit plan.json` runs it as it is, whatever has been edited since.
 
-It holds every run's resolved configuration, once an arm, and nothing of it is composed again. Reading it works out
-every identity anew: a run that would be another one with the components of this version of the lab is refused.
+The file holds the resolved configuration of every run, once for each arm, and nothing is composed again. Reading it
+recomputes every identity, and refuses a run that this version of the lab would train differently.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from lab.training.experiment import Experiment
 FORMAT = "lab plan"
 VERSION = 1
 
-_WRITES_ONE = "`lab plan SWEEP --save FILE` writes one"
-_NO_PLAN = "this is no plan as `lab plan --save` writes it"
+_HOW_TO_WRITE = "`lab plan SWEEP --save FILE` writes one"
+_NOT_A_PLAN = "this isn't a plan that `lab plan --save` wrote"
 
 
 @dataclass(frozen=True)
 class _FileContent:
-    """A file's content: as text, or in base64 where it is none."""
+    """The content of a file: as text if it is UTF-8, else in base64."""
 
     text: str | None = None
     base64: str | None = None
@@ -56,13 +56,13 @@ class _FileContent:
 
 @dataclass(frozen=True, kw_only=True)
 class _FrozenArm:
-    """What the runs of an arm (with a cell of tuned values) share: the fields of `PlannedRun`, and more.
+    """What the runs of an arm with one cell of tuned values share: fields of `PlannedRun`, and more.
 
     Attributes:
-        overrides: without those of needed runs and of the seed.
-        files: names of the files that a run's folder holds besides.
+        overrides: the overrides without the seed and without needed runs.
+        files: the names of the additional files in the run folder.
         components: `kind/name` → version of each component.
-        config: the configuration without its seed, and with null for each needed run.
+        config: the configuration without the seed, and with null for each needed run.
     """
 
     sweep: str
@@ -84,7 +84,7 @@ class _FrozenArm:
 
 @dataclass(frozen=True, kw_only=True)
 class _FrozenRun:
-    """A run: the number of its arm, and what it doesn't share with the arm's other runs."""
+    """A run: the index of its arm, and the fields that it doesn't share with the arm's other runs."""
 
     arm: int
     seed: int
@@ -95,7 +95,7 @@ class _FrozenRun:
 
 @dataclass(frozen=True, kw_only=True)
 class _FrozenPlan:
-    """The file: the fields of `Plan`, with the runs by arm."""
+    """The whole file: the fields of `Plan`, with the arms apart from the runs."""
 
     format: str = FORMAT
     version: int = VERSION
@@ -115,15 +115,15 @@ class _FrozenPlan:
 
 _OF_ARM = [option.name for option in dataclasses.fields(_FrozenArm)]
 _NOT_SHARED = ("overrides", "files", "components", "config", "extensions")
-"""Those that are no fields of `PlannedRun`, or other ones there."""
+"""Fields of `_FrozenArm` that `PlannedRun` doesn't have, or has in another form."""
 _OF_PLAN = [option.name for option in dataclasses.fields(Plan) if option.name != "runs"]
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write the plan with all that is needed to run precisely it, in one step.
+    """Write the plan, with everything that is needed to run it exactly. The file appears whole or not at all.
 
     Raises:
-        RequestError: the file can't be written there.
+        RequestError: the file can't be written.
     """
     arms: dict[str, int] = {}
     rows = []
@@ -148,10 +148,10 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def load_plan(path: Path) -> Plan:
-    """The plan in a file that `write_plan` wrote. No experiment's and no sweep's file is read.
+    """Load a plan that `write_plan` wrote. No experiment file and no sweep file is read.
 
     Raises:
-        RequestError: it is no plan, of another version, or a run in it would be another run here; with what to do.
+        RequestError: the file isn't a plan, has another version, or holds a run that would be another run here.
     """
     content = _read(path)
     try:
@@ -163,15 +163,15 @@ def load_plan(path: Path) -> Plan:
     except RequestError as error:
         if error.where.key is None:
             raise
-        raise error.within(file=path).with_fix(_NO_PLAN) from None
+        raise error.within(file=path).with_fix(_NOT_A_PLAN) from None
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise RequestError(problem, kind="unreadable", file=path, fix=_NO_PLAN) from None
+        raise RequestError(problem, kind="unreadable", file=path, fix=_NOT_A_PLAN) from None
     return Plan(**{name: getattr(frozen, name) for name in _OF_PLAN}, runs=runs)
 
 
 def _arm_json(run: PlannedRun) -> dict[str, object]:
-    """What an arm's runs share, as JSON holds it: a `_FrozenArm`."""
+    """The `_FrozenArm` of a run, as JSON holds it."""
     config: object = {
         option.name: _part(getattr(run.experiment, option.name)) for option in registry.options(Experiment)
     }
@@ -180,7 +180,7 @@ def _arm_json(run: PlannedRun) -> dict[str, object]:
     for need in run.needs:
         config = with_value_at(config, need.path.split("."), None)
     special = {
-        # The rest of them follows: what is needed, and the seed.
+        # Without the last overrides: the needed runs and the seed.
         "overrides": list(run.overrides[: len(run.overrides) - len(run.needs) - 1]),
         "files": list(run.files),
         "components": component_versions(run.experiment),
@@ -195,7 +195,11 @@ def _part(part: object) -> object:
 
 
 def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files: Mapping[str, bytes]) -> PlannedRun:
-    """A run, checked to be the one that was planned."""
+    """A run of the plan.
+
+    Raises:
+        RequestError: its identity here isn't the one that was planned.
+    """
     config: object = {**arm.config, "seed": run.seed}
     for need in run.needs:
         config = with_value_at(config, need.path.split("."), need.identity)
@@ -223,7 +227,7 @@ def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files:
 
 
 def _change(arm: _FrozenArm, config: Mapping[str, object], experiment: Experiment) -> str:
-    """What makes an experiment another run than the one that was planned."""
+    """The difference that makes an experiment another run than the planned one."""
     here = component_versions(experiment)
     for name in sorted({*here, *arm.components}):
         if here.get(name) != arm.components.get(name):
@@ -246,11 +250,11 @@ def _read(path: Path) -> dict[str, object]:
         problem = f"the plan can't be read: {error.strerror}"
         raise RequestError(problem, kind="unreadable", file=path) from None
     except ValueError as error:
-        problem = f"is no plan: not JSON ({error})"
-        raise RequestError(problem, kind="unreadable", file=path, fix=_WRITES_ONE) from None
+        problem = f"isn't a plan: not JSON ({error})"
+        raise RequestError(problem, kind="unreadable", file=path, fix=_HOW_TO_WRITE) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         hint = "; to run a sweep again, name the sweep" if isinstance(content, dict) and "runs" in content else ""
-        raise RequestError("is no frozen plan", kind="unreadable", file=path, fix=f"{_WRITES_ONE}{hint}")
+        raise RequestError("isn't a frozen plan", kind="unreadable", file=path, fix=f"{_HOW_TO_WRITE}{hint}")
     if content.get("version") != VERSION:
         problem = f"is a plan of version {content.get('version')}, and this lab reads version {VERSION}"
         raise RequestError(problem, kind="unsupported", file=path, fix="plan the sweep again")
@@ -259,7 +263,7 @@ def _read(path: Path) -> dict[str, object]:
 
 @contextlib.contextmanager
 def _components(path: Path, plan: _FrozenPlan) -> Iterator[None]:
-    """The user's own components as the plan has them, not as they are in the working folder."""
+    """A context with the user's own components from the plan, not from the working folder."""
     recorded = Extensions()
     versions: dict[str, int] = {}
     for arm in plan.arms:

@@ -1,4 +1,4 @@
-"""References to runs: whose checkpoint a configuration consumes, under what identity, and what using it costs."""
+"""References to runs: find the runs whose checkpoints a configuration uses, and the cost of using them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from lab.training.recipes.base import Recipe, run_options
 
 @dataclass(frozen=True)
 class ReferredRun:
-    """A run that others may refer to: of the same plan, or one that exists already.
+    """A run to which others may refer: a run of the same plan, or an existing run.
 
     Attributes:
-        tokenizer: folder in which it keeps its tokenizer; None for a run that is still to be made.
+        identity: the run's identity.
+        run: its folder below the root.
+        experiment: its configuration.
+        tokenizer: the folder with its tokenizer; None for a run that doesn't exist yet.
     """
 
     identity: str
@@ -35,13 +38,13 @@ class ReferredRun:
 
 
 class References:
-    """Finds the runs that configurations refer to.
+    """Finds the runs to which configurations refer.
 
     Attributes:
-        planned: (arm, seed) → the runs of the plan that are known so far.
+        planned: (arm, seed) → run, for the runs of the plan that are known so far.
 
     Args:
-        root: where runs are looked up that exist already; None refuses references to those.
+        root: the folder of existing runs; None refuses references to existing runs.
     """
 
     def __init__(self, root: Path | None) -> None:
@@ -49,12 +52,14 @@ class References:
         self._root = root
 
     def fill(self, experiment: Experiment, arm: Arm) -> tuple[Experiment, tuple[Need, ...]]:
-        """The experiment with the identities of the runs that it refers to, and those runs.
+        """Replace the references in an experiment by the identities of the runs.
 
         Args:
-            arm: whose experiment it is, with what it needs.
+            arm: the experiment's arm, with its `needs`.
+        Returns:
+            The experiment with identities, and the runs that it needs.
         Raises:
-            RequestError: a reference means no run, one that has not finished, or one that can't be used for this.
+            RequestError: a reference names no run, an unfinished run, or a run that can't be used there.
         """
         needs = []
         filled: object = experiment
@@ -75,7 +80,7 @@ class References:
             return self.planned[needed.arm, seed if needed.seed is None else needed.seed]
         root = self._root
         if root is None:
-            problem = f"'{name}' can't be looked up: no root folder of runs is given"
+            problem = f"can't look up '{name}': no root folder of runs is given"
             raise RequestError(problem, kind="not_found", where=where, given=name)
         try:
             return memo.cached(("run", root, name), lambda: _finished_run(root, name))
@@ -92,11 +97,11 @@ def _finished_run(root: Path, name: str) -> ReferredRun:
     run = resolve(root, name)
     folder = run.path.relative_to(root).as_posix() if run.path.is_relative_to(root) else run.name
     if run.state.status != "finished":
-        problem = f"{folder} is {run.state.status}: only a finished run can be consumed"
+        problem = f"{folder} is {run.state.status}: only a finished run can be used"
         raise RequestError(problem, kind="not_ready", given=name)
     with extensions.of_run(run.path, run.record):
         experiment = load_experiment(relocated(run.config, run.path / TOKENIZER))
-    # That may have loaded the run's own version of the user's components.
+    # Restore the user's components: the context above may have loaded the run's own copy of them.
     extensions.load()
     return ReferredRun(run.identity, folder, experiment, run.path / TOKENIZER)
 
@@ -104,7 +109,11 @@ def _finished_run(root: Path, name: str) -> ReferredRun:
 def _flops_per_token(
     component: Component, option: str, reference: ReferredRun, experiment: Experiment, where: Where
 ) -> float:
-    """What using the run takes, FLOPs for each training token, once it is clear that it can be used."""
+    """The FLOPs per training token of using a run.
+
+    Raises:
+        RequestError: the run can't be used there.
+    """
     if not isinstance(component, Recipe):
         return 0.0
     try:

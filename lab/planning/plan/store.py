@@ -1,4 +1,4 @@
-"""The plan that a sweep was submitted with, beside its runs."""
+"""The plan with which a sweep was submitted, stored beside its runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from lab.records import sound_plan, write_plan_record
 
 
 def save_plan(plan: Plan, root: Path) -> Path:
-    """Write `<root>/<sweep>/plan.json`, in place of the plan submitted before.
+    """Write `<root>/<sweep>/plan.json`, in place of the plan that was submitted before.
 
-    `lab.dispatch.control.prepare.prepare` writes into it where each run stands.
+    `lab.dispatch.control.prepare.prepare` later records the folder of each run in it.
     """
     record, before = plan.record(), sound_plan(root, plan.sweep)
     if before is not None:
-        # What the arms picked stays on record: the reporting runs that stand were made for it. So does where runs
-        # stand.
+        # Keep the arms' picks, because reporting runs were made for them, and the folders of runs that lie elsewhere.
         record = replace(record, selected=before.selected).with_folders(before.elsewhere(plan.sweep))
     return write_plan_record(root, plan.sweep, record)

@@ -1,7 +1,7 @@
-"""What makes two runs different, or a run and what would be planned in its place now.
+"""The differences between two runs, or between a run and the run that would be planned in its place now.
 
-Everything that is in an identity is kept apart from what is only noted: fields that don't affect the result, the code,
-the user's own components' text, and where it ran.
+Differences that change the identity are listed apart from those that don't: fields that don't affect the result, the
+code, the text of the user's own components, and the machine.
 """
 
 from __future__ import annotations
@@ -26,19 +26,24 @@ VERSION = 1
 NOW = "planned now"
 
 Differences = Mapping[str, tuple[object, object]]
-"""Key → (value of the first, value of the second); ABSENT where one of them has no such key."""
+"""Key → (value of the first run, value of the second run); ABSENT if a run has no such key."""
 
 _PLACES = ("torch", "lightning", "numpy", "python", "host", "platform", "cpu", "device", "threads")
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of two runs.
+class ComparedRun:
+    """One of the two runs.
 
     Attributes:
+        name: the run's name; `NOW` for a run that is only planned.
+        identity: its identity.
+        config: its configuration.
+        components: `kind/name` → version of its components.
         quiet: keys of the configuration that don't affect the result.
-        own: SHA-256 of the user's own components; None where it uses none.
-        place: versions of libraries and where it ran; empty for a run that was only planned.
+        code: the version of the code; None if it is unknown.
+        own: the SHA-256 of the user's own components; None if the run uses none.
+        place: versions of libraries, and the machine; empty for a run that is only planned.
     """
 
     name: str
@@ -53,19 +58,21 @@ class Side:
 
 @dataclass(frozen=True)
 class RunDifferences:
-    """What makes two runs different.
+    """The differences between two runs.
 
     Attributes:
-        config: dotted keys that affect the result.
-        components: `kind/name` of components whose versions differ.
-        quiet: dotted keys that don't affect the result.
-        code: commit, changes, digest, where they differ and both are known.
-        own: SHA-256 of the user's own components, where they differ.
-        place: libraries and machine, where they differ and both are known.
+        a: the first run.
+        b: the second run.
+        config: differences in dotted keys that affect the result.
+        components: differences in the versions of components, by `kind/name`.
+        quiet: differences in dotted keys that don't affect the result.
+        code: differences in commit, changes and digest, if both are known.
+        own: the SHA-256 of the user's own components, if it differs.
+        place: differences in libraries and machine, if both are known.
     """
 
-    a: Side
-    b: Side
+    a: ComparedRun
+    b: ComparedRun
     config: Differences
     components: Differences
     quiet: Differences
@@ -75,11 +82,11 @@ class RunDifferences:
 
     @property
     def is_same_run(self) -> bool:
-        """Whether they are one run: of the same identity."""
+        """Whether both have the same identity."""
         return self.a.identity == self.b.identity
 
     def as_dict(self) -> dict[str, object]:
-        """The fields of `--json`. A side that has no such key is left out of its entry."""
+        """The content of `--json`. An entry leaves out a run that has no such key."""
         parts = ("config", "components", "quiet", "code", "own", "place")
         return {
             "version": VERSION,
@@ -91,20 +98,20 @@ class RunDifferences:
 
 
 def compare_runs(a: RunFolder, b: RunFolder) -> RunDifferences:
-    """What makes two runs different.
+    """Compare two runs.
 
     Raises:
-        BrokenRecord: a folder can't be read.
+        BrokenRecord: a run folder can't be read.
     """
     return _differences(_of_folder(a), _of_folder(b))
 
 
 def compare_with_plan(run: RunFolder, root: Path) -> RunDifferences:
-    """A run against what its sweep, or its experiment with its overrides, would plan in its place now.
+    """Compare a run with the run that its sweep, or its experiment with its overrides, would plan in its place now.
 
     Raises:
-        BrokenRecord: its folder can't be read.
-        RequestError: nothing is planned in its place any more, or planning it is refused.
+        BrokenRecord: the run folder can't be read.
+        RequestError: there is no such run in the plan any more, or planning is refused.
     """
     return _differences(_of_folder(run), _of_plan(_planned_for(run, root)))
 
@@ -115,27 +122,27 @@ def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
     if sweep in available("sweeps"):
         arms = plan_sweep(sweep, root=root).arms
         if arm not in arms:
-            problem, names = f"sweep '{sweep}' has no arm '{arm}' any more", tuple(arms)[:20]
+            problem, names = f"sweep '{sweep}' no longer has an arm '{arm}'", tuple(arms)[:20]
             raise RequestError(problem, kind="not_found", part=run.name, given=arm, expected=names)
         for planned in arms[arm]:
             if planned.seed == record.seed and planned.cell.settings == record.tuned:
                 return planned
         seeds = ", ".join(map(str, sorted({planned.seed for planned in arms[arm]})))
-        problem = f"sweep '{sweep}' has no such run of arm '{arm}' any more; its seeds are {seeds}"
+        problem = f"sweep '{sweep}' no longer has this run of arm '{arm}'; its seeds are {seeds}"
         raise RequestError(problem, kind="not_found", part=run.name)
     if experiment not in available("experiments"):
-        problem = f"neither its sweep '{sweep}' nor its experiment '{experiment}' is there any more"
+        problem = f"neither its sweep '{sweep}' nor its experiment '{experiment}' exists any more"
         raise RequestError(problem, kind="not_found", part=run.name)
     return plan_train(experiment, record.overrides, root=root).runs[0]
 
 
-def _of_folder(run: RunFolder) -> Side:
+def _of_folder(run: RunFolder) -> ComparedRun:
     record, config = run.record, run.config
     quiet: frozenset[str] = frozenset()
-    # A configuration that this version of the lab doesn't understand: then every key may matter.
+    # If this version of the lab can't read the configuration, every key may affect the result.
     with suppress(RequestError), extensions.of_run(run.path, record):
         quiet = _quiet(load_experiment(config))
-    return Side(
+    return ComparedRun(
         name=run.name,
         identity=record.identity,
         config=config,
@@ -147,8 +154,8 @@ def _of_folder(run: RunFolder) -> Side:
     )
 
 
-def _of_plan(run: PlannedRun) -> Side:
-    return Side(
+def _of_plan(run: PlannedRun) -> ComparedRun:
+    return ComparedRun(
         name=NOW,
         identity=run.identity,
         config=to_plain(run.experiment),
@@ -167,7 +174,7 @@ def _quiet(experiment: Experiment) -> frozenset[str]:
     return frozenset(all_keys - identifying)
 
 
-def _differences(a: Side, b: Side) -> RunDifferences:
+def _differences(a: ComparedRun, b: ComparedRun) -> RunDifferences:
     quiet = a.quiet | b.quiet
     config = differences(a.config, b.config)
     code = differences(asdict(a.code), asdict(b.code)) if a.code and b.code else {}

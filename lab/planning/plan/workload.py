@@ -1,4 +1,4 @@
-"""What a step of training is, as far as its speed and memory go: runs with the same workload cost the same time."""
+"""Workloads: everything on which the speed and memory of a training step depend. Equal workloads take equal time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.training.experiment import Experiment
 def workload_of(experiment: Experiment, parameters: int, flops_per_token: float) -> Workload:
     """The workload of an experiment with these costs."""
     train = experiment.train
-    # Of the recipe no option that names a run that it reads: seeds have different ones.
+    # `recipe.work` leaves out the options that name runs, because those differ between seeds.
     shape = (train.context, train.global_batch, train.sequences_per_forward, train.mask_documents, train.kernel)
     step = (experiment.model, shape, train.precision, experiment.recipe.work, experiment.optimizer.name)
     return Workload(

@@ -1,1 +1,1 @@
-"""A plan for a person to read before anything runs, or as JSON for a program."""
+"""A plan as text for a reader before anything runs, or as JSON for a program."""

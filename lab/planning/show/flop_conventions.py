@@ -1,4 +1,4 @@
-"""The arms' FLOPs a token as other codebases count them, beside the lab's own (`lab plan --flops`)."""
+"""The FLOPs per token of each arm as other codebases count them, beside the lab's own count (`lab plan --flops`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lab.units import count
 
 
 def flops_by_convention(plan: Plan) -> dict[str, dict[str, float]]:
-    """Arm → convention → FLOPs a trained token. A model that only teaches is not in them."""
+    """Arm → convention → FLOPs per training token, without those of a teacher."""
     experiments = {arm: runs[0].experiment for arm, runs in plan.arms.items()}
-    return {arm: conventions(each.model, each.train.context) for arm, each in experiments.items()}
+    return {arm: conventions(experiment.model, experiment.train.context) for arm, experiment in experiments.items()}
 
 
 def print_flops(plan: Plan, console: Console, *, everything: bool = False) -> None:
-    """Print them, and what each convention counts. At most ROWS arms, unless `everything`."""
+    """Print the FLOPs per token by convention, with what each counts. At most ROWS arms, unless `everything`."""
     by_arm = flops_by_convention(plan)
     shown = list(by_arm) if everything else list(by_arm)[:ROWS]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -31,7 +31,9 @@ def print_flops(plan: Plan, console: Console, *, everything: bool = False) -> No
         table.add_row(Text(arm), *(count(by_arm[arm][key]) for key in CONVENTIONS))
     console.print(table)
     print_hidden(len(by_arm) - len(shown), console)
-    legend = [f"{' '.join(each.title.split())}: {each.counts}. {each.used_by}" for each in CONVENTIONS.values()]
-    print_notes(
-        [*legend, "L layers that attend, H heads of size Q, a context of T tokens, N active parameters"], console
-    )
+    legend = [
+        f"{' '.join(convention.title.split())}: {convention.counts}. {convention.used_by}"
+        for convention in CONVENTIONS.values()
+    ]
+    symbols = "L attention layers, H heads of size Q, a context of T tokens, N active parameters"
+    print_notes([*legend, symbols], console)

@@ -1,4 +1,4 @@
-"""What a plan says below its table: what is equal between the arms, what runs need, and what the seeds can detect."""
+"""The notes below a plan's table: what is equal between the arms, what runs need, and what the seeds can detect."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lab.planning.solve.matching import NAMES, Matching
 from lab.units import count, measure
 
 _MOST_NAMED = 12
-"""Arms that a line names."""
+"""The most arms that one line names."""
 
 
 def notes(preview: PlanPreview) -> Iterator[str]:
-    """The lines, in the order in which they are read."""
+    """The notes, one line each, in the order in which they are printed."""
     plan = preview.plan
     yield from _matched(plan) if plan.matching.by != "none" else _unmatched(plan)
     tokens = {run.tokens for run in plan.runs}
@@ -28,7 +28,7 @@ def notes(preview: PlanPreview) -> Iterator[str]:
     cells = list(dict.fromkeys(run.cell.name for run in plan.runs if run.cell.name))
     if cells:
         named = _some(cells, 8, ", …")
-        yield f"each arm picks its own of {len(cells)} cells ({named}) by {plan.tune_metric} on seeds of their own"
+        yield f"each arm picks one of {len(cells)} cells ({named}) by {plan.tune_metric} on separate tuning seeds"
     yield from _needed(preview)
     yield from _equal_flops(preview)
     yield from _cached(preview)
@@ -36,18 +36,22 @@ def notes(preview: PlanPreview) -> Iterator[str]:
     yield from _detectable(preview.power)
 
 
-def beyond(matching: Matching) -> dict[str, list[str]]:
-    """Arm → what it has more or less of than the baseline beyond the tolerance: `+7.9% parameters`."""
+def arms_beyond_tolerance(matching: Matching) -> dict[str, list[str]]:
+    """Arm → its deviations from the baseline that exceed the tolerance: `+7.9% parameters`."""
     kinds = (("parameters", matching.parameter_deviations), ("training FLOPs", matching.flops_deviations))
     by_arm = {
-        arm: [f"{percent(of[arm])} {name}" for name, of in kinds if abs(of[arm]) > matching.tolerance]
+        arm: [
+            f"{signed_percent(deviations[arm])} {name}"
+            for name, deviations in kinds
+            if abs(deviations[arm]) > matching.tolerance
+        ]
         for arm in matching.parameter_deviations
     }
     return {arm: parts for arm, parts in by_arm.items() if parts}
 
 
-def percent(deviation: float) -> str:
-    """A deviation with two digits or so: `+5.7%`."""
+def signed_percent(deviation: float) -> str:
+    """A deviation as a signed percentage of about two digits: `+5.7%`."""
     size = abs(deviation)
     if size < 0.0005:
         return "±0%"
@@ -55,19 +59,19 @@ def percent(deviation: float) -> str:
 
 
 def unit_of(power: Detectable) -> str:
-    """The unit of the metric, after a number."""
+    """The unit of the metric as it follows a number: ` nats`, or nothing if it has none."""
     return " nats" if power.metric.endswith("loss") else ""
 
 
 def _matched(plan: Plan) -> Iterator[str]:
-    """What is matched, by what, and how closely."""
+    """What is matched, by which knob, and how closely."""
     matching = plan.matching
     furthest = max(matching.deviations, key=lambda arm: abs(matching.deviations[arm]), default=plan.baseline)
     off = matching.deviations.get(furthest, 0.0)
     line = f"matched: {NAMES[matching.by]}, within {100 * matching.tolerance:g}%"
     line += f"; the furthest is {furthest} at {off:+.2%}" if off else "; all equal"
     if not matching.values:
-        yield f"{line}; as they are, no knob adjusted"
+        yield f"{line}; no knob had to be adjusted"
         return
     values = [f"{arm} {value:,}" for arm, value in matching.values.items()]
     if len(values) > _MOST_NAMED:
@@ -78,8 +82,8 @@ def _matched(plan: Plan) -> Iterator[str]:
 
 
 def _unmatched(plan: Plan) -> Iterator[str]:
-    """Which arms are larger or smaller, where nothing is matched."""
-    off = beyond(plan.matching)
+    """Which arms are larger or smaller than the baseline, if nothing is matched."""
+    off = arms_beyond_tolerance(plan.matching)
     if len(plan.arms) < 2:
         return
     if not off:
@@ -87,41 +91,42 @@ def _unmatched(plan: Plan) -> Iterator[str]:
         return
     arms = [f"{arm} {', '.join(parts)}" for arm, parts in off.items()]
     more = f" and {len(arms) - _MOST_NAMED:,} more" if len(arms) > _MOST_NAMED else ""
-    yield f"nothing is matched; beside {plan.baseline}: {'; '.join(arms[:_MOST_NAMED])}{more}"
+    yield f"nothing is matched; compared with {plan.baseline}: {'; '.join(arms[:_MOST_NAMED])}{more}"
 
 
 def _needed(preview: PlanPreview) -> Iterator[str]:
-    """The arms of the sweep, or else the runs, that an arm's runs consume."""
+    """The arms of the sweep, or the existing runs, that an arm needs."""
     own = f"{preview.plan.sweep}/"
     arms = [arm for arm in preview.runs if any(run.needs for run in preview.arms[arm])]
     for arm in arms[:_MOST_NAMED]:
         needs = [need for run in preview.arms[arm] for need in run.needs]
         names = dict.fromkeys(need.run.split("/")[1] if need.run.startswith(own) else need.run for need in needs)
-        reads = any(need.flops_per_token for need in needs)
-        yield f"{arm} needs {', '.join(names)}{' (whose forward passes are in its FLOPs in all)' if reads else ''}"
+        has_teacher = any(need.flops_per_token for need in needs)
+        yield f"{arm} needs {', '.join(names)}{' (its forward passes count in the total FLOPs)' if has_teacher else ''}"
 
 
 def _equal_flops(preview: PlanPreview) -> Iterator[str]:
     for arm, other in preview.plan.equal_flops.items():
-        mine, theirs = preview.first(arm), preview.first(other)
-        off = mine.total_flops / theirs.total_flops - 1
+        run, other_run = preview.first(arm), preview.first(other)
+        deviation = run.total_flops / other_run.total_flops - 1
         yield (
-            f"{arm} trains on {count(mine.tokens)} tokens for the FLOPs in all of {other}, which trains on "
-            f"{count(theirs.tokens)}: {off:+.2%}"
+            f"{arm} trains on {count(run.tokens)} tokens to match the total FLOPs of {other}, which trains on "
+            f"{count(other_run.tokens)}: {deviation:+.2%}"
         )
 
 
 def _cached(preview: PlanPreview) -> Iterator[str]:
-    """What teachers' outputs take on disk, before any of them is written."""
+    """The disk space that cached teacher outputs will take."""
     experiments = {arm: preview.first(arm).experiment for arm in preview.runs}
-    sizes = {arm: size for arm, each in experiments.items() if (size := each.recipe.cache_bytes(each))}
+    sizes = {arm: experiment.recipe.cache_bytes(experiment) for arm, experiment in experiments.items()}
+    sizes = {arm: size for arm, size in sizes.items() if size}
     if not sizes:
         return
     total = sum(size * len(preview.runs[arm]) for arm, size in sizes.items())
     named = _some([f"{arm} {count(size)}B" for arm, size in sizes.items()], _MOST_NAMED)
     yield (
-        f"teachers' outputs kept in the lab's cache, a run: {named}; {count(total)}B for all runs, less where several "
-        "read the same; each counts the teacher's forward passes, though they are made once"
+        f"teacher outputs in the lab's cache, per run: {named}; {count(total)}B for all runs, or less if runs share "
+        "them; each run counts the teacher's forward passes, although shared ones are computed once"
     )
 
 
@@ -136,7 +141,7 @@ def _estimated(preview: PlanPreview) -> Iterator[str]:
         return
     shares = [f"{n} of {len(estimates)} arms {basis}" for basis, n in bases.items()]
     yield (
-        f"time and memory of a run: {'; '.join(shares[:4])}; ~ marks what is scaled by FLOPs a token; starting up is "
+        f"time and memory of a run: {'; '.join(shares[:4])}; ~ marks values scaled by FLOPs per token; starting up is "
         "not counted"
     )
 
@@ -170,7 +175,7 @@ def _detectable(power: Detectable) -> Iterator[str]:
         yield f"{power.target:g}{unit or f' of {power.metric}'} would take {_seeds(power.seeds_for_target)}"
     if power.equivalence is not None and power.seeds_for_equivalence is not None:
         yield (
-            f"{margin}: showing that of an arm that makes no difference would take "
+            f"{margin}: showing it for an arm without any true difference would take "
             f"{_seeds(power.seeds_for_equivalence)}"
         )
 
@@ -180,5 +185,5 @@ def _seeds(seeds: int) -> str:
 
 
 def _some(names: Sequence[str], most: int, more: str = "") -> str:
-    """The first of the names, and `more` where there are more."""
+    """The first names, followed by `more` if some are left out."""
     return ", ".join(names[:most]) + (more if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""A plan with what else is known: states of its runs, estimates, what its seeds can detect, what a budget buys."""
+"""A plan with its run states, its estimates, what its seeds can detect, and what a budget buys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cached_property
 from lab.composition.frozen.freeze import to_plain
 from lab.planning.arms.names import short_keys
 from lab.planning.config_paths import differences
-from lab.planning.forecast.budget import Fit
+from lab.planning.forecast.budget import BudgetFit
 from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.estimate import Estimate
 from lab.planning.plan.model import Plan, PlannedRun
@@ -23,14 +23,15 @@ _IDENTITY = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class PlanPreview:
-    """What `lab plan` shows.
+    """Everything that `lab plan` shows.
 
     Attributes:
-        states: identity → status, of the runs that have a folder; the others are new.
+        plan: the plan.
+        states: identity → status, for the runs that have a folder; the others are new.
         estimates: identity → estimate.
         power: what the seeds can detect.
-        parallel: runs at once on this machine.
-        fit: what a budget buys, where one was given.
+        parallel: the number of runs at once on this machine.
+        fit: what fits into the budget; None if no budget was given.
     """
 
     plan: Plan
@@ -38,10 +39,10 @@ class PlanPreview:
     estimates: Mapping[str, Estimate]
     power: Detectable
     parallel: int
-    fit: Fit | None = None
+    fit: BudgetFit | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The plan for `--json`, with `estimates` (by identity), `power` and, where one was given, `budget`."""
+        """The plan for `--json`, with `estimates` (by identity), `power` and, if one was given, `budget`."""
         return {
             **self.plan.as_dict(self.states),
             "estimates": {identity: estimate.as_dict() for identity, estimate in self.estimates.items()},
@@ -56,23 +57,23 @@ class PlanPreview:
 
     @cached_property
     def runs(self) -> dict[str, list[PlannedRun]]:
-        """Arm → the runs that will be made: of an arm that tunes, the reporting runs of one cell."""
-        return {arm: self._made(runs) for arm, runs in self.arms.items()}
+        """Arm → the runs that will be trained. An arm that tunes reports one cell only."""
+        return {arm: self._trained(runs) for arm, runs in self.arms.items()}
 
     def states_of(self, runs: Iterable[PlannedRun]) -> Counter[str]:
-        """How many of the runs are in which state."""
+        """Status → number of runs."""
         return Counter(self.states.get(run.identity, NEW) for run in runs)
 
     def first(self, arm: str) -> PlannedRun:
-        """A run that represents its arm: the first that reports."""
+        """The first reporting run of an arm, which represents the arm."""
         return next(run for run in self.arms[arm] if run.role == "report")
 
     def differences(self, arm: str) -> dict[str, tuple[object, object]]:
-        """What an arm has otherwise than the baseline: key → (the baseline's value, the arm's), derived ones too."""
+        """Key → (the baseline's value, the arm's value), for every resolved value in which an arm differs."""
         return differences(self._baseline, _plain(self.first(arm)))
 
     def seconds(self, runs: Iterable[PlannedRun]) -> float | None:
-        """Time of the runs, one after the other, that still have to run; None where any of it is unknown."""
+        """The time in seconds of all runs that haven't ended, one after the other; None if one of them is unknown."""
         total = 0.0
         for run in runs:
             if self.states.get(run.identity) not in _ENDED:
@@ -85,7 +86,7 @@ class PlanPreview:
     def _baseline(self) -> dict[str, object]:
         return _plain(self.first(self.plan.baseline))
 
-    def _made(self, runs: list[PlannedRun]) -> list[PlannedRun]:
+    def _trained(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         reported: dict[int, PlannedRun] = {}
         for run in runs:
             if run.role == "report" and (run.seed not in reported or run.identity in self.states):

@@ -1,4 +1,4 @@
-"""A plan to read before anything runs: the question, one row an arm, and whether the arms can be compared."""
+"""Prints a plan: the question, one row for each arm, and notes on whether the arms can be compared."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lab.planning.forecast.budget import Fit
+from lab.planning.forecast.budget import BudgetFit
 from lab.planning.forecast.detectable import Detectable
-from lab.planning.show.notes import notes, percent, unit_of
+from lab.planning.show.notes import notes, signed_percent, unit_of
 from lab.planning.show.preview import NEW, PlanPreview, difference_line
 from lab.units import count, duration, measure
 
 ROWS = 40
 WIDE = 132
-"""Columns from which on the differences have a column of their own."""
+"""The width of the terminal, in columns, from which the differences get a column of their own."""
 _LONG_NAME = 40
 
 
@@ -43,7 +43,7 @@ def print_hidden(number: int, console: Console) -> None:
 
 
 def print_notes(lines: Iterable[str], console: Console) -> None:
-    """Print lines with a dot before each; a long one is folded under its own beginning."""
+    """Print lines as a bulleted list; long lines are wrapped and indented."""
     grid = Table.grid(padding=(0, 1))
     for line in lines:
         grid.add_row("·", Text(line))
@@ -51,14 +51,14 @@ def print_notes(lines: Iterable[str], console: Console) -> None:
 
 
 def _first(arms: list[str], baseline: str) -> list[str]:
-    """The first rows, the baseline among them."""
-    kept = set(arms[:ROWS]) if baseline in arms[:ROWS] else {*arms[: ROWS - 1], baseline}
-    return [arm for arm in arms if arm in kept]
+    """The arms of the first rows, which include the baseline."""
+    shown = set(arms[:ROWS]) if baseline in arms[:ROWS] else {*arms[: ROWS - 1], baseline}
+    return [arm for arm in arms if arm in shown]
 
 
 def _header(preview: PlanPreview) -> str:
     """`8 runs (4 arms × 2 seeds): 6 new, 2 finished · 5.32TFLOPs in all · about 4 min here, 2 at once`."""
-    runs = [run for made in preview.runs.values() for run in made]
+    runs = [run for runs_of_arm in preview.runs.values() for run in runs_of_arm]
     tuning = sum(run.role == "tune" for run in runs)
     size = f"{_number(len(preview.arms), 'arm')} × {_number(preview.power.seeds, 'seed')}"
     if tuning:
@@ -77,7 +77,7 @@ def _header(preview: PlanPreview) -> str:
 
 
 def _table(preview: PlanPreview, arms: list[str], *, wide: bool) -> Table:
-    """One row an arm. What differs has a column; in a narrow terminal it is below the arm's name."""
+    """One row for each arm. The differences have a column, or stand below the arm's name in a narrow terminal."""
     plan, matching = preview.plan, preview.plan.matching
     estimated = any(estimate.basis != "unknown" for estimate in preview.estimates.values())
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1) if wide else (0, 1, 0, 0), pad_edge=False)
@@ -120,23 +120,23 @@ def _table(preview: PlanPreview, arms: list[str], *, wide: bool) -> Table:
 
 
 def _with_deviation(value: float, deviation: float | None, wide: bool) -> str:
-    """`822k +5.7%`, on two lines where the terminal is narrow."""
-    return count(value) if deviation is None else f"{count(value)}{' ' if wide else chr(10)}{percent(deviation)}"
+    """A value with its deviation, `822k +5.7%`, on two lines if the terminal is narrow."""
+    return count(value) if deviation is None else f"{count(value)}{' ' if wide else chr(10)}{signed_percent(deviation)}"
 
 
-def _print_fit(fit: Fit, power: Detectable, console: Console) -> None:
-    """What the budget buys."""
+def _print_fit(fit: BudgetFit, power: Detectable, console: Console) -> None:
+    """Print the seeds and tokens that fit into the budget."""
     unit = unit_of(power)
     console.print()
     basis = f" (speed: {fit.basis}; starting up is not counted)" if fit.basis else ""
-    console.print(Text(f"{fit.budget.text} is {1 / fit.needed:.3g} times what this sweep takes{basis}", style="bold"))
+    console.print(Text(f"{fit.budget.text} is {1 / fit.needed:.3g} times the cost of this sweep{basis}", style="bold"))
     if fit.own is not None:
         effect = f", detecting {measure(fit.own.effect)}{unit}" if fit.own.effect is not None else ""
         console.print(Text(f"with its own {count(fit.own.tokens)} tokens: {fit.own.seeds:,} seeds{effect}"))
     else:
-        console.print(Text("with its own tokens not even two seeds fit"))
+        console.print(Text("with its own tokens, not even two seeds fit"))
     if not fit.choices:
-        console.print(Text("no number of tokens that its schedule allows fits with two seeds"))
+        console.print(Text("even with two seeds, no number of tokens fits that the schedule allows"))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("seeds", "tokens", "smallest detectable effect", "of the budget"):
@@ -146,7 +146,7 @@ def _print_fit(fit: Fit, power: Detectable, console: Console) -> None:
         table.add_row(str(choice.seeds), count(choice.tokens), effect, f"{choice.used:.0%}")
     console.print(table)
     if power.noise.sd is not None:
-        console.print(Text("The noise is assumed to stay as it was seen, whatever the tokens."))
+        console.print(Text("The noise is assumed not to depend on the number of tokens."))
 
 
 def _states(states: Counter[str]) -> list[str]:

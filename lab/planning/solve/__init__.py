@@ -1,1 +1,1 @@
-"""Values that a plan solves for: the knob that makes arms equal, and the cells of tuned axes."""
+"""What a plan solves for: the knob values that make arms equal, and the cells of tuned axes."""

@@ -1,8 +1,8 @@
 """Integer search: the value of a knob at which a monotone quantity meets a target, and the multiples next to it.
 
-The quantity is nearly linear in the knob, so a secant that keeps its bracket needs a handful of evaluations, each of
-which composes a configuration. Values that can't be built (a head size that positions can't rotate, key-value heads
-that don't divide the heads) are stepped over.
+The quantity is nearly linear in the knob, so a bracketed secant search needs only a few evaluations. Each evaluation
+composes a configuration. The search skips values that can't be built, such as a head size that positions can't rotate,
+or a number of key-value heads that doesn't divide the heads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import chain, count
 
 LARGEST_MULTIPLE = 256
 _PATIENCE = 64
-"""Neighbouring values that can't be built before a direction is given up."""
+"""The search gives up a direction after this many neighbouring values that can't be built."""
 _DOUBLINGS = 20
 
 Neighbours = tuple[int | None, int | None]
@@ -25,9 +25,10 @@ class IntegerSearch:
     """A search over the values of one knob.
 
     Attributes:
-        deviation: the knob's value → (quantity / target) - 1, None where that value can't be built. Asked once a value.
-        start: the knob's value as it is; it can be built.
-        known: value → deviation, of every value asked about.
+        deviation: a function from the knob's value to (quantity / target) - 1, or to None if that value can't be built.
+            It is called once for each value.
+        start: the knob's present value, which can be built.
+        known: value → deviation, for every value evaluated so far.
     """
 
     deviation: Callable[[int], float | None]
@@ -35,14 +36,14 @@ class IntegerSearch:
     known: dict[int, float | None] = field(default_factory=dict)
 
     def at(self, value: int) -> float | None:
-        """The deviation at a value; None where it can't be built."""
+        """The deviation at a value; None if that value can't be built."""
         if value not in self.known:
             self.known[value] = self.deviation(value)
         return self.known[value]
 
     @cached_property
     def is_rising(self) -> bool | None:
-        """Whether the quantity grows with the knob; None where the knob doesn't change it."""
+        """Whether the quantity grows with the knob; None if the knob doesn't change it."""
         first = self.at(self.start)
         assert first is not None
         guess = max(1, round(self.start * (1 - first)) if first > -0.9 else self.start * 2)
@@ -51,10 +52,10 @@ class IntegerSearch:
 
     @cached_property
     def crossing(self) -> Neighbours:
-        """The neighbouring values between which the quantity passes the target: (smaller, larger).
+        """The neighbouring values between which the quantity crosses the target: (smaller, larger).
 
-        One of them is None where the quantity can't be brought past the target: then the other is the knob's end. Both
-        are the same where a value meets the target exactly.
+        If the quantity can't cross the target, one of the two is None and the other is the last value that can be
+        built in that direction. If a value meets the target exactly, both are that value.
         """
         if self.is_rising is None:
             return self.start, None
@@ -75,21 +76,21 @@ class IntegerSearch:
         return smaller, larger
 
     def multiples(self, of: int) -> Neighbours:
-        """The multiples nearest to the crossing that can be built: (at or below it, at or above it)."""
+        """The multiples of a number nearest to the crossing that can be built: (at or below it, at or above it)."""
         smaller, larger = self.crossing
         down = () if smaller is None else _steps(smaller // of * of, -of)
         up = () if larger is None else _steps(-(-larger // of) * of, of)
         return self._first(down), self._first(up)
 
     def best(self, of: int) -> int | None:
-        """The multiple with the smallest deviation, the smaller of two equals; None if none can be built."""
+        """The multiple with the smallest deviation, the smaller one of a tie; None if no multiple can be built."""
         values = [value for value in self.multiples(of) if value is not None]
         return min(values, key=lambda value: (abs(self._deviation(value)), value), default=None)
 
     def coarsest(self, tolerance: float) -> int | None:
-        """The largest power of two of which a multiple is within the tolerance; None if no value is.
+        """The largest power of two that has a multiple within the tolerance; None if no value is within it.
 
-        A multiple of 2m is a multiple of m: the first power that fails ends the search.
+        Every multiple of 2m is also a multiple of m, so the search ends at the first power that fails.
         """
         coarsest, m = None, 1
         while m <= LARGEST_MULTIPLE:
@@ -100,17 +101,17 @@ class IntegerSearch:
         return coarsest
 
     def _deviation(self, value: int) -> float:
-        """The deviation at a value that is known to be buildable."""
+        """The deviation at a value that can be built."""
         deviation = self.at(value)
         assert deviation is not None
         return deviation
 
     def _first(self, values: Iterable[int], other_than: float | None = None) -> int | None:
-        """The first value that can be built, and has another deviation than the one given."""
+        """The first value that can be built and whose deviation isn't `other_than`."""
         return next((value for value in values if self.at(value) not in (None, other_than)), None)
 
     def _bracket(self, rising: bool) -> Neighbours:
-        """The nearest known values on both sides of the target, the same twice where one meets it."""
+        """The nearest known values on both sides of the target; the same value twice if it meets the target."""
         known = [(value, deviation) for value, deviation in self.known.items() if deviation is not None]
         exact = [value for value, deviation in known if deviation == 0]
         if exact:
@@ -120,13 +121,13 @@ class IntegerSearch:
         return max(left, default=None), min(right, default=None)
 
     def _beyond(self, edge: int, *, upward: bool) -> Iterator[int]:
-        """Values beyond the outermost known one, the likeliest first."""
+        """Values beyond the outermost known value, the most likely first."""
         buildable = (value for value, deviation in self.known.items() if deviation is not None and value != edge)
         inner = min(buildable, key=lambda value: abs(value - edge), default=edge)
         at_edge, at_inner = self._deviation(edge), self._deviation(inner)
         if at_inner != at_edge:
             secant = round(edge - at_edge * (edge - inner) / (at_edge - at_inner))
-            # A step past the crossing, so that the bracket closes; never more than sixteenfold on one guess.
+            # One step past the crossing, so that the bracket closes. One guess never exceeds 16 times the last value.
             guess = min(secant + 1, 16 * edge) if upward else max(secant - 1, 1)
             if guess != edge and (guess > edge) == upward:
                 yield guess
@@ -135,9 +136,10 @@ class IntegerSearch:
             yield from range(edge - 1, max(0, edge - _PATIENCE), -1)
 
     def _between(self, left: int, right: int, *, halve: bool) -> Iterator[int]:
-        """Values strictly between two, the likeliest first; `halve` begins in the middle instead of at the secant.
+        """Values strictly between two, the most likely first.
 
-        A secant alone may close in from one side only.
+        With `halve`, start in the middle instead of at the secant, because a secant alone may approach from one side
+        only.
         """
         at_left, at_right = self._deviation(left), self._deviation(right)
         secant = round(left - at_left * (right - left) / (at_right - at_left))
@@ -149,7 +151,7 @@ class IntegerSearch:
 
 
 def _steps(start: int, step: int) -> Iterator[int]:
-    """A few values from `start` on, as long as they are at least 1."""
+    """A limited number of values from `start` in steps, without those below 1."""
     for n in range(_PATIENCE):
         if start + n * step >= 1:
             yield start + n * step

@@ -1,6 +1,6 @@
-"""The third stage of a plan: arms held equal. A knob of each is adjusted until it costs what the baseline costs.
+"""The third stage of a plan: match the arms. A knob of each arm is adjusted until it costs what the baseline costs.
 
-Solved on the exact accounting of composed configurations, never on a formula for one architecture.
+Costs come from the exact accounting of composed configurations, not from a formula for one architecture.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from lab.training.experiment import Experiment
 KNOBS: dict[Quantity, str] = {
     "params": "model.mlp.d_ff",
     "flops": "model.mlp.d_ff",
-    # The one whole number that shrinks a cache finely and leaves every weight as it is: a step of heads or of their
-    # size moves it by far more than the tolerance, and moves the parameters too.
+    # The window changes the cache in small steps and no weights. One more head or a larger head size changes the cache
+    # by far more than the tolerance, and changes the parameters too.
     "kv": "model.span.window",
     "tokens": "train.tokens",
 }
 NAMES: dict[Quantity, str] = {
     "params": "parameters",
     "flops": "training FLOPs",
-    "kv": "key-value bytes a token",
+    "kv": "key-value bytes per token",
     "tokens": "training tokens",
 }
 
 Recompose = Callable[[str, str], Composition]
-"""(arm, override) → the arm with the override on top of all others."""
+"""(arm, override) → the arm composed with the override on top of all others."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Matching:
     """How the arms of a plan were matched.
 
     Attributes:
-        by: the quantity; `none` where nothing was asked for.
+        by: the quantity; `none` if the sweep matches nothing.
         knob: the configuration path that was adjusted.
-        multiple_of: what the knob's values are multiples of; None where no arm needed adjusting.
-        tolerance: largest difference allowed, as a fraction of the baseline.
-        values: arm → the knob's value, for every arm where it was adjusted.
-        deviations: arm → (its quantity / the baseline's) - 1. For `none`, of its parameters.
-        parameter_deviations: the same of every arm's parameters, whatever was matched.
-        flops_deviations: the same of every arm's training FLOPs.
+        multiple_of: the number of which the knob's values are multiples; None if no arm was adjusted.
+        tolerance: the largest difference allowed, as a fraction of the baseline.
+        values: arm → the knob's value, for every arm that was adjusted.
+        deviations: arm → (its quantity / the baseline's) - 1. With `none`, the quantity is the parameters.
+        parameter_deviations: the deviations of the parameters, whatever was matched.
+        flops_deviations: the deviations of the training FLOPs, whatever was matched.
     """
 
     by: Quantity = "none"
@@ -67,21 +67,21 @@ class Matching:
     flops_deviations: Mapping[str, float] = field(default_factory=dict)
 
     def overrides(self, arm: str) -> tuple[str, ...]:
-        """What matching has an arm set."""
+        """The overrides that matching adds to an arm."""
         return (f"{self.knob}={self.values[arm]}",) if arm in self.values else ()
 
     def with_total_flops(self, total_flops: Mapping[str, float], baseline: str) -> Matching:
-        """With the FLOPs of whole runs, arm → FLOPs, those of the runs that they learn from included."""
+        """The matching with `flops_deviations` from the total FLOPs of each arm's runs, including their teachers'."""
         deviations = {arm: flops / total_flops[baseline] - 1 for arm, flops in total_flops.items()}
         return replace(self, flops_deviations=deviations)
 
 
 @dataclass(frozen=True)
 class MatchedArms:
-    """The arms of a sweep, composed and held equal.
+    """The arms of a sweep, composed and matched.
 
     Attributes:
-        compositions: arm → its composition, the knob adjusted.
+        compositions: arm → its composition, with the adjusted knob.
     """
 
     sweep: SweepArms
@@ -89,7 +89,7 @@ class MatchedArms:
     matching: Matching
 
     def compose(self, arm: Arm, *more: str) -> Composition:
-        """An arm with more overrides on top of all others, the knob's among them."""
+        """Compose an arm with its adjusted knob and more overrides on top of all others."""
         return self.sweep.compose(arm, *self.matching.overrides(arm.name), *more)
 
 
@@ -111,14 +111,15 @@ def match_arms(sweep: SweepArms) -> MatchedArms:
 def match(
     file: SweepFile, baseline: str, composed: Mapping[str, Composition], recompose: Recompose
 ) -> tuple[dict[str, Composition], Matching]:
-    """The arms with the knob of each adjusted as the sweep's `match` says, and how.
-
-    An arm that is within the tolerance as it is stays as it is.
+    """Adjust the knob of each arm as the sweep's `match` asks. An arm that is already within the tolerance is kept.
 
     Args:
-        composed: arm → as the file has it, the baseline among them.
+        composed: arm → its composition as written in the file, including the baseline.
+        recompose: composes an arm with one more override.
+    Returns:
+        The compositions by arm, and how they were matched.
     Raises:
-        RequestError: naming the arm that can't be matched, how near it comes, and what would help.
+        RequestError: with the arm that can't be matched, the nearest values, and what would help.
     """
     rule = file.sweep.match
     _check_rule(rule, file)
@@ -139,7 +140,7 @@ def match(
 
 
 def quantity(by: Quantity, experiment: Experiment) -> float:
-    """What is matched, of one experiment: parameters, FLOPs of the whole training, KV bytes a token, or its tokens."""
+    """The matched quantity of an experiment: parameters, FLOPs of the whole training, KV bytes per token, or tokens."""
     train = experiment.train
     tokens = train.steps * train.tokens_per_step
     if by == "tokens":
@@ -154,7 +155,7 @@ def quantity(by: Quantity, experiment: Experiment) -> float:
 
 
 class _Matcher:
-    """The knob in every arm of a sweep."""
+    """Searches the knob's value for every arm of a sweep."""
 
     def __init__(
         self, file: SweepFile, baseline: str, composed: Mapping[str, Composition], recompose: Recompose
@@ -170,9 +171,9 @@ class _Matcher:
         self.refusals: dict[str, RequestError] = {}
 
     def solve(self) -> tuple[int | None, dict[str, tuple[int, Composition]]]:
-        """What the values are multiples of, and arm → (value, the arm with it) for every arm that was adjusted."""
+        """The number of which the values are multiples, and arm → (value, composition) for every adjusted arm."""
         shared = set.intersection(*(set(composition.overrides) for composition in self.composed.values()))
-        # Arms that differ in what costs nothing, such as a learning rate, are solved once.
+        # Arms that differ only in options without a cost, such as a learning rate, share one search.
         alike: dict[tuple[str, str], list[str]] = {}
         for arm, composition in self.composed.items():
             if arm != self.baseline and not self._is_within(self._deviation(composition)):
@@ -210,30 +211,30 @@ class _Matcher:
         return IntegerSearch(deviation, start, {start: self._deviation(composition)})
 
     def _start(self, arm: str, experiment: Experiment) -> int:
-        """The knob's value as the arm has it."""
+        """The knob's value before it is adjusted."""
         value = value_at(experiment, self.knob)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        whole = [path for path, leaf in flatten(to_plain(experiment)) if type(leaf) is int]
+        whole_numbers = [path for path, leaf in flatten(to_plain(experiment)) if type(leaf) is int]
         if self.rule.knob is None:
-            of_model = ", ".join(path for path in whole if path.startswith("model."))
+            of_model = ", ".join(path for path in whole_numbers if path.startswith("model."))
             problem = f"arm '{arm}' has no {self.knob} to adjust"
             fix = f"name another knob, a whole number of that arm: {of_model}"
             raise RequestError(problem, kind="conflict", where=self.file.at("match"), fix=fix)
         last = self.knob.rpartition(".")[2]
-        alike = [path for path in whole if path.rpartition(".")[2] == last]
-        near = alike[0] if alike else nearest(self.knob, whole)
+        same_option = [path for path in whole_numbers if path.rpartition(".")[2] == last]
+        near = same_option[0] if same_option else nearest(self.knob, whole_numbers)
         raise RequestError(
-            f"'{self.knob}' is no whole number of arm '{arm}'",
+            f"arm '{arm}' has no whole number '{self.knob}'",
             kind="unknown_key",
             where=self.file.at("match", "knob"),
             given=self.knob,
-            expected=None if near else tuple(whole),
+            expected=None if near else tuple(whole_numbers),
             nearest=near,
         )
 
     def _refuse_own(self, arm: str, shared: set[str]) -> None:
-        """Refuse to adjust what the arm sets itself."""
+        """Refuse to adjust a knob that the arm sets itself."""
         for text in self.composed[arm].overrides:
             path = text.partition("=")[0].lstrip("+~")
             is_above = self.knob == path or self.knob.startswith(f"{path}.")
@@ -259,13 +260,13 @@ class _Matcher:
     def _adjusted(self, arm: str, value: int, multiple_of: int) -> tuple[int, Composition]:
         composition = self.recompose(arm, f"{self.knob}={value}")
         if not self._is_within(self._deviation(composition)):
-            # It is configured as another arm and reads the knob otherwise: a layer kind gives its own width, say.
+            # The arm has the costs of another arm but uses the knob differently: a layer kind may set its own width.
             value = self._value(arm, self._search(arm), multiple_of)
             composition = self.recompose(arm, f"{self.knob}={value}")
         return value, composition
 
     def _check_unneeded(self) -> None:
-        """No arm needs the knob: if the file names one, it must still be one that does something."""
+        """Refuse a knob without effect even if no arm needs to be adjusted."""
         if self.rule.knob is not None and self._search(self.baseline).is_rising is None:
             raise self._without_effect(self.baseline)
 
@@ -276,14 +277,14 @@ class _Matcher:
         return RequestError(problem, kind="conflict", where=self.file.at(*keys), fix="choose another knob")
 
     def _unmatched(self, arm: str, search: IntegerSearch, multiple_of: int) -> RequestError:
-        """Why an arm can't be matched: the values next to the target, and what would help."""
+        """The refusal of an arm that can't be matched: the values next to the target, and what would help."""
         if search.is_rising is None:
             return self._without_effect(arm)
         values = dict.fromkeys(value for value in search.multiples(multiple_of) if value is not None)
         deviations = {value: search.at(value) or 0.0 for value in values}
         nearby = ", ".join(f"{value} gives {deviation:+.2%}" for value, deviation in deviations.items())
         if None in search.crossing:
-            nearby += ", and no other value comes nearer"
+            nearby += ", and no other value is closer"
         step = f" in multiples of {multiple_of}" if multiple_of > 1 else ""
         coarsest = search.coarsest(self.rule.tolerance)
         fixes = [f"multiple_of: {coarsest}"] if coarsest is not None and coarsest < multiple_of else []
@@ -310,16 +311,16 @@ def _check_rule(rule: Match, file: SweepFile) -> None:
     for option in fields(rule) if rule.by == "none" else ():
         if getattr(rule, option.name) != option.default:
             problem = "has no effect, as nothing is matched"
-            fix = "say what is equal, such as by: params, or leave it out"
+            fix = "write what to match, such as by: params, or leave it out"
             raise RequestError(problem, kind="conflict", where=file.at("match", option.name), fix=fix)
 
 
 def _deviations(by: Quantity, baseline: str, compositions: Mapping[str, Composition]) -> dict[str, float]:
     target = quantity(by, compositions[baseline].experiment)
-    return {arm: quantity(by, each.experiment) / target - 1 for arm, each in compositions.items()}
+    return {arm: quantity(by, composition.experiment) / target - 1 for arm, composition in compositions.items()}
 
 
 def _rounded_up(fraction: float) -> str:
-    """Two significant digits, never less than the fraction itself."""
+    """A fraction with two significant digits, rounded up."""
     unit = 10.0 ** (math.floor(math.log10(fraction)) - 1)
     return f"{math.ceil(fraction / unit) * unit:.2g}"

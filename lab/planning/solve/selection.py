@@ -1,9 +1,9 @@
-"""Which cell of the tuned axes an arm picks: that with the lowest mean of the metric over its tuning seeds.
+"""Selection: each arm picks the cell of the tuned axes with the lowest mean of the metric over the tuning seeds.
 
-A pure function of what the tuning runs came to, so that whoever asks, and however often, gets the same answer. What was
-picked is recorded in the sweep's plan.json besides, and stays once reporting runs stand on it.
+The pick depends on the results of the tuning runs alone, so every command computes the same one. It is also recorded in
+the sweep's plan.json, and stays once reporting runs have started from it.
 
-It loads nothing heavy: `lab compare` reads ten thousand runs with it.
+This module imports nothing heavy, because `lab compare` uses it for ten thousand runs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Edge = Literal["smallest", "largest"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of the tuned axes' values; the empty one where nothing is tuned.
+    """One combination of the tuned axes' values; empty if the sweep tunes nothing.
 
     Attributes:
-        name: short and safe as part of a folder: `lr=0.001`.
+        name: a short name that is safe as part of a folder name: `lr=0.001`.
+        settings: axis → value.
     """
 
     name: str = ""
@@ -34,15 +35,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A tuning run as it stands.
+class TuningRun:
+    """A tuning run with its present status.
 
     Attributes:
-        cell: name of its cell.
+        cell: the name of its cell.
         status: a status of lab.records, or `missing`.
-        value: of the deciding metric, in the summary of a finished run; None where it has none.
+        value: the final value of the metric that decides; None if the run isn't finished or has no such metric.
         run: its folder below the root, for messages.
-        reason: one line for a person, where the status has one.
+        reason: the reason for the status, in one line; None if there is none.
     """
 
     cell: str
@@ -55,19 +56,18 @@ class Tried:
 
 @dataclass(frozen=True)
 class Selection:
-    """What an arm picks, or why it can't yet.
+    """The cell that an arm picks, or the reason why it can't pick one yet.
 
     Attributes:
-        cells: all that were tried, in the plan's order.
-        metric: what decides, lower is better.
+        cells: all cells of the plan, in its order.
+        metric: the metric that decides, lower is better.
         seeds: the tuning seeds.
-        means: cell name → mean of the metric over the seeds, for cells all of whose runs finished.
-        ruled_out: names of the cells in which a run diverged or came to a loss that isn't finite.
-        waiting: runs without which nothing can be picked.
-        picked: the cell; None while something is missing, and where every cell is ruled out.
-        kept: whether `picked` was recorded before, and its reporting runs stand; what the tuning runs say now is in
-            `derived` then.
-        derived: what the tuning runs say.
+        means: cell name → mean of the metric over the seeds, for the cells whose runs have all finished.
+        ruled_out: the names of the cells in which a run diverged or ended with a loss that isn't finite.
+        pending_runs: the runs whose results are needed before a cell can be picked.
+        picked: the cell; None while results are missing, and if every cell is ruled out.
+        is_recorded: whether `picked` is an earlier pick from the plan's record. `computed_pick` may then differ.
+        computed_pick: the cell that the present results of the tuning runs give.
     """
 
     arm: str
@@ -76,34 +76,36 @@ class Selection:
     seeds: tuple[int, ...]
     means: Mapping[str, float]
     ruled_out: tuple[str, ...] = ()
-    waiting: tuple[Tried, ...] = ()
+    pending_runs: tuple[TuningRun, ...] = ()
     picked: Cell | None = None
-    kept: bool = False
-    derived: Cell | None = None
+    is_recorded: bool = False
+    computed_pick: Cell | None = None
 
     @property
-    def hopeless(self) -> bool:
-        """Whether every cell is ruled out: the arm has no reporting runs, and that is its result."""
+    def all_diverged(self) -> bool:
+        """Whether every cell is ruled out. The arm then has no reporting runs, and that is its result."""
         return len(self.ruled_out) == len(self.cells)
 
     @property
-    def stuck(self) -> tuple[Tried, ...]:
-        """Those that are waited for and won't come by themselves."""
-        return tuple(run for run in self.waiting if run.status in ("failed", "blocked", "cancelled", "finished"))
+    def stuck_runs(self) -> tuple[TuningRun, ...]:
+        """The pending runs that won't give a result unless the user acts."""
+        return tuple(run for run in self.pending_runs if run.status in ("failed", "blocked", "cancelled", "finished"))
 
     @property
     def edges(self) -> dict[str, Edge]:
-        """Numeric axes of which the picked value is the smallest or the largest tried: a better one may lie beyond."""
-        found: dict[str, Edge] = {}
+        """Axis → edge, for numeric axes whose picked value is the smallest or the largest: a better one may lie beyond.
+
+        Axes with a value that isn't a number are left out.
+        """
+        edges: dict[str, Edge] = {}
         for axis, value in self.picked.settings.items() if self.picked else ():
-            tried = [_number(cell.settings[axis]) for cell in self.cells]
-            numbers = [number for number in tried if number is not None]
-            here = _number(value)
-            if here is None or len(numbers) < len(tried) or min(numbers) == max(numbers):
+            numbers = [number for cell in self.cells if (number := _number(cell.settings[axis])) is not None]
+            picked_number = _number(value)
+            if picked_number is None or len(numbers) < len(self.cells) or min(numbers) == max(numbers):
                 continue
-            if here in (min(numbers), max(numbers)):
-                found[axis] = "smallest" if here == min(numbers) else "largest"
-        return found
+            if picked_number in (min(numbers), max(numbers)):
+                edges[axis] = "smallest" if picked_number == min(numbers) else "largest"
+        return edges
 
     def describe(self) -> str:
         """One line for a person: `optimizer.lr = 0.002, picked on seeds 5, 6 of 3 values; at the edge`."""
@@ -111,27 +113,28 @@ class Selection:
         if self.picked is not None:
             values = ", ".join(f"{axis} = {_shown(value)}" for axis, value in self.picked.settings.items())
             kind = "values" if len(self.picked.settings) == 1 else "combinations"
-            said = f"{values}, picked on {seeds} of {len(self.cells)} {kind}"
+            text = f"{values}, picked on {seeds} of {len(self.cells)} {kind}"
             if self.ruled_out:
-                said += f", {len(self.ruled_out)} of which diverged"
+                text += f", {len(self.ruled_out)} of which diverged"
             edges = [f"the {edge} {axis} tried" for axis, edge in self.edges.items()]
-            said += f"; at the edge: {', '.join(edges)}" if edges else ""
-            if self.kept and self.derived is not None and self.derived.name != self.picked.name:
-                said += f"; kept, though the tuning runs now say {self.derived.name}"
-            return said
-        if self.hopeless:
+            text += f"; at the edge: {', '.join(edges)}" if edges else ""
+            if self.is_recorded and self.computed_pick is not None and self.computed_pick.name != self.picked.name:
+                text += f"; kept, although the tuning runs now give {self.computed_pick.name}"
+            return text
+        if self.all_diverged:
             return f"nothing picked: all {len(self.cells)} cells diverged on {seeds}, so there are no runs to report"
-        if not self.waiting:
+        if not self.pending_runs:
             return "nothing picked: there are no tuning runs"
-        first = (self.stuck or self.waiting)[0]
-        said = f"nothing picked yet: waiting for {_counted(self.waiting)}, such as {first.run} ({first.status}"
+        first = (self.stuck_runs or self.pending_runs)[0]
+        n_pending = "1 tuning run" if len(self.pending_runs) == 1 else f"{len(self.pending_runs)} tuning runs"
+        text = f"nothing picked yet: waiting for {n_pending}, such as {first.run} ({first.status}"
         if first.status == "finished":
-            said += f" without a {self.metric}"
-        return said + (f": {first.reason})" if first.reason else ")")
+            text += f" without a {self.metric}"
+        return text + (f": {first.reason})" if first.reason else ")")
 
     @property
     def record(self) -> Picked:
-        """What plan.json keeps of it; its cell is empty while nothing is picked."""
+        """The selection as plan.json records it; its cell is empty while nothing is picked."""
         return Picked(
             self.picked.name if self.picked else "",
             self.seeds,
@@ -141,7 +144,7 @@ class Selection:
                 "tried": len(self.cells),
                 "means": dict(self.means),
                 "diverged": list(self.ruled_out),
-                "waiting": len(self.waiting),
+                "waiting": len(self.pending_runs),
                 "edges": dict(self.edges),
             },
         )
@@ -151,48 +154,54 @@ class Selection:
         return {**self.record.as_json(), "cell": self.picked.name if self.picked else None}
 
 
-def select(arm: str, cells: Sequence[Cell], tried: Sequence[Tried], metric: str) -> Selection:
-    """The cell with the lowest mean among those all of whose runs finished; the first of equals.
+def select_cell(arm: str, cells: Sequence[Cell], tuning_runs: Sequence[TuningRun], metric: str) -> Selection:
+    """Pick the cell with the lowest mean among the cells whose runs have all finished; the first one of a tie.
 
-    A cell in which a run diverged is ruled out, whatever its other runs come to. Nothing is picked while a run of
-    another cell has no result: what failed may have been the best.
+    A cell is ruled out if any of its runs diverged, whatever its other runs give. Nothing is picked while a run of
+    another cell has no result, because that cell might be the best.
+
+    Args:
+        arm: the arm's name.
+        cells: the cells of the plan, in its order.
+        tuning_runs: the runs of all cells and seeds.
+        metric: the metric that decides, lower is better.
     """
-    seeds = tuple(dict.fromkeys(run.seed for run in tried))
+    seeds = tuple(dict.fromkeys(run.seed for run in tuning_runs))
     means: dict[str, float] = {}
     ruled_out: list[str] = []
-    waiting: list[Tried] = []
+    pending: list[TuningRun] = []
     for cell in cells:
-        runs = [run for run in tried if run.cell == cell.name]
+        runs = [run for run in tuning_runs if run.cell == cell.name]
         values = [run.value for run in runs if run.status == "finished" and run.value is not None]
         if any(run.status == "diverged" for run in runs) or not all(map(math.isfinite, values)):
             ruled_out.append(cell.name)
         elif len(values) < len(runs):
-            waiting += [run for run in runs if run.status != "finished" or run.value is None]
+            pending += [run for run in runs if run.status != "finished" or run.value is None]
         elif runs:
             means[cell.name] = math.fsum(values) / len(values)
-    best = min(means, key=means.__getitem__) if means and not waiting else None
+    best = min(means, key=means.__getitem__) if means and not pending else None
     picked = next((cell for cell in cells if cell.name == best), None)
     return Selection(
-        arm, tuple(cells), metric, seeds, means, tuple(ruled_out), tuple(waiting), picked=picked, derived=picked
+        arm, tuple(cells), metric, seeds, means, tuple(ruled_out), tuple(pending), picked=picked, computed_pick=picked
     )
 
 
-def kept(made: Selection, recorded: Picked | None) -> Selection | None:
-    """The selection with what was recorded as its pick; None where there is no such cell."""
-    cell = next((cell for cell in made.cells if recorded is not None and cell.name == recorded.cell), None)
+def with_recorded_pick(selection: Selection, recorded: Picked | None) -> Selection | None:
+    """The selection with its recorded pick; None if nothing is recorded or the plan has no such cell."""
+    cell = next((cell for cell in selection.cells if recorded is not None and cell.name == recorded.cell), None)
     if recorded is None or cell is None:
         return None
-    return replace(made, picked=cell, kept=True, seeds=recorded.seeds or made.seeds)
+    return replace(selection, picked=cell, is_recorded=True, seeds=recorded.seeds or selection.seeds)
 
 
-def recorded(root: Path | str, sweep: str) -> Mapping[str, Picked]:
-    """Arm → what it picked, as a sweep's plan.json says; empty where that says nothing."""
+def recorded_picks(root: Path | str, sweep: str) -> Mapping[str, Picked]:
+    """Arm → its pick, from a sweep's plan.json; empty if none is recorded."""
     plan = sound_plan(root, sweep)
     return {} if plan is None else plan.selected
 
 
-def record(root: Path | str, sweep: str, selections: Mapping[str, Selection]) -> None:
-    """Write what was picked into a sweep's plan.json. What arms picked that are not among these stays."""
+def record_picks(root: Path | str, sweep: str, selections: Mapping[str, Selection]) -> None:
+    """Write the picks into a sweep's plan.json. Earlier picks of other arms are kept."""
     plan = sound_plan(root, sweep)
     assert plan is not None, "plan.json is written before anything is picked"
     picked = {arm: entry for arm, entry in plan.selected.items() if arm not in selections}
@@ -209,7 +218,3 @@ def _number(value: Any) -> float | None:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _counted(runs: Sequence[Tried]) -> str:
-    return "1 tuning run" if len(runs) == 1 else f"{len(runs)} tuning runs"

@@ -1,4 +1,4 @@
-"""Axes of which each arm picks its own best: which cells are tried, and on which seeds. Picking is in selection.py."""
+"""Tuned axes: which cells are tried, and on which seeds. `selection.py` picks the best cell."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from lab.records import check_name
 from lab.refusals import RequestError
 
 MEASURED = ("val/loss", "val/bits_per_byte", "train/loss")
-"""What every finished run has measured and a tuned axis can be picked by; lower is better in each."""
+"""The metrics that every finished run has, and that can decide a tuned axis. Lower is better for each."""
 
 
 def tuned_cells(sweep: SweepArms) -> list[Cell]:
-    """The tuned combinations, in the order of the file; the last axis varies fastest. One empty cell without any.
+    """The combinations of the tuned axes, in the order of the file; the last axis varies fastest.
+
+    A sweep without tuned axes has one empty cell.
 
     Raises:
-        RequestError: an axis with fewer than two values, or one that is set elsewhere too; a metric that no run
-            measures.
+        RequestError: an axis has fewer than two values or is also set elsewhere, or no run measures the metric.
     """
     file, tune = sweep.file, sweep.file.sweep.tune
     if tune is None:
@@ -47,10 +48,10 @@ def tuned_cells(sweep: SweepArms) -> list[Cell]:
 
 
 def tuning_seeds(file: SweepFile) -> tuple[int, ...]:
-    """The seeds on which the tuned axes are picked; none of them is reported.
+    """The seeds of the tuning runs, whose results are not reported.
 
     Raises:
-        RequestError: a seed is one of the sweep's own.
+        RequestError: a tuning seed is also a seed of the sweep.
     """
     tune, reported = file.sweep.tune, file.sweep.reported_seeds
     if tune is None:
@@ -61,32 +62,33 @@ def tuning_seeds(file: SweepFile) -> tuple[int, ...]:
     shared = [str(seed) for seed in tune.seeds if seed in reported]
     if shared:
         subject = f"seed {shared[0]} is" if len(shared) == 1 else f"seeds {', '.join(shared)} are"
-        problem = f"{subject} reported too, and what is picked on a seed looks too good on it"
-        fix = f"the first that is free is {free}"
+        problem = f"{subject} reported too, and a value looks too good on the seed on which it was picked"
+        fix = f"use {free} or a later seed"
         raise RequestError(problem, kind="conflict", where=file.at("tune", "seeds"), fix=fix)
     return tune.seeds
 
 
 def tuning_metric(file: SweepFile) -> str | None:
-    """What the tuned axes are picked by, lower is better; None where nothing is tuned.
+    """The metric that decides the tuned axes, lower is better; None if the sweep tunes nothing.
 
     Raises:
-        RequestError: no run measures it.
+        RequestError: not every run measures it.
     """
     tune = file.sweep.tune
     if tune is None:
         return None
     metric = tune.metric or file.sweep.metrics[0]
     if metric not in MEASURED:
-        whose = "" if tune.metric else " (the sweep's first metric)"
-        problem = f"no run measures '{metric}'{whose} for itself"
+        origin = "" if tune.metric else " (the sweep's first metric)"
+        problem = f"training runs don't measure '{metric}'{origin}"
         where = file.at("tune", "metric")
         raise RequestError(problem, kind="not_found", where=where, given=metric, expected=MEASURED)
     return metric
 
 
 def _refuse_set_elsewhere(tuned: dict[str, str], sweep: SweepArms) -> None:
-    """
+    """Refuse a tuned axis that another part of the sweep or the command line sets too.
+
     Args:
         tuned: configuration path → the tuned axis that sets it.
     """
@@ -94,7 +96,7 @@ def _refuse_set_elsewhere(tuned: dict[str, str], sweep: SweepArms) -> None:
     for setting in file.sweep.settings():
         for path in _paths(setting.key, setting.value) if setting.keys[0] != "tune" else ():
             if path in tuned:
-                problem = f"{'.'.join((*setting.keys, setting.key))} sets it too"
+                problem = f"{'.'.join((*setting.keys, setting.key))} also sets it"
                 where = file.at("tune", "axes", tuned[path])
                 raise RequestError(problem, kind="conflict", where=where, fix="keep one of the two")
     for text in sweep.overrides:
@@ -105,5 +107,5 @@ def _refuse_set_elsewhere(tuned: dict[str, str], sweep: SweepArms) -> None:
 
 
 def _paths(key: str, value: object) -> Iterator[str]:
-    """The configuration paths that a setting gives a value, groups as paths."""
+    """The configuration paths to which a setting assigns a value; a group counts as a path."""
     return (path.replace("/", ".") for path in set_paths(key, value))

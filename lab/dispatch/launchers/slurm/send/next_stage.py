@@ -55,7 +55,7 @@ class NextStageJob:
         print(sent.describe(), flush=True)
         for selection in stages.unpicked:
             print(f"{selection.arm}: {selection.describe()}", flush=True)
-        sys.exit(1 if any(selection.stuck for selection in stages.unpicked) else 0)
+        sys.exit(1 if any(selection.stuck_runs for selection in stages.unpicked) else 0)
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit: what to start next time, should the time limit come first."""

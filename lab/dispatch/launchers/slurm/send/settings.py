@@ -185,7 +185,7 @@ def load(name: str = "slurm", overrides: Sequence[str] = ()) -> Settings:
     """
     sources = _Sources()
     for path in _files(name):
-        for key, entry in located_yaml.read(path).mapping.items():
+        for key, entry in located_yaml.read_located_yaml(path).mapping.items():
             sources.put(key, entry.plain, entry.at())
     for text in overrides:
         key, value = parse(text)
