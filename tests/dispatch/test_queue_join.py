@@ -14,7 +14,7 @@ import pytest
 
 from lab.dispatch.launchers.slurm import view as queue
 from lab.dispatch.launchers.slurm.client import commands
-from lab.dispatch.launchers.slurm.client.commands import Accounted, Queued, Reply
+from lab.dispatch.launchers.slurm.client.commands import AccountingRow, QueueRow, Reply
 from lab.dispatch.launchers.slurm.send import journal
 from lab.dispatch.launchers.slurm.view import job_view
 from lab.dispatch.status import status
@@ -27,20 +27,19 @@ from lab.refusals import RequestError
 Make = Callable[..., RunFolder]
 
 
-def queued(job: str, state: str, reason: str = "", nodes: str = "") -> Queued:
-    return Queued(job, state, reason, nodes, "main", 0, "research", "normal", "me", "lab-caps-x")
+def queued(job: str, state: str, reason: str = "", nodes: str = "") -> QueueRow:
+    return QueueRow(job, state, reason, nodes, "research", "normal", "me", "lab-caps-x")
 
 
-def accounted(job: str, state: str, **more: Any) -> Accounted:
+def accounted(job: str, state: str, **more: Any) -> AccountingRow:
     fields: dict[str, Any] = {
-        "by": None,
+        "cancelled_by": None,
         "exit_code": "0:0",
         "nodes": "n1",
-        "elapsed": 5,
-        "ended": "Unknown",
+        "end_time": "Unknown",
         "name": "x",
     }
-    return Accounted(job, state, **{**fields, **more})
+    return AccountingRow(job, state, **{**fields, **more})
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ def test_how_a_job_ended_tells_what_became_of_a_run_that_fell_silent(
 
 
 def test_who_cancelled_and_which_node_was_lost_is_said(row: Rows) -> None:
-    assert "by root" in (join(row("running"), job_view("12", "CANCELLED", by="root")).reason or "")
+    assert "by root" in (join(row("running"), job_view("12", "CANCELLED", cancelled_by="root")).reason or "")
     assert "n3" in (join(row("running"), job_view("12", "NODE_FAIL", nodes="n3")).reason or "")
     assert "signal 9" in (join(row("running"), job_view("12", "FAILED", exit_code="0:9")).reason or "")
     assert "exit code 7" in (join(row("running"), job_view("12", "FAILED", exit_code="7:0")).reason or "")
@@ -111,7 +110,7 @@ def test_a_lost_run_whose_job_is_in_the_queue_again_goes_on(row: Rows) -> None:
 
 
 def test_a_preempted_run_whose_job_has_ended_waits_for_nothing(row: Rows) -> None:
-    found = join(row("preempted", reason="stopped by SIGTERM"), job_view("12", "CANCELLED", by="root"))
+    found = join(row("preempted", reason="stopped by SIGTERM"), job_view("12", "CANCELLED", cancelled_by="root"))
     assert (found.status, found.open) == ("preempted", False)
     assert (found.reason or "").startswith("stopped by SIGTERM; job 12 was cancelled by root")
 
@@ -133,25 +132,25 @@ def test_a_run_that_somebody_is_at_stands_whatever_became_of_an_old_job(make: Ma
 def test_a_job_that_ended_long_before_the_last_sign_of_life_says_nothing(row: Rows) -> None:
     now = time.time()
     kept = row("running", attempts=2, heartbeat=now - 10)
-    assert join(kept, job_view("12", "TIMEOUT", ended=now - 1000)).status == "lost"
-    assert join(kept, job_view("12", "TIMEOUT", ended=now - 5)).status == "failed"
+    assert join(kept, job_view("12", "TIMEOUT", end_time=now - 1000)).status == "lost"
+    assert join(kept, job_view("12", "TIMEOUT", end_time=now - 5)).status == "failed"
 
 
 class Slurm:
     """Stands for squeue and sacct."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.queue: Reply[list[Queued]] = Reply([])
-        self.accounting: Reply[list[Accounted]] = Reply([])
+        self.queue: Reply[list[QueueRow]] = Reply([])
+        self.accounting: Reply[list[AccountingRow]] = Reply([])
         self.asked: list[tuple[str, list[str]]] = []
         monkeypatch.setattr(commands, "squeue", self.squeue)
         monkeypatch.setattr(commands, "sacct", self.sacct)
 
-    def squeue(self, *, jobs: list[str]) -> Reply[list[Queued]]:
+    def squeue(self, *, jobs: list[str]) -> Reply[list[QueueRow]]:
         self.asked.append(("squeue", jobs))
         return self.queue
 
-    def sacct(self, *, jobs: list[str]) -> Reply[list[Accounted]]:
+    def sacct(self, *, jobs: list[str]) -> Reply[list[AccountingRow]]:
         self.asked.append(("sacct", jobs))
         return self.accounting
 
@@ -202,7 +201,7 @@ def test_accounting_tells_of_jobs_that_the_controller_has_forgotten(make: Make, 
     run = make("caps/both/seed-0")
     run.state = State(status="running", attempts=1)
     send(tmp_path, "7", (run,))
-    slurm.accounting = Reply([accounted("7", "CANCELLED", by=str(os.getuid()))])
+    slurm.accounting = Reply([accounted("7", "CANCELLED", cancelled_by=str(os.getuid()))])
     found = joined(tmp_path)[0]["seed-0"]
     assert (found.failure, found.job_state) == ("cancelled", "CANCELLED")
     assert f"by {getpass.getuser()}" in (found.reason or "")

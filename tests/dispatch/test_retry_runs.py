@@ -98,7 +98,7 @@ def test_a_smaller_micro_batch_is_proposed(stands: Stands) -> None:
 
 
 def test_a_time_limit_needs_a_checkpoint_of_that_attempt_or_more_time(stands: Stands) -> None:
-    run = stands("failed", "time", "job 3 came to its time limit")
+    run = stands("failed", "time", "job 3 reached its time limit")
     refused = verdict(run, named=True)
     assert not refused.retried
     assert "launcher.time" in refused.reason

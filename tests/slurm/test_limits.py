@@ -1,4 +1,4 @@
-"""What the cluster would not take is said before anything is sent, with what to do about it."""
+"""What the cluster would not take is message before anything is sent, with what to do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from lab.dispatch.launchers.slurm.check import limits, shared_filesystem
 from lab.dispatch.launchers.slurm.client import commands
-from lab.dispatch.launchers.slurm.client.cluster import Bounds, look
+from lab.dispatch.launchers.slurm.client.cluster import Bounds, read_cluster
 from lab.dispatch.launchers.slurm.client.units import gres, minutes
 from lab.dispatch.launchers.slurm.send import sbatch, submission
 from lab.dispatch.launchers.slurm.send.settings import Settings
@@ -20,7 +20,7 @@ from tests.slurm.cluster import Cluster
 
 REFUSED: list[tuple[Mapping[str, Any], int, str]] = [
     ({"partition": "mian"}, 1, "partition: there is no 'mian'; did you mean 'main'?"),
-    ({"account": "smal"}, 1, "account: you have none called 'smal'; did you mean 'small'?"),
+    ({"account": "smal"}, 1, "account: you have no account 'smal'; did you mean 'small'?"),
     ({"qos": "caped"}, 1, "qos: there is no 'caped'; did you mean 'capped'?"),
     ({"constraint": "cpu&gpus"}, 1, "constraint: no node of partition main has the feature 'gpus'"),
     ({"partition": "short", "time": 5}, 1, "time: 5 min is beyond the 1 min of partition short; launcher.time=1"),
@@ -39,7 +39,7 @@ REFUSED: list[tuple[Mapping[str, Any], int, str]] = [
 
 
 def refused(settings: Settings, jobs: int, root: Path) -> list[str]:
-    return [refusal.text for refusal in limits.refusals(settings, jobs, root, look())]
+    return [refusal.text for refusal in limits.refusals(settings, jobs, root, read_cluster())]
 
 
 @pytest.mark.parametrize(("settings", "jobs", "message"), REFUSED, ids=[message[:30] for _, _, message in REFUSED])
@@ -67,12 +67,12 @@ def test_what_is_just_within_the_limits_is_not_refused(cluster: Cluster, tmp_pat
 
 def test_the_jobs_there_are_count(fragile_cluster: Cluster, tmp_path: Path) -> None:
     fragile_cluster.sbatch("--account=small", "--array=0-2", "--hold", "--output=/dev/null", "--wrap", "true")
-    (said,) = refused(Settings(account="small", runs_per_job=2), 4, tmp_path)
-    assert "4 jobs on top of 3 of yours are more than the 5 that account small" in said
-    assert said.endswith("launcher.runs_per_job=4")  # in two jobs, which is what is left
+    (message,) = refused(Settings(account="small", runs_per_job=2), 4, tmp_path)
+    assert "4 jobs on top of 3 of yours are more than the 5 that account small" in message
+    assert message.endswith("launcher.runs_per_job=4")  # in two jobs, which is what is left
     fragile_cluster.sbatch("--account=small", "--array=0-1", "--hold", "--output=/dev/null", "--wrap", "true")
-    (said,) = refused(Settings(account="small"), 1, tmp_path)
-    assert said.endswith("wait until some have ended")
+    (message,) = refused(Settings(account="small"), 1, tmp_path)
+    assert message.endswith("wait until some have ended")
 
 
 def test_slurm_itself_has_the_last_word(cluster: Cluster) -> None:
@@ -84,12 +84,12 @@ def test_slurm_itself_has_the_last_word(cluster: Cluster) -> None:
 
 def test_without_accounting_the_rest_is_checked(fragile_cluster: Cluster, tmp_path: Path) -> None:
     fragile_cluster.stop_accounting()
-    accounting = look().accounting
+    accounting = read_cluster().accounting
     assert accounting.accounts is None
-    assert "sacctmgr" in accounting.unknown[0] or "limits of accounts" in accounting.unknown[0]
+    assert "sacctmgr" in accounting.problems[0] or "limits of accounts" in accounting.problems[0]
     assert refused(Settings(account="nobody"), 1, tmp_path) == []
-    (said,) = refused(Settings(nodes=5), 1, tmp_path)
-    assert "nodes: 5" in said
+    (message,) = refused(Settings(nodes=5), 1, tmp_path)
+    assert "nodes: 5" in message
 
 
 def test_a_controller_that_does_not_answer_is_named(fragile_cluster: Cluster, tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_a_root_on_a_disk_of_this_machine_is_not_visible_on_others(
     )
     refusal = shared_filesystem.refusal(tmp_path / "runs", FAR)
     assert refusal is not None
-    said = refusal.text
-    assert f"(tmpfs at {tmp_path})" in said
-    assert "--root" in said
-    assert "launcher.root_is_shared=true" in said
+    message = refusal.text
+    assert f"(tmpfs at {tmp_path})" in message
+    assert "--root" in message
+    assert "launcher.root_is_shared=true" in message
     assert shared_filesystem.refusal(Path("/elsewhere"), FAR) is not None
     assert shared_filesystem.refusal(Path("/shared/me/runs"), FAR) is None
     assert shared_filesystem.refusal(tmp_path, [("n1", "127.0.0.1"), ("n2", "localhost")]) is None
@@ -131,8 +131,8 @@ def test_a_hidden_root_is_refused_unless_the_user_knows_better(
 ) -> None:
     monkeypatch.setattr(shared_filesystem, "is_here", lambda address: False)
     monkeypatch.setattr(shared_filesystem, "mounts", lambda: [("/", "ext4")])
-    (said,) = refused(Settings(), 1, tmp_path)
-    assert "is not visible on the nodes" in said
+    (message,) = refused(Settings(), 1, tmp_path)
+    assert "is not visible on the nodes" in message
     assert refused(Settings(root_is_shared=True), 1, tmp_path) == []
 
 
@@ -151,21 +151,21 @@ def test_slurms_words_are_understood() -> None:
     assert [minutes(text) for text in ("UNLIMITED", "00:01:00", "1-02:00:00", "2-00", "10:00")] == [
         None, 1, 1560, 2880, 10,
     ]  # fmt: skip
-    assert commands.tasks("12_[0-2,5%4]") == ["12_0", "12_1", "12_2", "12_5"]
-    assert commands.tasks("12_3") == ["12_3"]
+    assert commands.task_ids("12_[0-2,5%4]") == ["12_0", "12_1", "12_2", "12_5"]
+    assert commands.task_ids("12_3") == ["12_3"]
     line = "JobId=1 JobName=a b Reason=Nodes required for job are DOWN Dependency=(null) TRES=cpu=1,mem=1G X:Y=3"
-    assert commands.words(line) == {
+    assert commands.key_values(line) == {
         "JobId": "1", "JobName": "a b", "Reason": "Nodes required for job are DOWN", "Dependency": "(null)",
         "TRES": "cpu=1,mem=1G", "X:Y": "3",
     }  # fmt: skip
 
 
 def test_the_suggested_packing_fits(cluster: Cluster, tmp_path: Path) -> None:
-    found = look()
+    present = read_cluster()
     for runs in (6, 11, 99, 100, 101):
-        (said,) = (refusal.text for refusal in limits.refusals(Settings(account="small"), runs, tmp_path, found))
-        suggested = re.search(r"runs_per_job=(\d+)", said)
+        (message,) = (refusal.text for refusal in limits.refusals(Settings(account="small"), runs, tmp_path, present))
+        suggested = re.search(r"runs_per_job=(\d+)", message)
         assert suggested is not None
         assert -(-runs // int(suggested[1])) <= 5
-    assert found.accounting.accounts is not None
-    assert found.accounting.accounts["small"] == Bounds(submit=5)
+    assert present.accounting.accounts is not None
+    assert present.accounting.accounts["small"] == Bounds(user_jobs=5)

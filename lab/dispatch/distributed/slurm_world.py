@@ -105,7 +105,7 @@ def _reachable(host: str) -> str:
     if _resolves(host):
         return host
     shown = commands.ask("scontrol", "--oneliner", "show", "node", host)
-    address = commands.words(shown.value).get("NodeAddr", "") if shown.value else ""
+    address = commands.key_values(shown.value).get("NodeAddr", "") if shown.value else ""
     if not address or not _resolves(address):
         raise RequestError(
             f"the name of node {host} can't be looked up, and Slurm knows no address for it: set "

@@ -1,1 +1,1 @@
-"""SLURM as a launcher: what is sent, what the cluster allows, what a job does, and what the queue says of a run."""
+"""The Slurm launcher: sending jobs, checking the cluster's limits, running a job on its node, and reading the queue."""

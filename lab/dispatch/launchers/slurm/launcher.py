@@ -125,7 +125,7 @@ class SlurmLauncher(Launcher):
     @classmethod
     def sends_more(cls, root: Path, sweep: str) -> bool:
         names = [record.name for record in journal.records(root, sweep) if record.kind == "next"]
-        return bool(names) and any(row.live for row in commands.squeue(names=names).value or ())
+        return bool(names) and any(row.is_live for row in commands.squeue(names=names).value or ())
 
     @classmethod
     def cancel(cls, root: Path, jobs: Sequence[str]) -> str | None:

@@ -1,6 +1,6 @@
-"""What Slurm knows of runs: why they wait, and how a job ended that could say nothing itself.
+"""What Slurm knows about runs: why they wait, and how a job ended that was killed before it could write anything.
 
-It may have run out of memory or of time, lost its node, or been cancelled. Where Slurm doesn't answer, a note says so.
+Such a job ran out of memory or of time, lost its node, or was cancelled. If Slurm doesn't answer, a note says so.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.send import journal
 from lab.records import Failure, Status
 
-# How a job ended that left its run unfinished: status and kind of failure of that run, and what to say.
+# State of a job that left its run unfinished → the run's status, its kind of failure, and a message.
 _ENDS: dict[str, tuple[Status, Failure | None, str]] = {
-    "OUT_OF_MEMORY": ("failed", "out_of_memory", "was killed for taking more memory than it had"),
-    "TIMEOUT": ("failed", "time", "came to its time limit before it could stop"),
-    "DEADLINE": ("failed", "time", "came to its deadline before it could stop"),
+    "OUT_OF_MEMORY": ("failed", "out_of_memory", "was killed for using more memory than it had"),
+    "TIMEOUT": ("failed", "time", "reached its time limit before it could stop"),
+    "DEADLINE": ("failed", "time", "reached its deadline before it could stop"),
     "NODE_FAIL": ("lost", "node_lost", "lost its node"),
     "BOOT_FAIL": ("lost", "node_lost", "had a node that didn't start"),
-    "PREEMPTED": ("preempted", None, "was preempted, and not put back into the queue"),
+    "PREEMPTED": ("preempted", None, "was preempted and not put back into the queue"),
     "REVOKED": ("lost", "cancelled", "was revoked"),
     "CANCELLED": ("lost", "cancelled", "was cancelled"),
     "FAILED": ("lost", "interrupted", "failed"),
@@ -37,97 +37,112 @@ def job_view(
     *,
     reason: str = "",
     nodes: str = "",
-    by: str | None = None,
+    cancelled_by: str | None = None,
     exit_code: str | None = None,
-    ended: float | None = None,
+    end_time: float | None = None,
 ) -> JobView:
-    """A job or array task, from whichever of Slurm's memories has it.
+    """A job or array task, from the controller or the accounting database.
 
     Args:
         id: `12`, or `12_3`.
         state: in Slurm's words.
-        reason: why it waits, in Slurm's words; empty where it doesn't.
-        by: who cancelled it.
+        reason: why it waits, in Slurm's words; empty if it doesn't wait.
+        nodes: where it runs or ran.
+        cancelled_by: name of the user who cancelled it; None if nobody did.
         exit_code: `code:signal`.
-        ended: unix seconds.
+        end_time: unix seconds.
     """
     if state in commands.LIVE:
         return JobView(id, state, "waiting" if state == "PENDING" else "running", reason, nodes)
-    status, failure, said = _ENDS.get(state, ("lost", "interrupted", f"ended as {state}"))
-    if by is not None:
-        said += f" by {by}"
+    status, failure, message = _ENDS.get(state, ("lost", "interrupted", f"ended as {state}"))
+    if cancelled_by is not None:
+        message += f" by {cancelled_by}"
     if state == "NODE_FAIL" and nodes:
-        said += f" {nodes}"
+        message += f" {nodes}"
     code, _, number = (exit_code or "").partition(":")
     if state == "FAILED" and (number or "0") != "0":
-        said += f" (signal {number})"
+        message += f" (signal {number})"
     elif state == "FAILED" and code:
-        said += f" (exit code {code})"
-    return JobView(id, state, "ended", reason, nodes, JobEnd(status, failure, said, ended))
+        message += f" (exit code {code})"
+    return JobView(id, state, "ended", reason, nodes, JobEnd(status, failure, message, end_time))
 
 
 def look(root: Path, runs: Collection[str]) -> LauncherView:
-    """Slurm's view of the runs below a root; it is asked only about the jobs of `runs`.
+    """Slurm's view of the runs below a root. Slurm's commands are run only for the jobs of `runs`.
 
     Raises:
-        RequestError: a record of what was sent can't be read.
+        RequestError: a record of a submission can't be read.
     """
-    ids = journal.jobs_of(root)
-    wanted = dict.fromkeys(job for run in runs for job in ids.get(run, ()))
-    jobs, notes = _ask(list(wanted))
-    return LauncherView(ids, jobs, notes)
+    jobs_by_run = journal.jobs_of(root)
+    ids = dict.fromkeys(job for run in runs for job in jobs_by_run.get(run, ()))
+    jobs, notes = _read_jobs(list(ids))
+    return LauncherView(jobs_by_run, jobs, notes)
 
 
 def output_files(root: Path | str, job: str) -> list[Path]:
-    """The files with what a job said outside of runs: its standard output, then its errors."""
+    """The files with a job's own standard output and standard error, in this order."""
     for record in journal.records(Path(root)):
         if job in record.jobs:
-            found = [path for path in record.folder.rglob(f"{job}_*") if path.suffix in (".out", ".err")]
-            return sorted(found, key=lambda path: (path.suffix != ".out", path.name))
+            paths = [path for path in record.folder.rglob(f"{job}_*") if path.suffix in (".out", ".err")]
+            return sorted(paths, key=lambda path: (path.suffix != ".out", path.name))
     return []
 
 
-def _ask(wanted: Sequence[str]) -> tuple[dict[str, JobView], tuple[str, ...]]:
-    if not wanted:
+def _read_jobs(ids: Sequence[str]) -> tuple[dict[str, JobView], tuple[str, ...]]:
+    """The jobs by id, without those that Slurm no longer knows, and notes on what Slurm doesn't answer."""
+    if not ids:
         return {}, ()
-    arrays = list(dict.fromkeys(name.partition("_")[0] for name in wanted))
     notes: list[str] = []
-    jobs: dict[str, JobView] = {}
-    queued = commands.squeue(jobs=arrays)
-    if queued.value is None:
-        notes.append(f"Slurm doesn't say how the jobs stand ({queued.reason}): this is what the run folders say")
-    for each in queued.value or ():
-        jobs[each.job] = job_view(each.job, each.state, reason=each.reason, nodes=each.nodes)
-    ended = [name for name in wanted if name not in jobs or jobs[name].phase == "ended"]
-    accounted = commands.sacct(jobs=list(dict.fromkeys(name.partition("_")[0] for name in ended))) if ended else None
-    if accounted is not None and accounted.value is None:
-        notes.append(f"Slurm's accounting doesn't answer ({accounted.reason}): how jobs ended may be missing")
-    for row in (accounted.value or ()) if accounted is not None else ():
-        known = jobs.get(row.job)
-        late = row.state in commands.LIVE  # the database is seconds behind the controller
-        if known is not None and (known.phase != "ended" or late):
-            continue
-        if late and queued.value is not None:
-            continue  # and the controller, which does know, has forgotten the job
-        jobs[row.job] = job_view(
-            row.job,
-            row.state,
-            nodes=row.nodes,
-            by=_user(row.by),
-            exit_code=row.exit_code,
-            ended=_moment(row.ended),
-        )
-    return {name: jobs[name] for name in wanted if name in jobs}, tuple(notes)
+    queue = commands.squeue(jobs=_array_ids(ids))
+    if queue.value is None:
+        notes.append(f"Slurm doesn't say how the jobs stand ({queue.reason}): this is what the run folders say")
+    jobs = {row.job: job_view(row.job, row.state, reason=row.reason, nodes=row.nodes) for row in queue.value or ()}
+    # The accounting database knows more about jobs that have ended, and jobs that the controller has forgotten.
+    incomplete = [id for id in ids if id not in jobs or jobs[id].phase == "ended"]
+    if incomplete:
+        accounting = commands.sacct(jobs=_array_ids(incomplete))
+        if accounting.value is None:
+            notes.append(f"Slurm's accounting doesn't answer ({accounting.reason}): how jobs ended may be missing")
+        for accounting_row in accounting.value or ():
+            if _is_news(accounting_row, jobs.get(accounting_row.job), controller_answers=queue.value is not None):
+                jobs[accounting_row.job] = _ended_job_view(accounting_row)
+    return {id: jobs[id] for id in ids if id in jobs}, tuple(notes)
 
 
-def _user(number: str | None) -> str | None:
-    """The name of a user id."""
+def _array_ids(ids: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(id.partition("_")[0] for id in ids))
+
+
+def _is_news(row: commands.AccountingRow, job: JobView | None, *, controller_answers: bool) -> bool:
+    """Whether a row of the accounting database says more than the controller.
+
+    The database is some seconds behind. So a job that lives in the database only is one that has ended and that the
+    controller has forgotten, unless the controller doesn't answer.
+    """
+    if job is not None and job.phase != "ended":
+        return False
+    return row.state not in commands.LIVE or (job is None and not controller_answers)
+
+
+def _ended_job_view(row: commands.AccountingRow) -> JobView:
+    return job_view(
+        row.job,
+        row.state,
+        nodes=row.nodes,
+        cancelled_by=_user_name(row.cancelled_by),
+        exit_code=row.exit_code,
+        end_time=_unix_seconds(row.end_time),
+    )
+
+
+def _user_name(user_id: str | None) -> str | None:
+    """The user's name, or `user 1000` if this machine doesn't know it; None for None."""
     with contextlib.suppress(KeyError, ValueError):
-        return pwd.getpwuid(int(number)).pw_name if number is not None else None
-    return f"user {number}"
+        return pwd.getpwuid(int(user_id)).pw_name if user_id is not None else None
+    return f"user {user_id}"
 
 
-def _moment(text: str) -> float | None:
+def _unix_seconds(text: str) -> float | None:
     with contextlib.suppress(ValueError, OverflowError):
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     return None

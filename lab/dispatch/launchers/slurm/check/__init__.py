@@ -1,1 +1,1 @@
-"""Whether a request can run on the cluster."""
+"""Checks whether a request can run on the cluster."""

@@ -1,4 +1,4 @@
-"""What the cluster here is and allows, and what of the launcher's settings it would refuse."""
+"""Findings about the cluster, its limits, and every setting of the launcher that it would refuse."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ AREA = "slurm"
 
 
 def examine(root: Path, launcher: str, overrides: Sequence[str], jobs: int = 1) -> Iterator[Finding]:
-    """Whether Slurm is here and answers, its limits, and whether jobs with these settings could be sent.
+    """Findings about Slurm: whether it answers, its limits, and whether jobs with these settings could be sent.
 
     Args:
-        root: of the runs.
-        launcher: name of the settings.
-        overrides: of the settings, `launcher.partition=gpu`.
-        jobs: how many are to be sent.
+        root: the folder that holds all runs.
+        launcher: name of the launcher's settings.
+        overrides: of the settings, such as `launcher.partition=gpu`.
+        jobs: number of jobs that would be sent.
     """
     try:
-        cluster = clusters.look()
+        cluster = clusters.read_cluster()
     except RequestError as error:
         yield from (_problem(refusal, AREA) for refusal in error.refusals)
         return
@@ -34,17 +34,17 @@ def examine(root: Path, launcher: str, overrides: Sequence[str], jobs: int = 1) 
     yield from _limits(cluster)
     yield from _accounts(cluster)
     try:
-        chosen = settings.load(launcher, overrides)
+        job_settings = settings.load(launcher, overrides)
     except RequestError as error:
         yield from (_problem(refusal, "launcher") for refusal in error.refusals)
         return
-    refusals = limits.refusals(chosen, jobs, root, cluster)
+    refusals = limits.refusals(job_settings, jobs, root, cluster)
     yield from (_problem(refusal, "launcher") for refusal in refusals)
     if not refusals:
-        partition = cluster.partition(chosen.partition)
+        partition = cluster.partition(job_settings.partition)
         name = partition.name if partition is not None else "?"
-        message = f"jobs of {chosen.time} min in partition {name} would be taken, with the runs in {root}"
-        yield Finding("launcher", message, facts={"partition": name, "settings": chosen.as_dict()})
+        message = f"jobs of {job_settings.time} min in partition {name} would be accepted, with runs in {root}"
+        yield Finding("launcher", message, facts={"partition": name, "settings": job_settings.as_dict()})
 
 
 def _problem(refusal: Refusal, area: str) -> Finding:
@@ -82,31 +82,31 @@ def _limits(cluster: Cluster) -> Iterator[Finding]:
 
 def _accounts(cluster: Cluster) -> Iterator[Finding]:
     accounting = cluster.accounting
-    for reason in accounting.unknown:
-        # No reason not to submit: the controller enforces limits that it has read before.
-        yield Finding("accounting", f"not known: {reason}; how ended jobs ended may not be told either")
-    if accounting.unknown:
+    for reason in accounting.problems:
+        # Not a problem for a submission: the controller enforces the limits that it has cached.
+        yield Finding("accounting", f"unknown: {reason}; how jobs ended may be unknown too")
+    if accounting.problems:
         return
     probe = commands.sacct(jobs=["1"])
     if probe.reason is not None:
         yield Finding(
-            "accounting", f"none ({probe.reason}): how a job ended is known for some minutes after its end only"
+            "accounting", f"none ({probe.reason}): how a job ended is known only for some minutes after its end"
         )
     if accounting.accounts is None:
         yield Finding("accounting", "no limits of accounts are enforced", facts={"accounts": None})
         return
     for name, bounds in accounting.accounts.items():
         default = " (default)" if name == accounting.default_account else ""
-        levels = accounting.qos_of.get(name, ())
+        qos_names = accounting.qos_by_account.get(name, ())
         parts = [f"account {name}{default}: {_bounds(bounds)}"]
-        parts += [f"qos {level}: {_bounds((accounting.qos or {}).get(level, Bounds()))}" for level in levels]
-        yield Finding("accounting", "; ".join(parts), facts={"account": name, "qos": list(levels)})
+        parts += [f"qos {qos}: {_bounds((accounting.qos or {}).get(qos, Bounds()))}" for qos in qos_names]
+        yield Finding("accounting", "; ".join(parts), facts={"account": name, "qos": list(qos_names)})
 
 
 def _bounds(bounds: Bounds) -> str:
     parts = [
         bounds.minutes is not None and f"at most {bounds.minutes} min a job",
-        bounds.submit is not None and f"{bounds.submit} jobs of yours at a time",
-        bounds.group is not None and f"{bounds.group} jobs of all users at a time",
+        bounds.user_jobs is not None and f"{bounds.user_jobs} jobs of yours at a time",
+        bounds.group_jobs is not None and f"{bounds.group_jobs} jobs of all users at a time",
     ]
     return ", ".join(part for part in parts if part) or "no limits"

@@ -1,4 +1,4 @@
-"""Whether the cluster's nodes see a folder: it must be on a file system that they share, or they are this machine."""
+"""Checks whether the cluster's nodes see a folder: it is on a shared file system, or this machine is the only node."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SHARED = frozenset(
         "orangefs", "pvfs2", "9p", "ocfs2", "gfs2", "glusterfs", "dvs", "vastnfs", "acfs", "coda", "ncpfs", "virtiofs",
     }
 )  # fmt: skip
-"""Types of file systems that several machines mount. All of fuse counts too, as that is what clusters use it for."""
+"""Types of file systems that several machines can mount. FUSE file systems count as shared too."""
 
 
 def refusal(root: Path, nodes: Iterable[tuple[str, str]]) -> Refusal | None:
-    """Why the nodes don't see a folder; None if they do, as far as can be told from here.
+    """Why the nodes don't see a folder; None if they do, as far as this machine can tell.
 
     Args:
-        root: the folder, which needn't exist yet.
-        nodes: name and address of each.
+        root: the folder, which may not exist yet.
+        nodes: name and address of each node.
     """
     if all(is_here(address) or is_here(name) for name, address in nodes):
         return None
@@ -45,22 +45,22 @@ def is_here(address: str) -> bool:
 
 
 def mounts() -> list[tuple[str, str]]:
-    """Mount point and type of each mounted file system; empty where the system doesn't say."""
-    fields = [line.split() for line in _lines(Path("/proc/self/mounts"))]
-    return [(words[1].replace("\\040", " "), words[2]) for words in fields if len(words) > 2]
+    """Mount point and type of each mounted file system; empty if the system doesn't list them."""
+    rows = [line.split() for line in _lines(Path("/proc/self/mounts"))]
+    return [(row[1].replace("\\040", " "), row[2]) for row in rows if len(row) > 2]
 
 
-def mount_of(path: Path, mounted: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """Mount point and type of the file system on which a path lies, or would."""
+def mount_of(path: Path, file_systems: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Mount point and type of the file system that holds a path, which may not exist yet."""
     best = ("/", "unknown")
-    for point, kind in mounted:
+    for point, kind in file_systems:
         if path.is_relative_to(point) and len(point) >= len(best[0]):
             best = (point, kind)
     return best
 
 
 def _is_exported(path: Path) -> bool:
-    """Whether this machine is itself the file server of the path."""
+    """Whether this machine exports the path over NFS."""
     files = (Path("/etc/exports"), *sorted(Path("/etc/exports.d").glob("*.exports")))
     lines = [line for file in files for line in _lines(file) if line.strip().startswith(("/", '"/'))]
     return any(path.is_relative_to(line.split()[0].strip('"')) for line in lines)

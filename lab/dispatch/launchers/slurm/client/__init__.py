@@ -1,1 +1,1 @@
-"""Slurm's commands and what the cluster is, as types."""
+"""Slurm's commands, and the cluster as they describe it."""

@@ -1,6 +1,7 @@
-"""The cluster that this machine belongs to: its partitions and nodes, what accounts and qos allow, and its queue.
+"""The cluster that this machine belongs to: its partitions, nodes and queue, and the limits of accounts and qos.
 
-Slurm's own commands are asked each time anew. What the accounting doesn't tell is left out, and `unknown` says so.
+Each call runs Slurm's commands again. If the accounting database doesn't answer, its limits are missing and `problems`
+says why.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from lab.dispatch.launchers.slurm.client import commands, units
-from lab.dispatch.launchers.slurm.client.commands import Queued, Reply
+from lab.dispatch.launchers.slurm.client.commands import QueueRow, Reply
 from lab.refusals import RequestError
 
 T = TypeVar("T")
 
 _UNLIMITED = ("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)", "-1", "")
-_NEEDED = ("sbatch", "srun", "scontrol", "squeue")
+_REQUIRED_COMMANDS = ("sbatch", "srun", "scontrol", "squeue")
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A node. `memory` in MB; `gres`: how many of `gpu`, and of `gpu:a100`."""
+    """A node of the cluster.
+
+    Attributes:
+        memory: in MB.
+        gres: generic resource → count, both of `gpu` and of `gpu:a100`.
+    """
 
     name: str
     address: str
@@ -38,7 +44,14 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """A partition. `minutes` and `max_nodes` None: without a limit."""
+    """A partition of the cluster.
+
+    Attributes:
+        default: whether jobs that name no partition go there.
+        state: `UP`, `DOWN`, `DRAIN` or `INACTIVE`.
+        minutes: time limit of a job; None for no limit.
+        max_nodes: most nodes of a job; None for no limit.
+    """
 
     name: str
     default: bool
@@ -49,46 +62,50 @@ class Partition:
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """What an account's association or a qos allows; None: without a limit.
+    """The limits of an account or a qos; None for no limit.
 
     Attributes:
-        minutes: of a job.
-        submit: jobs of one user, array tasks counted, queued and running.
-        group: the same, of all users together.
+        minutes: time limit of a job.
+        user_jobs: most jobs of one user in the queue, pending or running; each array task counts.
+        group_jobs: the same for all users together.
     """
 
     minutes: int | None = None
-    submit: int | None = None
-    group: int | None = None
+    user_jobs: int | None = None
+    group_jobs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Accounting:
-    """What the accounting allows this user.
+    """What the accounting database allows this user.
 
     Attributes:
-        accounts: of this user → bounds; None where the accounting doesn't answer, isn't there, or enforces nothing.
-        qos_of: account → the qos that this user may use with it, the default one first.
-        default_account: used where none is named.
-        qos: all there are → bounds; None where the accounting doesn't answer or isn't there.
-        unknown: why something could not be found out.
+        accounts: account of this user → its limits; None if there is no database, it doesn't answer, or the cluster
+            doesn't enforce associations.
+        qos_by_account: account → the qos that this user may use with it, the default first.
+        default_account: of jobs that name no account.
+        qos: qos → its limits; None if there is no database or it doesn't answer.
+        problems: why limits are missing, one line each.
     """
 
     accounts: Mapping[str, Bounds] | None = None
-    qos_of: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    qos_by_account: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     default_account: str | None = None
     qos: Mapping[str, Bounds] | None = None
-    unknown: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """A cluster as it stands now.
+    """The present state of a cluster.
 
     Attributes:
-        name: Slurm's.
-        max_array: tasks that one array may have.
-        max_jobs: that the controller keeps, all users', array tasks counted.
+        name: ClusterName in Slurm's configuration.
+        max_array: most tasks of an array.
+        max_jobs: most jobs of all users that the controller keeps; each array task counts.
+        partitions: name → partition.
+        nodes: all nodes.
+        accounting: limits of this user.
         queue: all jobs that the controller knows.
     """
 
@@ -98,10 +115,10 @@ class Cluster:
     partitions: Mapping[str, Partition]
     nodes: tuple[Node, ...]
     accounting: Accounting
-    queue: tuple[Queued, ...]
+    queue: tuple[QueueRow, ...]
 
     def partition(self, name: str | None) -> Partition | None:
-        """By name; the default one without."""
+        """A partition by its name; the default partition for None."""
         if name is not None:
             return self.partitions.get(name)
         return next((partition for partition in self.partitions.values() if partition.default), None)
@@ -111,41 +128,41 @@ class Cluster:
         return [node for node in self.nodes if partition.name in node.partitions]
 
 
-def look() -> Cluster:
+def read_cluster() -> Cluster:
     """The cluster that this machine belongs to.
 
     Raises:
-        RequestError: there is none here, or its controller doesn't answer.
+        RequestError: Slurm isn't installed here, or its controller doesn't answer.
     """
-    for command in _NEEDED:
+    for command in _REQUIRED_COMMANDS:
         if shutil.which(command) is None:
             raise RequestError(
                 f"no SLURM here: {command} isn't installed",
                 kind="unavailable",
                 fix="log in where it is, or use --on local",
             )
-    config = answer(commands.configuration())
+    config = require(commands.configuration())
     return Cluster(
         name=config.get("ClusterName", "?"),
         max_array=max_array(config),
         max_jobs=_number(config.get("MaxJobCount")) or 10_000,
-        partitions={words["PartitionName"]: _partition(words) for words in answer(commands.records("partition"))},
-        nodes=tuple(_node(words) for words in answer(commands.records("node"))),
-        queue=tuple(answer(commands.squeue())),
+        partitions={values["PartitionName"]: _partition(values) for values in require(commands.show_all("partition"))},
+        nodes=tuple(_node(values) for values in require(commands.show_all("node"))),
+        queue=tuple(require(commands.squeue())),
         accounting=_accounting(config),
     )
 
 
 def max_array(config: Mapping[str, str]) -> int:
-    """Tasks that one array may have, from the controller's configuration."""
+    """Most tasks of an array, by the controller's configuration."""
     return _number(config.get("MaxArraySize")) or 1001
 
 
-def answer(reply: Reply[T]) -> T:
-    """What the controller answered.
+def require(reply: Reply[T]) -> T:
+    """The value of the controller's reply.
 
     Raises:
-        RequestError: it doesn't answer.
+        RequestError: the controller didn't answer.
     """
     if reply.value is None:
         raise RequestError(
@@ -159,73 +176,73 @@ def answer(reply: Reply[T]) -> T:
 def _accounting(config: Mapping[str, str]) -> Accounting:
     if "slurmdbd" not in config.get("AccountingStorageType", ""):
         return Accounting()
-    here, user = f"cluster={config.get('ClusterName', '')}", getpass.getuser()
+    cluster, user = f"cluster={config.get('ClusterName', '')}", getpass.getuser()
     columns = ("Account", "User", "MaxSubmit", "GrpSubmit", "MaxWall", "QOS", "DefaultQOS")
-    with ThreadPoolExecutor() as pool:  # a quarter of a second each, most of it waiting
-        mine, groups, levels, person = pool.map(
-            lambda question: commands.sacctmgr(*question),
+    with ThreadPoolExecutor() as pool:  # each query takes a quarter of a second, most of it waiting
+        associations, groups, qos_rows, users = pool.map(
+            lambda query: commands.sacctmgr(*query),
             (
-                ("association", columns, f"user={user}", here),
-                ("association", ("Account", "GrpSubmit"), "user=", here),
+                ("association", columns, f"user={user}", cluster),
+                ("association", ("Account", "GrpSubmit"), "user=", cluster),
                 ("qos", ("Name", "MaxSubmitPU", "GrpSubmit", "MaxWall")),
                 ("user", ("User", "DefaultAccount"), f"name={user}"),
             ),
         )
-    if mine.value is None or levels.value is None or person.value is None:
-        reasons = dict.fromkeys(reply.reason for reply in (mine, levels, person) if reply.reason)
-        return Accounting(unknown=tuple(f"the limits of accounts and qos: {reason}" for reason in reasons))
-    of_group = {row["Account"]: _number(row["GrpSubmit"]) for row in groups.value or ()}
+    if associations.value is None or qos_rows.value is None or users.value is None:
+        reasons = dict.fromkeys(reply.reason for reply in (associations, qos_rows, users) if reply.reason)
+        return Accounting(problems=tuple(f"the limits of accounts and qos: {reason}" for reason in reasons))
+    group_jobs = {row["Account"]: _number(row["GrpSubmit"]) for row in groups.value or ()}
     accounts = {
         row["Account"]: Bounds(
             _minutes(row["MaxWall"]),
             _number(row["MaxSubmit"]),
-            _least(_number(row["GrpSubmit"]), of_group.get(row["Account"])),
+            _least(_number(row["GrpSubmit"]), group_jobs.get(row["Account"])),
         )
-        for row in mine.value
+        for row in associations.value
     }
     qos = {
         row["Name"]: Bounds(_minutes(row["MaxWall"]), _number(row["MaxSubmitPU"]), _number(row["GrpSubmit"]))
-        for row in levels.value
+        for row in qos_rows.value
     }
-    # Without enforcement limits are on record only, and Slurm takes what goes beyond them.
-    enforced = config.get("AccountingStorageEnforce", "")
-    if "limits" not in enforced and "safe" not in enforced:
+    # Slurm enforces the recorded limits only if its configuration says so.
+    enforcement = config.get("AccountingStorageEnforce", "")
+    if "limits" not in enforcement and "safe" not in enforcement:
         accounts = dict.fromkeys(accounts, Bounds())
         qos = dict.fromkeys(qos, Bounds())
     return Accounting(
-        accounts=accounts if "associations" in enforced else None,
-        qos_of={row["Account"]: _qos_of(row) for row in mine.value},
-        default_account=next((row["DefaultAccount"] for row in person.value if row["DefaultAccount"]), None),
+        accounts=accounts if "associations" in enforcement else None,
+        qos_by_account={row["Account"]: _qos_of(row) for row in associations.value},
+        default_account=next((row["DefaultAccount"] for row in users.value if row["DefaultAccount"]), None),
         qos=qos,
     )
 
 
 def _qos_of(association: Mapping[str, str]) -> tuple[str, ...]:
-    """The qos of an account's association, the default one first."""
+    """The qos of an account's association, the default first."""
     names = [name for name in association["QOS"].split(",") if name]
     default = association["DefaultQOS"] or ("normal" if "normal" in names else names[0] if len(names) == 1 else "")
     return tuple(name for name in dict.fromkeys([default, *names]) if name)
 
 
-def _partition(words: Mapping[str, str]) -> Partition:
+def _partition(values: Mapping[str, str]) -> Partition:
     return Partition(
-        name=words["PartitionName"],
-        default=words.get("Default") == "YES",
-        state=words.get("State", "UP"),
-        minutes=_minutes(words.get("MaxTime", "")),
-        max_nodes=_number(words.get("MaxNodes")),
+        name=values["PartitionName"],
+        default=values.get("Default") == "YES",
+        state=values.get("State", "UP"),
+        minutes=_minutes(values.get("MaxTime", "")),
+        max_nodes=_number(values.get("MaxNodes")),
     )
 
 
-def _node(words: Mapping[str, str]) -> Node:
+def _node(values: Mapping[str, str]) -> Node:
     return Node(
-        name=words["NodeName"],
-        address=words.get("NodeAddr", words["NodeName"]),
-        cpus=_number(words.get("CPUTot")) or 1,
-        memory=_number(words.get("RealMemory")) or 0,
-        gres=units.gres(words.get("Gres", "")),
-        features=frozenset(words.get("AvailableFeatures", "").split(",")) - set(_UNLIMITED),
-        partitions=frozenset(words.get("Partitions", "").split(",")),
+        name=values["NodeName"],
+        address=values.get("NodeAddr", values["NodeName"]),
+        cpus=_number(values.get("CPUTot")) or 1,
+        memory=_number(values.get("RealMemory")) or 0,
+        gres=units.gres(values.get("Gres", "")),
+        features=frozenset(values.get("AvailableFeatures", "").split(",")) - set(_UNLIMITED),
+        partitions=frozenset(values.get("Partitions", "").split(",")),
     )
 
 

@@ -98,7 +98,7 @@ def send_next(
     with journal.lock(root):
         records = submission.settled(journal.records(root))
         names = [record.name for record in records if record.kind == "next" and record.sweep == plan.sweep]
-        waiting = [row.job for row in commands.squeue(names=names).value or () if row.live]
+        waiting = [row.job for row in commands.squeue(names=names).value or () if row.is_live]
         if waiting and not anew:
             return None
         tuning = {run.folder_name for run in plan.runs if run.role == "tune"}

@@ -108,8 +108,8 @@ def call(settings: Settings, name: str, folder: Path, jobs: Sequence[Job], depen
         with environment(settings), contextlib.redirect_stderr(io.StringIO()):
             sent = executor.submit_array(jobs) if len(jobs) > 1 else [executor.submit(jobs[0])]
     except (FailedJobError, FailedSubmissionError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        complaint = commands.complaint(str(error)) or type(error).__name__
-        raise RequestError(f"sbatch: {complaint}", kind="unavailable") from None
+        message = commands.error_line(str(error)) or type(error).__name__
+        raise RequestError(f"sbatch: {message}", kind="unavailable") from None
     return str(sent[0].job_id).partition("_")[0]
 
 

@@ -69,7 +69,7 @@ def check(settings: Settings, runs: int, root: Path) -> None:
         RequestError: everything that stands in the way, each with what to do.
     """
     jobs = -(-runs // settings.runs_per_job)
-    cluster = clusters.look()
+    cluster = clusters.read_cluster()
     refusals = limits.refusals(settings, jobs, root, cluster)
     if not refusals and (reason := sbatch.trial(settings, min(jobs, cluster.max_array))) is not None:
         refusals = [Refusal(f"SLURM would not take these jobs: {reason}", "unavailable")]
@@ -106,7 +106,7 @@ def send(
         open_runs = [RunFolder(root / run.name) for run in same]
         todo = [run for run in open_runs if not is_covered(run, living_jobs)]
         queued = tuple(run for run in open_runs if is_covered(run, living_jobs))
-        per_array = clusters.max_array(clusters.answer(commands.configuration()))
+        per_array = clusters.max_array(clusters.require(commands.configuration()))
         group = group or journal.new_group()
         jobs = {name: job.job for name, job in living_jobs.items()}
         tasks = {job.job: job.task for job in living_jobs.values()}
@@ -161,7 +161,7 @@ def living(records: Sequence[SubmissionRecord]) -> dict[str, Living]:
     order = {name: number for number, name in enumerate(by_name)}
     for row in sorted(_queue(list(order)), key=lambda row: order[row.name]):
         record = by_name[row.name]
-        if row.live and row.job in record.jobs:
+        if row.is_live and row.job in record.jobs:
             task = record.tasks[record.jobs.index(row.job)]
             jobs |= dict.fromkeys(task.runs, Living(record, row.job, task))
     return jobs
@@ -225,5 +225,5 @@ def is_covered(run: RunFolder, jobs: Mapping[str, Living]) -> bool:
     return state.status != "failed" or job.task.retry.get(run.name) == state.attempts
 
 
-def _queue(names: Sequence[str]) -> list[commands.Queued]:
-    return clusters.answer(commands.squeue(names=names)) if names else []
+def _queue(names: Sequence[str]) -> list[commands.QueueRow]:
+    return clusters.require(commands.squeue(names=names)) if names else []
