@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: 1.20M parameters, 34.5k bytes, a loss of 3.2145, 12 min."""
+"""Numbers as text for people: 1.20M parameters, 34.5k bytes, a loss of 3.2145, 12 min."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
 def count(value: float | None) -> str:
-    """Three significant digits with a decimal prefix: 1234567 is "1.23M". Whole numbers below 1000 stay whole."""
+    """Three significant digits with a decimal prefix: 1234567 is "1.23M". Integers below 1000 stay integers."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -24,15 +24,22 @@ def count(value: float | None) -> str:
     return f"{scaled:.{digits}f}{_PREFIXES[power]}"
 
 
-def number_of(count: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """A number of things: "1 run", "1,200 runs"."""
-    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with the digits that it needs: 0.95 is "95%", 0.999 is "99.9%"."""
+    return f"{100 * fraction:g}%"
 
 
 def measure(value: float | None, *, signed: bool = False) -> str:
-    """A metric's value: four decimals, fewer where it is large, three significant digits where four decimals are none.
+    """A metric's value: four decimals, fewer where it is large, and three significant digits below 0.001.
 
-    `signed` writes the plus of a difference.
+    Args:
+        value: None, for a value that isn't known, is a dash.
+        signed: write the plus sign of a difference.
     """
     if value is None:
         return "–"
@@ -50,7 +57,7 @@ def measure(value: float | None, *, signed: bool = False) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time with two or three digits in its largest fitting unit: 45 s, 12 min, 3.5 h, 2.1 d."""
+    """A time in the unit that gives it two or three digits: 45 s, 12 min, 3.5 h, 2.1 d."""
     if seconds is None:
         return "–"
     for unit, size, limit in (("s", 1, 99.5), ("min", 60, 99.5), ("h", 3600, 47.95)):
@@ -58,8 +65,3 @@ def duration(seconds: float | None) -> str:
         if amount < limit:
             return f"{amount:.0f} {unit}" if amount >= 9.95 or unit == "s" else f"{amount:.1f} {unit}"
     return f"{seconds / 86400:.1f} d" if seconds < 99.95 * 86400 else f"{seconds / 86400:,.0f} d"
-
-
-def plural(number: int, noun: str) -> str:
-    """A number of things: `1 run`, `3 runs`, `1,024 runs`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -49,7 +49,7 @@ class Audit:
 
     def describe(self, arm: str) -> str:
         """`+3.1% parameters, -2.0% FLOPs/token`; empty for an arm within the tolerance."""
-        return ", ".join(f"{percent(value)} {COST_TITLES[cost]}" for cost, value in self.mismatches(arm).items())
+        return ", ".join(f"{signed_percent(value)} {COST_TITLES[cost]}" for cost, value in self.mismatches(arm).items())
 
 
 def audit(sweep: SweepResults) -> Audit:
@@ -82,7 +82,7 @@ def deviation(value: float, reference: float) -> float:
     return math.inf if value else 0.0
 
 
-def percent(fraction: float) -> str:
+def signed_percent(fraction: float) -> str:
     """A signed percentage with one decimal, `+3.1%`; without decimals above a hundred."""
     if not math.isfinite(fraction):
         return "from none to"

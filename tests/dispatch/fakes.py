@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lab.records import RunFolder
+from lab.dispatch.status.status import StatusRow, row_from
+from lab.records import RunFolder, survey
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).parent / "fake_worker.py"))
 
@@ -35,3 +36,8 @@ def most_at_once(runs: list[RunFolder]) -> int:
         now += change
         most = max(most, now)
     return most
+
+
+def read_rows(root: Path | str, sweep: str | None = None) -> list[StatusRow]:
+    """The status of all runs below the root, or of one sweep."""
+    return [row_from(run) for run in survey(root, sweep).runs]

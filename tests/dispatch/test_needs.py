@@ -19,11 +19,10 @@ import yaml
 from lab.dispatch.control import dependencies
 from lab.dispatch.control.prepare import prepare
 from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
-from lab.dispatch.status.status import read_rows
 from lab.dispatch.worker.attempt import BLOCKED, Stop
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, RunRecord, State
-from tests.dispatch.fakes import FAKE_WORKER, begun, marks
+from tests.dispatch.fakes import FAKE_WORKER, begun, marks, read_rows
 from tests.records.made import make_run, record
 
 pytestmark = pytest.mark.slow

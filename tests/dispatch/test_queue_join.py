@@ -23,6 +23,7 @@ from lab.dispatch.status.status import StatusRow
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, State, SubmittedTask
 from lab.refusals import RequestError
+from tests.dispatch.fakes import read_rows
 
 Make = Callable[..., RunFolder]
 
@@ -166,7 +167,7 @@ def send(root: Path, job: str, *tasks: tuple[RunFolder, ...]) -> None:
 
 
 def joined(root: Path) -> tuple[dict[str, StatusRow], tuple[str, ...]]:
-    rows = status.read_rows(root)
+    rows = read_rows(root)
     view = look(root, rows)
     return {row.run.rpartition("/")[2]: row for row in view.join(rows)}, view.notes
 
@@ -185,7 +186,7 @@ def test_slurm_is_asked_only_about_runs_of_which_it_may_know_more(make: Make, tm
 
 def test_a_root_that_never_saw_slurm_costs_no_question(make: Make, tmp_path: Path, slurm: Slurm) -> None:
     make("caps/both/seed-0")
-    assert look(tmp_path, status.read_rows(tmp_path)).jobs == ()
+    assert look(tmp_path, read_rows(tmp_path)).jobs == ()
     assert slurm.asked == []
 
 

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from lab.dispatch.control.prepare import prepare
-from lab.dispatch.status import status
 from lab.dispatch.worker.claim import Claim
 from lab.records import (
     Need,
@@ -29,7 +28,7 @@ from lab.records import (
     survey,
     write_plan_record,
 )
-from tests.dispatch.fakes import FAKE_WORKER, begun
+from tests.dispatch.fakes import FAKE_WORKER, begun, read_rows
 from tests.dispatch.launch import submit_local
 from tests.records.made import make_run, record
 
@@ -162,7 +161,7 @@ class TestTheSweepsPlan:
         plan = sweep("second", 1, 7)
         write_plan(tmp_path, plan)
         prepare(plan, tmp_path)
-        assert [row.run for row in status.read_rows(tmp_path, "second")] == ["first/arm1/seed-0", "second/arm7/seed-0"]
+        assert [row.run for row in read_rows(tmp_path, "second")] == ["first/arm1/seed-0", "second/arm7/seed-0"]
         assert len(survey(tmp_path).runs) == 4  # each once, where all are asked for
 
     @pytest.mark.parametrize("content", ["", "[]", '{"runs": 3}', '{"runs": [{}]}'])

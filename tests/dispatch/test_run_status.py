@@ -13,6 +13,7 @@ import pytest
 from lab.dispatch.status import status
 from lab.dispatch.worker.claim import Claim, holder
 from lab.records import Progress, RunFolder, State, find_broken
+from tests.dispatch.fakes import read_rows
 
 Make = Callable[..., RunFolder]
 
@@ -72,15 +73,15 @@ def test_rows_of_a_sweep_and_their_counts(make: Make, tmp_path: Path) -> None:
     for name in ("b/x/seed-0", "a/x/seed-1", "a/x/seed-0"):
         make(name)
     make("a/y/seed-0").state = State(status="finished")
-    assert [row.run for row in status.read_rows(tmp_path)] == ["a/x/seed-0", "a/x/seed-1", "a/y/seed-0", "b/x/seed-0"]
-    assert status.counts(status.read_rows(tmp_path, "a")) == {"queued": 2, "finished": 1}
+    assert [row.run for row in read_rows(tmp_path)] == ["a/x/seed-0", "a/x/seed-1", "a/y/seed-0", "b/x/seed-0"]
+    assert status.counts(read_rows(tmp_path, "a")) == {"queued": 2, "finished": 1}
 
 
 def test_json_is_json_even_of_a_diverged_run_and_names_broken_folders(make: Make, tmp_path: Path) -> None:
     run, torn = make("caps/both/seed-0"), make("caps/both/seed-1")
     run.state = State(status="diverged", progress=progress(loss=math.nan))
     (torn.path / "state.json").write_text("{")
-    rows = status.read_rows(tmp_path)
+    rows = read_rows(tmp_path)
     printed = json.dumps(status.to_json(rows, find_broken(tmp_path)), allow_nan=False)
     data = json.loads(printed)
     assert data["version"] == 1

@@ -227,7 +227,7 @@ def test_a_launcher_that_was_given_nothing_below_a_root_is_not_imported(folder: 
     program = (
         "import sys\n"
         "from lab.dispatch.status.cluster_view import look\n"
-        "from lab.dispatch.status.status import read_rows\n"
+        "from tests.dispatch.fakes import read_rows\n"
         "print(look('runs', read_rows('runs')).jobs)\n"
         "print([name for name in sys.modules if 'third_launcher' in name or '.slurm' in name])\n"
     )

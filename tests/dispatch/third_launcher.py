@@ -93,7 +93,7 @@ class DetachedLauncher(base.Launcher):
         runs.sort(key=lambda run: len(run.record.needs))
         command = [sys.executable, __file__, str(request.root.resolve()), json.dumps(asdict(self._options))]
         for number, run in enumerate(runs):
-            folder = base.records_folder(request.root.resolve(), request.sweep or run.path.parts[-3], self.name)
+            folder = request.root.resolve() / (request.sweep or run.path.parts[-3]) / f".{self.name}"
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{time.time_ns()}-{number}.json"
             Job(path, run.name, os.getpid()).write()

@@ -13,11 +13,12 @@ from lab.records import RunFolder
 from lab.refusals import RequestError
 from lab.training.checkpoints import verified
 from tests.evaluation.conftest import Trained, files, train
+from tests.training.tiny import newest_weights
 
 
 def test_the_model_has_the_checkpoints_weights_and_does_not_train(trained: Trained) -> None:
     loaded = load_model(trained.bytes, "cpu")
-    weights = verified.model_weights(trained.bytes.path)
+    weights = newest_weights(trained.bytes.path)
     assert all(torch.equal(value, weights[name]) for name, value in loaded.model.state_dict().items())
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())

@@ -27,6 +27,7 @@ from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.options import Validation
 from lab.training.progress.recorder import Recorder
+from tests.training.tiny import newest_weights
 
 from . import tiny
 
@@ -275,7 +276,7 @@ def test_a_checkpoint_is_never_ahead_of_the_curve_on_the_disk(tmp_path: Path, mo
 
 def test_a_checkpoint_holds_the_models_weights(tmp_path: Path) -> None:
     _, weights = tiny.run(tmp_path, steps=3)
-    assert tiny.same(verified.model_weights(tmp_path), weights)
+    assert tiny.same(newest_weights(tmp_path), weights)
 
 
 def test_training_says_nothing_and_leaves_only_what_it_promises(

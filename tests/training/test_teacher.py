@@ -24,6 +24,7 @@ from lab.training.recipes import teacher
 from lab.training.recipes.base import NextTokenPrediction
 from lab.training.recipes.distillation import Distillation
 from tests.records.made import make_run
+from tests.training.tiny import newest_weights
 
 from .test_train import architecture
 from .test_train import experiment as experiment
@@ -51,7 +52,7 @@ def test_a_finished_run_teaches_with_its_last_weights(experiment: Experiment, ru
     found = teacher.load(run, experiment, kernel="auto")
     assert (found.identity, found.run) == ("e" * 64, "school/big/seed-0")
     trained = Decoder(experiment.model)
-    trained.load_state_dict(verified.model_weights(run.path))
+    trained.load_state_dict(newest_weights(run.path))
     tokens = torch.arange(24).reshape(2, 12)
     assert torch.equal(found.model(tokens), trained.eval()(tokens))
     assert not found.model.training

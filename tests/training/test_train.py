@@ -26,11 +26,11 @@ from components.residual import PreNorm
 from components.softcap import Gemma2Softcap
 from lab.data.options import Byte, Data, Files
 from lab.training import loop
-from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
 from lab.training.optimizers.optimizer import AdamW, parameter_groups
 from lab.training.optimizers.schedule import Cosine
 from lab.training.options import Train, Validation
+from tests.training.tiny import newest_weights
 
 
 def architecture(**changes: Any) -> Architecture:
@@ -82,8 +82,8 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
     assert outcome.status == again.status == "finished"
     assert outcome.summary.metrics == again.summary.metrics
     assert outcome.summary.metrics["val/loss"] < 4.5
-    weights = verified.model_weights(whole)
-    assert all(torch.equal(value, verified.model_weights(cut)[name]) for name, value in weights.items())
+    weights = newest_weights(whole)
+    assert all(torch.equal(value, newest_weights(cut)[name]) for name, value in weights.items())
     model = Decoder(experiment.model)
     model.load_state_dict(weights)
     (tmp_path / "whole" / "summary.json").unlink()

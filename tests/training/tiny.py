@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from components.language_model import LanguageModel
+from lab.training.checkpoints import verified
 from lab.training.fit import Procedure, fit
 from lab.training.optimizers.optimizer import AdamW
 from lab.training.optimizers.schedule import Cosine
@@ -105,6 +106,13 @@ def stop_after(steps: int) -> Callable[[], bool]:
 def interrupted(folder: Path, at: int, steps: int = 12, *, dropout: float = 0.0, **train: Any) -> Outcome:
     """A run that was asked to stop after `at` steps."""
     return fit(TinyModel(dropout), TinyText(), procedure(steps, **train), folder, stop=stop_after(at))
+
+
+def newest_weights(run: Path) -> dict[str, Tensor]:
+    """The weights at a run's newest whole checkpoint."""
+    path = verified.newest(run)
+    assert path is not None, f"{run} has no whole checkpoint"
+    return verified.weights_at(path)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

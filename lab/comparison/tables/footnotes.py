@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from lab.comparison.compare import LOSS, Comparison
 from lab.comparison.metrics import better, title
 from lab.comparison.statistics.paired import Interval, seed_list
-from lab.units import measure, plural
+from lab.units import measure, percent, plural
 
 MOST_LINES = 12
 """Lines of one kind; if there are more, the last line says how many."""
@@ -36,11 +36,6 @@ def footnotes(comparison: Comparison) -> Iterator[str]:
         yield f"Left out: {plural(len(sweep.left_out), 'run')}, not in the plan{reasons}."
     broken = [f"Can't be read: {path} ({problem})." for path, problem in sweep.broken]
     yield from _at_most(broken, "folders more can't be read")
-
-
-def percent(level: float) -> str:
-    """A level as readers know it: 95%."""
-    return f"{100 * level:g}%"
 
 
 def _direction(metric: str) -> str:

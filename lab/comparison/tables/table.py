@@ -11,12 +11,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from lab.comparison.audit import percent as signed_percent
+from lab.comparison.audit import signed_percent
 from lab.comparison.compare import Comparison, ComparisonCell, ComparisonRow
 from lab.comparison.metrics import COST_TITLES, better, title
 from lab.comparison.read.results import COSTS
-from lab.comparison.tables.footnotes import footnotes, percent, with_interval
-from lab.units import count, measure
+from lab.comparison.tables.footnotes import footnotes, with_interval
+from lab.units import count, measure, percent
 
 MOST_ROWS = 200
 """Nobody reads a longer table, and it takes seconds to lay out. The other rows are counted, and --json has them."""

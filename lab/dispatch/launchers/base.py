@@ -298,8 +298,3 @@ class Launcher(ABC):
         except RequestError as error:
             return [Finding.of(refusal, cls.name) for refusal in error.refusals]
         return [Finding(cls.name, "runs could be sent")]
-
-
-def records_folder(root: Path, sweep: str, launcher: str) -> Path:
-    """The folder of a launcher's own records of a sweep."""
-    return root / sweep / f".{launcher}"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lab.dispatch.worker.claim import holder
-from lab.records import STATUSES, Failure, RunFolder, Seen, State, Status, survey
+from lab.records import STATUSES, Failure, RunFolder, Seen, State, Status
 
 VERSION = 1
 
@@ -115,11 +115,6 @@ def live(run: RunFolder, state: State) -> State:
     silent = f"{time.time() - again.heartbeat:.0f} s" if again.heartbeat else "its start"
     reason = f"no sign of life for {silent} from process {again.pid} on {again.host}"
     return again.replace(status="lost", failure="interrupted", reason=reason)
-
-
-def read_rows(root: Path | str, sweep: str | None = None) -> list[StatusRow]:
-    """The rows of all runs below the root, or of one sweep, ordered by sweep, arm and seed."""
-    return [row_from(seen) for seen in survey(root, sweep).runs]
 
 
 def counts(rows: Iterable[StatusRow]) -> dict[Status, int]:

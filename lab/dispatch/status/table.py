@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lab.dispatch.status.status import StatusRow, counts
 from lab.records import Failure, Status
-from lab.units import number_of
+from lab.units import plural
 
 STYLES: dict[Status, str] = {
     "running": "cyan",
@@ -183,7 +183,7 @@ def totals(rows: Sequence[StatusRow]) -> str:
     """How many runs have which status."""
     numbers = counts(rows)
     parts = [f"{numbers[status]} {status}" for status in STYLES if status in numbers]
-    return ": ".join([number_of(len(rows), "run"), *([", ".join(parts)] if parts else [])])
+    return ": ".join([plural(len(rows), "run"), *([", ".join(parts)] if parts else [])])
 
 
 def share(row: StatusRow) -> float:

@@ -134,10 +134,6 @@ class Provenance:
         return None if compiled is None else str(compiled)
 
     @property
-    def peak_basis(self) -> str | None:
-        return self._text("peak_basis")
-
-    @property
     def threads(self) -> int | None:
         return self._whole("threads")
 

@@ -111,20 +111,8 @@ def discard_all_but(run: Path, kept: list[Path]) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def model_weights(run: Path) -> dict[str, torch.Tensor]:
-    """The weights at a run's newest whole checkpoint, on the CPU, ready for `load_state_dict` of its model.
-
-    Raises:
-        FileNotFoundError: the run has no whole checkpoint.
-    """
-    path = newest(run)
-    if path is None:
-        raise FileNotFoundError(f"{run} has no whole checkpoint in {FOLDER}/")
-    return weights_at(path)
-
-
 def weights_at(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint, as `model_weights` gives them.
+    """The weights in a checkpoint, on the CPU, ready for `load_state_dict` of its model.
 
     Raises:
         DamagedCheckpoint: its digest is missing or another one.

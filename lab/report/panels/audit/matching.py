@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from lab.comparison.audit import deviation, percent
+from lab.comparison.audit import deviation, signed_percent
 from lab.comparison.metrics import COST_TITLES
 from lab.report.parts import Column, Panel, Text, arm_link, arm_table, breakable, runs_link, table
 from lab.report.report_data import ReportData, ReportedArm
@@ -71,7 +71,7 @@ def _cost(data: ReportData, arm: ReportedArm, cost: str, uneven: bool) -> Text:
 
 
 def _percent(fraction: float) -> str:
-    text = f"{100 * fraction:+.2g}%" if 0 < abs(fraction) < 0.0005 else percent(fraction)
+    text = f"{100 * fraction:+.2g}%" if 0 < abs(fraction) < 0.0005 else signed_percent(fraction)
     return text.replace("-", MINUS)
 
 

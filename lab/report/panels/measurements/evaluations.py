@@ -8,13 +8,13 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from lab.comparison.read.curves import MetricCurve, band
-from lab.comparison.tables.footnotes import percent
 from lab.records import EvaluationCurve
 from lab.report.charts import Line, chart
 from lab.report.parts import Panel, figure, legend, mean_line, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import scale
 from lab.report.wording import join
+from lab.units import percent
 
 MOST_CURVES = 24
 

@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from lab.comparison.metrics import title
 from lab.comparison.read.curves import MetricCurve, X, averaged_runs, band, difference, run_curves
-from lab.comparison.tables.footnotes import percent
 from lab.report.charts import Line, chart
 from lab.report.parts import Panel, figure, legend, mean_line, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import scale, short_count, short_duration
 from lab.report.thinning import MOST_POINTS
 from lab.report.wording import join
+from lab.units import percent
 
 _TITLE = "Training curves"
 _ALWAYS = ("val/loss", "train/loss")

@@ -6,14 +6,13 @@ from markupsafe import Markup
 
 from lab.comparison.metrics import better, title
 from lab.comparison.statistics.factorial import Effect, Factorial
-from lab.comparison.tables.footnotes import percent
 from lab.report.charts import Dot, strip, strip_scale
 from lab.report.panels.results.verdicts import DIRECTIONS, decimals, interval_text
 from lab.report.parts import Panel, concat, every_run_link, forest, tabs
 from lab.report.report_data import ReportData
 from lab.report.scales import Scale
 from lab.report.wording import fixed, join, p_value
-from lab.units import plural
+from lab.units import percent, plural
 
 MOST_EFFECTS = 60
 _TITLE = "Main effects and interactions"

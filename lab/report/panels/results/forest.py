@@ -5,13 +5,13 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from lab.comparison.metrics import better, title
-from lab.comparison.tables.footnotes import percent
 from lab.report.charts import Dot, strip, strip_scale
 from lab.report.panels.results.verdicts import DIRECTIONS, decimals, pill, verdict
 from lab.report.parts import Panel, arm_link, forest, runs_link, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import Scale
 from lab.report.wording import NONE, fixed
+from lab.units import percent
 
 _TITLE = "Differences, seed by seed"
 

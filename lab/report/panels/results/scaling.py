@@ -6,13 +6,12 @@ from markupsafe import Markup
 
 from lab.comparison.statistics.scaling import Scaling, scaling
 from lab.comparison.statistics.scaling_law import LawFit
-from lab.comparison.tables.footnotes import percent
 from lab.report.charts import Dot, Line, chart
 from lab.report.parts import Column, Panel, Text, concat, every_run_link, figure, table, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import scale, short_count
 from lab.report.wording import as_written
-from lab.units import count, plural
+from lab.units import count, percent, plural
 
 MOST_BUDGETS = 7
 """Budgets of tokens that a chart draws the law for."""

@@ -10,11 +10,10 @@ from markupsafe import Markup
 from lab.comparison.compare import LOSS, ComparisonCell
 from lab.comparison.metrics import better, title
 from lab.comparison.statistics.paired import Interval
-from lab.comparison.tables.footnotes import percent
 from lab.report.parts import Column, Panel, Text, arm_link, arm_table, runs_link, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.wording import NONE, decimals_for, fixed, shorten
-from lab.units import plural
+from lab.units import percent, plural
 
 MOST_NAMED = 4
 """Arms that a sentence names."""

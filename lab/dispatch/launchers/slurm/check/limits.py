@@ -19,7 +19,7 @@ from lab.dispatch.launchers.slurm.client.cluster import Bounds, Cluster, Partiti
 from lab.dispatch.launchers.slurm.client.commands import QueueRow
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.refusals import Kind, Refusal, Where
-from lab.units import number_of
+from lab.units import plural
 
 
 def refusals(settings: Settings, jobs: int, root: Path, cluster: Cluster) -> list[Refusal]:
@@ -43,7 +43,7 @@ def refusals(settings: Settings, jobs: int, root: Path, cluster: Cluster) -> lis
         result.append(_refusal("partition", problem, fix="use another partition, or try again later"))
     if len(cluster.queue) + jobs > cluster.max_jobs:
         problem = (
-            f"{number_of(jobs, 'job')} on top of the {len(cluster.queue):,} that the controller holds are more than "
+            f"{plural(jobs, 'job')} on top of the {len(cluster.queue):,} that the controller holds are more than "
             f"its MaxJobCount of {cluster.max_jobs:,} (each array task counts)"
         )
         result.append(_too_many(settings, jobs, cluster.max_jobs - len(cluster.queue), problem))
@@ -97,7 +97,7 @@ def _exceeded(
     for limit, whose, count in counts:
         if limit is not None and count + jobs > limit:
             problem = (
-                f"{number_of(jobs, 'job')} on top of {count} {whose} are more than the {limit} that {owner} may have "
+                f"{plural(jobs, 'job')} on top of {count} {whose} are more than the {limit} that {owner} may have "
                 "queued and running (each array task counts)"
             )
             yield _too_many(settings, jobs, limit - count, problem)

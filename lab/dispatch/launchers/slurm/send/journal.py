@@ -1,7 +1,7 @@
 """The journal of what was sent to Slurm: one file for each call of sbatch, written before the call.
 
-The files are in `<root>/<sweep>/.slurm/`; `lab.records` reads and writes them. Each call has its own job name. So a call
-that was interrupted, before or after the controller accepted the job, can be looked up in the queue: nothing is sent
+The files are in `<root>/<sweep>/.slurm/`; `lab.records` reads and writes them. Each call has its own job name, so a
+call that was interrupted before or after the controller accepted the job can be looked up in the queue. Nothing is sent
 twice, and nothing counts as sent that wasn't. The state of the runs isn't in here.
 """
 

@@ -19,7 +19,7 @@ from lab.dispatch.launchers.slurm.send.packing import batches, dependency
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder, SubmissionRecord, SubmittedTask, journal_folder
 from lab.refusals import Refusal, RequestError
-from lab.units import number_of
+from lab.units import plural
 
 _PATIENCE = 3.0  # seconds within which a job appears in the queue whose sbatch outlived the process that called it
 
@@ -47,9 +47,9 @@ class SentJobs:
             shown = ", ".join(ids if len(ids) < 6 else [*ids[:3], "…", ids[-1]])
             kind = "array" if any(len(record.tasks) > 1 for record in self.records) else "job"
             kind += "" if len(ids) == 1 else "s"
-            parts.append(f"{number_of(self.runs, 'run')} in {number_of(jobs, 'job')} ({kind} {shown})")
+            parts.append(f"{plural(self.runs, 'run')} in {plural(jobs, 'job')} ({kind} {shown})")
         if self.queued:
-            parts.append(f"{number_of(len(self.queued), 'run')} in the queue already")
+            parts.append(f"{plural(len(self.queued), 'run')} in the queue already")
         return ", ".join(parts) or "nothing to send"
 
 
@@ -143,7 +143,7 @@ def preview(needs: Mapping[str, Sequence[str]], root: Path, sweep: str, settings
     scripts = []
     for number, batch in enumerate(array, start=1):
         after = f", after those that do {', '.join(sorted(batch.waits_for))}" if batch.waits_for else ""
-        what = f"{number_of(batch.count, 'run')} in {number_of(len(batch.tasks), 'job')}"
+        what = f"{plural(batch.count, 'run')} in {plural(len(batch.tasks), 'job')}"
         depends = "afterok:…" if batch.waits_for else None
         script = sbatch.text(settings, f"lab-{sweep}-TOKEN", folder, len(batch.tasks), depends)
         scripts.append(f"# sbatch {number} of {len(array)}: {what}{after}\n{script}")
