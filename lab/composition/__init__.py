@@ -1,1 +1,1 @@
-"""From names, YAML and overrides to one typed, frozen experiment, or to one clear message about what is wrong."""
+"""Composition: names, YAML and overrides give one typed, frozen experiment, or one message about what is wrong."""

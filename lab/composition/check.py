@@ -1,4 +1,4 @@
-"""Refusals that need more than one part of an experiment, and no part of which may know the other."""
+"""Checks that involve several parts of an experiment which don't know each other."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from lab.training.experiment import Experiment
 
 
 def check_kernel(experiment: Experiment) -> None:
-    """Refuse an attention kernel that cannot train some layer, before anything runs.
+    """Refuse an attention kernel that can't train one of the layers, before anything runs.
 
-    Where the accelerator is left to the machine, this one's counts: a run that goes to another says which it is for.
+    With `train.accelerator: auto`, the accelerator of this machine counts. A run for another machine has to name its
+    accelerator.
 
     Raises:
-        RequestError: at train.kernel, with the kernel's own reason.
+        RequestError: at train.kernel, with the kernel's reason.
     """
     train = experiment.train
     name, device = train.kernel, train.accelerator
@@ -45,33 +46,33 @@ def check_kernel(experiment: Experiment) -> None:
         except kernels.UnknownKernel as error:
             raise RequestError.of_name(error, Where(key="train.kernel")) from None
         if reason is not None:
-            hint = " (a run for a CUDA device says train.accelerator=cuda)" if fits_cuda else ""
+            hint = " (for a run on a CUDA device, set train.accelerator=cuda)" if fits_cuda else ""
             problem = f"{name} refuses the {kind} layers: {reason}{hint}"
             raise RequestError(problem, kind="unsupported", key="train.kernel", given=name)
 
 
-def check_read(experiment: Experiment, overrides: Overrides) -> None:
-    """Refuse an override of what only attention reads, for a model in which no layer attends.
+def check_attention_overrides(experiment: Experiment, overrides: Overrides) -> None:
+    """Refuse an override of an attention option in a model without attention layers.
 
-    What the architecture's own file says of attention stays: it is there for the layers that may attend.
+    Attention options in the architecture's own file are allowed, because another pattern may use them.
 
     Raises:
-        RequestError: at the slot that nothing would read.
+        RequestError: at the option without effect.
     """
     model = experiment.model
     if any(layer.attention is not None for layer in model.layers):
         return
     mixers = ", ".join(dict.fromkeys(layer.mixer.name for layer in model.layers))
     for path in AttentionMixer().reads:
-        read = [inner for inner in model.attention_paths_read if inner == path or inner.startswith(f"{path}.")]
-        if not read:
-            asked = overrides.setting(f"model.{path}") or overrides.choice(f"model.{path}")
-            unread = f"model.{path}" if asked is not None else None
-        elif path not in read:  # only some of its options
+        used_paths = [used for used in model.attention_paths_read if used == path or used.startswith(f"{path}.")]
+        if not used_paths:
+            override = overrides.setting(f"model.{path}") or overrides.choice(f"model.{path}")
+            unused = f"model.{path}" if override is not None else None
+        elif path not in used_paths:  # only some of its options are used
             options = [f"{path}.{option.name}" for option in registry.options(type(getattr(model, path)))]
-            unread = next((f"model.{o}" for o in options if o not in read and overrides.sets(f"model.{o}")), None)
+            unused = next((f"model.{o}" for o in options if o not in used_paths and overrides.sets(f"model.{o}")), None)
         else:
-            unread = None
-        if unread is not None:
-            problem = f"no layer attends (the mixer is {mixers}), so nothing would read it"
-            raise RequestError(problem, kind="conflict", key=unread)
+            unused = None
+        if unused is not None:
+            problem = f"has no effect: no layer is attention (the mixer is {mixers})"
+            raise RequestError(problem, kind="conflict", key=unused)

@@ -1,7 +1,7 @@
-"""Hydra composition of a named experiment with overrides, into one typed experiment.
+"""Compose a named experiment and overrides into one typed experiment.
 
-Hydra does the composing: defaults lists, groups, interpolation, its override grammar. The lab checks every name and
-type itself, so that a mistake gives one message with the file or override, the key, and the nearest valid name.
+Hydra handles defaults lists, groups, interpolation and the override grammar. The lab checks every name and type itself,
+so that a mistake gives one message with the file or override, the key, and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from yaml import YAMLError
 
 from components import registry
 from lab.composition import convert, extensions, memo
-from lab.composition.check import check_kernel, check_read
+from lab.composition.check import check_attention_overrides, check_kernel
 from lab.composition.hydra import groups
 from lab.composition.hydra.merge import Merged, merge
 from lab.composition.hydra.origin import Origin, chooses
 from lab.composition.hydra.overrides import Overrides, parse
-from lab.composition.hydra.swap import settle
-from lab.composition.plain import Plain, copied
-from lab.composition.search_path import display, find
+from lab.composition.hydra.swap import apply_swaps
+from lab.composition.plain import Plain, deep_copy
+from lab.composition.search_path import display, find_config
 from lab.composition.unreadable import unreadable_experiment
 from lab.refusals import Refusal, RequestError, Where, one_line
 from lab.training.experiment import Experiment
@@ -35,9 +35,9 @@ class Composition:
     """A composed experiment.
 
     Attributes:
-        experiment: typed and checked.
-        choices: the option chosen for each Hydra group: {"model": "gemma2_tiny", "model/heads": "gqa", …}.
-        overrides: what was asked for on top of the experiment's file.
+        experiment: the typed and checked experiment.
+        choices: Hydra group → chosen option: {"model": "gemma2_tiny", "model/heads": "gqa", …}.
+        overrides: the overrides on top of the experiment's file.
     """
 
     experiment: Experiment
@@ -49,9 +49,9 @@ def compose(name: str, overrides: Sequence[str] = (), *, source: Where | str = "
     """Compose `experiments/<name>.yaml` with Hydra overrides.
 
     Args:
-        source: where the overrides stand: the arm of a sweep's file; nowhere for the command line.
+        source: the place of the overrides, such as an arm of a sweep file; empty for the command line.
     Raises:
-        RequestError: with everything that a user needs to mend the request.
+        RequestError: with the file or override, the key, what was expected, and the nearest valid name.
     """
     where = Where(part=source or None) if isinstance(source, str) else source
     with memo.scope():
@@ -60,7 +60,7 @@ def compose(name: str, overrides: Sequence[str] = (), *, source: Where | str = "
 
 def _compose(name: str, overrides: tuple[str, ...], where: Where) -> Composition:
     extensions.load()
-    path = find("experiments", name)
+    path = find_config("experiments", name)
     parsed = parse(overrides, where)
     try:
         merged = merge(path, _hydra_choices(path, parsed))
@@ -70,10 +70,10 @@ def _compose(name: str, overrides: tuple[str, ...], where: Where) -> Composition
     except (YAMLError, UnicodeDecodeError) as error:
         raise unreadable_experiment(error) from None
     try:
-        settled = settle(raw, merged.choices, parsed, merged.origin)
-        experiment = convert.dataclass(Experiment, settled | {"name": name})
+        swapped = apply_swaps(raw, merged.choices, parsed, merged.origin)
+        experiment = convert.dataclass(Experiment, swapped | {"name": name})
         check_kernel(experiment)
-        check_read(experiment, parsed)
+        check_attention_overrides(experiment, parsed)
     except RequestError as error:
         raise RequestError(_located(error.refusal, raw, parsed, merged.origin)) from None
     defaults = {slot: getattr(experiment, slot).name for slot in groups.optional()}
@@ -81,9 +81,9 @@ def _compose(name: str, overrides: tuple[str, ...], where: Where) -> Composition
 
 
 def _with_values(merged: Merged, overrides: Overrides) -> Plain:
-    """The merged configuration, interpolations resolved, with the values of the overrides; the caller's to change."""
+    """A new configuration: the merged one with the values of the overrides, and with interpolations resolved."""
     if merged.plain is not None:
-        raw = copied(merged.plain)
+        raw = deep_copy(merged.plain)
         if overrides.patch(raw):
             return raw
     config = merged.config.copy()
@@ -94,7 +94,7 @@ def _with_values(merged: Merged, overrides: Overrides) -> Plain:
 
 
 def _hydra_choices(path: Path, overrides: Overrides) -> tuple[str, ...]:
-    """The overrides of groups as Hydra takes them: one that the experiment leaves to its default has to be added."""
+    """The overrides of groups as Hydra expects them, with `+` for a group that the experiment leaves at its default."""
     texts = []
     for choice in overrides.choices:
         is_bare = choice.text.startswith(f"{choice.key}=")
@@ -104,23 +104,23 @@ def _hydra_choices(path: Path, overrides: Overrides) -> tuple[str, ...]:
 
 
 def _located(refusal: Refusal, raw: Plain, overrides: Overrides, origin: Origin) -> Refusal:
-    """A refusal with where the wrong value comes from, and the nearest path where a key stands elsewhere."""
+    """The refusal with the origin of the wrong value, and with the nearest path if the key exists elsewhere."""
     path = refusal.where.key or ""
     parent, _, last = path.rpartition(".")
     if refusal.kind == "unknown_key":
-        alike = [valid for valid in valid_paths(raw) if valid.rpartition(".")[2] == last]
-        if alike:
-            refusal = replace(refusal, expected=None, nearest=alike[0])
+        same_option = [valid for valid in valid_paths(raw) if valid.rpartition(".")[2] == last]
+        if same_option:
+            refusal = replace(refusal, expected=None, nearest=same_option[0])
     override = overrides.setting(path)
     if override is None and refusal.kind == "missing":
         override = overrides.choice(parent)
     if override is None and path.startswith("model.kinds.") and origin.setting(path) is None:
-        override = overrides.setting("model.pattern")  # which implied that layer kind
+        override = overrides.setting("model.pattern")  # the pattern implied this layer kind
     return refusal.within(overrides.place(override) if override else origin.place(path))
 
 
 def valid_paths(raw: Plain) -> list[str]:
-    """Every path that this configuration could set, given the components that it chose."""
+    """Every path that a configuration with these components can set."""
     paths: list[str] = []
 
     def walk(cls: type, value: object, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""From plain YAML values to typed dataclasses, strictly: unknown keys and wrong types are refused by path."""
+"""Strict conversion of plain YAML values to typed dataclasses. Unknown keys and wrong types are refused by path."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _NUMBER = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kMBGT]?)\s*")
 
 
-def join(path: str, key: str) -> str:
-    """A dotted path one key deeper."""
+def join_path(path: str, key: str) -> str:
+    """Append a key to a dotted path, which may be empty."""
     return f"{path}.{key}" if path else key
 
 
 def convert(annotation: object, value: object, path: str) -> Any:
-    """`value` as the annotated type.
+    """Convert a value to the annotated type.
 
-    Whole numbers may be written 200k, 1.5M, 2B. Dataclasses come from mappings, components from mappings with `name`.
+    Whole numbers may be written as 200k, 1.5M or 2B. Dataclasses are made from mappings, components from mappings with
+    `name`.
 
     Raises:
-        RequestError: at the path, with what was expected and, for names, the nearest valid one.
+        RequestError: at the path, with what was expected and, for a name, the nearest valid one.
     """
     origin, members = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -40,7 +41,7 @@ def convert(annotation: object, value: object, path: str) -> Any:
             return None
         return _first_that_fits(others, value, path)
     if origin is Literal:
-        if isinstance(value, bool) and {"on", "off"} <= set(members):  # what YAML makes of a bare on or off
+        if isinstance(value, bool) and {"on", "off"} <= set(members):  # YAML reads a bare on or off as a boolean
             value = "on" if value else "off"
         return _choice(members, value, path)
     if origin in (tuple, list):
@@ -55,14 +56,17 @@ def convert(annotation: object, value: object, path: str) -> Any:
 
 
 def dataclass(cls: type[T], value: object, path: str = "") -> T:
-    """A configuration dataclass from a mapping.
+    """Convert a mapping to a configuration dataclass.
 
-    An option whose field has the metadata `parse` is read by that function; it returns None for what it can't read,
-    and the metadata `expected` says what it can.
+    If a field's metadata has a function `parse`, that function reads the option. It returns None for a value that it
+    can't read; the metadata `expected` then describes valid values.
 
     Within `memo.scope`, equal parts of configurations become the same object.
+
+    Raises:
+        RequestError: at the path of an unknown key, a missing option or a wrong value.
     """
-    # The whole is hardly ever met twice, and its text would be long.
+    # A whole configuration rarely appears twice, and its text as a key would be long.
     if not path:
         return _dataclass(cls, value, path)
     return memo.cached((cls, repr(value)), lambda: _dataclass(cls, value, path))
@@ -74,14 +78,14 @@ def _dataclass(cls: type[T], value: object, path: str) -> T:
     options = {option.name: option for option in registry.options(cls)}
     for key in map(str, value):
         if key not in options:
-            raise RequestError(kind="unknown_key", key=join(path, key), given=key, expected=tuple(options))
+            raise RequestError(kind="unknown_key", key=join_path(path, key), given=key, expected=tuple(options))
     arguments = {}
     for name, option in options.items():
         if name in value and value[name] != "???":
-            arguments[name] = _option(option, value[name], join(path, name))
+            arguments[name] = _option(option, value[name], join_path(path, name))
         elif option.required:
-            needed = option.expected or expected(option.type)
-            raise RequestError(kind="missing", key=join(path, name), expected=needed)
+            description = option.expected or expected(option.type)
+            raise RequestError(kind="missing", key=join_path(path, name), expected=description)
     try:
         return cls(**arguments)
     except OptionError as error:
@@ -98,7 +102,11 @@ def _option(option: registry.Option, value: object, path: str) -> object:
 
 
 def component(kind: str, value: object, path: str) -> Component:
-    """A component from `{name: …, options…}`, or from its name alone."""
+    """Convert `{name: …, options…}`, or a name alone, to a component.
+
+    Raises:
+        RequestError: at the path, for an unknown kind, name or option.
+    """
     if kind not in registry.kinds():
         raise RequestError("no such slot", kind="unknown_key", key=path, given=kind, expected=tuple(registry.kinds()))
     if isinstance(value, str):
@@ -114,7 +122,7 @@ def component(kind: str, value: object, path: str) -> Component:
 
 
 def expected(annotation: object) -> str:
-    """A type in a researcher's words."""
+    """A description of a type for messages."""
     origin, members = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return " or ".join("null" if member is type(None) else expected(member) for member in members)
@@ -163,8 +171,8 @@ def _mapping(member: object, value: object, path: str) -> dict[str, object]:
     if not isinstance(value, Mapping):
         raise RequestError(key=path, given=value, expected="keys and values")
     if member is Component:  # a mapping from slots to components: the key is the kind
-        return {str(kind): component(str(kind), item, join(path, str(kind))) for kind, item in value.items()}
-    return {str(key): convert(member, item, join(path, str(key))) for key, item in value.items()}
+        return {str(kind): component(str(kind), item, join_path(path, str(kind))) for kind, item in value.items()}
+    return {str(key): convert(member, item, join_path(path, str(key))) for key, item in value.items()}
 
 
 def _scalar(annotation: object, value: object, path: str) -> object:

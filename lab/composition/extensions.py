@@ -1,8 +1,8 @@
-"""Components of your own: `lab_components.py` in the working folder, and packages that are installed beside the lab.
+"""The user's own components: `lab_components.py` in the working folder, and installed packages.
 
-What they register is then as good as built in: it composes, is listed, completes, and is part of a run's identity. A
-package says where its components are by an entry point of the group `architecture_lab.components`. A run that uses the
-file keeps a copy of it, and a worker loads that copy, wherever it runs and whatever has been edited since.
+They behave like built-in components: they compose, are listed and completed, and are part of a run's identity. A
+package names its modules in entry points of the group `architecture_lab.components`. A run that uses the file keeps a
+copy of it, and a worker loads that copy, wherever it runs and whatever has been edited since.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GROUP = "architecture_lab.components"
 
 @dataclass(frozen=True)
 class OwnFile:
-    """A file of components as it was read."""
+    """The content of a file of components when it was read."""
 
     path: Path
     content: bytes
@@ -41,23 +41,29 @@ class OwnFile:
 
 @dataclass
 class _Loaded:
-    """What this process has loaded. `held` keeps a run's own copy in force against the working folder's file."""
+    """What this process has loaded.
+
+    Attributes:
+        file: the file of components; None if there is none.
+        packages: name → entry point of the loaded packages; None before they are loaded.
+        is_pinned: whether the file is a run's own copy, which the working folder's file must not replace.
+    """
 
     file: OwnFile | None = None
     packages: dict[str, metadata.EntryPoint] | None = None
-    held: bool = False
+    is_pinned: bool = False
 
 
 _loaded = _Loaded()
 
 
 def load() -> None:
-    """Register what installed packages and the working folder's file bring. Costs nothing if that has been done.
+    """Register the components of installed packages and of the working folder's file. Repeated calls are cheap.
 
     Raises:
-        RequestError: they fail to load, or take a name that is taken; with the file and line.
+        RequestError: they fail to load, or register a name that exists already; with the file and line.
     """
-    if _loaded.held:
+    if _loaded.is_pinned:
         return
     _load_packages()
     path = Path.cwd() / FILE
@@ -72,13 +78,13 @@ def load() -> None:
         _execute(file)
 
 
-def current() -> str:
-    """Changes whenever what is loaded does; empty where there is no file."""
+def loaded_digest() -> str:
+    """The SHA-256 of the loaded file of components; empty if there is none."""
     return "" if _loaded.file is None else _loaded.file.sha256
 
 
-def used(components: Mapping[str, Component]) -> Extensions:
-    """Where these components come from that aren't the lab's."""
+def origins(components: Mapping[str, Component]) -> Extensions:
+    """The origins of those components that don't belong to the lab."""
     modules = {type(component).__module__ for component in components.values()}
     tops = set(map(_top, modules))
     points = {point.name: point for point in (_loaded.packages or {}).values() if _top(point.module) in tops}
@@ -89,20 +95,19 @@ def used(components: Mapping[str, Component]) -> Extensions:
 
 
 def files(components: Mapping[str, Component]) -> dict[str, bytes]:
-    """What a run's folder keeps so that the run is frozen: name → content."""
-    return {FILE: _loaded.file.content} if _loaded.file is not None and used(components).sha256 is not None else {}
+    """Name → content of the files that a run folder keeps, so that the run doesn't depend on the working folder."""
+    return {FILE: _loaded.file.content} if _loaded.file is not None and origins(components).sha256 is not None else {}
 
 
 @contextlib.contextmanager
 def of_run(folder: Path, record: RunRecord) -> Iterator[None]:
-    """For the length of the context, the components that a run was made with: its own copy of the file, its packages.
+    """A context with the components of a run: its own copy of the file, and its packages.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
         record: its run.json.
     Raises:
-        RequestError: the copy is missing or another one, or a package is missing or brings another version of a
-            component.
+        RequestError: the copy is missing or was changed, or a package is missing or has another version of a component.
     """
     copy = folder / FILE
     own = None
@@ -118,16 +123,15 @@ def of_run(folder: Path, record: RunRecord) -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_record(own: OwnFile | None, recorded: Extensions, versions: Mapping[str, int], where: str) -> Iterator[None]:
-    """For the length of the context, the components that a run or a plan was made with.
+    """A context with the components of a run or a plan.
 
     Args:
-        own: its copy of the user's file; None where it uses none.
-        recorded: what `used` gave when it was made.
-        versions: of its components.
-        where: the copy, for messages.
+        own: its copy of the user's file; None if it uses none.
+        recorded: the origins that were recorded when it was made.
+        versions: `kind/name` → version of its components.
+        where: the place of the copy, for messages.
     Raises:
-        RequestError: the copy is another one than was recorded, or a package is missing or brings another version of a
-            component.
+        RequestError: the copy was changed, or a package is missing or has another version of a component.
     """
     if recorded.packages:
         _check_packages(recorded.packages, versions)
@@ -135,20 +139,20 @@ def of_record(own: OwnFile | None, recorded: Extensions, versions: Mapping[str, 
         yield
         return
     if own.sha256 != recorded.sha256:
-        problem = "is not the file that the run was made with: its SHA-256 is another"
+        problem = "isn't the file with which the run was made: its SHA-256 differs"
         raise RequestError(problem, kind="not_trusted", file=where)
-    before = _loaded.held
+    was_pinned = _loaded.is_pinned
     if own != _loaded.file:
         _execute(own)
-    _loaded.held = True
+    _loaded.is_pinned = True
     try:
         yield
     finally:
-        _loaded.held = before
+        _loaded.is_pinned = was_pinned
 
 
 def refusal_of(error: BaseException) -> RequestError | None:
-    """The refusal of an exception that passed through the user's own file, with the line there; None for others."""
+    """A refusal, with the line, for an exception that passed through the user's own file; None for other exceptions."""
     if _loaded.file is None:
         return None
     line = _line_in(error, _loaded.file.path)
@@ -159,7 +163,7 @@ def _execute(file: OwnFile) -> None:
     _forget()
     module = types.ModuleType(MODULE, None)
     module.__file__ = str(file.path)
-    sys.modules[MODULE] = module  # where dataclasses look up the names in annotations
+    sys.modules[MODULE] = module  # dataclasses look up the names in annotations there
     try:
         exec(compile(file.content, str(file.path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
@@ -171,7 +175,7 @@ def _execute(file: OwnFile) -> None:
 
 
 def _forget() -> None:
-    """Unregister what the file brought, so that another one, or an edited one, starts from nothing."""
+    """Unregister the components of the file, before another or an edited file is loaded."""
     registry.forget(MODULE)
     sys.modules.pop(MODULE, None)
     _loaded.file = None
@@ -190,13 +194,13 @@ def _with_type(error: BaseException, text: str) -> str:
 
 
 def _line_in(error: BaseException, path: Path) -> int | None:
-    """The innermost line of a file that an exception passed through."""
+    """The innermost line of a file through which an exception passed; None if it didn't pass through the file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return lines[-1] if lines else None
 
 
 def entry_points() -> list[metadata.EntryPoint]:
-    """The packages' entry points, none of them loaded."""
+    """The entry points of installed packages. Nothing is loaded."""
     return sorted(metadata.entry_points(group=GROUP), key=lambda point: (point.name, point.value))
 
 

@@ -1,4 +1,4 @@
-"""What can be chosen, as plain rows and as a table: components with their options, experiments, sweeps, kernels."""
+"""Lists of components with their options, experiments, sweeps and kernels, as plain rows and as a table."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from lab.composition.hydra import groups
 from lab.composition.search_path import Folder, available, display
 from lab.refusals import RequestError
 
-Listed = Literal["components", "kernels", "experiments", "sweeps"]
+ListingKind = Literal["components", "kernels", "experiments", "sweeps"]
 
 
-def rows(what: Listed, kind: str | None = None) -> list[dict[str, Any]]:
-    """Plain rows of one of: components, experiments, sweeps, kernels.
+def list_rows(what: ListingKind, kind: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a list.
 
+    Args:
+        what: the list.
+        kind: only components of this kind; None for all.
     Raises:
-        RequestError: no component kind is called `kind`.
+        RequestError: there is no such kind of component.
     """
     match what:
         case "components":
@@ -35,8 +38,8 @@ def rows(what: Listed, kind: str | None = None) -> list[dict[str, Any]]:
     return _files(what)
 
 
-def table(what: str, rows: Sequence[Mapping[str, Any]], *, whole: bool = False) -> Table:
-    """The rows as a table; `whole` shows a component's full description."""
+def list_table(what: str, rows: Sequence[Mapping[str, Any]], *, whole: bool = False) -> Table:
+    """The rows as a table, with the full description of components if `whole`."""
     shown = Table(box=box.SIMPLE_HEAD, show_lines=whole)
     if what != "components":
         for column in ("name", "about") if what == "kernels" else ("name", "about", "file"):
@@ -66,14 +69,14 @@ def _components(kind: str | None) -> list[dict[str, Any]]:
     if kind is not None and kind.rpartition("/")[2] not in slots:
         problem = f"no kind of component is called '{kind}'"
         raise RequestError(problem, kind="not_found", given=kind, expected=tuple(slots))
-    found = []
-    for each in slots if kind is None else [kind.rpartition("/")[2]]:
-        for name in registry.names(each):
-            cls = registry.lookup(each, name)
-            found.append(
+    rows = []
+    for component_kind in slots if kind is None else [kind.rpartition("/")[2]]:
+        for name in registry.names(component_kind):
+            cls = registry.lookup(component_kind, name)
+            rows.append(
                 {
-                    "kind": each,
-                    "group": slots[each],
+                    "kind": component_kind,
+                    "group": slots[component_kind],
                     "name": name,
                     "version": cls.version,
                     "module": cls.__module__,
@@ -82,7 +85,7 @@ def _components(kind: str | None) -> list[dict[str, Any]]:
                     "options": [_option(option) for option in registry.options(cls)],
                 }
             )
-    return found
+    return rows
 
 
 def _option(option: registry.Option) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _option(option: registry.Option) -> dict[str, Any]:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a user writes about it: int, float | null, one of half, interleaved."""
+    """The name of a type for users: int, float | null, one of half, interleaved."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is type(None):
         return "null"
@@ -111,15 +114,15 @@ def type_name(annotation: Any) -> str:
 def _files(what: Folder) -> list[dict[str, Any]]:
     files = available(what)
     contents = {name: yaml.safe_load(path.read_text(encoding="utf-8")) or {} for name, path in files.items()}
-    found = []
+    rows = []
     for name, path in files.items():
         about = _question(name, contents) or _opening_comment(path.read_text(encoding="utf-8"))
-        found.append({"name": name, "about": about, "file": display(path)})
-    return found
+        rows.append({"name": name, "about": about, "file": display(path)})
+    return rows
 
 
 def _question(name: str, contents: Mapping[str, Any], below: frozenset[str] = frozenset()) -> str | None:
-    """A sweep's question, or that of the sweep which it extends."""
+    """A sweep's question, or the question of the sweep that it extends."""
     content = contents.get(name)
     if not isinstance(content, dict) or name in below:
         return None
@@ -138,9 +141,9 @@ def _opening_comment(text: str) -> str:
 
 
 def _kernels() -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for name in kernels.names():
         kernel = kernels.KERNELS.get(name)
         about = "The fastest kernel that honours the whole spec." if kernel is None else inspect.getdoc(kernel)
-        found.append({"name": name, "about": (about or "").split("\n\n")[0].replace("\n", " ")})
-    return found
+        rows.append({"name": name, "about": (about or "").split("\n\n")[0].replace("\n", " ")})
+    return rows

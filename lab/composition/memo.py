@@ -1,6 +1,6 @@
-"""Results that are kept while files and registered components stay as they are: a plan of thousands of runs needs it.
+"""A cache of results within a `scope`, for plans of thousands of runs.
 
-Nothing is kept outside a `scope`, so an edited file or a newly registered component is seen at once.
+A scope assumes that files don't change. Nothing is cached outside of a scope, so that edited files are read again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _results: ContextVar[dict[Hashable, object] | None] = ContextVar("results", defa
 
 @contextmanager
 def scope() -> Iterator[None]:
-    """For the length of the context, `cached` keeps its results. Scopes nest and share them."""
+    """A context in which `cached` stores its results. Nested scopes share them."""
     with _using({} if (results := _results.get()) is None else results):
         yield
 
 
 @contextmanager
 def separate_scope() -> Iterator[None]:
-    """For the length of the context, the results of a scope around it are neither used nor added to."""
+    """A context with a cache of its own, apart from that of an outer scope."""
     with _using(None if _results.get() is None else {}):
         yield
 
@@ -42,10 +42,11 @@ def _using(results: dict[Hashable, object] | None) -> Iterator[None]:
 
 
 def cached(key: Hashable, compute: Callable[[], T]) -> T:
-    """What `compute` returns, computed once in a scope.
+    """The result of `compute`, which is called once for each key in a scope.
 
     Args:
-        key: all that the result depends on, apart from files and from what is registered.
+        key: everything on which the result depends, except files, registered components and the working folder.
+        compute: a function that computes the result.
     """
     results = _results.get()
     if results is None:
@@ -57,7 +58,7 @@ def cached(key: Hashable, compute: Callable[[], T]) -> T:
 
 
 class ById:
-    """A key that is equal only to one of the very same object."""
+    """A cache key that compares an object by identity. It keeps the object alive."""
 
     def __init__(self, value: object) -> None:
         self.value = value

@@ -10,19 +10,19 @@ Plain: TypeAlias = dict[str, object]
 ABSENT = object()
 
 
-def copied(plain: Mapping[str, object]) -> Plain:
-    """A copy in which every dict and list is a new one."""
+def deep_copy(plain: Mapping[str, object]) -> Plain:
+    """A copy with new dicts and lists at every level."""
     return {key: _copied(value) for key, value in plain.items()}
 
 
 def _copied(value: object) -> object:
     if isinstance(value, Mapping):
-        return copied(value)
+        return deep_copy(value)
     return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def select(plain: Mapping[str, object], path: str) -> object:
-    """The value at a dotted path; ABSENT if there is none. The empty path is the whole."""
+    """The value at a dotted path; ABSENT if there is none. The empty path gives the whole configuration."""
     value: object = plain
     for key in path.split(".") if path else ():
         value = value.get(key, ABSENT) if isinstance(value, Mapping) else ABSENT
@@ -30,7 +30,7 @@ def select(plain: Mapping[str, object], path: str) -> object:
 
 
 def put(plain: Plain, path: str, value: object) -> None:
-    """Set the value at a dotted path, whose last key may be new."""
+    """Set the value at a dotted path, in place. The last key may be new, the keys above must exist."""
     parent, _, last = path.rpartition(".")
     holder = select(plain, parent)
     assert isinstance(holder, dict), f"{path} is below a value"
@@ -38,7 +38,7 @@ def put(plain: Plain, path: str, value: object) -> None:
 
 
 def leaves(key: str, value: object) -> Iterator[str]:
-    """The paths of the values in a nested mapping that stands at a key."""
+    """The dotted paths of all values in a nested mapping at a key."""
     if not isinstance(value, Mapping):
         yield key
         return

@@ -1,4 +1,4 @@
-"""Where experiments, sweeps and launchers are found: in the user's working folder first, then among those shipped."""
+"""The search path for experiments, sweeps and launchers: the working folder first, then the files of the lab."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _first: ContextVar[Path | None] = ContextVar("searched_first", default=None)
 
 
 def shipped(what: Folder) -> Path:
-    """The lab's own folder of that name: beside a checkout's packages, inside a wheel."""
+    """The lab's own folder of that name: beside the packages in a checkout, inside the package in a wheel."""
     installed = PACKAGE / "shipped" / what
     return installed if installed.is_dir() else PACKAGE.parent / what
 
 
 @contextmanager
 def searched_first(folder: Path | None) -> Iterator[None]:
-    """Search another folder for experiments before all others, for the length of the context."""
+    """A context in which experiments are searched in another folder first; None changes nothing."""
     token = _first.set(folder)
     try:
         with memo.separate_scope():
@@ -38,7 +38,7 @@ def searched_first(folder: Path | None) -> Iterator[None]:
 
 
 def roots(what: Folder) -> list[Path]:
-    """The folders of that name, in the order in which they are searched."""
+    """The folders of that name, in the order of the search."""
     return list(memo.cached(("roots", what), lambda: _roots(what)))
 
 
@@ -52,7 +52,7 @@ def _roots(what: Folder) -> list[Path]:
 
 
 def available(what: Folder, group: str = "") -> dict[str, Path]:
-    """YAML files by name, directly in the folders or in a group's subfolder; of equal names the first found wins."""
+    """Name → YAML file, directly in the folders or in the subfolder of a group. The first folder with a name wins."""
     return dict(memo.cached(("available", what, group), lambda: _available(what, group)))
 
 
@@ -70,7 +70,7 @@ def experiment_files() -> Iterator[Path]:
 
 
 def version() -> str:
-    """Changes whenever one of the `experiment_files` does."""
+    """A hash that changes whenever one of the `experiment_files` changes."""
     return memo.cached("version", _version)
 
 
@@ -80,11 +80,11 @@ def _version() -> str:
     return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
-def find(what: Folder, name: str) -> Path:
-    """The YAML file of a named experiment, sweep or launcher.
+def find_config(what: Folder, name: str) -> Path:
+    """The YAML file of an experiment, sweep or launcher by name.
 
     Raises:
-        RequestError: naming the nearest.
+        RequestError: there is none; with the nearest name.
     """
     known = available(what)
     if name not in known:
@@ -94,7 +94,7 @@ def find(what: Folder, name: str) -> Path:
 
 
 def display(path: Path) -> str:
-    """A path as a user would name it: relative to the working folder, or `sweeps/…` for what ships with the lab."""
+    """A path for messages: relative to the working folder, or such as `sweeps/…` for a file of the lab."""
     return memo.cached(("display", path), lambda: _display(path))
 
 

@@ -1,4 +1,4 @@
-"""Refusals of files that are no YAML, with the line."""
+"""Refusals, with the line, of files that aren't YAML."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lab.refusals import RequestError
 
 
 def not_yaml(path: Path, error: yaml.YAMLError | UnicodeDecodeError) -> RequestError:
-    """The refusal of a file that can't be read as YAML: the file, the line and what is wrong there."""
+    """The refusal of a file that isn't YAML, with the file, the line and the problem."""
     file = display(path)
     if isinstance(error, UnicodeDecodeError):
         problem = f"not UTF-8 text: {error.reason} at byte {error.start}"
         return RequestError(problem, kind="unreadable", file=file)
     if not isinstance(error, yaml.MarkedYAMLError):
-        first_line = str(error).splitlines()[0]  # PyYAML's next line names the file in its own way
+        first_line = str(error).splitlines()[0]  # the next line repeats the file in PyYAML's notation
         return RequestError(f"not YAML: {first_line}", kind="unreadable", file=file)
     mark = error.problem_mark or error.context_mark
     problem = ", ".join(text for text in (error.context, error.problem) if text)
@@ -25,7 +25,7 @@ def not_yaml(path: Path, error: yaml.YAMLError | UnicodeDecodeError) -> RequestE
 
 
 def unreadable_experiment(error: yaml.YAMLError | UnicodeDecodeError) -> RequestError:
-    """The same for an error while experiments were read: the file is the one that it names, or is searched for."""
+    """The refusal of an experiment file that isn't YAML. If the error doesn't name the file, it is searched for."""
     mark = error.problem_mark or error.context_mark if isinstance(error, yaml.MarkedYAMLError) else None
     name = mark.name if mark else error.name if isinstance(error, yaml.reader.ReaderError) else None
     path = Path(name) if name else next(filter(_is_not_text, experiment_files()), Path("experiments"))

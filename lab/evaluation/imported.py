@@ -121,7 +121,7 @@ def _record(
         overrides=tuple(overrides),
         components=versions,
         costs=costs(experiment.model, experiment.train.context).as_dict(),
-        extensions=extensions.used(components_of(experiment)),
+        extensions=extensions.origins(components_of(experiment)),
         imported=Imported(weights, str(source.absolute())),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from components.decoder import Decoder
 from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment
-from lab.composition.frozen.reload import kernel_here, relocated
+from lab.composition.frozen.reload import kernel_for_device, relocated
 from lab.data.shards import prepare
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Byte, Ids
@@ -34,7 +34,7 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
             device = environment.device_of(accelerator)
         except ValueError as error:
             raise RequestError(str(error)) from None
-        model = Decoder(experiment.model, kernel_here(experiment, device.type))
+        model = Decoder(experiment.model, kernel_for_device(experiment, device.type))
         try:
             model.load_state_dict(verified.weights_at(checkpoint))
         except RuntimeError as error:

@@ -20,7 +20,7 @@ from components.mixers.linear import GatedLinearAttention, LinearMixer, chunked,
 from components.position.positions import NoPosition
 from components.registry import OptionError
 from lab.accounting.costs import costs
-from lab.composition.check import check_read
+from lab.composition.check import check_attention_overrides
 from lab.composition.compose import compose
 from lab.composition.hydra.overrides import parse
 from lab.refusals import RequestError
@@ -206,13 +206,13 @@ def test_a_model_without_attention_refuses_requests_about_it(asked: str) -> None
     experiment = compose("gemma2_tiny").experiment
     linear = replace(experiment, model=replace(experiment.model, mixer=LinearMixer()))
     hybrid = replace(experiment, model=replace(experiment.model, kinds={"local": {"mixer": LinearMixer()}}))
-    with pytest.raises(RequestError, match="no layer attends"):
-        check_read(linear, parse([asked]))
-    check_read(hybrid, parse([asked]))
-    check_read(linear, parse(["model.d_model=64"]))
+    with pytest.raises(RequestError, match="no layer is attention"):
+        check_attention_overrides(linear, parse([asked]))
+    check_attention_overrides(hybrid, parse([asked]))
+    check_attention_overrides(linear, parse(["model.d_model=64"]))
 
 
 def test_a_position_at_the_embedding_needs_no_attention() -> None:
     experiment = compose("gemma2_tiny", ["model/position=sinusoidal"]).experiment
     linear = replace(experiment, model=replace(experiment.model, mixer=LinearMixer()))
-    check_read(linear, parse(["model/position=sinusoidal"]))
+    check_attention_overrides(linear, parse(["model/position=sinusoidal"]))

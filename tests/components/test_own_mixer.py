@@ -191,7 +191,7 @@ def test_a_layer_that_attends_needs_what_attention_is_made_of() -> None:
      "model/heads=mha", "model.heads.n_heads=8"],
 )  # fmt: skip
 def test_options_of_attention_are_refused_where_no_layer_attends(asked: str) -> None:
-    with pytest.raises(RequestError, match=r"no layer attends \(the mixer is leaky_conv\)"):
+    with pytest.raises(RequestError, match=r"no layer is attention \(the mixer is leaky_conv\)"):
         compose("gemma2_tiny", ["model.pattern=[leaky_conv]", asked])
 
 
@@ -202,5 +202,5 @@ def test_a_linear_model_reads_two_sizes_of_the_heads_and_refuses_the_rest() -> N
         ("model.heads.bias=true", ()),
         ("model.heads.n_heads=2", ("model.kinds.linear.mixer.n_heads=2",)),
     ]:
-        with pytest.raises(RequestError, match=r"model\.heads.*: no layer attends"):
+        with pytest.raises(RequestError, match=r"model\.heads.*: has no effect: no layer is attention"):
             compose("gemma2_tiny", ["model.pattern=[linear]", asked, *read])

@@ -65,7 +65,7 @@ def test_a_component_of_your_own_composes_is_listed_and_planned(write: Write) ->
     model = compose("gemma2_tiny", ["model/softcap=scaled", "model.softcap.tens=1.5"]).experiment.model
     assert model.softcap.final_cap == 15
     assert "scaled" in groups()["model/softcap"]
-    row = next(row for row in listing.rows("components", "softcap") if row["name"] == "scaled")
+    row = next(row for row in listing.list_rows("components", "softcap") if row["name"] == "scaled")
     assert row["about"] == "A final cap of so many tens."
     assert row["options"] == [{"name": "tens", "type": "float", "required": False, "default": 3.0}]
     assert row["module"] == "lab_components"
@@ -221,7 +221,7 @@ def test_a_run_whose_file_is_missing_or_another_is_refused(write: Write, tmp_pat
     run = planned(tmp_path)
     copy = run.path / "lab_components.py"
     copy.write_text(OWN.replace("10 *", "11 *"))
-    with pytest.raises(RequestError, match="is not the file that the run was made with"), _of(run):
+    with pytest.raises(RequestError, match="isn't the file with which the run was made"), _of(run):
         pass
     copy.unlink()
     with pytest.raises(RequestError, match="the run's components cannot be read"), _of(run):

@@ -17,7 +17,7 @@ from lab.composition.compose import compose
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import identity
 from lab.composition.hydra import groups, merge, origin, overrides
-from lab.composition.search_path import find
+from lab.composition.search_path import find_config
 from lab.refusals import RequestError
 
 CHOICES = (
@@ -67,8 +67,8 @@ def test_composing_again_gives_what_composing_from_scratch_gives(many: list[list
 
 @pytest.mark.parametrize("choices", [(), ("model/heads=mha", "model/span=global"), ("model=llama3_8b", "schedule=wsd")])
 def test_files_are_merged_as_hydra_merges_them(choices: tuple[str, ...]) -> None:
-    path = find("experiments", "gemma2_tiny")
-    groups.store()
+    path = find_config("experiments", "gemma2_tiny")
+    groups.store_components()
     with initialize_config_dir(version_base="1.3", config_dir=str(path.parent)):
         whole = hydra_compose(path.stem, list(choices), return_hydra_config=True)
     chosen = {key: str(value) for key, value in whole.hydra.runtime.choices.items() if not key.startswith("hydra/")}

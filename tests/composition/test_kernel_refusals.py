@@ -63,7 +63,7 @@ def test_every_kernel_is_shown_both_ways_unless_it_trains_everything() -> None:
 
 
 def test_the_accelerator_left_to_the_machine_is_this_machines_and_the_other_is_named() -> None:
-    hint = "a run for a CUDA device says train.accelerator=cuda"
+    hint = "for a run on a CUDA device, set train.accelerator=cuda"
     with pytest.raises(RequestError, match=hint):
         compose("gemma2_tiny", ["train.kernel=flex"])
     with pytest.raises(RequestError) as refused:

@@ -88,7 +88,10 @@ def test_a_hybrids_linear_layers_keep_no_keys_and_cost_no_more_with_context() ->
             "model.kinds.nope.position.theta: no such",
         ),
         (["model.pattern=[linear,nope]"], "uses none of the layer kinds of span=interleaved"),
-        (["model.pattern=[linear]", "model.span.window=16"], "model.span: no layer attends (the mixer is linear)"),
+        (
+            ["model.pattern=[linear]", "model.span.window=16"],
+            "model.span: has no effect: no layer is attention (the mixer is linear)",
+        ),
         (["model.pattern=[local,3]"], "model.pattern[1]: expected a text"),
     ],
 )

@@ -99,7 +99,7 @@ def test_an_import_that_cannot_be_honoured_makes_nothing(
     ask = ("import", folder, "--root", root, "--name")
     refused(lab(*ask, "x"), "has no tokenizer.json; say what its token ids mean")
     refused(lab(*ask, "a/b", "data/tokenizer=byte"), "must not contain slashes")
-    refused(lab(*ask, "x", "data/tokenizer=byte", "model.d_model=8"), "lab import takes overrides of data")
+    refused(lab(*ask, "x", "data/tokenizer=byte", "model.d_model=8"), "lab import accepts overrides of data")
     refused(lab(*ask, "x", "data/tokenizer=bpe"), "is too small for the tokenizer's 4,096 tokens")
     (folder / "config.json").write_text("{")
     refused(lab(*ask, "x", "data/tokenizer=byte"), "not JSON")

@@ -126,7 +126,7 @@ def test_what_cannot_be_evaluated_is_refused_and_leaves_nothing(trained: Trained
         (["perplexity", "contxt=3"], "perplexity: override 'contxt=3': contxt: no such key; did you mean 'context'?"),
         (["perplexity", "context=0"], "context: must be at least 1, got 0"),
         (["perplexity", "tokens=many"], "tokens: expected a whole number"),
-        (["perplexity", "data/tokenizer=bpe"], "lab eval takes overrides of data.corpus, data.validation_fraction"),
+        (["perplexity", "data/tokenizer=bpe"], "lab eval accepts overrides of data.corpus, data.validation_fraction"),
         (["perplexity", "model/heads=mha"], "the run's configuration is frozen"),
         (["perplexity", "data/corpus=filez"], "did you mean 'files'?"),
         (["perplexity", "data.validation_fraction=0.4"], "would hold out text that the run was trained on"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.accounting.costs import costs
-from lab.composition.listing import rows
+from lab.composition.listing import list_rows
 from lab.composition.search_path import available
 from tests.planning.plans import shipped
 
@@ -51,7 +51,7 @@ def test_it_runs_in_minutes_and_tells_a_difference_from_noise(name: str) -> None
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_list_of_sweeps_shows_its_question(name: str) -> None:
-    (row,) = [row for row in rows("sweeps") if row["name"] == name]
+    (row,) = [row for row in list_rows("sweeps") if row["name"] == name]
     assert row["about"] == shipped(name).question
 
 

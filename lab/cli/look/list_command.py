@@ -30,10 +30,10 @@ def command(what: str, kind: str | None, as_json: bool) -> None:
         raise RequestError("only components have kinds", kind="usage", key="KIND", given=kind, fix=fix)
     if what == "evaluators":
         what, kind = "components", "evaluator"
-    rows = listing.rows(cast("listing.Listed", what), kind)
+    rows = listing.list_rows(cast("listing.ListingKind", what), kind)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     from lab.cli.console import console
 
-    console().print(listing.table(what, rows, whole=kind is not None))
+    console().print(listing.list_table(what, rows, whole=kind is not None))

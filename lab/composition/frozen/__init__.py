@@ -1,1 +1,1 @@
-"""Composed experiments as frozen configurations: written, read back, identified, amended."""
+"""Frozen configurations of composed experiments: write, read, identify and amend them."""

@@ -1,4 +1,4 @@
-"""A typed experiment as plain data and back: what a run's config.yaml holds, so that nothing is composed again."""
+"""Typed experiments as plain data and back. A run's config.yaml holds that data, so that nothing is composed again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def to_plain(value: object, *, results_only: bool = False) -> object: ...
 
 
 def to_plain(value: object, *, results_only: bool = False) -> object:
-    """Dataclasses, components, tuples as mappings and lists; a component's mapping begins with its `name`.
+    """Convert dataclasses and components to mappings, and tuples to lists. A component's mapping begins with `name`.
 
     Args:
         results_only: leave out the fields that don't affect a run's result.
@@ -51,7 +51,7 @@ def to_yaml(experiment: Experiment) -> str:
     return _dump(to_plain(experiment))
 
 
-# Both write the same text; one of them is compiled, and ten times as fast.
+# Both write the same text. The compiled one is ten times as fast, but not always installed.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -61,10 +61,10 @@ def _dump(plain: object) -> str:
 
 
 def part_as_yaml(experiment: Experiment, path: str | None) -> str:
-    """The configuration below a dotted path, such as `model.heads`, as YAML; all of it for None.
+    """The configuration below a dotted path, such as `model.heads`, as YAML; None gives all of it.
 
     Raises:
-        RequestError: naming the nearest key.
+        RequestError: there is no such key; with the nearest one.
     """
     part: object = to_plain(experiment)
     for key in path.split(".") if path else []:
@@ -77,10 +77,10 @@ def part_as_yaml(experiment: Experiment, path: str | None) -> str:
 
 
 def load_experiment(config: Mapping[str, object]) -> Experiment:
-    """The typed experiment of a frozen configuration. Nothing is filled in or dropped.
+    """The typed experiment of a frozen configuration. Nothing is added or left out.
 
     Raises:
-        RequestError: where the configuration isn't one that this version of the lab wrote.
+        RequestError: this version of the lab doesn't understand the configuration.
     """
     try:
         return convert.dataclass(Experiment, config)
@@ -89,11 +89,14 @@ def load_experiment(config: Mapping[str, object]) -> Experiment:
 
 
 def components_of(experiment: Experiment) -> dict[str, Component]:
-    """Every component that an experiment uses, by its configuration path; those that others name stand below them."""
+    """Configuration path → component, for every component of an experiment.
+
+    A component that another one names by an option has a path below that component.
+    """
     components: dict[str, Component] = {}
     for name in (option.name for option in registry.options(Experiment)):
         part = getattr(experiment, name)
-        # Runs that differ in one part share the others, as the same objects.
+        # Runs that differ in one part share the objects of the others.
         components |= memo.cached(("components", name, memo.ById(part)), lambda: _components(part, name))  # noqa: B023
     return components
 
@@ -103,17 +106,17 @@ def _components(part: object, name: str) -> dict[str, Component]:
 
 
 def components_in(value: object, path: str, implied: bool = False) -> Iterator[tuple[str, Component, bool]]:
-    """(path, component, implied) of every component in a part of a configuration that stands at `path`.
+    """(path, component, implied) of every component in the part of a configuration at `path`.
 
-    Implied ones are held by no configuration: another component names them by an option, and their own defaults count.
+    An implied component isn't in the configuration: another component names it by an option, and it has its defaults.
     """
     if isinstance(value, Component):
         yield path, value, implied
         for option, used in value.uses().items():
-            yield from components_in(used, convert.join(path, option), True)
+            yield from components_in(used, convert.join_path(path, option), True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for name in (option.name for option in registry.options(type(value))):
-            yield from components_in(getattr(value, name), convert.join(path, name), implied)
+            yield from components_in(getattr(value, name), convert.join_path(path, name), implied)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from components_in(item, convert.join(path, str(key)), implied)
+            yield from components_in(item, convert.join_path(path, str(key)), implied)

@@ -1,7 +1,8 @@
-"""A run's identity: the whole resolved configuration, less what doesn't affect its result, plus component versions.
+"""A run's identity: a hash of the resolved configuration and the versions of its components.
 
-Defaults are in it, so a changed default never reuses an old run; the order of keys in a file is not. A component that
-another one names by an option (the expert of a mixture) is in it too, with its version and its own defaults.
+Fields that don't affect the result are left out. Defaults are included, so that a run isn't reused after a default has
+changed. The order of keys in a file doesn't matter. A component that another one names by an option, such as the expert
+of a mixture, is included with its version and its own defaults.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from lab.composition.frozen.freeze import components_in, to_plain
 from lab.training.experiment import Experiment
 
 FORMAT = 1
-"""Raised when the same configuration begins to mean something else as a whole."""
+"""The version of this hash. Increase it if the meaning of all configurations changes."""
 
 
 def component_versions(experiment: Experiment) -> dict[str, int]:
-    """Versions of the components in use: {"heads/gqa": 1, …}."""
+    """`kind/name` → version of the components in use: {"heads/gqa": 1, …}."""
     return _versions(_parts(experiment))
 
 
 def identity(experiment: Experiment) -> str:
-    """SHA-256 of an experiment's meaning, as 64 hexadecimal digits."""
+    """The identity of an experiment: a SHA-256 as 64 hexadecimal digits."""
     config: dict[str, str] = {}
     implied: dict[str, str] = {}
     parts = _parts(experiment)
@@ -44,12 +45,12 @@ def identity(experiment: Experiment) -> str:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a part of an experiment (its model, its data, …) adds to the identity.
+    """What one part of an experiment, such as its model or its data, adds to the identity.
 
     Attributes:
         text: the part as canonical JSON.
-        versions: ("heads/gqa", 1), … of the components in it.
-        implied: path → canonical JSON of components that no configuration holds.
+        versions: pairs such as ("heads/gqa", 1) for the components in it.
+        implied: path → canonical JSON, for components that aren't in the configuration itself.
     """
 
     text: str
@@ -67,7 +68,7 @@ def _versions(parts: Mapping[str, _Part]) -> dict[str, int]:
 
 
 def _part(name: str, value: object) -> _Part:
-    # Runs that differ in one part share the others, as the same objects.
+    # Runs that differ in one part share the objects of the others.
     return memo.cached(("part", name, memo.ById(value)), lambda: _compute_part(name, value))
 
 

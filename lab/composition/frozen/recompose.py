@@ -1,7 +1,7 @@
-"""A frozen configuration as something to compose with again: overrides on top of what a run already is.
+"""Compose overrides on top of a run's frozen configuration.
 
-Hydra composes from files, so the configuration is written out as one: its components as a defaults list, which group
-overrides then choose from as ever, and their options beneath.
+Hydra composes from files, so the configuration is written as one: its components as a defaults list, which group
+overrides can change as usual, and their options below.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 from lab.composition.compose import compose
 from lab.composition.hydra import groups
 from lab.composition.hydra.overrides import parse
-from lab.composition.plain import copied, select
+from lab.composition.plain import deep_copy, select
 from lab.composition.search_path import searched_first
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
@@ -24,20 +24,20 @@ from lab.training.experiment import Experiment
 def recompose(
     plain: Mapping[str, object], overrides: Sequence[str], *, may_set: Sequence[str], what: str
 ) -> Experiment:
-    """The experiment of a frozen configuration with overrides in Hydra's grammar.
+    """Compose the experiment of a frozen configuration with overrides in Hydra's grammar.
 
     Args:
-        plain: what config.yaml holds, component names included.
-        may_set: the paths that overrides may touch, such as `data.corpus`; what is below them counts.
-        what: who asks, for messages, such as `lab eval`.
+        plain: the content of config.yaml, with component names.
+        may_set: the paths that overrides may change, including everything below them, such as `data.corpus`.
+        what: the command for messages, such as `lab eval`.
     Raises:
-        RequestError: an override is wrong, or touches something else.
+        RequestError: an override is wrong, or changes another path.
     """
     for path, text in paths_of(overrides):
         if not any(path == allowed or path.startswith(f"{allowed}.") for allowed in may_set):
-            problem = f"{what} takes overrides of {', '.join(may_set)} only"
+            problem = f"{what} accepts overrides of {', '.join(may_set)} only"
             raise RequestError(problem, kind="unsupported", override=text)
-    content = copied(plain)
+    content = deep_copy(plain)
     name = str(content.pop("name"))
     defaults: list[object] = []
     for path in groups.slots():
@@ -54,5 +54,5 @@ def recompose(
 def paths_of(overrides: Sequence[str]) -> list[tuple[str, str]]:
     """(configuration path, text) of each override: `data/corpus=files` sets `data.corpus`."""
     parsed = parse(overrides)
-    chosen = [(choice.key.replace("/", "."), choice.text) for choice in parsed.choices]
-    return [*chosen, *((setting.key, setting.text) for setting in parsed.values)]
+    choices = [(choice.key.replace("/", "."), choice.text) for choice in parsed.choices]
+    return [*choices, *((setting.key, setting.text) for setting in parsed.values)]

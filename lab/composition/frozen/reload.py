@@ -1,4 +1,4 @@
-"""A run's frozen configuration where the run is used again: its tokenizer's own copy, and a kernel that works here."""
+"""Adapt a frozen configuration for using its run again: the run's tokenizer, and a kernel that works here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.training.options import Accelerator
 
 
 def relocated(config: Mapping[str, object], tokenizer_folder: Path) -> Mapping[str, object]:
-    """The configuration with a tokenizer's file where the run keeps its own copy: the original may have gone."""
+    """The configuration with the tokenizer's path replaced by the run's own copy, because the original may be gone."""
     data = config.get("data")
     tokenizer = data.get("tokenizer") if isinstance(data, Mapping) else None
     is_file = isinstance(tokenizer, Mapping) and tokenizer.get("name") == "file"
@@ -24,12 +24,12 @@ def relocated(config: Mapping[str, object], tokenizer_folder: Path) -> Mapping[s
     return {**config, "data": {**data, "tokenizer": {**tokenizer, "path": str(tokenizer_folder.resolve())}}}
 
 
-def kernel_here(experiment: Experiment, device: str, *, mask_documents: bool | None = None) -> str:
-    """The kernel that a run was trained with, or the fastest that works, where that one doesn't on this device.
+def kernel_for_device(experiment: Experiment, device: str, *, mask_documents: bool | None = None) -> str:
+    """The kernel with which a run was trained, or `auto` if that kernel doesn't work on this device.
 
     Args:
         device: `cpu` or `cuda`.
-        mask_documents: as it is to be used; None for as it was trained.
+        mask_documents: whether documents are masked from each other; None to do as in training.
     """
     documents = experiment.train.mask_documents if mask_documents is None else mask_documents
     accelerator: Accelerator = "cuda" if device == "cuda" else "cpu"

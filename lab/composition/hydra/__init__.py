@@ -1,1 +1,1 @@
-"""Composition with Hydra: files, groups, overrides, and what a swap keeps."""
+"""Composition with Hydra: files, groups, overrides, and swaps of components."""

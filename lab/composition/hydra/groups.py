@@ -1,6 +1,6 @@
-"""Hydra's groups, derived from the schema: a slot that takes a component is a group whose options are its kind's names.
+"""Hydra's groups, derived from the schema. Each slot for a component is a group; its options are the registered names.
 
-Registering a component is all it takes: `model/norm=mine` then composes, completes and is listed.
+After a component is registered, `model/norm=mine` composes, completes and is listed without further code.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from lab.training.experiment import Experiment
 
 @cache
 def slots() -> dict[str, str]:
-    """Configuration path of every slot → its kind: {"model.heads": "heads", …, "optimizer": "optimizer"}."""
+    """Configuration path → component kind, for every slot: {"model.heads": "heads", …, "optimizer": "optimizer"}."""
     return dict(_slots(Experiment, ""))
 
 
 @cache
 def optional() -> frozenset[str]:
-    """The groups that an experiment need not choose from, as the schema has a default for them: {"recipe"}."""
-    given = {option.name for option in registry.options(Experiment) if not option.required}
-    return frozenset(given & slots().keys())
+    """The groups for which the schema has a default, so that an experiment may leave them out: {"recipe"}."""
+    options_with_default = {option.name for option in registry.options(Experiment) if not option.required}
+    return frozenset(options_with_default & slots().keys())
 
 
 def _slots(cls: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -44,26 +44,28 @@ def _slots(cls: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _without_none(annotation: Any) -> Any:
-    """The type of a slot that may be empty."""
+    """The type of a slot, without the None of a slot that may be empty."""
     members = [member for member in get_args(annotation) if member is not type(None)]
     return members[0] if get_origin(annotation) in (Union, UnionType) and len(members) == 1 else annotation
 
 
 def groups() -> dict[str, list[str]]:
-    """Every group as Hydra names it → its options: registered components and YAML files."""
+    """Group, by Hydra's name → its options: registered components and YAML files."""
     return memo.cached("groups", _groups)
 
 
 def _groups() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {path.replace(".", "/"): registry.names(kind) for path, kind in slots().items()}
+    registered: dict[str, list[str]] = {path.replace(".", "/"): registry.names(kind) for path, kind in slots().items()}
     for root in roots("experiments"):
         for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
-            found.setdefault(str(folder.relative_to(root)), [])
-    return {group: list(dict.fromkeys([*names, *available("experiments", group)])) for group, names in found.items()}
+            registered.setdefault(str(folder.relative_to(root)), [])
+    return {
+        group: list(dict.fromkeys([*names, *available("experiments", group)])) for group, names in registered.items()
+    }
 
 
-def store() -> None:
-    """Put every registered component into Hydra's ConfigStore, with its defaults, under its slot's group."""
+def store_components() -> None:
+    """Add every registered component to Hydra's ConfigStore, with its defaults, under the group of its slot."""
     config_store = ConfigStore.instance()
     for path, kind in slots().items():
         for name in registry.names(kind):

@@ -1,8 +1,8 @@
-"""Everything of Hydra that isn't public and that the lab uses, in one place.
+"""All uses of Hydra's private interfaces.
 
-Hydra's public `compose` takes three times as long, reads each file twice, and doesn't say which files it merged and
-where each was put, which messages and swaps need. tests/composition/test_hydra_internals.py says what breaks where a
-version of Hydra changes one of these, and test_fast_path.py that the result is the one of `hydra.compose`.
+Hydra's public `compose` takes three times as long, reads each file twice, and doesn't tell which files it merged and
+where it put each of them, which messages and swaps need. tests/composition/test_fast_path.py checks that the result is
+that of `hydra.compose`, and fails if a version of Hydra changes one of these interfaces.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from omegaconf import DictConfig
 
 @dataclass(frozen=True)
 class MergedFile:
-    """A file that took part in a merge.
+    """A file that Hydra merged.
 
     Attributes:
-        path: within Hydra's search path, without the ending: `model/gemma2_tiny`.
-        package: the dotted path below which its keys are put.
-        is_primary: whether it is the experiment's own.
+        path: its path within Hydra's search path, without the suffix: `model/gemma2_tiny`.
+        package: the dotted path below which its keys are placed.
+        is_primary: whether it is the experiment's own file.
     """
 
     path: str
@@ -39,14 +39,14 @@ class MergedFile:
 
 
 class Loader:
-    """Hydra's loader with what it has read so far; edited files need another one."""
+    """Hydra's loader, which caches the files that it has read. After a file changes, a new loader is needed."""
 
     def __init__(self, folder: Path, name: str, search: tuple[str, ...]) -> None:
         """
         Args:
-            folder: that holds the primary configuration.
-            name: of the primary configuration.
-            search: more places to search, as Hydra writes them: `file:///…`.
+            folder: the folder with the primary configuration.
+            name: the name of the primary configuration.
+            search: more places to search, in Hydra's notation: `file:///…`.
         """
         with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
             loader = GlobalHydra.instance().config_loader()
@@ -58,12 +58,14 @@ class Loader:
         self._repository = loader._parse_overrides_and_create_caching_repo(name, arguments)[1]
 
     def merge(self, choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, str], list[MergedFile]]:
-        """The merged configuration without Hydra's own part, the option chosen for each group, and the files in order.
+        """Merge the files.
 
         Args:
-            choices: of groups: `model/heads=mha`.
+            choices: choices of groups: `model/heads=mha`.
+        Returns:
+            The merged configuration without Hydra's own part, group → chosen option, and the files in order.
         Raises:
-            HydraException, OmegaConfBaseException: the files or the choices don't go together.
+            HydraException, OmegaConfBaseException: the files and the choices can't be combined.
         """
         overrides = OverridesParser.create().parse_overrides([*choices])
         create = partial(create_defaults_list, self._repository, self._name, overrides, skip_missing=False)
@@ -86,7 +88,7 @@ class Loader:
 
 
 class _Copies(CachingConfigRepository):
-    """A repository whose configurations are copies: merging takes their nodes over and changes them."""
+    """A repository that gives copies of its configurations, because merging changes their nodes."""
 
     def __init__(self, delegate: CachingConfigRepository) -> None:
         self.delegate, self.cache = delegate, {}

@@ -1,4 +1,4 @@
-"""The files of an experiment merged by Hydra, once for each choice of groups."""
+"""Merge the files of an experiment with Hydra, once for each choice of groups."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lab.composition.plain import Plain
 
 @dataclass(frozen=True)
 class Merged:
-    """The files of an experiment, merged under a choice of groups.
+    """The merged files of an experiment for a choice of groups.
 
     Attributes:
-        config: what they say, interpolations not resolved. Not to be changed.
-        choices: the option chosen for each group: {"model": "gemma2_tiny", "model/heads": "gqa", …}.
-        origin: which file set what.
+        config: the merged configuration, with interpolations. Callers must not change it.
+        choices: group → chosen option: {"model": "gemma2_tiny", "model/heads": "gqa", …}.
+        origin: the files that set each key.
     """
 
     config: DictConfig
@@ -35,7 +35,7 @@ class Merged:
     def plain(self) -> Plain | None:
         """The configuration as dicts and lists; None if it has interpolations, which only OmegaConf can resolve.
 
-        Not to be changed.
+        Callers must not change it.
         """
         plain = OmegaConf.to_container(self.config, resolve=False)
         assert isinstance(plain, dict)
@@ -43,25 +43,28 @@ class Merged:
 
 
 def merge(path: Path, choices: tuple[str, ...]) -> Merged:
-    """Merge the files that an experiment's file and choices of groups (`model/heads=mha`) come to.
+    """Merge the file of an experiment with the files that its defaults and the choices of groups name.
 
+    Args:
+        path: the experiment's file.
+        choices: choices of groups: `model/heads=mha`.
     Raises:
-        HydraException, OmegaConfBaseException: the files or the choices don't go together.
+        HydraException, OmegaConfBaseException: the files and the choices can't be combined.
     """
     search = tuple(f"file://{root}" for root in search_path.roots("experiments") if root != path.parent)
-    return _merge(path, choices, search, search_path.version(), f"{extensions.current()} {revision()}")
+    return _merge(path, choices, search, search_path.version(), f"{extensions.loaded_digest()} {revision()}")
 
 
 @lru_cache(maxsize=1024)
 def _merge(path: Path, choices: tuple[str, ...], search: tuple[str, ...], version: str, registered: str) -> Merged:
-    config, chosen, files = _loader(path, search, version, registered).merge(choices)
-    return Merged(config, chosen, Origin(path, files, version))
+    config, options, files = _loader(path, search, version, registered).merge(choices)
+    return Merged(config, options, Origin(path, files, version))
 
 
 @lru_cache(maxsize=4)
 def _loader(path: Path, search: tuple[str, ...], version: str, registered: str) -> Loader:
-    """Hydra's loader; `version` and `registered` make it read everything anew."""
-    groups.store()
+    """Hydra's loader. A change of `version` or `registered` gives a new one, which reads all files again."""
+    groups.store_components()
     return Loader(path.parent, path.stem, search)
 
 

@@ -1,4 +1,4 @@
-"""Which file, and which line of it, set a configuration key: for messages, and to tell a swap from a slip."""
+"""The file and line that set a configuration key: for messages, and to distinguish a swap from a mistake."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lab.refusals import Where
 
 
 class Origin:
-    """The files that took part in a composition.
+    """The files that were merged in a composition.
 
     Args:
         experiment: the experiment's file.
-        merged: in the order in which they were merged.
-        files_version: from `search_path.version`.
+        merged: the files, in the order in which they were merged.
+        files_version: the result of `search_path.version`.
     """
 
     def __init__(self, experiment: Path, merged: Sequence[MergedFile], files_version: str) -> None:
@@ -32,7 +32,7 @@ class Origin:
 
     @cached_property
     def files(self) -> list[tuple[Path, str]]:
-        """(file, package) in the order in which they were merged: later ones win."""
+        """(file, package) of each file, in the order of merging: later files win."""
         files = []
         for file in self._merged:
             group, _, name = file.path.rpartition("/")
@@ -42,11 +42,11 @@ class Origin:
         return files
 
     def file_of(self, package: str) -> Path | None:
-        """The first file whose keys were put at a package: of `model`, the architecture's."""
+        """The first file whose keys were placed at a package. For `model` it is the architecture's file."""
         return next((file for file, its_package in self.files if its_package == package), None)
 
     def setting(self, path: str) -> tuple[Path, int] | None:
-        """(file, line) that set a key last, or None if no file did."""
+        """The last (file, line) that set a key; None if no file did."""
         if path not in self._settings:
             self._settings[path] = self._setting(path)
         return self._settings[path]
@@ -62,12 +62,12 @@ class Origin:
         return None
 
     def place(self, path: str) -> Where:
-        """The file and line that set a key, or the experiment's file."""
-        at = self.setting(path)
-        return Where(display(at[0]), at[1]) if at else Where(display(self.experiment))
+        """The file and line that set a key, or the experiment's file if none did."""
+        setting = self.setting(path)
+        return Where(display(setting[0]), setting[1]) if setting else Where(display(self.experiment))
 
     def choice_of(self, file: Path, group: str) -> str | None:
-        """The option of a group (`model/heads`) that a file or a file it inherits from chooses, or None."""
+        """The option of a group, such as `model/heads`, that a file or its defaults choose; None if there is none."""
         if (file, group) not in self._choices:
             self._choices[file, group] = self._choice_of(file, group)
         return self._choices[file, group]
@@ -78,20 +78,20 @@ class Origin:
         for entry in reversed(_defaults(file, self._version)):
             if isinstance(entry, str):
                 inherited = available("experiments", own).get(entry.lstrip("/"))
-                chosen = self.choice_of(inherited, group) if inherited and inherited != file else None
-                if chosen is not None:
-                    return chosen
+                option = self.choice_of(inherited, group) if inherited and inherited != file else None
+                if option is not None:
+                    return option
                 continue
-            for key, option in entry.items():
+            for key, value in entry.items():
                 name = str(key).removeprefix("override ").strip()
                 full = name.lstrip("/") if name.startswith("/") or not own else f"{own}/{name}"
                 if full == group:
-                    return str(option)
+                    return str(value)
         return None
 
 
 def chooses(experiment: Path, group: str) -> bool:
-    """Whether an experiment's file, or one that it inherits from, chooses from a group. Composes nothing."""
+    """Whether an experiment's file, or a file that it inherits, chooses an option of a group. Composes nothing."""
     return memo.cached(("chooses", experiment, group), lambda: _chooses(experiment, group))
 
 
@@ -118,7 +118,7 @@ def _nodes(file: Path, files_version: str) -> yaml.Node | None:
 
 
 def _line(node: yaml.Node | None, keys: list[str]) -> int | None:
-    """The line (from 1) of a nested key in a YAML document, or None."""
+    """The line, counted from 1, of a nested key in a YAML document; None if there is no such key."""
     line = None
     for key in keys:
         if not isinstance(node, yaml.MappingNode):

@@ -1,4 +1,4 @@
-"""Overrides in Hydra's grammar, parsed and told apart: some choose a group's option, the others set a value."""
+"""Overrides in Hydra's grammar. An override either chooses an option of a group or sets a value."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lab.refusals import RequestError, Where, one_line
 
 
 class GroupChoice(NamedTuple):
-    """An override of a group, as Hydra takes it: `model/heads=mha`."""
+    """An override that chooses an option of a group: `model/heads=mha`."""
 
     key: str
     text: str
 
 
 class ValueOverride(NamedTuple):
-    """An override of a value; a deletion has the value DELETED."""
+    """An override that sets a value; DELETED for an override that deletes it."""
 
     key: str
     value: object
@@ -38,7 +38,9 @@ class Overrides:
     """Parsed overrides, in order.
 
     Attributes:
-        where: they stand; nowhere for the command line.
+        where: the place of the overrides; empty for the command line.
+        choices: overrides of groups.
+        values: overrides of values.
     """
 
     where: Where
@@ -46,7 +48,11 @@ class Overrides:
     values: tuple[ValueOverride, ...]
 
     def apply(self, config: DictConfig) -> None:
-        """Set the values in a composed configuration, in place. What they name is checked later, with its type."""
+        """Set the values in a composed configuration, in place. Names and types are checked later.
+
+        Raises:
+            RequestError: a value can't be set there.
+        """
         for key, value, text in self.values:
             try:
                 if value is DELETED:
@@ -59,32 +65,32 @@ class Overrides:
                 raise RequestError(f"cannot be applied here: {one_line(error)}", where=self.place(text)) from None
 
     def patch(self, plain: Plain) -> bool:
-        """Set the values in a configuration of dicts and lists, in place, as `apply` would and many times faster.
+        """Set the values in a configuration of dicts and lists, in place: like `apply`, but many times faster.
 
         Returns:
-            False where only OmegaConf can say what an override comes to; the configuration is then of no use.
+            False if an override needs OmegaConf. The configuration is then incomplete and must be discarded.
         """
         return all(_patch(plain, key, value) for key, value, _ in self.values)
 
     def setting(self, path: str) -> str | None:
-        """The text of the last override that sets a path, something above it, or something below it."""
+        """The text of the last override that sets a path, or a path above or below it; None if none does."""
         for key, _, text in reversed(self.values):
             if key == path or path.startswith((f"{key}.", f"{key}[")) or key.startswith(f"{path}."):
                 return text
         return None
 
     def sets(self, path: str) -> bool:
-        """Whether an override sets precisely this path (or gives it within a mapping)."""
+        """Whether an override sets exactly this path, alone or within a mapping."""
         return any(path in leaves(key, value) or path == key for key, value, _ in self.values)
 
     def choice(self, path: str) -> str | None:
-        """The text of the override that chooses a slot's component."""
+        """The text of the last override that chooses the component of a slot; None if none does."""
         group = path.replace(".", "/")
         texts = [choice.text for choice in self.choices if choice.key == group]
         return texts[-1] if texts else None
 
     def place(self, text: str) -> Where:
-        """Where one of these overrides stands."""
+        """The place of one of these overrides."""
         return replace(self.where, override=text)
 
 
@@ -97,10 +103,13 @@ DELETED = _Deleted()
 
 
 def parse(texts: Sequence[str], where: Where = Where()) -> Overrides:  # noqa: B008
-    """Parse overrides and refuse those that name no group or no option of it.
+    """Parse overrides.
 
+    Args:
+        texts: the overrides.
+        where: their place; empty for the command line.
     Raises:
-        RequestError: naming the override, what was expected, and the nearest valid name.
+        RequestError: an override can't be parsed, or names an unknown group or option; with the nearest valid name.
     """
     known = groups.groups()
     choices, values = [], []
@@ -110,7 +119,7 @@ def parse(texts: Sequence[str], where: Where = Where()) -> Overrides:  # noqa: B
         key = override.key_or_group
         if override.is_sweep_override():
             fix = "write a file in sweeps/ and submit it"
-            raise RequestError("several values make a sweep", kind="unsupported", where=place, fix=fix)
+            raise RequestError("several values need a sweep", kind="unsupported", where=place, fix=fix)
         if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
             raise RequestError("Hydra's own settings have no effect here", kind="unsupported", where=place)
         value = DELETED if override.is_delete() else _plain(override.value())
@@ -163,10 +172,10 @@ def _parse(text: str, place: Where) -> Override:
 def _refuse_choice_by_value(key: str, value: object, place: Where) -> None:
     slot = key.removesuffix(".name")
     if slot in groups.slots() and (key.endswith(".name") or isinstance(value, str)):
-        problem = f"a component is chosen by its group: {slot.replace('.', '/')}={value}"
+        problem = f"choose a component by its group: {slot.replace('.', '/')}={value}"
         raise RequestError(problem, kind="unknown_key", where=place)
     if key == "name":
-        raise RequestError("an experiment's name is its file's", kind="unknown_key", where=place)
+        raise RequestError("an experiment has the name of its file", kind="unknown_key", where=place)
 
 
 def _plain(value: object) -> object:

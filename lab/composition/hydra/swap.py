@@ -1,11 +1,12 @@
-"""What a swapped component keeps: options that both components have stay, those of the old one fall away.
+"""Swaps of components: options that both components have are kept, options of the old component alone are dropped.
 
-`gemma2_tiny` says `heads: {n_heads: 4, n_kv_heads: 2, head_dim: 32}` of its GQA. After `model/heads=mha` the four
-heads of 32 stay and n_kv_heads, which MHA does not have, falls away. A value that the user gave for this very run
-never falls away: if the chosen component can't take it, it is refused.
+`gemma2_tiny` has the GQA `heads: {n_heads: 4, n_kv_heads: 2, head_dim: 32}`. After `model/heads=mha`, n_heads and
+head_dim are kept, and n_kv_heads is dropped because MHA doesn't have it. A value that the user sets in an override is
+never dropped: if the chosen component doesn't have the option, it is refused.
 
-A pattern may also name layer kinds that nobody declared: `[local, local, local, linear]` means the mixer `linear` in
-every fourth layer, `[local, nope]` layers of full attention without positions. They are written out here.
+A pattern may also name layer kinds that aren't declared: `[local, local, local, linear]` has the mixer `linear` in
+every fourth layer, `[local, nope]` has full attention without positions in every second layer. This module declares
+them.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from lab.data.tokenizers.options import Tokenizer
 from lab.refusals import RequestError
 
 SPAN_KINDS = ("local", "global")
-"""The layer kinds that spans offer; a pattern of these alone belongs to its span and goes with it."""
+"""The layer kinds that spans provide. A pattern of these alone belongs to its span, and is dropped with it."""
 
 
-def settle(raw: Plain, choices: Mapping[str, str], overrides: Overrides, origin: Origin) -> Plain:
-    """A composed configuration with what swaps left behind removed, layer kinds completed, the vocabulary filled in.
+def apply_swaps(raw: Plain, choices: Mapping[str, str], overrides: Overrides, origin: Origin) -> Plain:
+    """Drop the options of swapped components, complete layer kinds, and fill in the vocabulary.
 
-    It is changed in place.
+    The configuration is changed in place and returned.
+
+    Raises:
+        RequestError: the pattern names an unknown layer kind, or the tokenizer is wrong.
     """
     swaps = _Swaps(choices, overrides, origin)
     for path, kind in groups.slots().items():
@@ -52,14 +56,14 @@ def settle(raw: Plain, choices: Mapping[str, str], overrides: Overrides, origin:
 
 @dataclass(frozen=True)
 class _Swaps:
-    """What was chosen, and by whom: by overrides, or in a file."""
+    """The chosen components, and whether overrides or files chose them."""
 
     choices: Mapping[str, str]
     overrides: Overrides
     origin: Origin
 
     def drop_leftovers(self, slot: Plain, kind: str, path: str) -> None:
-        """Remove the options that another component had before the swap."""
+        """Remove the options that only the component before the swap has."""
         name = slot.get("name")
         if name not in registry.names(kind):
             return
@@ -70,9 +74,9 @@ class _Swaps:
                 del slot[key]
 
     def settle_pattern(self, model: Plain) -> None:
-        """Write out the pattern that the span implies; drop a file's own where the span has been swapped under it.
+        """Set the pattern that the span implies if there is none, or if the span was swapped after the file set it.
 
-        A pattern with layer kinds beyond the spans' is kept: which of its layers attend is not for the span to say.
+        A pattern with layer kinds that no span provides is kept, because it doesn't belong to the span.
         """
         offered = _offered_kinds(model)
         if offered is None:
@@ -90,15 +94,15 @@ class _Swaps:
                 del kinds[kind]
 
     def _is_swapped(self, path: str, key: str) -> bool:
-        """Whether the file that set an option had chosen another component than the one in force."""
+        """Whether the file that set an option had chosen another component for the slot."""
         group = path.replace(".", "/")
-        at = self.origin.setting(f"{path}.{key}")
-        if at is None:
+        setting = self.origin.setting(f"{path}.{key}")
+        if setting is None:
             return True
-        before = self.origin.choice_of(at[0], group) or self.origin.choice_of(self.origin.experiment, group)
-        if before is None and (architecture := self.origin.file_of(path.rpartition(".")[0])):
-            before = self.origin.choice_of(architecture, group)
-        return before != self.choices.get(group)
+        component = self.origin.choice_of(setting[0], group) or self.origin.choice_of(self.origin.experiment, group)
+        if component is None and (architecture := self.origin.file_of(path.rpartition(".")[0])):
+            component = self.origin.choice_of(architecture, group)
+        return component != self.choices.get(group)
 
     def _span_is_swapped(self) -> bool:
         architecture = self.origin.file_of("model")
@@ -108,13 +112,13 @@ class _Swaps:
 
 
 def _declare_implied_kinds(model: Plain) -> None:
-    """Declare each layer kind of the pattern that is named after a mixer or a position and is not the span's.
+    """Declare each layer kind of the pattern that has the name of a mixer or a position and doesn't belong to the span.
 
-    A kind that the configuration declares itself keeps what it says; its name fills in only the slot that it leaves
-    open, so that `kinds: {linear: {mixer: {n_heads: 2}}}` is still the mixer `linear`.
+    A kind that the configuration declares keeps its settings. Its name fills in only the slot that they leave open, so
+    that `kinds: {linear: {mixer: {n_heads: 2}}}` still has the mixer `linear`.
 
     Raises:
-        RequestError: the pattern names a kind that means nothing.
+        RequestError: the pattern names an unknown layer kind.
     """
     offered, pattern, kinds = _offered_kinds(model), model.get("pattern"), model.get("kinds")
     if offered is None or not isinstance(pattern, list) or not (kinds is None or isinstance(kinds, dict)):
@@ -136,14 +140,14 @@ def _declare_implied_kinds(model: Plain) -> None:
         else:
             continue
         if isinstance(own, dict):
-            # A slot that names no component has the implied one.
-            named = {slot: {**implied[slot], **own[slot]} for slot in implied if isinstance(own.get(slot), dict)}
-            declared[name] = implied | own | named
+            # A slot without a component's name gets the implied one.
+            filled = {slot: {**implied[slot], **own[slot]} for slot in implied if isinstance(own.get(slot), dict)}
+            declared[name] = implied | own | filled
     model["kinds"] = declared
 
 
 def _complete_kinds(model: Plain) -> None:
-    """Complete each layer kind's overrides from the base block."""
+    """Complete the settings of each layer kind from the base block."""
     kinds = model.get("kinds")
     if not isinstance(kinds, dict):
         return
@@ -156,7 +160,7 @@ def _complete_kinds(model: Plain) -> None:
 
 
 def _completed(slot: str, override: object, base: object) -> object:
-    """A layer kind's override of a slot, on top of what the base block has there."""
+    """A layer kind's settings for a slot, on top of those of the base block."""
     if isinstance(override, str):
         override = {"name": override}
     if not isinstance(override, dict) or not isinstance(base, dict) or slot == "span":
@@ -169,7 +173,7 @@ def _completed(slot: str, override: object, base: object) -> object:
 
 
 def _offered_kinds(model: Plain) -> list[str] | None:
-    """The layer kinds that the base block offers, if it can be read."""
+    """The layer kinds that the base block provides; None if its span or mixer isn't valid."""
     span, mixer = model.get("span"), model.get("mixer", AttentionMixer.name)
     try:
         built = None if span is None else convert.component("span", span, "model.span")
@@ -182,7 +186,7 @@ def _offered_kinds(model: Plain) -> list[str] | None:
 
 
 def _fill_vocabulary(model: Plain, data: object) -> None:
-    """A model without a vocabulary of its own takes its tokenizer's."""
+    """Set the vocabulary size from the tokenizer if the model doesn't set it."""
     if model.get("vocab_size") is not None or not isinstance(data, dict):
         return
     tokenizer = convert.component("tokenizer", data.get("tokenizer"), "data.tokenizer")

@@ -26,7 +26,7 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
         return {}
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
-    from lab.composition.frozen.reload import kernel_here, relocated
+    from lab.composition.frozen.reload import kernel_for_device, relocated
     from lab.training import environment
     from lab.training.recipes import teacher
 
@@ -41,7 +41,7 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
         assert found is not None, "or it would not stand ready"
         with extensions.of_run(found.path, found.record):
             experiment = load_experiment(relocated(found.config, found.path / TOKENIZER))
-            kernel = kernel_here(experiment, device, mask_documents=options["mask_documents"])
+            kernel = kernel_for_device(experiment, device, mask_documents=options["mask_documents"])
             loaded[need.identity] = _measured(teacher.load(found, experiment, kernel=kernel), found)
     return loaded
 

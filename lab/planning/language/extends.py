@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.composition.search_path import find
+from lab.composition.search_path import find_config
 from lab.planning.language.located_yaml import Entry, read_located_yaml
 from lab.planning.language.sweep import Sweep, key_rules
 from lab.refusals import RequestError
@@ -23,7 +23,7 @@ def read_extended(path: Path) -> Entry:
         if not isinstance(extends.value, str):
             raise RequestError("expected the name of another sweep", where=where, given=extends.plain)
         try:
-            base = find("sweeps", extends.value)
+            base = find_config("sweeps", extends.value)
         except RequestError as error:
             raise error.within(where) from None
         files = [file for file, _ in chain]

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lab.composition import convert
-from lab.composition.search_path import display, find
+from lab.composition.search_path import display, find_config
 from lab.planning.language import shorthand
 from lab.planning.language.extends import read_extended
 from lab.planning.language.located_yaml import Entry
@@ -60,7 +60,7 @@ def read_sweep(name: str) -> SweepFile:
     Raises:
         RequestError: with the file, the line, the key, what was expected, and the nearest valid name.
     """
-    path = find("sweeps", name)
+    path = find_config("sweeps", name)
     content = read_extended(path)
     content = content.with_value(_expanded(Sweep, content))
     try:
@@ -73,7 +73,7 @@ def read_sweep(name: str) -> SweepFile:
         problem = "is missing: write the question that the sweep answers"
         raise RequestError(problem, kind="missing", where=file.at("question"))
     try:
-        find("experiments", sweep.experiment)
+        find_config("experiments", sweep.experiment)
     except RequestError as error:
         raise error.within(file.at("experiment")) from None
     return file

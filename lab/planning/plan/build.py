@@ -156,7 +156,7 @@ def _runs(
     shared = {
         "costs": costs(composition.experiment.model, composition.experiment.train.context),
         "files": extensions.files(components),
-        "extensions": extensions.used(components),
+        "extensions": extensions.origins(components),
     }
     refers = refer_to_runs(components.values())
     for role, seed in seeds:
