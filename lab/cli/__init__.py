@@ -1,1 +1,1 @@
-"""The `lab` command: one thin file a command, everything heavy imported inside."""
+"""The `lab` command: one short file for each subcommand. Heavy imports happen inside functions."""

@@ -1,4 +1,4 @@
-"""Where commands print tables: a terminal as it is, anything else wide enough that no column is cut."""
+"""The console on which commands print tables. Outside a terminal it is wide enough to keep all columns."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ WIDE = 160
 
 
 def console() -> Console:
-    """Standard output."""
-    found = Console()
-    if not found.is_terminal:
-        found.width = max(found.width, WIDE)
-    return found
+    """A console on standard output, at least `WIDE` columns wide where that isn't a terminal."""
+    output = Console()
+    if not output.is_terminal:
+        output.width = max(output.width, WIDE)
+    return output

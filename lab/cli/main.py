@@ -1,4 +1,4 @@
-"""The `lab` command itself: finds its commands without importing them, and speaks to users when they err."""
+"""The `lab` command. It lists its subcommands without importing them, and prints refusals."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from lab.cli.refusal_output import CommandGroup, print_refusal, refusal_of
 from lab.refusals import RequestError
 
 COMPLETE = "_LAB_COMPLETE"
-"""The environment variable by which shells ask for completions."""
+"""The environment variable with which a shell asks for completions."""
 
 COMMANDS = {
-    "list": "What there is: components, experiments, sweeps, kernels, evaluators.",
-    "train": "Train one run here, with a progress bar.",
-    "plan": "What a sweep would run and what it costs.",
-    "submit": "Send a sweep to run; safe to repeat.",
-    "status": "Where the runs of a sweep stand.",
-    "logs": "What a run said.",
-    "cancel": "Stop runs, with a checkpoint.",
-    "retry": "Try runs again, by what became of them.",
-    "doctor": "What this machine and its cluster offer, and what is in the way.",
-    "bench": "Measure what this machine computes with: attention kernels.",
-    "why": "What makes two runs different, or a run be run anew.",
-    "compare": "The table of a sweep's arms.",
-    "report": "A sweep as one HTML file, to show to others.",
-    "tensorboard": "Look at a sweep's runs in TensorBoard.",
-    "eval": "Measure a trained or imported model.",
-    "generate": "Text from a trained or imported model.",
-    "import": "A Hugging Face model as a run.",
-    "export": "A run's model as a Hugging Face folder.",
+    "list": "List components, experiments, sweeps, kernels or evaluators.",
+    "train": "Train one run on this machine.",
+    "plan": "Show what a sweep would run, and what it costs.",
+    "submit": "Run a sweep, here or on a cluster. Safe to repeat.",
+    "status": "Show the status of runs.",
+    "logs": "Print the log of a run.",
+    "cancel": "Stop runs after a checkpoint.",
+    "retry": "Run again what failed, was lost or was stopped.",
+    "doctor": "Check this machine and its launchers for problems.",
+    "bench": "Benchmark the attention kernels on this machine.",
+    "why": "Explain why two runs differ, or why a run would be run again.",
+    "compare": "Compare the arms of a sweep in a table.",
+    "report": "Write a sweep's results to one HTML file.",
+    "tensorboard": "Show the runs of a sweep in TensorBoard.",
+    "eval": "Evaluate trained or imported models.",
+    "generate": "Generate text with a trained or imported model.",
+    "import": "Import a Hugging Face model as a run.",
+    "export": "Export a run's model as a Hugging Face folder.",
 }
 
 FOLDERS = {
@@ -41,11 +41,11 @@ FOLDERS = {
     "results": ("compare", "report", "tensorboard"),
     "models": ("eval", "generate", "import", "export"),
 }
-"""Folder below `lab.cli` → the commands in it."""
+"""Package below `lab.cli` → its commands."""
 
 
 class LazyGroup(CommandGroup):
-    """A group whose commands live in `lab.cli.<folder>.<name>_command` and are imported when they are called."""
+    """A group that imports a command, `lab.cli.<folder>.<name>_command`, only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -67,26 +67,26 @@ class LazyGroup(CommandGroup):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=(
-        "Exit codes: 0 done, 1 the work failed, 2 the request was wrong. With --json a refusal is JSON too, on "
+        "Exit codes: 0 done, 1 the work failed, 2 the request was wrong. With --json, a refusal is printed as JSON to "
         'standard output: {"error": {"kind", "file", "line", "key", "given", "expected", "nearest", "fix", …}}.\n\n'
-        'Completion: eval "$(_LAB_COMPLETE=bash_source lab)" (or zsh_source, fish_source).'
+        'To complete names with the Tab key: eval "$(_LAB_COMPLETE=bash_source lab)" (or zsh_source, fish_source).'
     ),
 )
 @click.version_option(package_name="architecture-ablation-lab", prog_name="lab")
 def cli() -> None:
-    """A modular architecture-ablation lab for language models."""
+    """A lab for architecture ablations of language models."""
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 the work failed, 2 the request was wrong.
+    """The entry point of `lab`. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
 
-    A refusal goes to standard error as text, `lab: place: problem; fix`. Where --json is among the arguments it goes
-    to standard output as JSON, where a program reads what it asked for: `{"error": {"kind", "file", "line", "key",
+    A refusal is printed to standard error as text, `lab: place: problem; fix`. With --json among the arguments it is
+    printed to standard output as JSON, where a program reads its answers: `{"error": {"kind", "file", "line", "key",
     "given", "expected", "nearest", "fix", "message", …}}`. docs/refusals.md describes the fields.
     """
     try:
         if COMPLETE in os.environ:
-            import_module("lab.cli.completion")  # before click asks for it: its own knows nothing of `=` in words
+            import_module("lab.cli.completion")  # registers completion for words that contain `=`
         cli(prog_name="lab", complete_var=COMPLETE, standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         click.echo("lab: interrupted", err=True)
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def _refusal(error: Exception) -> RequestError | None:
-    """The refusal that an exception is: of a request, of an argument, or of a mistake in the user's own components."""
+    """The refusal behind an exception; None if it is a bug. Mistakes in the user's own components are refusals."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, click.ClickException):

@@ -1,7 +1,8 @@
-"""Names for completion, kept in the cache: asking the registry itself means importing torch, at a second or more a key.
+"""A cache of the names that completion offers.
 
-What is kept is found again only if no file that could change it has: the lab's own sources, `lab_components.py`, the
-packages that bring components, and the YAML files of groups. This module loads none of them unless something has.
+Asking the registry imports torch, which takes a second or more at each press of the Tab key. So the names are cached.
+The cache key covers every file that could change a name: the lab's sources, `lab_components.py`, the packages that
+register components, and the YAML files of configuration groups.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from lab.data.cache import default_cache, write_atomically
 
 
 def known_names() -> dict[str, list[str]]:
-    """Every group → its options, and `evaluator` → the evaluators.
+    """Configuration group → its options, and `evaluator` → the names of the evaluators.
 
     Raises:
-        RequestError: the user's own components fail to load.
+        RequestError: the user's own components can't be loaded.
     """
     path = default_cache() / "names" / f"{_key()}.json"
     with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-    names = _ask()
+        cached_names = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(cached_names, dict):
+            return cached_names
+    names = _registered_names()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
+        for stale in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-_MOST_FILES]:
             stale.unlink(missing_ok=True)
         write_atomically(path, json.dumps(names))
     return names
 
 
-_KEPT = 20
+_MOST_FILES = 20  # in the cache; older ones are deleted
 
 
-def _ask() -> dict[str, list[str]]:
+def _registered_names() -> dict[str, list[str]]:
     from components import registry
     from lab.composition.hydra import groups
 
@@ -61,7 +62,7 @@ def _key() -> str:
 
 
 def _files() -> Iterator[Path]:
-    """Every file that could change a name."""
+    """The files that could change a name."""
     yield from sorted(PACKAGE.rglob("*.py"))
     yield Path.cwd() / extensions.FILE
     for root in roots("experiments"):

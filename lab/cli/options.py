@@ -19,7 +19,7 @@ root_option = click.option(
     envvar="LAB_ROOT",
     default="runs",
     show_default=True,
-    help="Folder that holds the run folders (or LAB_ROOT).",
+    help="Folder of the run folders. LAB_ROOT sets it too.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 accelerator_option = click.option(
@@ -27,21 +27,25 @@ accelerator_option = click.option(
     type=NameChoice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes a CUDA device if there is one.",
+    help="Device to compute on. auto uses a CUDA device if there is one.",
 )
 launcher_option = click.option(
-    "--launcher", "settings", metavar="NAME", help="The launcher's settings: launchers/NAME.yaml."
+    "--launcher", "settings", metavar="NAME", help="Read the launcher's settings from launchers/NAME.yaml."
 )
 max_parallel_option = click.option(
-    "--max-parallel", type=click.IntRange(min=1), help="Runs at once on this machine; by default one a GPU, or a core."
+    "--max-parallel",
+    type=click.IntRange(min=1),
+    help="Number of parallel runs on this machine, at most.  [default: one per GPU, or per core without GPUs]",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of each run on this machine; by default an equal share."
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of each run on this machine.  [default: an equal share of the cores]",
 )
 
 
 def on_option(help: str, default: str | None = None) -> Callable[[Command], Command]:
-    """`--on LAUNCHER`."""
+    """The option `--on LAUNCHER`, with this help text and default."""
     return click.option(
         "--on",
         "where",

@@ -1,4 +1,4 @@
-"""How a refusal leaves the command: as text, or as JSON where JSON was asked for. Click's own refusals among them."""
+"""Prints refusals, click's own included: as text, or as JSON where --json is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lab.refusals import RequestError
 
 
 class CommandGroup(click.Group):
-    """A group that names the nearest command where one is mistyped."""
+    """A group that refuses an unknown command with the nearest name."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -25,7 +25,7 @@ class CommandGroup(click.Group):
 
 
 class NameChoice(click.Choice[str]):
-    """A choice that names the nearest value where another one was given."""
+    """A choice that refuses an unknown value with the nearest name."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in self.choices:
@@ -34,7 +34,7 @@ class NameChoice(click.Choice[str]):
 
 
 def print_refusal(error: RequestError) -> None:
-    """Print to standard error, or JSON to standard output where --json is among the arguments of this process."""
+    """Print a refusal to standard error; with --json among this process's arguments, as JSON to standard output."""
     options = itertools.takewhile(lambda argument: argument != "--", sys.argv[1:])
     if "--json" in options:
         click.echo(json.dumps(error.as_dict(), indent=1))
@@ -43,7 +43,7 @@ def print_refusal(error: RequestError) -> None:
 
 
 def refusal_of(error: click.ClickException) -> RequestError:
-    """What click refuses: an option that it doesn't know, one that is missing, or a value that an option can't have."""
+    """The refusal for an error of click's: an unknown option, a missing argument, a wrong value."""
     match error:
         case click.NoSuchOption():
             name = error.option_name
@@ -57,14 +57,14 @@ def refusal_of(error: click.ClickException) -> RequestError:
 
 
 def _name(param: click.Parameter | None) -> str | None:
-    """`--threads`, or `SWEEP` of an argument."""
+    """The name that a user knows: `--threads` of an option, `SWEEP` of an argument."""
     if isinstance(param, click.Option):
         return max(param.opts, key=len)
     return None if param is None else param.human_readable_name
 
 
 def _given(param: click.Parameter | None) -> str | None:
-    """An option's value as it was typed; None for one that may be given several times."""
+    """An option's value as typed; None for an option that may be repeated."""
     if not isinstance(param, click.Option) or param.multiple:
         return None
     values = [

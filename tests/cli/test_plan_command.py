@@ -71,7 +71,7 @@ def test_a_saved_plan_is_the_plan(tmp_path: Path) -> None:
 
     done = plan("glu", "--save", "saved.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "`lab submit saved.json` runs precisely this" in done.stdout
+    assert "`lab submit saved.json` runs exactly this plan" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["saved.json"]
     saved, again = load_plan(tmp_path / "saved.json"), plan_sweep("glu")
     assert [run.identity for run in saved.runs] == [run.identity for run in again.runs]

@@ -51,7 +51,7 @@ def test_cancel_says_what_it_did_and_touches_nothing_else(made: Made, tmp_path: 
     waits, other, done = made(0, "queued"), made(1, "queued"), made(2, "finished")
     shown = lab(tmp_path, "cancel", "caps/window=8/seed-0", "caps/window=8/seed-2")
     assert shown.exit_code == 0
-    assert "1 cancelled, 0 stopping, 1 left as they are; `lab retry` goes on with what is cancelled" in shown.stdout
+    assert "1 cancelled, 0 stopping, 1 left as they are; `lab retry` continues cancelled runs" in shown.stdout
     assert "caps/window=8/seed-2: left as it is: has its result: finished" in shown.stdout
     assert [run.state.status for run in (waits, other, done)] == ["cancelled", "queued", "finished"]
     content = json.loads(lab(tmp_path, "cancel", "caps", "--json").stdout)

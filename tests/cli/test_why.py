@@ -1,4 +1,4 @@
-"""`lab why`: what makes two runs different, and why a run would be run anew."""
+"""`lab why` explains why two runs differ, and why a run would be run again."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_where_and_with_what_code_runs_ran_is_a_note(folder: Path) -> None:
 class TestARunAlone:
     def test_that_would_be_planned_again_is_not_run_anew(self, folder: Path) -> None:
         for name in ("mine/a/seed-1", "mine/b/seed-0"):
-            assert invoke(name).output.endswith("planned now it is this very run, and is not run anew\n")
+            assert invoke(name).output.endswith("planned now, it is the same run and isn't run again\n")
             assert why(name)["same"] is True
 
     def test_of_lab_train_is_planned_with_its_overrides(self, folder: Path) -> None:
@@ -112,7 +112,7 @@ class TestARunAlone:
         assert found["b"]["run"] == "planned now"
         assert found["config"] == {"optimizer.lr": {"a": 0.004, "b": 0.5}}
         assert list(found["quiet"]) == ["train.log_every"]
-        assert "would be run anew" in invoke("mine/a/seed-0").output
+        assert "would be run again" in invoke("mine/a/seed-0").output
 
     def test_whose_component_has_another_version_now(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry.lookup("heads", "gqa"), "version", 4)

@@ -94,7 +94,7 @@ def test_a_view_of_runs_that_may_only_be_read_stands_in_the_readers_cache(folder
         done = nobody(cache, "tensorboard", "--build-only", "--root", str(root), *names)
         assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
         view = Path(done.stdout.strip())
-        assert f"{root} can't be written by this user: the view is {view}" in done.stderr
+        assert f"this user can't write to {root}: the log folder is {view}" in done.stderr
         assert view.is_relative_to(cache / "views")
         (link,) = [path for path in (view / names[0] if names[1:] else view).glob("both/seed-0/*") if path.is_symlink()]
         assert link.resolve().parent == (root / "softcap" / "both" / "seed-0").resolve()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.dispatch.control.cancel import cancel, request, requested
+from lab.dispatch.control.cancel import CancelOutcome, cancel, request, requested
 from lab.dispatch.launchers.local.scheduler import run_local
 from lab.dispatch.worker.claim import Claim
 from lab.records import RunFolder, State
@@ -31,7 +31,7 @@ def launcher(root: Path, parallel: int = 1) -> Iterator[subprocess.Popen[str]]:
 def test_a_run_that_waits_is_never_begun(make: Make) -> None:
     first, second = make("caps/both/seed-0"), make("caps/both/seed-1")
     done, _ = cancel([first])
-    assert [(each.run, each.did, each.said) for each in done] == [("caps/both/seed-0", "cancelled", "was queued")]
+    assert done == [CancelOutcome("caps/both/seed-0", "cancelled", "was queued")]
     assert first.state.status == "cancelled"
     assert (first.state.reason or "").startswith("cancelled by ")
     summary = run_local([first, second], threads=1, worker=FAKE_WORKER)
@@ -46,14 +46,14 @@ def test_a_running_run_checkpoints_and_the_next_one_goes_on(make: Make, tmp_path
         waited: list[int] = []
         done, _ = cancel([long], patience=30, on_wait=waited.append)
         assert waited == [1]
-        assert (done[0].did, done[0].said.split(" of ")[0].split(" step ")[0]) == ("cancelled", "stopped at")
+        assert (done[0].action, done[0].message.split(" of ")[0].split(" step ")[0]) == ("cancelled", "stopped at")
         assert process.wait(timeout=300) == 0
     assert long.state.status == "cancelled"
     assert long.state.progress is not None
     assert int((long.path / "step.txt").read_text()) == long.state.progress.step > 0
     assert [word for word, *_ in marks(long)] == ["begin", "end"]
     assert results(other) == 1
-    assert cancel([long])[0][0].did == "nothing", "cancelling twice says so"
+    assert cancel([long])[0][0].action == "nothing", "cancelling twice says so"
 
 
 def test_a_worker_that_does_not_listen_is_named_and_left_to_answer(make: Make, tmp_path: Path, until: Until) -> None:
@@ -61,8 +61,8 @@ def test_a_worker_that_does_not_listen_is_named_and_left_to_answer(make: Make, t
     with launcher(tmp_path) as process:
         until(lambda: (deaf.path / "step.txt").exists())
         done, _ = cancel([deaf], patience=0.3)
-        assert done[0].did == "stopping"
-        assert f"process {marks(deaf)[0][1]} on " in done[0].said
+        assert done[0].action == "stopping"
+        assert f"process {marks(deaf)[0][1]} on " in done[0].message
         process.kill()
 
 
@@ -71,7 +71,7 @@ def test_a_result_or_a_failure_is_left_as_it_is(make: Make) -> None:
     for run, status in zip(runs, ("finished", "diverged", "failed"), strict=True):
         run.state = State(status=status)  # type: ignore[arg-type]
     done, _ = cancel(runs)
-    assert [each.did for each in done] == ["nothing"] * 3
+    assert [outcome.action for outcome in done] == ["nothing"] * 3
     assert [run.state.status for run in runs] == ["finished", "diverged", "failed"]
 
 
@@ -82,7 +82,7 @@ def test_a_run_that_was_lost_or_preempted_keeps_its_progress(make: Make) -> None
         attempts=2,
         progress={"step": 7, "steps": 9, "tokens": 70, "loss": 1.0, "tokens_per_second": None},
     )
-    assert cancel([run])[0][0].said == "was running at step 7 of 9"
+    assert cancel([run])[0][0].message == "was running at step 7 of 9"
     assert (run.state.status, run.state.attempts) == ("cancelled", 2)
 
 
@@ -138,7 +138,7 @@ def test_a_running_job_is_ended_only_after_patience_and_if_it_has_nothing_else(m
     jobs.on_end = killed
     done, _ = cancel([a, b], jobs=[jobs], patience=0.3)
     assert jobs.ended == ["1"], "c is still to be run by the other"
-    assert [each.did for each in done] == ["cancelled", "stopping"]
+    assert [outcome.action for outcome in done] == ["cancelled", "stopping"]
     assert a.state.status == "cancelled"
 
 
@@ -147,5 +147,5 @@ def test_what_could_not_be_cancelled_is_said(make: Make) -> None:
     jobs = FakeJobs({"7": [run]}, {})
     jobs.cancel = lambda jobs: "scancel had no answer in 20 s"  # type: ignore[method-assign]
     done, notes = cancel([run], jobs=[jobs])
-    assert done[0].did == "cancelled"
+    assert done[0].action == "cancelled"
     assert notes == ["job 7 could not be cancelled: scancel had no answer in 20 s"]

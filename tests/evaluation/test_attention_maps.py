@@ -122,7 +122,7 @@ def test_pictures_stand_beside_each_other(trained: Trained, lab: Lab, tmp_path: 
     assert both.crop((0, bottom - left.height, left.width, bottom)).tobytes() == left.tobytes()
     assert both.crop((left.width, bottom - right.height, both.width, bottom)).tobytes() == right.tobytes()
     refused = lab(*ask, "--out", out)
-    assert (refused.code, "is there and holds something" in refused.err) == (2, True)
+    assert (refused.code, "exists and isn't empty" in refused.err) == (2, True)
     result = json.loads((runs[0] / "evaluations/attention_maps.json").read_text())
     assert result["images"] == ["evaluations/attention_maps/maps.png", "evaluations/attention_maps/statistics.png"]
     content = (runs[0] / "evaluations/attention_maps/maps.png").read_bytes()

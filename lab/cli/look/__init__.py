@@ -1,1 +1,1 @@
-"""Commands that show what there is and what would happen, and run nothing of a sweep."""
+"""Commands that inspect components, plans and this machine. They start no runs."""

@@ -1,4 +1,4 @@
-"""`lab bench`: measurements of this machine."""
+"""`lab bench`: benchmarks of this machine."""
 
 from __future__ import annotations
 
@@ -22,21 +22,19 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "flo
 
 @click.group("bench", cls=CommandGroup)
 def command() -> None:
-    """Measure what this machine computes with."""
+    """Benchmark this machine."""
 
 
 @command.command("kernels")
-@click.option("--context", type=click.IntRange(min=2), default=1024, show_default=True, help="Tokens a sequence.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences.")
-@click.option("--heads", type=click.IntRange(min=1), default=8, show_default=True, help="Query heads.")
-@click.option("--kv-heads", type=click.IntRange(min=1), help="Key-value heads; half of the query heads unless given.")
-@click.option("--head-dim", type=click.IntRange(min=1), default=64, show_default=True, help="Dimensions of a head.")
+@click.option("--context", type=click.IntRange(min=2), default=1024, show_default=True, help="Tokens per sequence.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences per batch.")
+@click.option("--heads", type=click.IntRange(min=1), default=8, show_default=True, help="Number of query heads.")
+@click.option("--kv-heads", type=click.IntRange(min=1), help="Number of key-value heads.  [default: half of --heads]")
+@click.option("--head-dim", type=click.IntRange(min=1), default=64, show_default=True, help="Dimensions per head.")
 @click.option("--dtype", "dtypes", type=NameChoice(list(DTYPES)), multiple=True, default=["fp32", "bf16"],
-              show_default=True, help="Of queries, keys and values; may be given several times.")  # fmt: skip
-@click.option("--kernel", "named", multiple=True, metavar="NAME", help="This kernel only; may be given several times.")
-@click.option(
-    "--quick", is_flag=True, help="256 tokens, fp32, one timed run, nothing compiled, unless given otherwise."
-)
+              show_default=True, help="Type of queries, keys and values. May be repeated.")  # fmt: skip
+@click.option("--kernel", "kernel_names", multiple=True, metavar="NAME", help="Only this kernel. May be repeated.")
+@click.option("--quick", is_flag=True, help="One timed run, nothing compiled; by default 256 tokens and fp32.")
 @accelerator_option
 @json_option
 @click.pass_context
@@ -48,17 +46,17 @@ def kernels(
     kv_heads: int | None,
     head_dim: int,
     dtypes: tuple[str, ...],
-    named: tuple[str, ...],
+    kernel_names: tuple[str, ...],
     quick: bool,
     accelerator: str,
     as_json: bool,
 ) -> None:
-    """The conformance atlas: every attention kernel on every spec, dtype and direction.
+    """Check and time each attention kernel on every spec and dtype, forward and backward.
 
-    Error against fp64, milliseconds and peak memory, or the kernel's refusal. Ends with 1 where a kernel fails, or is
-    off by more than its dtype allows.
+    The table gives the error against fp64, milliseconds and peak memory, or the reason why the kernel refuses. The
+    exit code is 1 if a kernel fails or its error is larger than its dtype allows.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler speaks on its own
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch reads it on import: silences the profiler
     import torch
 
     from components.attention.kernels import KERNELS, UnknownKernel, lookup
@@ -66,12 +64,12 @@ def kernels(
     from lab.bench.conformance import Shape
     from lab.refusals import RequestError, Where
 
-    def given(option: str) -> bool:
+    def is_given(option: str) -> bool:
         return ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
     if quick:
-        context = context if given("context") else 256
-        dtypes = dtypes if given("dtypes") else ("fp32",)
+        context = context if is_given("context") else 256
+        dtypes = dtypes if is_given("dtypes") else ("fp32",)
     kv_heads = kv_heads or max(1, heads // 2)
     if heads % kv_heads:
         raise RequestError(f"must divide the {heads} query heads, got {kv_heads}", key="--kv-heads", given=kv_heads)
@@ -80,7 +78,7 @@ def kernels(
         problem = "torch sees no CUDA device here"
         raise RequestError(problem, kind="unavailable", key="--accelerator", given=device, fix="use cpu")
     try:
-        names = [lookup(name).name for name in named] or list(KERNELS)
+        names = [lookup(name).name for name in kernel_names] or list(KERNELS)
     except UnknownKernel as error:
         raise RequestError.of_name(error, Where(key="--kernel")) from None
     plan = atlas.AtlasPlan(
@@ -104,17 +102,17 @@ def kernels(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int, Measurement], None]]:
-    """A bar on standard error, or where that is no terminal, a line for each spec that is begun."""
+    """A progress bar on standard error; where that isn't a terminal, a line at the start of each spec."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     screen = Console(stderr=True)
     if not screen.is_terminal:
-        begun: set[str] = set()
+        started_specs: set[str] = set()
 
         def line(done: int, cell: Measurement) -> None:
-            if cell.spec not in begun:
-                begun.add(cell.spec)
+            if cell.spec not in started_specs:
+                started_specs.add(cell.spec)
                 click.echo(f"{done} of {total}: {cell.spec}", err=True)
 
         yield line

@@ -1,4 +1,4 @@
-"""`lab doctor`: this machine, and the launchers that can be used from it."""
+"""`lab doctor`: checks this machine and the launchers that can be used from it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @click.argument("overrides", metavar="[launcher.KEY=VALUE]...", nargs=-1)
-@on_option("Where runs are to go; by default all launchers are looked at, and a cluster may be missing.")
+@on_option("Check only this launcher.  [default: all; a cluster may be missing]")
 @launcher_option
-@click.option("--jobs", type=click.IntRange(min=1), help="How many jobs are to be sent.  [default: 1]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Number of jobs to send.  [default: 1]")
 @root_option
 @json_option
 def command(
     overrides: tuple[str, ...], where: str | None, settings: str | None, jobs: int | None, root: Path, as_json: bool
 ) -> None:
-    """What this machine and its cluster offer, and what is in the way of running there, each problem with its fix.
+    """Check this machine and its launchers, and print each problem with its fix.
 
-    Ends with 0 where nothing is in the way of what was asked for, and like `lab submit` with 2 where something is.
+    The exit code is 0 if there is no problem and 2 if there is one, as for `lab submit`.
     """
     from lab.dispatch.control.doctor import examine
     from lab.refusals import RequestError
+    from lab.units import number_of
 
-    other = [text for text in overrides if not text.startswith("launcher.")]
-    if other:
-        raise RequestError(
-            "no option of a launcher", kind="usage", override=other[0], fix="such options are launcher.partition=gpu"
-        )
+    others = [text for text in overrides if not text.startswith("launcher.")]
+    if others:
+        fix = "write launcher.KEY=VALUE, such as launcher.partition=gpu"
+        raise RequestError("not an option of a launcher", kind="usage", override=others[0], fix=fix)
     findings = examine(root, where, overrides, {"--launcher": settings, "--jobs": jobs})
     problems = sum(finding.severity == "problem" for finding in findings)
     if as_json:
@@ -45,7 +45,7 @@ def command(
         click.echo(json.dumps(content, indent=1))
     else:
         _print(findings)
-        click.echo("nothing is in the way" if not problems else f"{problems} problem{'s' if problems > 1 else ''}")
+        click.echo(number_of(problems, "problem") if problems else "no problems")
     sys.exit(2 if problems else 0)
 
 

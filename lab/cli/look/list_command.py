@@ -1,4 +1,4 @@
-"""`lab list`: what there is to choose from."""
+"""`lab list`: lists what can be chosen in experiments and sweeps."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from lab.cli import completion
 from lab.cli.options import json_option
 from lab.cli.refusal_output import NameChoice
 
-WHAT = ["components", "experiments", "sweeps", "kernels", "evaluators"]
+LISTS = ["components", "experiments", "sweeps", "kernels", "evaluators"]
 
 
 @click.command("list")
-@click.argument("what", type=NameChoice(WHAT), default="components")
+@click.argument("what", type=NameChoice(LISTS), default="components")
 @click.argument("kind", required=False, shell_complete=completion.kinds)
 @json_option
 def command(what: str, kind: str | None, as_json: bool) -> None:
-    """What there is: components (all, or of one KIND, with their whole description), experiments, sweeps, kernels,
-    evaluators.
+    """List components, experiments, sweeps, kernels or evaluators.
+
+    With a KIND, such as `lab list components norm`, the components of that kind are described in full.
     """
     from lab.composition import listing
     from lab.refusals import RequestError

@@ -1,4 +1,4 @@
-"""`lab plan SWEEP`: what would run, what it costs, and whether its arms can be compared. Makes nothing."""
+"""`lab plan SWEEP`: shows what would run, what it costs and whether the arms can be compared. Creates no runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lab.cli import completion
-from lab.cli.options import json_option, root_option
+from lab.cli.options import json_option, max_parallel_option, root_option, threads_option
 
 if TYPE_CHECKING:
     from lab.planning.forecast.budget import Budget
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("sweep", shell_complete=completion.sweeps)
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@click.option("--budget", metavar="AMOUNT", help="Which seeds and tokens fit: 200gpuh, 16cpuh, 2h, 90m, 1e18flops.")
+@click.option("--budget", metavar="AMOUNT", help="Show what fits into 200gpuh, 16cpuh, 2h, 90m or 1e18flops.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the frozen plan for `lab submit`.")
-@click.option("--max-parallel", type=click.IntRange(min=1), help="Runs at once here; by default one a GPU, or a core.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each run; by default an equal share.")
-@click.option("--flops", is_flag=True, help="Also FLOPs a token as others count them: 6N, PaLM's formula, all of T².")
-@click.option("--all", "everything", is_flag=True, help="Show every arm, however many there are.")
+@max_parallel_option
+@threads_option
+@click.option("--flops", is_flag=True, help="Also show FLOPs per token by other conventions: 6N, PaLM, full attention.")
+@click.option("--all", "everything", is_flag=True, help="Show all arms, however many there are.")
 @root_option
 @json_option
 def command(
@@ -41,7 +41,10 @@ def command(
     root: Path,
     as_json: bool,
 ) -> None:
-    """What SWEEP would run and what it costs; OVERRIDES apply to every arm. Creates nothing but the file of --save."""
+    """Show what SWEEP would run, what it costs, and whether its arms can be compared.
+
+    OVERRIDES apply to every arm. Nothing is created except the file of --save.
+    """
     from lab.planning.forecast.budget import Budget
     from lab.planning.plan.build import plan_sweep
 
@@ -67,13 +70,13 @@ def command(
 
         print_flops(plan, console(), everything=everything)
     if save is not None:
-        click.echo(f"saved: `lab submit {save}` runs precisely this")
+        click.echo(f"saved: `lab submit {save}` runs exactly this plan")
 
 
 def _preview(
     plan: Plan, root: Path, budget: Budget | None, max_parallel: int | None, threads: int | None
 ) -> PlanPreview:
-    """The plan with what is known of its runs under this root and on this machine."""
+    """The plan, with the status, time and detectable differences of its runs under this root, on this machine."""
     from lab.dispatch.launchers.local.machine import available_gpus, divide_machine
     from lab.planning.forecast.budget import fit_budget
     from lab.planning.forecast.detectable import detectable
@@ -103,7 +106,7 @@ def _preview(
 
 
 def _hardware(*, gpu: bool, threads: int) -> Hardware:
-    """This machine, as the provenance of its runs would name it."""
+    """This machine, in the terms of a run's provenance."""
     from lab.dispatch.control.provenance import of_process
     from lab.planning.forecast.history import Hardware
     from lab.training.environment import device_of, facts
@@ -114,7 +117,7 @@ def _hardware(*, gpu: bool, threads: int) -> Hardware:
 
 
 def _elsewhere(past: list[FinishedRun]) -> Hardware | None:
-    """The GPU that most runs under the root were measured on: where a budget of GPU hours would be spent."""
+    """The GPU on which most past runs were measured: the machine that a budget of GPU hours is about."""
     from collections import Counter
 
     gpus = Counter(run.hardware for run in past if run.hardware.device not in ("", "cpu"))

@@ -1,4 +1,4 @@
-"""`lab why A [B]`: what makes two runs different, or why a run would be run anew now."""
+"""`lab why RUN [OTHER]`: explains why two runs differ, or why a run would be run again."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _DIGEST = re.compile("[0-9a-f]{40,64}")
 @root_option
 @json_option
 def command(run: str, other: str | None, root: Path, as_json: bool) -> None:
-    """What makes RUN and OTHER different: configuration, component versions, code.
+    """Explain how RUN and OTHER differ: in configuration, component versions and code.
 
-    Without OTHER: what makes RUN another run than its sweep (or `lab train`) would plan in its place now.
+    Without OTHER, RUN is compared with the run that its sweep (or `lab train`) would plan in its place now.
     """
     from lab.planning.plan.why import compare_runs, compare_with_plan
     from lab.records import resolve
@@ -53,14 +53,14 @@ def _verdict(why: RunDifferences, *, alone: bool) -> str:
     if why.is_same_run:
         same = f"same identity, {a.identity[:8]}"
         if alone:
-            return f"{a.name}: {same}: planned now it is this very run, and is not run anew"
+            return f"{a.name}: {same}: planned now, it is the same run and isn't run again"
         return f"{a.name} and {b.name}: {same}: nothing that affects the result differs"
     if alone:
-        return f"{a.name} ({a.identity[:8]}) would be run anew, as {b.identity[:8]}"
+        return f"{a.name} ({a.identity[:8]}) would be run again, as {b.identity[:8]}"
     verdict = f"{a.name} ({a.identity[:8]}) and {b.name} ({b.identity[:8]}) are different runs"
     if not why.config and not why.components:
         verdict += (
-            ": their configurations are alike, and mean something else (another version of the lab, or another default "
+            ": their configurations are equal but mean something else (another version of the lab, or another default "
             "of a component that an option names)"
         )
     return verdict
@@ -69,10 +69,10 @@ def _verdict(why: RunDifferences, *, alone: bool) -> str:
 def _parts(why: RunDifferences) -> Iterator[tuple[str, Differences]]:
     yield "configuration", why.config
     yield "component versions", why.components
-    yield "without effect on the result", why.quiet
-    yield "code (no part of the identity)", why.code
-    yield "own components (no part of the identity, but for their versions)", why.own
-    yield "where it ran (no part of the identity)", why.place
+    yield "no effect on the result", why.quiet
+    yield "code (not part of the identity)", why.code
+    yield "own components (only their versions are part of the identity)", why.own
+    yield "where it ran (not part of the identity)", why.place
 
 
 def _table(title: str, part: Differences, why: RunDifferences) -> Table:
@@ -90,7 +90,7 @@ def _table(title: str, part: Differences, why: RunDifferences) -> Table:
 
 
 def _value(value: object) -> str:
-    """A value as YAML files have it; of a digest, the beginning."""
+    """A value as in YAML; a digest is shortened to its first 12 characters."""
     if isinstance(value, str):
         return value[:12] if _DIGEST.fullmatch(value) else value
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`lab eval RUN... EVALUATOR`: measure trained or imported models."""
+"""`lab eval RUN... EVALUATOR`: evaluates trained or imported models."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lab.cli.options import accelerator_option, json_option, root_option
 if TYPE_CHECKING:
     from lab.evaluation.evaluate import EvaluationRequest
     from lab.records import EvaluationRecord, RunFolder
+    from lab.training.options import Accelerator
 
 
 @click.command("eval")
@@ -25,90 +26,99 @@ if TYPE_CHECKING:
     metavar="RUN... [EVALUATOR [OPTION=VALUE]...]",
     shell_complete=completion.evaluation,
 )
-@click.option("--as", "save_as", help="Name of the result below evaluations/; by default the evaluator's.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to make, for pictures of all RUNs side by side.")
+@click.option("--as", "save_as", help="Name of the result below evaluations/.  [default: EVALUATOR]")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for pictures that compare all RUNs.")
 @accelerator_option
 @root_option
 @json_option
 def command(
-    arguments: tuple[str, ...], save_as: str | None, out: Path | None, accelerator: str, root: Path, as_json: bool
+    arguments: tuple[str, ...],
+    save_as: str | None,
+    out: Path | None,
+    accelerator: Accelerator,
+    root: Path,
+    as_json: bool,
 ) -> None:
-    """Measure each RUN with EVALUATOR, and keep the result in the run's evaluations/ and among its metrics.
+    """Evaluate each RUN with EVALUATOR. The result is saved in the run's evaluations/ folder and among its metrics.
 
-    A sweep means its finished runs. Options of the evaluator are given as context=64, another corpus as
-    data/corpus=files 'data.corpus.paths=[x.txt]'; `lab list evaluators` has all. Without EVALUATOR, what the runs' own
-    configuration asks for under `evaluate` and has not been measured yet. For --out all RUNs are drawn side by side.
+    The name of a sweep stands for its finished runs. Set the evaluator's options with OPTION=VALUE, such as
+    context=64, and another corpus with data/corpus=files 'data.corpus.paths=[x.txt]'. `lab list evaluators` lists all
+    evaluators and options.
+
+    Without EVALUATOR, each run gets the evaluations that its configuration lists under `evaluate` and that it hasn't
+    had yet.
     """
-    from lab.cli.models.evaluation_progress import measured
+    from lab.cli.models.evaluation_progress import evaluate_with_progress
     from lab.evaluation import pictures
     from lab.evaluation.evaluate import declared
     from lab.refusals import RequestError
 
-    runs, asked = _understood(root, arguments)
-    if asked is None and save_as is not None:
+    runs, named_request = _parsed(root, arguments)
+    if named_request is None and save_as is not None:
         raise RequestError("--as names the result of one evaluator; none was named")
     if out is not None:
-        _check_out(out, asked)
-    results, found = [], []
+        _check_out(out, named_request)
+    records, findings = [], []
     for run in runs:
-        wanted = declared(run) if asked is None else {save_as or asked.evaluator.name: asked}
-        for name, each in wanted.items():
-            made = measured(run, name, each, accelerator)
-            results.append(made.record)
-            found.append((run.name, made.findings))
+        requests = declared(run) if named_request is None else {save_as or named_request.evaluator.name: named_request}
+        for name, request in requests.items():
+            evaluated = evaluate_with_progress(run, name, request, accelerator)
+            records.append(evaluated.record)
+            findings.append((run.name, evaluated.findings))
             if not as_json:
-                _show(run, name, made.record)
-    if out is not None and asked is not None:
+                _show(run, name, evaluated.record)
+    if out is not None and named_request is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for name, image in pictures.shared(asked.evaluator, found).items():
+        for name, image in pictures.shared(named_request.evaluator, findings).items():
             (out / f"{name}.png").write_bytes(image)
             if not as_json:
                 click.echo(f"side by side: {out / name}.png")
     if as_json:
-        contents = [record.as_json() for record in results]
-        click.echo(json.dumps(contents[0] if len(runs) == 1 and asked is not None else contents, indent=1))
-    elif not results:
-        click.echo("nothing to do: the runs' configurations ask for no evaluation that they haven't had")
+        contents = [record.as_json() for record in records]
+        click.echo(json.dumps(contents[0] if len(runs) == 1 and named_request is not None else contents, indent=1))
+    elif not records:
+        click.echo("nothing to do: the runs have had all evaluations that their configurations list")
 
 
-def _check_out(out: Path, asked: EvaluationRequest | None) -> None:
-    """Refuse a folder that pictures can't go to, before anything is measured."""
+def _check_out(out: Path, request: EvaluationRequest | None) -> None:
+    """Refuse a folder for pictures that isn't new or empty, before any evaluation."""
     from lab.refusals import RequestError
 
-    if asked is None:
+    if request is None:
         raise RequestError("--out is for the pictures of one evaluator; none was named")
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        raise RequestError(f"--out: {out} is there and holds something; name a folder that is new or empty")
+        raise RequestError(f"--out: {out} exists and isn't empty; name a new or an empty folder")
 
 
-def _understood(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], EvaluationRequest | None]:
-    """The runs, and the evaluator with what is said of it; None where none is named."""
+def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], EvaluationRequest | None]:
+    """The runs that the arguments name, and the evaluator with its options; None where no evaluator is named."""
     from components.registry import names, nearest
     from lab.composition import extensions
     from lab.evaluation.evaluate import request
     from lab.records import UnknownRun, resolve_all
     from lab.refusals import RequestError
+    from lab.units import number_of
 
     extensions.load()
     known = names("evaluator")
-    at = next((place for place, text in enumerate(arguments) if place > 0 and text in known), None)
-    asked = None if at is None else request(arguments[at], arguments[at + 1 :])
-    named = arguments if at is None else arguments[:at]
+    position = next((index for index, text in enumerate(arguments) if index > 0 and text in known), None)
+    named_request = None if position is None else request(arguments[position], arguments[position + 1 :])
+    run_names = arguments if position is None else arguments[:position]
     try:
-        chosen = resolve_all(root, named)
+        named_runs = resolve_all(root, run_names)
     except UnknownRun:
-        if at is None and len(named) > 1:  # a misspelt evaluator reads like a run
-            plain = [text for text in named if "=" not in text]
-            if nearest(plain[-1], known) is None:
-                resolve_all(root, plain[:-1])
-            request(plain[-1], ())
+        if position is None and len(run_names) > 1:  # a misspelt evaluator looks like a run
+            plain_names = [text for text in run_names if "=" not in text]
+            if nearest(plain_names[-1], known) is None:
+                resolve_all(root, plain_names[:-1])
+            request(plain_names[-1], ())
         raise
-    runs = [run for run, itself in chosen.items() if itself or run.state.status == "finished"]
+    runs = [run for run, is_named in named_runs.items() if is_named or run.state.status == "finished"]
     if not runs:
-        raise RequestError(f"no run of {', '.join(named)} has finished")
-    if left := len(chosen) - len(runs):
-        click.echo(f"left out: {left} that have not finished", err=True)
-    return runs, asked
+        raise RequestError(f"no run of {', '.join(run_names)} has finished")
+    if unfinished := len(named_runs) - len(runs):
+        click.echo(f"left out: {number_of(unfinished, 'unfinished run')}", err=True)
+    return runs, named_request
 
 
 def _show(run: RunFolder, name: str, record: EvaluationRecord) -> None:

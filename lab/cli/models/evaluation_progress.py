@@ -1,9 +1,8 @@
-"""An evaluation as a command makes it: with a bar on a terminal, and the right to write when it comes to that."""
+"""Evaluates a run for a command: shows progress, and claims the run folder while the result is written."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,19 +11,24 @@ from lab.dispatch.worker.claim import holder, writing
 from lab.evaluation.evaluate import Evaluated, EvaluationRequest, evaluate
 from lab.records import RunFolder
 from lab.refusals import RequestError
+from lab.training.options import Accelerator
 
 LINES_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress where there is no terminal."""
 
 
-def measured(run: RunFolder, name: str, asked: EvaluationRequest, accelerator: Any) -> Evaluated:
-    """Evaluate a run, and keep what is found in its folder.
+def evaluate_with_progress(
+    run: RunFolder, name: str, request: EvaluationRequest, accelerator: Accelerator
+) -> Evaluated:
+    """Evaluate a run with a progress bar, and save the result in its folder.
 
+    Args:
+        name: of the result below the run's `evaluations/`.
     Raises:
-        RequestError: the run is being trained, or cannot be evaluated so.
+        RequestError: the run is being trained, or can't be evaluated as requested.
     """
     if run.state.status == "running" and holder(run.path) is not None:
-        raise RequestError(f"{run.name} is being trained; evaluate it when it has ended or been cancelled")
+        raise RequestError(f"{run.name} is being trained; evaluate it after it has ended, or cancel it")
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -38,14 +42,14 @@ def measured(run: RunFolder, name: str, asked: EvaluationRequest, accelerator: A
     with bar:
         task = bar.add_task(f"{run.name}: {name}", total=None)
 
-        said = time.monotonic()
+        last_line = time.monotonic()
 
-        def report(done: int, total: int, what: str) -> None:
-            nonlocal said
-            label = f"{run.name}: {name}" + (f", {what}" if what else "")
+        def report(done: int, total: int, step: str) -> None:
+            nonlocal last_line
+            label = f"{run.name}: {name}" + (f", {step}" if step else "")
             bar.update(task, completed=done, total=total, description=label)
-            if not console.is_terminal and time.monotonic() - said >= LINES_SECONDS:
-                said = time.monotonic()
+            if not console.is_terminal and time.monotonic() - last_line >= LINES_SECONDS:
+                last_line = time.monotonic()
                 console.print(f"{label}: {done:,} of {total:,}", markup=False, highlight=False, soft_wrap=True)
 
-        return evaluate(run, asked, accelerator=accelerator, save_as=name, report=report, writing=writing(run.path))
+        return evaluate(run, request, accelerator=accelerator, save_as=name, report=report, writing=writing(run.path))

@@ -1,4 +1,4 @@
-"""`lab export RUN DIR`: a run's model as a Hugging Face folder."""
+"""`lab export RUN DIR`: writes a run's model as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lab.cli.options import root_option
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @root_option
 def command(run: str, folder: Path, root: Path) -> None:
-    """Write RUN's model to DIR, where AutoModelForCausalLM finds it. DIR must be new or empty."""
+    """Write RUN's model to DIR, in the format that AutoModelForCausalLM loads. DIR must be new or empty."""
     from lab.evaluation.load import load_model
     from lab.interop.folder import export_folder
     from lab.records import TOKENIZER, resolve
@@ -27,14 +27,14 @@ def command(run: str, folder: Path, root: Path) -> None:
 
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(f"{folder}: is there already, and is no empty folder")
+        raise RequestError(f"{folder}: exists and isn't an empty folder")
     loaded = load_model(resolve(root, run), "cpu")
     tokenizer = loaded.run.path / TOKENIZER / "tokenizer.json"
-    found = tokenizer if tokenizer.is_file() else None
-    # Beside its place and then into it, as what stands there may be an empty folder.
+    tokenizer_file = tokenizer if tokenizer.is_file() else None
+    # Write beside the target, then rename: the rename replaces an empty folder that may be there.
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     try:
-        export_folder(loaded.experiment.model, loaded.model.state_dict(), staging, tokenizer=found)
+        export_folder(loaded.experiment.model, loaded.model.state_dict(), staging, tokenizer=tokenizer_file)
         os.replace(staging, folder)
     except OSError as error:
         raise RequestError(f"{folder}: cannot be written: {error.strerror}") from None
@@ -42,6 +42,6 @@ def command(run: str, folder: Path, root: Path) -> None:
         with contextlib.suppress(OSError):
             shutil.rmtree(staging)
     click.echo(f"exported: {loaded.run.name}, step {loaded.step:,}: {folder}")
-    if found is None:
+    if tokenizer_file is None:
         name = loaded.experiment.data.tokenizer.name
-        click.echo(f"its tokenizer '{name}' has no file and stays behind; `lab import` takes data/tokenizer={name}")
+        click.echo(f"its tokenizer '{name}' has no file to export; give `lab import` data/tokenizer={name}")

@@ -1,4 +1,4 @@
-"""`lab import DIR --name NAME`: a published model as a run."""
+"""`lab import DIR --name NAME`: makes a run of a published model."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lab.cli.options import root_option
 @click.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[OVERRIDES]...", shell_complete=completion.data_overrides)
-@click.option("--name", required=True, help="What to call it: the run is imported/NAME.")
-@click.option("--without-dropout", is_flag=True, help="Take a model that was trained with dropout, which is left out.")
+@click.option("--name", required=True, help="Name of the run, which is imported/NAME.")
+@click.option("--without-dropout", is_flag=True, help="Import a model that was trained with dropout, without it.")
 @root_option
 def command(folder: Path, overrides: tuple[str, ...], name: str, without_dropout: bool, root: Path) -> None:
     """Make a run of the Hugging Face model in DIR, for `lab eval` and `lab generate`.
 
-    OVERRIDES say what it is evaluated on by default (data/corpus=files …, train.context=2048), and which tokenizer it
-    has, where the folder holds none (data/tokenizer=byte).
+    OVERRIDES set the default data of its evaluations (data/corpus=files …, train.context=2048), and its tokenizer if
+    DIR contains none (data/tokenizer=byte).
     """
     from lab.evaluation.imported import import_model
 
-    run, made = import_model(folder, name, root, overrides, without_dropout=without_dropout)
+    run, is_new = import_model(folder, name, root, overrides, without_dropout=without_dropout)
     costs = run.record.costs
     from lab.units import count
 
-    click.echo(f"{'imported' if made else 'already imported'}: {count(costs['parameters'])} parameters · {run.path}")
+    click.echo(f"{'imported' if is_new else 'already imported'}: {count(costs['parameters'])} parameters · {run.path}")

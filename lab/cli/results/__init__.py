@@ -1,1 +1,1 @@
-"""Commands that show what a sweep came to."""
+"""Commands that show the results of a sweep."""

@@ -1,4 +1,4 @@
-"""`lab compare SWEEP`: the table of a sweep's arms."""
+"""`lab compare SWEEP`: compares the arms of a sweep in a table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lab.cli.options import json_option, root_option
 @click.command("compare")
 @click.argument("sweep", shell_complete=completion.submitted)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-@click.option("--latex", "as_latex", is_flag=True, help="Print a LaTeX table, for the package booktabs.")
+@click.option("--latex", "as_latex", is_flag=True, help="Print a LaTeX table, which needs the package booktabs.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
 @root_option
 @json_option
 def command(sweep: str, root: Path, as_csv: bool, as_latex: bool, as_markdown: bool, as_json: bool) -> None:
-    """Per arm of SWEEP: seeds, means, paired differences from the baseline with their 95% intervals, and costs."""
+    """Compare the arms of SWEEP: means, paired differences from the baseline with 95% intervals, and costs."""
     from lab.comparison.compare import compare
     from lab.comparison.read.collect import collect
     from lab.refusals import RequestError

@@ -1,4 +1,4 @@
-"""`lab report SWEEP`: a sweep as one HTML file to show to others."""
+"""`lab report SWEEP`: writes the results of a sweep to one HTML file."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ _PAGE = b"<!doctype html>"
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file to write; by default <root>/SWEEP/report.html. An older page is replaced.",
+    help="File to write; an older report is repathd.  [default: <root>/SWEEP/report.html]",
 )
 @root_option
 def command(sweep: str, out: Path | None, root: Path) -> None:
-    """One self-contained HTML file about SWEEP, made of its runs as they stand now, finished or not."""
+    """Write one self-contained HTML file about SWEEP, from its runs in their present state, finished or not."""
     from lab.records import write_text
     from lab.refusals import RequestError
     from lab.report.page import report
 
     if out is not None:
-        refuse_place(out, sweep)
+        check_output(out, sweep)
     text = report(root, sweep)
-    place = out or root / sweep / "report.html"
+    path = out or root / sweep / "report.html"
     try:
-        write_text(place.resolve(), text)  # a link stays one, to the new page
+        write_text(path.resolve(), text)  # a link is kept, and points to the new page
     except OSError as error:
-        why = f"{place} can't be written: {error.strerror or error}"
+        why = f"{path} can't be written: {error.strerror or error}"
         raise RequestError(f"--out: {why}" if out else f"{why}; name another with --out") from None
-    click.echo(f"Wrote {place} ({len(text.encode()) / 1e6:.1f} MB)")
+    click.echo(f"Wrote {path} ({len(text.encode()) / 1e6:.1f} MB)")
 
 
-def refuse_place(place: Path, sweep: str) -> None:
-    """Refuse to write a report where it would take the place of anything but an older page.
+def check_output(path: Path, sweep: str) -> None:
+    """Refuse a path at which a report would overwrite anything but an older report.
 
     Raises:
-        RequestError: there is a folder, a device, or a file of another sort, or no folder to write to.
+        RequestError: it is a folder, a device or another kind of file, or its folder doesn't exist.
     """
     from lab.refusals import RequestError
 
     try:
-        if place.is_dir():
-            raise RequestError(f"--out: {place} is a folder; name a file in it, such as {place / f'{sweep}.html'}")
-        if not place.resolve().parent.is_dir():
-            raise RequestError(f"--out: there is no folder {place.parent}")
-        if place.exists() and not _is_page(place):
-            raise RequestError(f"--out: {place} is there and is no page; name another file, such as {sweep}.html")
+        if path.is_dir():
+            raise RequestError(f"--out: {path} is a folder; name a file in it, such as {path / f'{sweep}.html'}")
+        if not path.resolve().parent.is_dir():
+            raise RequestError(f"--out: there is no folder {path.parent}")
+        if path.exists() and not _is_page(path):
+            raise RequestError(f"--out: {path} exists and isn't an HTML page; name another file, such as {sweep}.html")
     except OSError as error:
-        raise RequestError(f"--out: {place}: {error.strerror or error}") from None
+        raise RequestError(f"--out: {path}: {error.strerror or error}") from None
 
 
-def _is_page(place: Path) -> bool:
-    """Whether it is an HTML file, or an empty one."""
-    if not place.is_file():
+def _is_page(path: Path) -> bool:
+    """Whether the file is an HTML page, or empty."""
+    if not path.is_file():
         return False
-    with place.open("rb") as file:
+    with path.open("rb") as file:
         return file.read(len(_PAGE)).lower() in (_PAGE, b"")

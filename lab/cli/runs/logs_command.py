@@ -1,4 +1,4 @@
-"""`lab logs RUN`: what a run said."""
+"""`lab logs RUN`: prints the log of a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @click.command("logs")
 @click.argument("run", metavar="RUN", shell_complete=completion.runs)
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is written, over requeues, until the run ends.")
-@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="The N-th attempt only.")
-@click.option("--lines", "-n", type=click.IntRange(min=0), metavar="LINES", help="The last LINES lines only.")
+@click.option("--follow", "-f", is_flag=True, help="Print new lines until the run ends, also after a requeue.")
+@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Only the N-th attempt.")
+@click.option("--lines", "-n", type=click.IntRange(min=0), metavar="LINES", help="Only the last LINES lines.")
 @root_option
 def command(run: str, follow: bool, attempt: int | None, lines: int | None, root: Path) -> None:
-    """What RUN printed, over all attempts; where it printed nothing, what its job on the cluster printed."""
+    """Print the output of all attempts at RUN, or the output of its cluster job if the run printed nothing."""
     from lab.dispatch.status import logs, status, table
     from lab.dispatch.status.cluster_view import Watch
     from lab.records import resolve
     from lab.refusals import RequestError
 
     if follow and attempt is not None:
-        problem = "--attempt shows what is there of one attempt, and --follow goes on over all"
+        problem = "--attempt prints one attempt, and --follow continues over all"
         raise RequestError(problem, kind="conflict", fix="use one of them")
     folder = resolve(root, run)
     watch = Watch(root)

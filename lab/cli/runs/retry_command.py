@@ -1,4 +1,4 @@
-"""`lab retry SWEEP|RUN…`: try runs again, by what became of them."""
+"""`lab retry SWEEP|RUN…`: runs again what failed, was lost or was stopped, by the kind of failure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lab.cli.options import launcher_option, max_parallel_option, on_option, roo
 @click.command("retry")
 @click.argument("arguments", metavar="SWEEP|RUN... [KEY=VALUE]...", nargs=-1, required=True,
                 shell_complete=completion.sweeps_and_runs)  # fmt: skip
-@click.option("--failed", is_flag=True, help="Also what failed by a bug.")
-@on_option("Where to run; by default where it was.")
+@click.option("--failed", is_flag=True, help="Also retry runs that failed by a bug.")
+@on_option("Launcher to use.  [default: the one that ran it before]")
 @launcher_option
 @max_parallel_option
 @threads_option
-@click.option("--any-code", is_flag=True, help="Also what was made with other code than this.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be tried again, and what not, and why.")
+@click.option("--any-code", is_flag=True, help="Also retry runs that were made with other code.")
+@click.option("--dry-run", is_flag=True, help="Only print which runs would be retried, and why not the others.")
 @root_option
 def command(
     arguments: tuple[str, ...],
@@ -35,12 +35,19 @@ def command(
     dry_run: bool,
     root: Path,
 ) -> None:
-    """Try runs again, by what became of them; what is left alone is listed, with what would have it tried again.
+    """Run again what failed, was lost or was stopped. Runs that aren't retried are listed with the reason.
 
-    Preempted, lost and cancelled runs always; a full disk once there is room; a time limit with a checkpoint to go on
-    from, or more time; out of memory with a changed setting (train.micro_batch=…, launcher.memory=…); a bug if its RUN
-    is named, or with --failed; diverged and finished runs never, as that is their result. KEY=VALUE changes a setting
-    that doesn't affect the result, or one of the launcher.
+    \b
+    Which runs are retried:
+      preempted, lost, cancelled  always
+      disk full                   once there is room
+      time limit                  from a checkpoint, or with more time
+      out of memory               with a changed setting, such as
+                                  train.micro_batch=4 or launcher.memory=64G
+      bug                         if RUN is named, or with --failed
+      diverged, finished          never: that is their result
+
+    KEY=VALUE changes a setting that doesn't affect the result, or an option of the launcher.
     """
     from lab.dispatch.control.retry import RetryOptions, retry
 
@@ -57,6 +64,6 @@ def command(
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Sweeps and runs, and overrides. Names of runs may hold `=`, behind a slash."""
+    """Split names of sweeps and runs from overrides. The name of a run may contain `=` after a slash."""
     overrides = [text for text in arguments if "=" in text and "/" not in text.partition("=")[0]]
     return [text for text in arguments if text not in overrides], tuple(overrides)

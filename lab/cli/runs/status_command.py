@@ -1,4 +1,4 @@
-"""`lab status [SWEEP]`: where the runs stand."""
+"""`lab status [SWEEP]`: shows the status of runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lab.cli.options import json_option, root_option
 
 @click.command("status")
 @click.argument("sweep", required=False, shell_complete=completion.submitted)
-@click.option("--watch", is_flag=True, help="Keep showing it until every run has ended (Ctrl-C ends it).")
+@click.option("--watch", is_flag=True, help="Keep the table up to date until all runs have ended, or Ctrl-C.")
 @root_option
 @json_option
 def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
-    """Where the runs of SWEEP stand, or of all sweeps: what their folders say, and for jobs what the cluster says."""
+    """Show the status of the runs of SWEEP, or of all sweeps, from their folders and from the cluster."""
     from lab.dispatch.status import status
     from lab.dispatch.status.cluster_view import Watch, look
     from lab.records import survey
     from lab.refusals import RequestError
 
     if watch and as_json:
-        problem = "--json prints how things stand now, once"
+        problem = "--json prints the present status once"
         raise RequestError(problem, kind="conflict", key="--watch", fix="leave --watch out")
     sweep_runs = survey(root, sweep)
     rows = [status.row_from(seen) for seen in sweep_runs.runs]

@@ -1,4 +1,4 @@
-"""`lab submit SWEEP`: make what is missing and run it. Repeating it repeats nothing."""
+"""`lab submit SWEEP`: starts the runs that have no result yet. Safe to repeat."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 @click.command("submit")
 @click.argument("sweep", metavar="SWEEP|PLAN.json", shell_complete=completion.sweeps)
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
-@on_option("Where to run: local, slurm, or a launcher of an installed package.", default="local")
+@on_option("local, slurm, or the launcher of an installed package.", default="local")
 @launcher_option
-@click.option("--show-sbatch", is_flag=True, help="Print the batch scripts that would be sent, and send nothing.")
-@click.option("--wait", is_flag=True, help="Return when all is done. On this machine that is always so.")
+@click.option("--show-sbatch", is_flag=True, help="Print the batch scripts and send nothing.")
+@click.option("--wait", is_flag=True, help="Wait until all runs have ended, as always on this machine.")
 @max_parallel_option
 @threads_option
-@click.option("--retry-failed", is_flag=True, help="Also run again what failed.")
-@click.option("--reselect", is_flag=True, help="Pick the tuned values anew, also where their runs stand.")
-@click.option("--any-code", is_flag=True, help="Run also where the code is not the one that the plan was made with.")
+@click.option("--retry-failed", is_flag=True, help="Also run failed runs again.")
+@click.option("--reselect", is_flag=True, help="Select tuned values again, also for arms that have runs with them.")
+@click.option("--any-code", is_flag=True, help="Also start runs that were made with other code.")
 @root_option
 def command(
     sweep: str,
@@ -43,33 +43,33 @@ def command(
     any_code: bool,
     root: Path,
 ) -> None:
-    """Run what is missing of SWEEP, or of a plan that `lab plan --save` wrote; OVERRIDES apply to every arm.
+    """Start the runs of SWEEP, or of a plan from `lab plan --save`, that have no result yet.
 
-    A cluster is sent the runs, and this returns at once; launcher.KEY=VALUE among the overrides sets an option of the
-    launcher, such as what a job asks for.
+    OVERRIDES apply to every arm. Among them, launcher.KEY=VALUE sets an option of the launcher, such as the resources
+    of a job. On a cluster the command sends the runs and returns.
 
-    Safe to repeat, and after a Ctrl-C or a crash. Where the sweep tunes, its tuning runs come first, then the runs of
-    what each arm picked.
+    It is safe to repeat the command, also after Ctrl-C or a crash. If the sweep tunes options, the tuning runs come
+    first, then the runs with the values that each arm selected.
     """
     from lab.dispatch.control.choose import choose
     from lab.dispatch.control.submit import SubmitOptions, preview, submit
     from lab.dispatch.launchers.options import split
 
-    overrides, of_launcher = split(overrides)
+    overrides, launcher_overrides = split(overrides)
     flags = {
         "--launcher": settings,
         "--show-sbatch": show_sbatch,
         "--max-parallel": max_parallel,
         "--threads": threads,
     }
-    launcher = choose(where, of_launcher, flags)
+    launcher = choose(where, launcher_overrides, flags)
     plan = _plan(sweep, overrides, root)
     options = SubmitOptions(retry_failed=retry_failed, any_code=any_code, reselect=reselect, wait=wait)
     if show_sbatch:
-        shown = preview(plan, root, launcher, options)
-        for note in shown.notes:
+        batch = preview(plan, root, launcher, options)
+        for note in batch.notes:
             click.echo(f"note: {note}", err=True)
-        click.echo(shown.text, nl=False)
+        click.echo(batch.text, nl=False)
         return
     sys.exit(submit(plan, root, launcher, options, say=click.echo, warn=partial(click.echo, err=True)))
 
@@ -82,5 +82,6 @@ def _plan(sweep: str, overrides: tuple[str, ...], root: Path) -> Plan:
     if not sweep.endswith(".json") and not Path(sweep).is_file():
         return plan_sweep(sweep, overrides, root=root)
     if overrides:
-        raise RequestError(f"override '{overrides[0]}': {sweep} is a frozen plan; plan the sweep anew with it")
+        problem = f"{sweep} is a frozen plan"
+        raise RequestError(problem, override=overrides[0], fix="plan the sweep again with this override")
     return load_plan(Path(sweep))

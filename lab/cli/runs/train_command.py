@@ -1,4 +1,4 @@
-"""`lab train EXPERIMENT [overrides]`: one run here, with a progress bar. Hydra's own flags work on it."""
+"""`lab train EXPERIMENT [overrides]`: trains one run on this machine. It takes Hydra's flags too."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     metavar="[EXPERIMENT] [OVERRIDES]...",
     shell_complete=completion.experiment_or_override,
 )
+@click.option("--config-name", "-cn", shell_complete=completion.experiments, help="Hydra's way to name the experiment.")
 @click.option(
-    "--config-name", "-cn", shell_complete=completion.experiments, help="The experiment, as Hydra applications take it."
-)
-@click.option(
-    "--config-dir", "-cd", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Searched first."
+    "--config-dir",
+    "-cd",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Search this folder first.",
 )
 @click.option("--cfg", "-c", type=click.Choice(["job"]), help="Print the resolved configuration instead of training.")
-@click.option("--package", "-p", help="With --cfg: only this part of the configuration, such as model.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to train with; by default all cores.")
-@click.option("--any-code", is_flag=True, help="Go on with a run also where it was made with other code.")
+@click.option("--package", "-p", help="With --cfg: print only this part, such as model.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads to train with.  [default: all cores]")
+@click.option("--any-code", is_flag=True, help="Continue a run also if it was made with other code.")
 @root_option
 def command(
     arguments: tuple[str, ...],
@@ -43,14 +44,14 @@ def command(
     any_code: bool,
     root: Path,
 ) -> None:
-    """Train EXPERIMENT with OVERRIDES in Hydra's grammar, or go on with a run that was interrupted."""
+    """Train EXPERIMENT with OVERRIDES in Hydra's syntax, or continue an interrupted run of it."""
     from lab.composition import search_path
     from lab.planning.plan.build import plan_train
     from lab.refusals import RequestError
 
     experiment, overrides = _split(arguments, config_name)
     if package is not None and cfg is None:
-        raise RequestError("--package goes with --cfg job")
+        raise RequestError("--package needs --cfg job")
     with search_path.searched_first(config_dir):
         planned = plan_train(experiment, overrides, root=root)
     if cfg is not None:
@@ -90,7 +91,7 @@ def _split(arguments: tuple[str, ...], config_name: str | None) -> tuple[str, tu
 
 
 def _conclude(run: RunFolder) -> int:
-    """Say how the run ended. Returns the exit code."""
+    """Print how the run ended. Returns the exit code."""
     state, summary = run.state, run.summary
     if summary is None:
         click.echo(f"{state.status}: {state.reason or 'see log.txt'}: {run.path / 'log.txt'}", err=True)

@@ -1,8 +1,8 @@
-"""Cancelling runs: whoever works at one checkpoints and leaves it; the runs beside it go on.
+"""Cancels runs: a running one writes a checkpoint and stops, and the other runs of its job continue.
 
-A run that nobody holds is marked in its state. One that is held is asked: a request in its folder, which its worker
-reads between two signs of life, whatever machine it is on and whatever started it. Cluster jobs are cancelled only
-where all that they still have to do is to be cancelled.
+A run that no worker has claimed is marked in its state file. For a claimed run, a request is written to its folder; its
+worker, on whatever machine, reads it at its next heartbeat. A cluster job is cancelled only if all of its remaining
+runs are to be cancelled.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from lab.dispatch.worker.claim import Claim, holder
 from lab.records import CancelRequest, RunFolder, State, read_cancel_request, write_cancel_request
 
 PATIENCE = 30.0
-"""Seconds to wait for workers that were asked: they answer after a step of training and the writing of a checkpoint."""
+"""Seconds to wait for workers to stop: they finish a training step and write a checkpoint first."""
 
-_LOOK_AGAIN = 0.2
+_POLL_SECONDS = 0.2
 
 
 class Jobs(Protocol):
-    """Cluster jobs that run these runs, as cancelling needs them."""
+    """The cluster jobs of one launcher, as far as `cancel` needs them."""
 
     def waiting(self) -> Mapping[str, Sequence[RunFolder]]:
-        """Jobs that haven't begun → the runs that each is to run."""
+        """Job that hasn't started → its runs."""
 
     def running(self) -> Mapping[str, Sequence[RunFolder]]:
-        """Jobs that have begun → the runs that each is at, was at, or is to run."""
+        """Job that has started → its runs: past, present and future."""
 
     def cancel(self, jobs: Sequence[str]) -> str | None:
-        """End these jobs; why that failed, or None."""
+        """Cancel these jobs. Returns the reason if that failed, otherwise None."""
 
 
 @dataclass(frozen=True)
-class Cancelled:
+class CancelOutcome:
     """What cancelling a run did.
 
     Attributes:
         run: its name.
-        did: `cancelled`; `stopping`, where its worker has been asked and hasn't answered; or `nothing`.
-        said: the same in a few words, for a person.
+        action: `cancelled`; `stopping` if its worker has been asked to stop and hasn't stopped yet; or `nothing`.
+        message: details, for the user.
     """
 
     run: str
-    did: Literal["cancelled", "stopping", "nothing"]
-    said: str
+    action: Literal["cancelled", "stopping", "nothing"]
+    message: str
 
 
 def request(run: RunFolder, attempt: int, reason: str) -> None:
-    """Ask the worker that makes this attempt at a run to checkpoint and leave it."""
+    """Ask the worker of this attempt at a run to write a checkpoint and stop."""
     write_cancel_request(run.path, CancelRequest(attempt, reason, time.time()))
 
 
 def requested(run: RunFolder, attempt: int) -> str | None:
-    """The reason with which this attempt at a run was asked to end; None if it wasn't."""
+    """The reason why this attempt at a run was asked to stop; None if it wasn't."""
     request = read_cancel_request(run.path)
     return request.reason if request is not None and request.attempt == attempt else None
 
@@ -69,107 +69,112 @@ def cancel(
     jobs: Sequence[Jobs] = (),
     patience: float = PATIENCE,
     on_wait: Callable[[int], None] = lambda count: None,
-) -> tuple[list[Cancelled], list[str]]:
-    """Cancel these runs and no others; nothing that has its result, or failed, is touched.
+) -> tuple[list[CancelOutcome], list[str]]:
+    """Cancel these runs and no others. Finished and failed runs are left as they are.
 
     Args:
         runs: the runs.
-        jobs: jobs that are at them, of each launcher.
-        patience: seconds to wait for workers to answer. After it, jobs that are at nothing but these runs are ended by
-            the cluster, and other workers are left to answer when they can.
-        on_wait: called once, with how many are waited for.
+        jobs: the jobs of each launcher.
+        patience: seconds to wait for workers to stop. After that, jobs that have no other runs are cancelled on the
+            cluster. Other workers stop when they can.
+        on_wait: called once, with the number of runs that are waited for.
     Returns:
-        what was done, a run at a time, and lines on what couldn't be done.
+        the outcome for each run, and notes on what couldn't be done.
     """
-    reason = f"cancelled by {_me()}"
-    done: dict[RunFolder, Cancelled] = {}
-    asked: set[RunFolder] = set()
+    reason = f"cancelled by {_user()}"
+    outcomes: dict[RunFolder, CancelOutcome] = {}
+    requested_runs: set[RunFolder] = set()
     notes: list[str] = []
     runs = list(dict.fromkeys(runs))
 
-    def look() -> list[RunFolder]:
+    def cancel_unclaimed() -> list[RunFolder]:
+        """Cancel what can be cancelled now. Returns the runs that workers still hold."""
         for run in runs:
-            if run not in done and (found := _cancel(run, reason, asked)) is not None:
-                done[run] = found
-        return [run for run in runs if run not in done]
+            if run not in outcomes and (outcome := _cancel(run, reason, requested_runs)) is not None:
+                outcomes[run] = outcome
+        return [run for run in runs if run not in outcomes]
 
-    held = look()
-    for each in jobs:
-        _end(each, each.waiting(), runs, [], notes)
-    if held:
-        on_wait(len(held))
-        held = _wait(look, patience)
-    ended = [each for each in jobs if held and _end(each, each.running(), held, held, notes)]
-    if ended:
-        held = _wait(look, patience)  # the cluster ends them by SIGTERM, and by SIGKILL some seconds later
-    for run in held:
-        done[run] = _stopping(run)
-    return [done[run] for run in runs], notes
+    claimed = cancel_unclaimed()
+    for launcher_jobs in jobs:
+        _cancel_jobs(launcher_jobs, launcher_jobs.waiting(), runs, [], notes)
+    if claimed:
+        on_wait(len(claimed))
+        claimed = _wait(cancel_unclaimed, patience)
+    has_cancelled_jobs = [
+        _cancel_jobs(launcher_jobs, launcher_jobs.running(), claimed, claimed, notes)
+        for launcher_jobs in jobs
+        if claimed
+    ]
+    if any(has_cancelled_jobs):
+        claimed = _wait(cancel_unclaimed, patience)  # the cluster sends SIGTERM, and SIGKILL some seconds later
+    for run in claimed:
+        outcomes[run] = _stopping(run)
+    return [outcomes[run] for run in runs], notes
 
 
-def _cancel(run: RunFolder, reason: str, asked: set[RunFolder]) -> Cancelled | None:
-    """Cancel a run that nobody holds; ask the worker of one that is held, and give None."""
+def _cancel(run: RunFolder, reason: str, requested_runs: set[RunFolder]) -> CancelOutcome | None:
+    """Cancel a run that no worker has claimed. Ask the worker of a claimed one to stop, and return None."""
     claim = Claim.take(run.path)
     if claim is None:
         state = run.state
-        # Between its claim and its first state, a worker hasn't counted its attempt yet.
+        # A worker that has claimed the run but not yet written its state hasn't counted its attempt.
         attempt = state.attempts if state.status == "running" else state.attempts + 1
         if requested(run, attempt) is None:
             request(run, attempt, reason)
-        asked.add(run)
+        requested_runs.add(run)
         return None
     with claim:
         state = run.state
         if state.status == "cancelled":
-            stopped = Cancelled(run.name, "cancelled", f"stopped{_step(state)}")
-            return stopped if run in asked else _nothing(run, "cancelled before")
+            stopped = CancelOutcome(run.name, "cancelled", f"stopped{_step(state)}")
+            return stopped if run in requested_runs else _nothing(run, "cancelled before")
         if state.ended:
             return _nothing(run, f"has its result: {state.status}")
         if state.status == "failed":
             return _nothing(run, "failed already")
         run.state = state.replace(status="cancelled", reason=reason, failure=None)
-    return Cancelled(run.name, "cancelled", f"was {state.status}{_step(state)}")
+    return CancelOutcome(run.name, "cancelled", f"was {state.status}{_step(state)}")
 
 
-def _end(
+def _cancel_jobs(
     jobs: Jobs,
-    found: Mapping[str, Sequence[RunFolder]],
-    asked: Sequence[RunFolder],
-    besides: Sequence[RunFolder],
+    runs_by_job: Mapping[str, Sequence[RunFolder]],
+    cancelled: Sequence[RunFolder],
+    claimed: Sequence[RunFolder],
     notes: list[str],
 ) -> bool:
-    """End those jobs of the runs that were asked for that have nothing left to do but perhaps the runs `besides`."""
-    wanted = [
+    """Cancel the jobs of the cancelled runs that have no other unfinished runs than claimed ones. True if any was."""
+    ids = [
         job
-        for job, runs in found.items()
-        if any(run in asked for run in runs) and all(run in besides or not _open(run) for run in runs)
+        for job, runs in runs_by_job.items()
+        if any(run in cancelled for run in runs) and all(run in claimed or not _is_open(run) for run in runs)
     ]
-    failed = jobs.cancel(wanted) if wanted else None
-    if failed is not None:
-        notes.append(f"job{'s' if len(wanted) > 1 else ''} {', '.join(wanted)} could not be cancelled: {failed}")
-    return bool(wanted) and failed is None
+    error = jobs.cancel(ids) if ids else None
+    if error is not None:
+        notes.append(f"job{'s' if len(ids) > 1 else ''} {', '.join(ids)} could not be cancelled: {error}")
+    return bool(ids) and error is None
 
 
-def _open(run: RunFolder) -> bool:
+def _is_open(run: RunFolder) -> bool:
     state = run.state
     return not state.ended and state.status not in ("failed", "cancelled")
 
 
-def _wait(look: Callable[[], list[RunFolder]], patience: float) -> list[RunFolder]:
+def _wait(cancel_unclaimed: Callable[[], list[RunFolder]], patience: float) -> list[RunFolder]:
     deadline = time.monotonic() + patience
-    while (held := look()) and time.monotonic() < deadline:
-        time.sleep(_LOOK_AGAIN)
-    return held
+    while (claimed := cancel_unclaimed()) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return claimed
 
 
-def _stopping(run: RunFolder) -> Cancelled:
-    who = holder(run.path)
-    where = f" (process {who.process.pid} on {who.process.host})" if who and who.process.host else ""
-    return Cancelled(run.name, "stopping", f"asked to stop; its worker{where} answers after the step that it is at")
+def _stopping(run: RunFolder) -> CancelOutcome:
+    claim = holder(run.path)
+    where = f" (process {claim.process.pid} on {claim.process.host})" if claim and claim.process.host else ""
+    return CancelOutcome(run.name, "stopping", f"asked to stop; its worker{where} stops after its current step")
 
 
-def _nothing(run: RunFolder, said: str) -> Cancelled:
-    return Cancelled(run.name, "nothing", said)
+def _nothing(run: RunFolder, message: str) -> CancelOutcome:
+    return CancelOutcome(run.name, "nothing", message)
 
 
 def _step(state: State) -> str:
@@ -177,7 +182,7 @@ def _step(state: State) -> str:
     return f" at step {progress.step:,} of {progress.steps:,}" if progress else ""
 
 
-def _me() -> str:
+def _user() -> str:
     with contextlib.suppress(OSError, KeyError):  # a user id without a name
         return f"{getpass.getuser()} on {socket.gethostname()}"
-    return f"somebody on {socket.gethostname()}"
+    return f"a user on {socket.gethostname()}"
