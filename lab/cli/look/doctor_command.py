@@ -32,7 +32,7 @@ def command(
     """
     from lab.dispatch.control.doctor import examine
     from lab.refusals import RequestError
-    from lab.units import number_of
+    from lab.units import plural
 
     others = [text for text in overrides if not text.startswith("launcher.")]
     if others:
@@ -45,7 +45,7 @@ def command(
         click.echo(json.dumps(content, indent=1))
     else:
         _print(findings)
-        click.echo(number_of(problems, "problem") if problems else "no problems")
+        click.echo(plural(problems, "problem") if problems else "no problems")
     sys.exit(2 if problems else 0)
 
 

@@ -97,7 +97,7 @@ def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Eval
     from lab.evaluation.evaluate import request
     from lab.records import UnknownRun, resolve_all
     from lab.refusals import RequestError
-    from lab.units import number_of
+    from lab.units import plural
 
     extensions.load()
     known = names("evaluator")
@@ -117,7 +117,7 @@ def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Eval
     if not runs:
         raise RequestError(f"no run of {', '.join(run_names)} has finished")
     if unfinished := len(named_runs) - len(runs):
-        click.echo(f"left out: {number_of(unfinished, 'unfinished run')}", err=True)
+        click.echo(f"left out: {plural(unfinished, 'unfinished run')}", err=True)
     return runs, named_request
 
 

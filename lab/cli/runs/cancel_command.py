@@ -32,14 +32,14 @@ def command(names: tuple[str, ...], patience: float, root: Path, as_json: bool) 
     from lab.dispatch.status import status
     from lab.dispatch.status.cluster_view import look
     from lab.records import resolve_all
-    from lab.units import number_of
+    from lab.units import plural
 
     runs = list(resolve_all(root, names))
     view = look(root, [status.read_row(run) for run in runs])
 
     def print_wait(count: int) -> None:
         if not as_json:
-            click.echo(f"waiting for {number_of(count, 'run')} to checkpoint (Ctrl-C ends only the wait)")
+            click.echo(f"waiting for {plural(count, 'run')} to checkpoint (Ctrl-C ends only the wait)")
 
     outcomes, notes = cancel(runs, jobs=view.jobs, patience=patience, on_wait=print_wait)
     notes += view.notes
