@@ -82,7 +82,7 @@ def killed_once(
         half = per_array * (12 if when == "before" else 13)
         cluster.wait(lambda: len(cluster.live()) == half, "first half of the jobs")
         again = _send_held(root)
-        assert (again.runs, len(again.queued)) == (runs - half, half)
+        assert (again.n_runs, len(again.queued_runs)) == (runs - half, half)
         jobs = {
             job: task.runs
             for record in journal.records(root)

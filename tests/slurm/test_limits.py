@@ -62,7 +62,7 @@ def test_what_is_just_within_the_limits_is_not_refused(cluster: Cluster, tmp_pat
     ]
     for settings, jobs in allowed:
         assert refused(Settings(**settings), jobs, tmp_path) == []
-        assert sbatch.trial(Settings(**settings), jobs) is None
+        assert sbatch.dry_run(Settings(**settings), jobs) is None
 
 
 def test_the_jobs_there_are_count(fragile_cluster: Cluster, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_jobs_there_are_count(fragile_cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_slurm_itself_has_the_last_word(cluster: Cluster) -> None:
-    reason = sbatch.trial(Settings(sbatch={"licenses": "gold"}), 3)
+    reason = sbatch.dry_run(Settings(sbatch={"licenses": "gold"}), 3)
     assert reason is not None
     assert "license" in reason
     assert cluster.squeue("--states=PENDING,RUNNING") == []

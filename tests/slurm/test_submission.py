@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from lab.cli.main import cli
+from lab.dispatch.launchers.slurm import view
 from lab.dispatch.launchers.slurm.send import journal, sbatch, submission
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder, find_runs
@@ -43,13 +44,13 @@ def test_an_array_of_runs_is_sent_at_once_and_done_once(
     assert [len(record.tasks) for record in sent.records] == [12]
     assert not any(run.state.ended for run in runs)
     again = send(tmp_path)
-    assert (again.records, len(again.queued)) == ((), 12)
+    assert (again.records, len(again.queued_runs)) == ((), 12)
     finish(cluster, runs)
     assert [(begun(run), results(run)) for run in runs] == [(1, 1)] * 12
     assert send(tmp_path).describe() == "nothing to send"
     job = sent.records[0].job
-    assert journal.jobs_of(tmp_path, "caps")["caps/both/seed-3"] == [f"{job}_3"]
-    assert "1 of 1 runs to do" in journal.output_files(tmp_path, "caps", f"{job}_3")[0].read_text()
+    assert journal.jobs_of(tmp_path)["caps/both/seed-3"] == [f"{job}_3"]
+    assert "1 of 1 runs to do" in view.output_files(tmp_path, f"{job}_3")[0].read_text()
 
 
 def test_runs_of_a_job_are_done_in_turn_by_one_process(
@@ -258,7 +259,7 @@ def test_what_would_be_sent_is_shown_and_nothing_made(cluster: Cluster, folder: 
     ("arguments", "message"),
     [
         (["launcher.partition=mian"], "partition: there is no 'mian'; did you mean 'main'?"),
-        (["launcher.sbatch.licenses=x"], "SLURM would not take these jobs: .*license"),
+        (["launcher.sbatch.licenses=x"], "SLURM would not accept these jobs: .*license"),
         (["launcher.nope=1"], "override 'launcher.nope=1': nope: there is no such setting"),
         (["--launcher", "slrm"], "no launcher is called 'slrm'; did you mean 'slurm'?"),
         (["--threads", "2"], "launcher.cpus_per_task"),

@@ -1,4 +1,4 @@
-"""Slurm as a launcher: job arrays through submitit; the journal in `.slurm/` says what was sent."""
+"""The Slurm launcher: it sends job arrays through submitit, and records them in a journal in `.slurm/`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from lab.dispatch.launchers.slurm.send import journal, next_stage, settings, sub
 from lab.records import Failure, RunFolder
 from lab.refusals import Finding, RequestError
 
-_MEMORY = (
+_MEMORY_OPTIONS = (
     "memory", "partition", "constraint", "gres", "gpus_per_node", "nodes", "strategy", "side_by_side", "sbatch",
 )  # fmt: skip
 
 
 class SlurmLauncher(Launcher):
-    """Sends runs to Slurm and returns; jobs go on by themselves."""
+    """Sends runs to Slurm and returns; the jobs run without it."""
 
     name: ClassVar[str] = "slurm"
     Options: ClassVar[type] = settings.Settings
@@ -39,7 +39,7 @@ class SlurmLauncher(Launcher):
         "--threads": "launcher.cpus_per_task=…",
     }
     remedies: ClassVar[Mapping[Failure, Remedy]] = {
-        "out_of_memory": Remedy(frozenset(_MEMORY), "launcher.memory=… gives it more"),
+        "out_of_memory": Remedy(frozenset(_MEMORY_OPTIONS), "launcher.memory=… gives it more"),
         "time": Remedy(frozenset({"time", "partition", "qos"}), "launcher.time=… gives it more"),
     }
 
@@ -62,11 +62,11 @@ class SlurmLauncher(Launcher):
         config = commands.configuration()
         notes: tuple[str, ...] = ()
         if config.value is None:
-            notes = (f"no limits of a cluster are known here: {config.reason}",)
+            notes = (f"the limits of the cluster are unknown: {config.reason}",)
         else:
             submission.check(self._settings, len(runs), request.root)
         per_array = int((config.value or {}).get("MaxArraySize", 1001))
-        needs = {run.name: [needed.name for needed in request.needs.get(run, ())] for run in runs}
+        needs = {run.name: [need.name for need in request.needs.get(run, ())] for run in runs}
         text = submission.preview(needs, request.root, _sweep(request), self._settings, per_array)
         if request.continuation is not None:
             text += "# and, once the tuning runs have ended, the runs of what each arm picks\n"
@@ -83,21 +83,21 @@ class SlurmLauncher(Launcher):
             messages.append(f"SLURM: {sent.describe()}")
         if request.continuation is None:
             return SendResult(tuple(messages), has_jobs=bool(sent.records))
-        after = next_stage.send_next(
+        next_job = next_stage.send_next(
             request.continuation.plan,
             root,
             self._settings,
             group=group,
-            anew=bool(sent.records),
+            has_new_runs=bool(sent.records),
             options={
                 "reselect": False,
                 "retry_failed": request.continuation.retry_failed,
                 "any_code": request.continuation.any_code,
             },
         )
-        if after is not None:
+        if next_job is not None:
             messages.append(
-                f"SLURM: job {after.job} sends the runs of what each arm picks, once the tuning runs have ended"
+                f"SLURM: job {next_job.job} sends the runs of what each arm picks, once the tuning runs have ended"
             )
         return SendResult(tuple(messages), has_jobs=bool(sent.records), continues=True)
 
@@ -112,11 +112,11 @@ class SlurmLauncher(Launcher):
         return SendResult(tuple(messages), has_jobs=True)
 
     def _to_send(self, request: Request) -> list[RunFolder]:
-        """The runs that no job is going to run already, as far as Slurm says."""
-        known: Mapping[str, submission.Living] = {}
+        """The runs that aren't in the queue; all runs if Slurm doesn't answer."""
+        jobs: Mapping[str, submission.LiveJob] = {}
         with contextlib.suppress(RequestError):
-            known = submission.living(journal.records(request.root))
-        return [run for run in request.runs if not submission.is_covered(run, known)]
+            jobs = submission.live_jobs(journal.records(request.root))
+        return [run for run in request.runs if not submission.is_queued(run, jobs)]
 
     @classmethod
     def look(cls, root: Path, runs: Collection[str]) -> LauncherView:
@@ -145,5 +145,5 @@ class SlurmLauncher(Launcher):
 
 
 def _sweep(request: Request) -> str:
-    assert request.sweep is not None, "a preview is of one submission"
+    assert request.sweep is not None, "a preview is for one sweep"
     return request.sweep

@@ -79,9 +79,9 @@ def look(root: Path, runs: Collection[str]) -> LauncherView:
     return LauncherView(jobs_by_run, jobs, notes)
 
 
-def output_files(root: Path | str, job: str) -> list[Path]:
+def output_files(root: Path, job: str) -> list[Path]:
     """The files with a job's own standard output and standard error, in this order."""
-    for record in journal.records(Path(root)):
+    for record in journal.records(root):
         if job in record.jobs:
             paths = [path for path in record.folder.rglob(f"{job}_*") if path.suffix in (".out", ".err")]
             return sorted(paths, key=lambda path: (path.suffix != ".out", path.name))

@@ -1,1 +1,1 @@
-"""What a Slurm job does on its node."""
+"""The part of the Slurm launcher that runs in a job, on its node."""

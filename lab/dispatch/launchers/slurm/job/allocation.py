@@ -1,4 +1,4 @@
-"""The job that this process is in: its id and place, the signals that end it, and its way back into the queue."""
+"""The Slurm job that this process runs in: its id and node, the signals that stop it, and how it is requeued."""
 
 from __future__ import annotations
 
@@ -9,58 +9,64 @@ import socket
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.worker.attempt import Stop
 
-TOLD = {
+STOP_SIGNALS = {
     signal.SIGUSR2: "the time limit of its job",
     signal.SIGTERM: "SIGTERM to its job (preempted or cancelled)",
     signal.SIGINT: "SIGINT to its job",
 }
-"""Signals that a job is told to stop by, and what they mean. SIGUSR2 comes `signal_seconds` before its time is up."""
+"""Signals that stop a job, with their meaning. SIGUSR2 comes `signal_seconds` before the time limit."""
 
 
-def own_id(*, whole: bool = False) -> str:
-    """Slurm's id of this job: `12_3` for a task of an array, and `12` of the array where the `whole` is asked for."""
+def job_id() -> str:
+    """Slurm's id of this job: `12`, or `12_3` for a task of an array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if array is None or task is None:
         return os.environ.get("SLURM_JOB_ID", "?")
-    return array if whole else f"{array}_{task}"
+    return f"{array}_{task}"
 
 
-def place() -> str:
-    """The node, by Slurm's name for it."""
+def submission_id() -> str:
+    """Slurm's id of the call of sbatch that sent this job: for a task of an array, the id of the array."""
+    return job_id().partition("_")[0]
+
+
+def node_name() -> str:
+    """Slurm's name of this node."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def listen(stop: Stop) -> None:
-    """Have signals request the stop, and nothing else, however often they come."""
+def handle_signals(stop: Stop) -> None:
+    """Make the stop signals request a stop and do nothing else, however often they come."""
 
     def handle(number: int, _: object) -> None:
-        stop.request(TOLD[signal.Signals(number)])
+        stop.request(STOP_SIGNALS[signal.Signals(number)])
 
-    for number in TOLD:
+    for number in STOP_SIGNALS:
         signal.signal(number, handle)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
 
 def requeue(*, allowed: bool) -> str | None:
-    """Put this job back into the queue, unless Slurm has done so already, or somebody wanted it to end.
+    """Put this job back into the queue, unless Slurm has already done so or a user cancelled it.
 
-    What a job is told doesn't say why: a preemption and a cancellation both begin with SIGTERM. Its state does.
+    Both a preemption and a cancellation begin with SIGTERM, so the signal doesn't tell which one it is. The job's state
+    does.
 
     Args:
-        allowed: whether its settings have it requeued.
+        allowed: the setting `requeue`.
     Returns:
-        why it won't start again; None if it will.
+        Why the job won't start again; None if it will.
     """
     if int(os.environ.get("SLURM_PROCID", "0")) != 0:
-        return None  # the first of its processes does it
-    shown = commands.show_job(own_id())
-    state = (shown.value or {}).get("JobState", "RUNNING")
+        return None  # only the first of the job's processes requeues it
+    reply = commands.show_job(job_id())
+    state = (reply.value or {}).get("JobState", "RUNNING")
     if state.startswith("CANCELLED"):
         return "it was cancelled"
-    # COMPLETING is all that Slurm says of a job that is being ended, be it to start again or as cancelled. It has made
-    # up its mind; to requeue it now would bring a cancelled job back.
+    # COMPLETING doesn't say whether Slurm ends the job to start it again or because it was cancelled. But Slurm has
+    # decided, and requeueing a cancelled job would bring it back.
     if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "NODE_FAIL", "COMPLETING"):
         return None
     if not allowed:
         return "launcher.requeue is false"
-    return commands.requeue(own_id())
+    return commands.requeue(job_id())

@@ -1,8 +1,8 @@
-"""The circuit breaker of a submission: once several runs failed with the same error, no other run is begun.
+"""The circuit breaker of a submission: after several runs have failed with the same error, no more runs are started.
 
-The rest would only fail likewise. Each failed run leaves a mark in a folder of its submission, by where and how it
-failed. The job that finds too many of one kind writes down that the submission is stopped; all jobs look for that
-before they begin a run.
+The other runs would probably fail in the same way. For each failed run a job creates an empty file in the submission's
+folder, grouped by error. The job that counts too many of one error records that the submission is stopped. All jobs
+check for that record before they start a run.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from pathlib import Path
 
 from lab.records import RunFolder, StoppedSubmission, read_stopped, write_stopped
 
-COUNTED = ("bug", "disk_full")
-"""Kinds of failure that are likely to come again in other runs. A smaller arm may well have enough memory."""
+_SHARED_FAILURES = ("bug", "disk_full")  # likely in other runs too, unlike a lack of memory in a large arm
 
-_TAIL = 65536  # bytes at the end of a log in which the last traceback stands
+_TAIL = 65536  # bytes at the end of a log that are searched for the last traceback
 _PLACE = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class FailureSite:
-    """How a run failed: the kind of exception and the innermost place, or what its worker died of."""
+    """Where and how a run failed.
+
+    Attributes:
+        kind: the exception's name, or the reason without its numbers if the worker ended in another way.
+        place: `file:line` of the innermost frame of the traceback; None without a traceback.
+    """
 
     kind: str
     place: str | None
@@ -33,14 +37,19 @@ class FailureSite:
 
 
 class CircuitBreaker:
-    """The circuit breaker of one submission, which keeps its files in `folder`."""
+    """The circuit breaker of one submission, whose files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def record(self, run: RunFolder, limit: int | None) -> StoppedSubmission | None:
-        """Count a run that failed; why the submission is stopped, once `limit` runs failed alike."""
-        if run.state.failure not in COUNTED:
+        """Count a failed run.
+
+        Returns:
+            Why the submission is stopped, once `limit` runs have failed with the same error; else None. A limit of None
+            never stops it.
+        """
+        if run.state.failure not in _SHARED_FAILURES:
             return None
         error = str(failure_site(run))
         marks = self._folder / "failed" / _digest(error)

@@ -1,1 +1,1 @@
-"""Sending runs to Slurm: settings, batch scripts, arrays, the journal of what was sent."""
+"""Sending runs to Slurm: settings, batch scripts, arrays, and the journal of submissions."""

@@ -1,8 +1,8 @@
 """The journal of what was sent to Slurm: one file for each call of sbatch, written before the call.
 
-The files are in `<root>/<sweep>/.slurm/`; `lab.records` reads and writes them. Each call has its own job name, so a
-call that was interrupted before or after the controller accepted the job can be looked up in the queue. Nothing is sent
-twice, and nothing counts as sent that wasn't. The state of the runs isn't in here.
+The files are in `<root>/<sweep>/.slurm/`; `lab.records` reads and writes them. Each call has a job name of its own, by
+which an interrupted call can be looked up in the queue. So no run is sent twice, and no run counts as sent that wasn't.
+The journal doesn't hold the state of runs.
 """
 
 from __future__ import annotations
@@ -103,28 +103,14 @@ def records(root: Path, sweep: str | None = None) -> list[SubmissionRecord]:
     return sorted(submissions, key=lambda record: (record.created, record.token))
 
 
-def jobs_of(root: Path | str, sweep: str | None = None) -> dict[str, list[str]]:
-    """Run, by its name below the root → the ids of its jobs (`12`, or `12_3` of an array), the oldest first.
-
-    Args:
-        sweep: only runs of this sweep: those in its folder, and those of other sweeps that were sent for it.
-    """
+def jobs_of(root: Path) -> dict[str, list[str]]:
+    """Name of each run below the root → the ids of its jobs (`12`, or `12_3` of an array), the oldest first."""
     jobs: dict[str, list[str]] = {}
-    for record in records(Path(root)):
+    for record in records(root):
         for task, job in zip(record.tasks, record.jobs, strict=False):
             for run in task.runs:
-                if sweep is None or record.sweep == sweep or run.startswith(f"{sweep}/"):
-                    jobs.setdefault(run, []).append(job)
+                jobs.setdefault(run, []).append(job)
     return jobs
-
-
-def output_files(root: Path | str, sweep: str, job: str) -> list[Path]:
-    """The log files of a sweep's job, which hold Slurm's own messages too. Runs have logs of their own."""
-    files: list[Path] = []
-    for record in records(Path(root), sweep):
-        if job in record.jobs:
-            files += sorted(record.folder.glob(f"{job}_*_log.*"))
-    return files
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""The next stage of a sweep that tunes: a job that waits for the tuning runs, has each arm pick, and sends the rest.
+"""The next stage of a sweep that tunes: a job that waits for the tuning runs, selects settings, and sends the rest.
 
-It does what a repeated `lab submit` would do. Where a node may not send jobs, it does the runs itself.
+It does what a repeated `lab submit` would do. On a cluster where nodes may not send jobs, it runs the runs itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.dispatch.launchers.slurm.client import commands
-from lab.dispatch.launchers.slurm.job.allocation import own_id
+from lab.dispatch.launchers.slurm.job.allocation import job_id
 from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, submission
 from lab.dispatch.launchers.slurm.send.settings import Settings
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class NextStageJob:
-    """The job, as submitit pickles it. `record`, `root` and `worker` are those of `RunsJob`."""
+    """The job, in the form that submitit pickles. Its attributes are those of `RunsJob`."""
 
     record: str
     root: str
     worker: tuple[str, ...] | None = None
 
     def __call__(self) -> None:
-        """Do it, and end the process: with 0 if everything that can be sent now is sent."""
+        """Run the job and exit: with code 0 if everything that can be sent now has been sent, else with 1."""
         from lab.dispatch.control.stages import Stages
         from lab.planning.plan.plan_file import load_plan
 
@@ -43,14 +43,14 @@ class NextStageJob:
         root, settings = Path(self.root), Settings.of(record.settings)
         plan = load_plan(frozen_plan_path(root, record.sweep, record.group))
         stages = Stages(plan, root, **record.then)
-        ready = stages.next()
-        assert ready is not None
-        print("\n".join([ready.describe(), *stages.news()]), flush=True)
+        stage = stages.next()
+        assert stage is not None
+        print("\n".join([stage.describe(), *stages.news()]), flush=True)
         try:
-            sent = submission.send(ready.to_run, root, plan.sweep, settings, worker=self.worker)
+            sent = submission.send(stage.to_run, root, plan.sweep, settings, worker=self.worker)
         except (RequestError, OSError) as error:
-            print(f"{error}\nso the runs are done here", flush=True)
-            self._run_here([run.name for run in ready.to_run], record)
+            print(f"{error}\nso this job runs them", flush=True)
+            self._run_here([run.name for run in stage.to_run], record)
             return
         print(sent.describe(), flush=True)
         for selection in stages.unpicked:
@@ -58,16 +58,16 @@ class NextStageJob:
         sys.exit(1 if any(selection.stuck_runs for selection in stages.unpicked) else 0)
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit: what to start next time, should the time limit come first."""
+        """What submitit requeues if the time limit comes first."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
     def _run_here(self, runs: list[str], record: SubmissionRecord) -> None:
-        """Do these runs in this job. Its record says so, for whoever asks which job a run is with."""
+        """Run these runs in this job. A record of its own names it as their job, for `lab status` and others."""
         tasks = [SubmittedTask(tuple(runs))]
         own = journal.add(Path(self.root), record.sweep, journal.new_group(), tasks, record.settings)
-        own = journal.mark_sent(own, own_id())
+        own = journal.mark_sent(own, job_id())
         RunsJob(str(own.path), 0, self.root, self.worker)()
 
 
@@ -77,18 +77,22 @@ def send_next(
     settings: Settings,
     *,
     group: str,
-    anew: bool,
+    has_new_runs: bool,
     options: dict[str, bool],
     worker: tuple[str, ...] | None = None,
 ) -> SubmissionRecord | None:
-    """Send the job that goes on once the tuning runs that are in the queue have ended.
+    """Send the job that sends the next stage, once the tuning runs in the queue have ended.
 
     Args:
-        group: of the tuning runs' submission.
-        anew: whether more of them have just been sent, so that a job which waits for those before isn't enough.
-        options: for `lab.dispatch.control.stages.Stages`.
+        plan: of the whole sweep.
+        root: the folder that holds all runs.
+        settings: of the jobs.
+        group: of the submission of the tuning runs.
+        has_new_runs: whether tuning runs were sent just now. Then a job that waits for earlier ones is replaced.
+        options: of `lab.dispatch.control.stages.Stages`.
+        worker: command of a worker process; None for the lab's own.
     Returns:
-        the record; None where one is waiting already, or no job is going to do a tuning run.
+        The job's record; None if such a job waits already, or if no tuning run is in the queue.
     Raises:
         RequestError: the controller doesn't answer, or sbatch refuses.
     """
@@ -96,23 +100,23 @@ def send_next(
 
     root = root.resolve()
     with journal.lock(root):
-        records = submission.settled(journal.records(root))
+        records = submission.resolve_records(journal.records(root))
         names = [record.name for record in records if record.kind == "next" and record.sweep == plan.sweep]
-        waiting = [row.job for row in commands.squeue(names=names).value or () if row.is_live]
-        if waiting and not anew:
+        waiting_jobs = [row.job for row in commands.squeue(names=names).value or () if row.is_live]
+        if waiting_jobs and not has_new_runs:
             return None
-        tuning = {run.folder_name for run in plan.runs if run.role == "tune"}
-        jobs = {job.record.job for run, job in submission.living(records).items() if run in tuning}
+        tuning_runs = {run.folder_name for run in plan.runs if run.role == "tune"}
+        jobs = {job.record.job for run, job in submission.live_jobs(records).items() if run in tuning_runs}
         if not jobs:
             return None
-        if waiting:
-            commands.cancel(waiting, pending_only=True)
+        if waiting_jobs:
+            commands.cancel(waiting_jobs, pending_only=True)
         plan_path = frozen_plan_path(root, plan.sweep, group)
         plan_path.parent.mkdir(parents=True, exist_ok=True)
         write_plan(plan, plan_path)
         depends = "afterany:" + ":".join(sorted(job for job in jobs if job is not None))
-        one = dataclasses.replace(settings, nodes=1, tasks_per_node=1, strategy=None)
+        own_settings = dataclasses.replace(settings, nodes=1, tasks_per_node=1, strategy=None)
         record = journal.add(
             root, plan.sweep, group, [SubmittedTask(())], settings.as_dict(), kind="next", depends=depends, then=options
         )
-        return submission.call(record, one, [NextStageJob(str(record.path), str(root), worker)])
+        return submission.send_record(record, own_settings, [NextStageJob(str(record.path), str(root), worker)])

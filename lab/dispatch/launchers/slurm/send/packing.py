@@ -1,4 +1,4 @@
-"""Which runs share a job, which jobs an array, and which wait for which."""
+"""Packs runs into jobs and jobs into arrays, and makes jobs depend on the jobs of the runs that they need."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One array of jobs, or one job, to be sent with one call of sbatch.
+    """One array of jobs, or a single job, that one call of sbatch sends.
 
     Attributes:
-        tasks: what each job does.
-        waits_for: the runs that its runs need and that aren't done; the same for all its runs.
+        tasks: the runs of each job.
+        waits_for: names of the unfinished runs that its runs need; the same for all of its runs.
     """
 
     tasks: tuple[SubmittedTask, ...]
     waits_for: frozenset[str] = frozenset()
 
     @property
-    def count(self) -> int:
-        """Runs in it."""
+    def n_runs(self) -> int:
+        """Number of runs in the batch."""
         return sum(len(task.runs) for task in self.tasks)
 
 
-def needed_by(run: RunFolder) -> list[str]:
-    """Names of the runs that a run needs, by its run.json."""
-    needed = [dependencies.find(run, need) for need in dependencies.of(run)]
-    return [other.name for other in needed if other is not None]
+def needs_of(run: RunFolder) -> list[str]:
+    """Names of the runs that a run needs, from its run.json."""
+    needs = [dependencies.find(run, need) for need in dependencies.of(run)]
+    return [need.name for need in needs if need is not None]
 
 
 def batches(
@@ -42,32 +42,32 @@ def batches(
     per_job: int,
     per_array: int,
     pending: Collection[str] = (),
-    needs: Callable[[RunFolder], Sequence[str]] = needed_by,
+    needs: Callable[[RunFolder], Sequence[str]] = needs_of,
 ) -> list[Batch]:
-    """Runs as arrays of jobs, those that others need first.
+    """Pack runs into arrays of jobs. A run comes after the runs that it needs.
 
     Args:
-        runs: what is to be sent, in order.
+        runs: the runs to send, in order.
         per_job: most runs in a job.
         per_array: most jobs in an array.
-        pending: names of runs that jobs sent earlier are going to do.
-        needs: names of the runs that a run needs.
+        pending: names of runs that are in the queue already.
+        needs: run → names of the runs that it needs.
     """
     names = {run.name for run in runs}
-    needed = {run.name: needs(run) for run in runs}
+    needs_by_run = {run.name: needs(run) for run in runs}
     levels: dict[str, int] = {}
 
     def level(name: str) -> int:
         if name not in levels:
-            levels[name] = 0  # a circle can't be planned; if one could, it would end here
-            levels[name] = 1 + max((level(other) for other in needed[name] if other in names), default=-1)
+            levels[name] = 0  # ends the recursion in a cycle, although a plan has none
+            levels[name] = 1 + max((level(need) for need in needs_by_run[name] if need in names), default=-1)
         return levels[name]
 
     groups: dict[tuple[int, frozenset[str]], list[RunFolder]] = {}
     for run in runs:
-        waits_for = frozenset(name for name in needed[run.name] if name in names or name in pending)
+        waits_for = frozenset(need for need in needs_by_run[run.name] if need in names or need in pending)
         groups.setdefault((level(run.name), waits_for), []).append(run)
-    result = []
+    result: list[Batch] = []
     for (_, waits_for), members in sorted(groups.items(), key=lambda item: item[0][0]):
         tasks = map(_task, _chunks(members, per_job))
         result += [Batch(tuple(array), waits_for) for array in _chunks(list(tasks), per_array)]
@@ -75,15 +75,16 @@ def batches(
 
 
 def dependency(waits_for: frozenset[str], jobs: Mapping[str, str], tasks: Mapping[str, SubmittedTask]) -> str | None:
-    """What sbatch is told that jobs wait for, all of which need the same runs.
+    """The dependency of jobs that need the same runs, in sbatch's syntax; None without one.
 
-    `afterok` where a job holds nothing but needed runs: should one fail, those that need it are cancelled with it.
-    `afterany` for a job that holds others as well: their failures say nothing, and the waiting job looks for itself.
+    `afterok` for a job that holds needed runs only: if one of them fails, Slurm cancels the jobs that need it.
+    `afterany` for a job that holds other runs too: its exit code says nothing about the needed runs, and the dependent
+    job checks them itself.
 
     Args:
-        waits_for: names of needed runs.
-        jobs: run → id of the job that does it.
-        tasks: id of a job → what it does.
+        waits_for: names of the needed runs.
+        jobs: run → id of its job.
+        tasks: id of a job → its runs.
     """
     conditions = []
     for job in dict.fromkeys(jobs[name] for name in sorted(waits_for) if name in jobs):

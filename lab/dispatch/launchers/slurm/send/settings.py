@@ -1,6 +1,6 @@
-"""What a job asks of SLURM, read from files and the command line; what isn't known is refused by name.
+"""The settings of Slurm jobs, from files and the command line. Unknown keys are refused by name.
 
-Sources, later ones win: the shipped `launchers/slurm.yaml`, the working folder's `launchers/<name>.yaml`, the user's
+The sources, where later ones win: the shipped `launchers/slurm.yaml`, `launchers/<name>.yaml` in the working folder,
 `architecture-lab/slurm.yaml` below $XDG_CONFIG_HOME or ~/.config, and `launcher.<key>=<value>` on the command line.
 """
 
@@ -24,31 +24,31 @@ from lab.refusals import JSON, RequestError, Where
 
 Strategy = Literal["ddp", "fsdp"]
 
-OWN = {
-    "array": "jobs are put into arrays by the lab",
-    "output": "logs are kept with the sweep, in .slurm/",
-    "error": "logs are kept with the sweep, in .slurm/",
-    "job-name": "it is how a submission is found again after a crash",
+RESERVED_OPTIONS = {
+    "array": "the lab puts jobs into arrays",
+    "output": "the lab keeps logs with the sweep, in .slurm/",
+    "error": "the lab keeps logs with the sweep, in .slurm/",
+    "job-name": "the lab finds submissions by it after a crash",
     "signal": "use signal_seconds",
-    "open-mode": "a requeued job's log goes on where it ended",
-    "dependency": "it follows from what the runs need",
-    "kill-on-invalid-dep": "it follows from what the runs need",
+    "open-mode": "a requeued job appends to its log",
+    "dependency": "it follows from the needs of the runs",
+    "kill-on-invalid-dep": "it follows from the needs of the runs",
     "requeue": "use requeue",
     "no-requeue": "use requeue",
     "wait": "use lab submit --wait",
-    "wrap": "what a job does is the lab's to say",
-    "test-only": "lab submit asks that before it makes anything",
-    "parsable": "sbatch's answer is read by the lab",
+    "wrap": "the lab writes the job's commands",
+    "test-only": "lab submit does that before it creates anything",
+    "parsable": "the lab reads the output of sbatch",
     "ntasks": "use nodes and tasks_per_node",
 }
-"""Options of sbatch that are the launcher's to set, and what to do instead."""
+"""Option of sbatch that only the launcher sets → why, or what to use instead."""
 
 _SETTING_OF = {
     "partition": "partition", "account": "account", "qos": "qos", "gres": "gres", "gpus-per-node": "gpus_per_node",
     "cpus-per-task": "cpus_per_task", "time": "time", "mem": "memory", "constraint": "constraint", "nodes": "nodes",
     "ntasks-per-node": "tasks_per_node",
 }  # fmt: skip
-"""Options of sbatch that have a setting of their own: an option is read in one place."""
+"""Option of sbatch that has a setting of its own → that setting."""
 
 
 def _text(value: object) -> str | None:
@@ -57,7 +57,7 @@ def _text(value: object) -> str | None:
 
 
 def _minutes(value: object) -> int | None:
-    """A limit in minutes, from a number of them or one of Slurm's forms; there is no job of no time."""
+    """A time limit in minutes, from a number of minutes or one of Slurm's notations; None for 0 or other text."""
     return units.minutes(text) or None if (text := _text(value)) else None
 
 
@@ -71,33 +71,33 @@ def _lines(value: object) -> tuple[str, ...] | None:
     return tuple(lines) if is_list else None  # type: ignore[arg-type]
 
 
-def _read_by(parse: Callable[[object], object | None], expected: str) -> Mapping[str, object]:
-    """A field's metadata for `lab.composition.convert`."""
+def _parsed_by(parse: Callable[[object], object | None], expected: str) -> Mapping[str, object]:
+    """Metadata of a field that `lab.composition.convert` reads with a function."""
     return {"parse": parse, "expected": expected}
 
 
-_TEXT = _read_by(_text, "a text, or null to leave it to the cluster")
-_TIME = _read_by(_minutes, 'minutes, or a text such as "2:00:00" or "1-12" (days-hours)')
-_MEMORY = _read_by(_memory, "a whole number and K, M, G or T, such as 8G or 1500M")
+_TEXT = _parsed_by(_text, "text, or null to leave it to the cluster")
+_TIME = _parsed_by(_minutes, 'minutes, or text such as "2:00:00" or "1-12" (days-hours)')
+_MEMORY = _parsed_by(_memory, "a whole number and K, M, G or T, such as 8G or 1500M")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every job of a submission asks for. None leaves it to the cluster.
+    """The resources and options of every job of a submission. None leaves an option to the cluster.
 
     Attributes:
-        time: minutes that a job may take.
-        memory: of a node, in Slurm's form: `8G`.
-        array_parallelism: tasks of one array at the same time, at most.
+        time: time limit of a job in minutes.
+        memory: of a node, in Slurm's notation, such as `8G`.
+        array_parallelism: most tasks of one array at the same time.
         runs_per_job: most runs in a job.
-        side_by_side: runs at the same time in a job.
-        strategy: how the processes of a run share it; `ddp` where there are several and nothing is said.
-        requeue: whether a job goes back into the queue after preemption, time limit, and the loss of its node.
-        signal_seconds: how long before its end a job is told to checkpoint.
-        stop_after_same_failure: runs that fail in the same place until the rest is cancelled; None for never.
-        root_is_shared: the user's word that the nodes see the run root.
-        setup: shell lines before the job starts.
-        sbatch: any other option of sbatch, by its long name; True for one without a value.
+        side_by_side: number of runs that train at the same time in a job.
+        strategy: how several processes share a run; None for `ddp`.
+        requeue: whether a job goes back into the queue after a preemption, the time limit or the loss of its node.
+        signal_seconds: how long before its time limit a job is signalled to write checkpoints.
+        stop_after_same_failure: number of runs with the same error after which the rest is cancelled; None for never.
+        root_is_shared: the user's statement that the nodes see the run root.
+        setup: shell lines that run before the job.
+        sbatch: other options of sbatch by their long names; True for an option without a value.
     """
 
     partition: str | None = field(default=None, metadata=_TEXT)
@@ -119,17 +119,17 @@ class Settings:
     signal_seconds: int = 120
     stop_after_same_failure: int | None = 3
     root_is_shared: bool = False
-    setup: tuple[str, ...] = field(default=(), metadata=_read_by(_lines, "a list of shell lines"))
+    setup: tuple[str, ...] = field(default=(), metadata=_parsed_by(_lines, "a list of shell lines"))
     sbatch: Mapping[str, str | int | bool] = field(default_factory=dict)
 
     @property
     def processes(self) -> int:
-        """Processes that train one run."""
+        """Number of processes that train one run."""
         return self.nodes * self.tasks_per_node
 
     @property
     def threads(self) -> int:
-        """Threads of a run: the same at every attempt, as sums are split among them."""
+        """Threads of a run. The same for every attempt, because the order of floating-point sums depends on it."""
         return max(1, self.cpus_per_task // self.side_by_side)
 
     def as_dict(self) -> dict[str, JSON]:
@@ -138,22 +138,21 @@ class Settings:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Settings:
-        """From what `as_dict` gave."""
+        """The settings from the result of `as_dict`."""
         return cls(**{**content, "setup": tuple(content["setup"])})
 
     def check(self) -> None:
-        """Refuse numbers below 1, and settings that don't go together.
+        """Refuse numbers below 1 and settings that contradict each other.
 
         Raises:
-            OptionError: at one of them.
+            OptionError: names one of them.
         """
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             if type(value) is int and value < 1:
                 raise OptionError(option.name, given=value, expected="at least 1")
         if self.signal_seconds >= self.time * 60:
-            moment = f"{self.signal_seconds} s before its end, which is at once"
-            problem = f"a job of {self.time} min would be told to stop {moment}"
+            problem = f"a job of {self.time} min would be stopped at its start, {self.signal_seconds} s before its end"
             raise OptionError("signal_seconds", problem, fix="raise time, or lower signal_seconds")
         if self.side_by_side > self.runs_per_job:
             raise OptionError("side_by_side", f"{self.side_by_side} runs at once need runs_per_job of as many at least")
@@ -165,23 +164,23 @@ class Settings:
             problem = f"{self.strategy} shares a run among processes, and there is one: raise tasks_per_node"
             raise OptionError("strategy", problem)
         if self.gres is not None and self.gpus_per_node is not None and "gpu" in self.gres:
-            raise OptionError("gres", "asks for GPUs, and so does gpus_per_node: use one of them")
+            raise OptionError("gres", "requests GPUs, and so does gpus_per_node: use one of them")
         for name in ("mem-per-cpu", "mem-per-gpu"):
             if self.memory is not None and name in self.sbatch:
-                raise OptionError("sbatch", f"{name} goes without memory: set memory to null")
+                raise OptionError("sbatch", f"{name} can't be used with memory: set memory to null")
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Settings))
 
 
 def load(name: str = "slurm", overrides: Sequence[str] = ()) -> Settings:
-    """The settings by name, with the user's own and the command line's on top.
+    """The settings of this name, combined with the user's own and those of the command line.
 
     Args:
-        name: of a launcher: a YAML file in `launchers/` of the working folder, or `slurm`.
+        name: of a YAML file in `launchers/` of the working folder, or `slurm`.
         overrides: `launcher.<key>=<value>` in Hydra's grammar.
     Raises:
-        RequestError: an unknown name, key or option of sbatch, or a value that makes no sense; with file and line.
+        RequestError: for an unknown name, key or option of sbatch, or a wrong value; with file and line.
     """
     sources = _Sources()
     for path in _files(name):
@@ -202,44 +201,44 @@ def load(name: str = "slurm", overrides: Sequence[str] = ()) -> Settings:
 
 
 def _files(name: str) -> list[Path]:
-    known = available("launchers")
-    if name not in known:
+    paths = available("launchers")
+    if name not in paths:
         problem, fix = f"no launcher is called '{name}'", "it is a file in launchers/"
-        raise RequestError(problem, kind="not_found", given=name, expected=tuple(known), fix=fix)
+        raise RequestError(problem, kind="not_found", given=name, expected=tuple(paths), fix=fix)
     base = shipped("launchers") / "slurm.yaml"
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    own = Path(config) / "architecture-lab" / "slurm.yaml"
-    return list(dict.fromkeys([base, known[name], *([own] if own.is_file() else [])]))
+    user_path = Path(config) / "architecture-lab" / "slurm.yaml"
+    return list(dict.fromkeys([base, paths[name], *([user_path] if user_path.is_file() else [])]))
 
 
 class _Sources:
-    """The values of the settings, and where each was set last."""
+    """The values of the settings, and the place where each was set last."""
 
     def __init__(self) -> None:
         self.values: dict[str, object] = {}
         self.places: dict[str, Where] = {}
 
     def put(self, key: str, value: object, where: Where) -> None:
-        """Set a value over what earlier sources say; options of sbatch add up."""
+        """Set a value, which replaces one of an earlier source. Options in `sbatch` are merged instead."""
         key, _, option = key.partition(".")
         if key not in NAMES:
-            problem, own = "there is no such setting", OWN.get(key.replace("_", "-"))
-            if own is not None:
-                raise RequestError(f"{problem}: {own}", kind="unsupported", where=where, key=key)
+            problem, reason = "there is no such setting", RESERVED_OPTIONS.get(key.replace("_", "-"))
+            if reason is not None:
+                raise RequestError(f"{problem}: {reason}", kind="unsupported", where=where, key=key)
             fix = "other options of sbatch go into sbatch: {…}"
             raise RequestError(problem, kind="unknown_key", where=where, key=key, given=key, expected=NAMES, fix=fix)
         if option and key != "sbatch":
-            raise RequestError("holds no further keys", kind="unknown_key", where=where, key=key, given=option)
+            raise RequestError("has no keys of its own", kind="unknown_key", where=where, key=key, given=option)
         if key == "sbatch":
             options = {option: value} if option else {} if value is None else value
             if not isinstance(options, Mapping):
-                expected = "options of sbatch and their values"
+                expected = "a mapping from options of sbatch to values"
                 raise RequestError(where=where, key=key, given=value, expected=expected)
-            added = {str(name).lstrip("-").replace("_", "-"): item for name, item in options.items()}
-            for name, item in added.items():
+            new_options = {str(name).lstrip("-").replace("_", "-"): item for name, item in options.items()}
+            for name, item in new_options.items():
                 _check_option(name, item, where.within(Where(key="sbatch")))
             earlier = self.values.get("sbatch")
-            value = {**earlier, **added} if isinstance(earlier, dict) else added
+            value = {**earlier, **new_options} if isinstance(earlier, dict) else new_options
         if key == "setup" and value is None:
             value = ()
         self.values[key] = value
@@ -247,15 +246,17 @@ class _Sources:
 
 
 def _check_option(name: str, value: object, where: Where) -> None:
-    """Refuse an option of sbatch that is none, has a setting, or is the launcher's to set."""
-    if name in OWN:
-        raise RequestError(f"{name} can't be set: {OWN[name]}", kind="unsupported", where=where, given=name)
+    """Refuse an option of sbatch that doesn't exist, has a setting of its own, or is set by the launcher."""
+    if name in RESERVED_OPTIONS:
+        raise RequestError(
+            f"{name} can't be set: {RESERVED_OPTIONS[name]}", kind="unsupported", where=where, given=name
+        )
     if name in _SETTING_OF:
         problem = f"{name} has a setting of its own: {_SETTING_OF[name]}"
         raise RequestError(problem, kind="conflict", where=where, given=name)
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        problem = f"'{name}' is no option of sbatch; expected a long name, such as mail-type"
+        problem = f"'{name}' is not an option of sbatch; expected a long name, such as mail-type"
         raise RequestError(problem, kind="unknown_key", where=where, given=name)
     if not isinstance(value, str | int | bool) or value is False:
-        expected = "a text, a number, or true for an option without a value"
+        expected = "text, a number, or true for an option without a value"
         raise RequestError(where=where, key=name, given=value, expected=expected)
