@@ -5,14 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SOURCES = sorted([*ROOT.glob("components/**/*.py"), *ROOT.glob("lab/**/*.py")])
+from tests.structure.sources import ROOT, SOURCES, tree
 
 LEAVES = {"components", "lab.refusals", "lab.records", "lab.code_version", "lab.units"}
 MAY_IMPORT = {
@@ -36,15 +34,6 @@ MAY_IMPORT = {
 }
 """Package → the packages that it may import; `lab` alone is the top package's own file."""
 MAY_IMPORT["lab.cli"] = set(MAY_IMPORT) - {"lab"}
-
-
-def tree(path: Path) -> ast.Module:
-    return _tree(path)
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def name_of(path: Path) -> str:

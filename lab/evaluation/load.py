@@ -11,7 +11,7 @@ from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Byte, Ids
 from lab.evaluation.base import LoadedRun, refuse_other_text
 from lab.records import TOKENIZER, RunFolder
-from lab.refusals import RequestError
+from lab.refusals import RequestError, one_line
 from lab.training import environment
 from lab.training.checkpoints import verified
 from lab.training.experiment import Experiment
@@ -38,7 +38,7 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
         try:
             model.load_state_dict(verified.weights_at(checkpoint))
         except RuntimeError as error:
-            lines = " ".join(str(error).split())
+            lines = one_line(error)
             raise RequestError(f"{checkpoint}: its weights are not those of config.yaml's model: {lines}") from None
         model.eval().requires_grad_(False).to(device)
         step = verified.step_of(checkpoint)

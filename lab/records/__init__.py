@@ -39,7 +39,7 @@ from lab.records.run_files.points import (
     recorded_metrics,
 )
 from lab.records.run_files.provenance import ChangedSettings, Provenance, ProvenanceFacts
-from lab.records.run_files.run import RunRecord
+from lab.records.run_files.run import RUN_FILE, RunRecord
 from lab.records.run_files.run_parts import Code, Extensions, Imported, Need, Role, Workload
 from lab.records.run_files.state import STATUSES, Failure, Progress, State, Status, write_state
 from lab.records.run_files.summary import Result, Summary
@@ -57,6 +57,7 @@ from lab.records.scan import (
 )
 from lab.records.sweep_files.labels import SweepLabels
 from lab.records.sweep_files.plan import (
+    PLAN_FILE,
     Picked,
     PlanRecord,
     PlanRow,
@@ -91,6 +92,8 @@ __all__ = [
     "JOURNAL",
     "LARGEST",
     "LONGEST_NAME",
+    "PLAN_FILE",
+    "RUN_FILE",
     "STATUSES",
     "TOKENIZER",
     "BrokenRecord",

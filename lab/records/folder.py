@@ -19,11 +19,11 @@ import yaml
 from lab.records.atomic import write_text
 from lab.records.checks import BrokenRecord
 from lab.records.naming import check_name
-from lab.records.run_files.points import METRICS, read_points
+from lab.records.run_files.points import METRICS_FILE, read_points
 from lab.records.run_files.provenance import Provenance, ProvenanceFacts
-from lab.records.run_files.run import RUN, RunRecord, read_run, write_run
-from lab.records.run_files.state import STATE, State, read_state, write_state
-from lab.records.run_files.summary import SUMMARY, Summary, read_summary, write_summary
+from lab.records.run_files.run import RUN_FILE, RunRecord, read_run, write_run
+from lab.records.run_files.state import STATE_FILE, State, read_state, write_state
+from lab.records.run_files.summary import SUMMARY_FILE, Summary, read_summary, write_summary
 from lab.refusals import RequestError
 
 # Configurations are written by PyYAML's dumper, and this reads back exactly what it wrote.
@@ -65,7 +65,7 @@ class RunFolder:
     @property
     def record_path(self) -> Path:
         """Where run.json stands."""
-        return self.path / RUN
+        return self.path / RUN_FILE
 
     @property
     def config_path(self) -> Path:
@@ -75,17 +75,17 @@ class RunFolder:
     @property
     def summary_path(self) -> Path:
         """Where the summary stands, or is going to."""
-        return self.path / SUMMARY
+        return self.path / SUMMARY_FILE
 
     @property
     def metrics_path(self) -> Path:
         """Where the curves stand, or are going to."""
-        return self.path / METRICS
+        return self.path / METRICS_FILE
 
     @property
     def exists(self) -> bool:
         """Whether a run stands here."""
-        return os.path.isfile(self.path / RUN) and self.has_config
+        return os.path.isfile(self.path / RUN_FILE) and self.has_config
 
     @property
     def has_config(self) -> bool:
@@ -107,11 +107,11 @@ class RunFolder:
     @property
     def record(self) -> RunRecord:
         """`run.json`: identity, sweep, arm, seed, axes, costs, and the provenance that the worker adds."""
-        return read_run(self.path / RUN)
+        return read_run(self.path / RUN_FILE)
 
     @record.setter
     def record(self, record: RunRecord) -> None:
-        write_run(self.path / RUN, record)
+        write_run(self.path / RUN_FILE, record)
 
     @property
     def identity(self) -> str:
@@ -121,20 +121,20 @@ class RunFolder:
     @property
     def state(self) -> State:
         """Where the run stands, as its last writer left it."""
-        return read_state(self.path / STATE)
+        return read_state(self.path / STATE_FILE)
 
     @state.setter
     def state(self, state: State) -> None:
-        write_state(self.path / STATE, state)
+        write_state(self.path / STATE_FILE, state)
 
     @property
     def summary(self) -> Summary | None:
         """Final metrics and costs; None until the run has finished or diverged."""
-        return read_summary(self.path / SUMMARY)
+        return read_summary(self.path / SUMMARY_FILE)
 
     @summary.setter
     def summary(self, summary: Summary) -> None:
-        write_summary(self.path / SUMMARY, summary)
+        write_summary(self.path / SUMMARY_FILE, summary)
 
     def metrics(self) -> list[dict[str, float]]:
         """The curves, one point a line of `metrics.jsonl`, in the order written; empty before the first."""
@@ -197,8 +197,8 @@ def _make(path: Path, config_yaml: str, record: RunRecord, fill: Callable[[Path]
     temporary.mkdir()
     try:
         write_text(temporary / CONFIG, config_yaml)
-        write_run(temporary / RUN, record)
-        write_state(temporary / STATE, State())
+        write_run(temporary / RUN_FILE, record)
+        write_state(temporary / STATE_FILE, State())
         if fill is not None:
             fill(temporary)
         os.rename(temporary, path)

@@ -17,6 +17,7 @@ from lab.comparison.read.results import BUDGET, COSTS, MISSING, ArmResults, RunR
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Cell, Selection, TuningRun
 from lab.records import (
+    PLAN_FILE,
     BrokenRecord,
     Picked,
     PlanRecord,
@@ -60,7 +61,7 @@ def collect(root: Path | str, sweep: str) -> SweepResults:
         raise _nothing(root, sweep, shelf.broken)
     arms, unpicked, tuning = _arms(entries, {} if plan is None else plan.selected, labels)
     if not arms:
-        why = "all that are there are for tuning" if plan is None else "its plan.json lists none that is there"
+        why = "all that are there are for tuning" if plan is None else f"its {PLAN_FILE} lists none that is there"
         problem = f"sweep '{sweep}' in {root} has no run to compare yet: {why}"
         raise RequestError(problem, kind="not_ready", given=sweep)
     return SweepResults(

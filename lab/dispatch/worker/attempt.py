@@ -14,7 +14,7 @@ from lab.dispatch.worker import failure
 from lab.dispatch.worker.claim import Claim
 from lab.dispatch.worker.heartbeat import Heartbeat
 from lab.dispatch.worker.log import RunLog
-from lab.records import Progress, RunFolder, State, Status
+from lab.records import CONFIG, RUN_FILE, Progress, RunFolder, State, Status
 from lab.training.progress.outcome import Outcome
 
 FINISHED, FAILED, DIVERGED, HELD, BLOCKED, REFUSED, PREEMPTED = 0, 1, 3, 4, 5, 6, 75
@@ -185,5 +185,5 @@ def open_run(path: Path) -> RunFolder:
     """
     run = RunFolder(path.resolve())
     if not run.exists:
-        raise FileNotFoundError(f"{path}: no run folder (config.yaml and run.json are missing)")
+        raise FileNotFoundError(f"{path}: no run folder ({CONFIG} and {RUN_FILE} are missing)")
     return run

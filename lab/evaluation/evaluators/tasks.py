@@ -10,7 +10,7 @@ from typing import Any
 
 from components.registry import OptionError, register
 from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
-from lab.refusals import RequestError
+from lab.refusals import RequestError, one_line
 from lab.training.experiment import Experiment
 
 _NAMES = {"acc": "accuracy", "acc_norm": "normalised_accuracy", "acc_mutual_info": "mutual_information_accuracy"}
@@ -126,7 +126,7 @@ def _chosen(name: str, known: Any) -> Any:
     try:
         content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise RequestError(f"tasks: {name}: {' '.join(str(error).split())}") from None
+        raise RequestError(f"tasks: {name}: {one_line(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("task"), str):
         raise RequestError(f"tasks: {name}: expected the definition of one task, with its name under `task`")
     return content

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping
 
 from lab.planning.config_paths import path_parts
 from lab.planning.language.hydra_values import hydra_value
-from lab.records import LONGEST_NAME, check_name
+from lab.records import LONGEST_NAME, PLAN_FILE, check_name
 
 _BRACKETS = re.compile(r"[\[\]{}'\"]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")
-_RESERVED = ("plan.json",)
-"""Other names in a sweep's folder."""
 
 
 def arm_name(settings: Mapping[str, object]) -> str:
@@ -66,5 +64,5 @@ def check_arm_name(name: str) -> None:
     check_name(name)
     if name != name.strip() or name.endswith("."):
         raise ValueError(f"name {name!r}: must not begin or end with a space, or end with a dot")
-    if name in _RESERVED or len(name.encode()) > 200:
-        raise ValueError(f"name {name!r}: is {'reserved for the plan' if name in _RESERVED else 'too long'}")
+    if name == PLAN_FILE or len(name.encode()) > 200:
+        raise ValueError(f"name {name!r}: is {'reserved for the plan' if name == PLAN_FILE else 'too long'}")

@@ -203,7 +203,7 @@ def recorded_picks(root: Path | str, sweep: str) -> Mapping[str, Picked]:
 def record_picks(root: Path | str, sweep: str, selections: Mapping[str, Selection]) -> None:
     """Write the picks into a sweep's plan.json. Earlier picks of other arms are kept."""
     plan = sound_plan(root, sweep)
-    assert plan is not None, "plan.json is written before anything is picked"
+    assert plan is not None, "the plan is written before anything is picked"
     picked = {arm: entry for arm, entry in plan.selected.items() if arm not in selections}
     picked |= {arm: selection.record for arm, selection in selections.items() if selection.picked is not None}
     if plan.selected != picked:

@@ -18,7 +18,7 @@ from pathlib import Path
 from lab.records.atomic import write_text
 from lab.records.checks import BrokenRecord, Fields, WrongValue, is_measured
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 COORDINATES = ("step", "tokens", "time")
 """What says where a point is; the rest of it was measured there."""
 
@@ -118,7 +118,7 @@ class Points:
 
 def metrics_path(folder: Path) -> Path:
     """Where a run's curves are."""
-    return folder / METRICS
+    return folder / METRICS_FILE
 
 
 def read_points(path: Path) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ from lab.records.run_files.run_parts import (
 )
 from lab.records.sweep_files.labels import SweepLabels
 
-RUN = "run.json"
+RUN_FILE = "run.json"
 VERSION = 2
 
 

@@ -11,7 +11,7 @@ from typing import Literal, TypedDict, TypeGuard, Unpack, get_args
 from lab.records.atomic import write_json
 from lab.records.checks import BrokenRecord, Fields, WrongValue, parse
 
-STATE = "state.json"
+STATE_FILE = "state.json"
 VERSION = 1
 
 Status = Literal["queued", "running", "finished", "diverged", "failed", "preempted", "blocked", "lost", "cancelled"]

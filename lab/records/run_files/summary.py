@@ -11,7 +11,7 @@ from lab.records.atomic import write_json
 from lab.records.checks import BrokenRecord, Fields, parse
 from lab.records.run_files.provenance import Provenance
 
-SUMMARY = "summary.json"
+SUMMARY_FILE = "summary.json"
 VERSION = 1
 
 Result = Literal["finished", "diverged"]

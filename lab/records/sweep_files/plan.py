@@ -17,7 +17,7 @@ from lab.records.naming import is_arm_name, is_folder_name
 from lab.records.run_files.run_parts import Code, Need, Role, read_code, read_need, read_role
 from lab.records.sweep_files.labels import SweepLabels
 
-PLAN = "plan.json"
+PLAN_FILE = "plan.json"
 VERSION = 2
 
 
@@ -132,7 +132,7 @@ class PlanRecord:
 
 def plan_path(root: Path | str, sweep: str) -> Path:
     """Where a sweep's plan stands."""
-    return Path(root, sweep, PLAN)
+    return Path(root, sweep, PLAN_FILE)
 
 
 def read_plan(root: Path | str, sweep: str) -> PlanRecord | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.language_model import LanguageModel
 from lab.data.options import Byte, File
 from lab.records import TOKENIZER, RunFolder
-from lab.refusals import RequestError
+from lab.refusals import RequestError, one_line
 from lab.training.checkpoints import verified
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def load(run: RunFolder, experiment: RunConfiguration, *, kernel: str) -> Teache
     try:
         model.load_state_dict(verified.weights_at(checkpoint))
     except RuntimeError as error:
-        lines = " ".join(str(error).split())
+        lines = one_line(error)
         raise RequestError(f"{checkpoint}: its weights are not those of config.yaml's model: {lines}") from None
     return Teacher(
         identity=record.identity,
