@@ -1,1 +1,1 @@
-"""What a sweep's runs say: statistics, the table, and the TensorBoard view. Reads run folders, and writes none."""
+"""Compare a sweep's arms: statistics, the table, and the TensorBoard view. This package never changes a run folder."""

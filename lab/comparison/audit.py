@@ -1,7 +1,7 @@
-"""Whether a sweep's arms are comparable: how far each arm's costs are from the baseline's.
+"""Check whether a sweep's arms are comparable: how far each arm's costs are from the baseline's.
 
-A sweep declares what its arms hold equal. One that holds nothing equal is allowed; its tables then say which arms are
-larger, and in what.
+A sweep declares which cost its arms hold equal. It may hold nothing equal; its tables then name the arms that are
+larger, and the costs in which they are.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Audit:
     """How far the arms are from the baseline.
 
     Attributes:
-        match: what is held equal: params, flops, kv, tokens or none; None if no run says.
+        match: what is held equal: params, flops, kv, tokens or none; None if neither plan nor runs declare it.
         tolerance: the largest difference that counts as equal, as a fraction.
-        deviations: arm → cost → (the arm's / the baseline's) - 1, for the costs that the rule is about.
+        deviations: arm → cost → (the arm's cost / the baseline's) - 1, for the costs that `match` holds equal.
     """
 
     match: str | None
@@ -43,7 +43,7 @@ class Audit:
         return self.match not in (None, "none")
 
     def mismatches(self, arm: str) -> dict[str, float]:
-        """The deviations of an arm that are beyond the tolerance."""
+        """The arm's deviations that exceed the tolerance."""
         deviations = self.deviations.get(arm, {})
         return {cost: value for cost, value in deviations.items() if abs(value) > self.tolerance * (1 + 1e-9)}
 
@@ -53,17 +53,17 @@ class Audit:
 
 
 def audit(sweep: SweepResults) -> Audit:
-    """Compare every arm's costs with the baseline's. A matching rule that this version doesn't know counts as none."""
+    """Compare every arm's costs with the baseline's. An unknown `match` counts as none."""
     baseline = sweep.arms.get(sweep.baseline)
     costs = _MATCHED_COSTS.get(sweep.match or "none", _MATCHED_COSTS["none"])
     arms = sweep.arms.values() if baseline else ()
     deviations = {arm.name: _deviations(arm, baseline, costs) for arm in arms if baseline}
-    for of_arm in deviations.values():
-        # The FLOPs of the whole training are listed only if they say more than those of a token: another number of
-        # tokens, or a teacher's forward passes.
-        per_token, total = of_arm.get("flops_per_token"), of_arm.get("total_flops")
+    for arm_deviations in deviations.values():
+        # Total FLOPs are listed only if they add something to FLOPs per token: the arm trains on another number of
+        # tokens, or runs a teacher.
+        per_token, total = arm_deviations.get("flops_per_token"), arm_deviations.get("total_flops")
         if per_token is not None and total is not None and abs(total - per_token) <= sweep.tolerance:
-            del of_arm["total_flops"]
+            del arm_deviations["total_flops"]
     return Audit(sweep.match, sweep.tolerance, deviations)
 
 
@@ -76,14 +76,14 @@ def _deviations(arm: ArmResults, baseline: ArmResults, costs: tuple[str, ...]) -
 
 
 def deviation(value: float, reference: float) -> float:
-    """By which fraction a value is larger than a reference; infinite where the reference is 0."""
+    """The relative difference of a value from a reference, as a fraction; infinite if only the reference is 0."""
     if reference:
         return value / reference - 1
     return math.inf if value else 0.0
 
 
 def signed_percent(fraction: float) -> str:
-    """A signed percentage with one decimal, `+3.1%`; without decimals above a hundred."""
+    """A signed percentage with one decimal, such as `+3.1%`; without decimals from 100% on."""
     if not math.isfinite(fraction):
         return "from none to"
     return f"{100 * fraction:+.0f}%" if abs(fraction) >= 1 else f"{100 * fraction:+.1f}%"

@@ -16,7 +16,7 @@ from lab.comparison.statistics.verdicts import Judgement, judge
 from lab.units import plural
 
 UNIGRAM = "unigram/loss"
-LOSS = "val/loss"  # the metric in nats per token that the unigram loss is a yardstick for
+LOSS = "val/loss"  # in nats per token; the metric that the unigram loss is compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class ComparisonCell(Judgement):
 
     Attributes:
         difference: from the baseline; None in the baseline's own row, and if the baseline has no runs.
-        diverged: how many of the arm's seeds diverged, "1 of 5 seeds". They are in none of the numbers. None if none.
+        diverged: how many of the arm's seeds diverged, such as "1 of 5 seeds"; None if none did. No number of this
+            cell includes them.
     """
 
     metric: str
@@ -35,7 +36,7 @@ class ComparisonCell(Judgement):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What must stand beside the number, whatever the verdict: first that seeds diverged."""
+        """Remarks to show beside the number, whatever the verdict. Diverged seeds come first."""
         diverged = (f"diverged in {self.diverged}",) if self.diverged else ()
         return diverged + (self.difference.remarks if self.difference else ())
 
@@ -45,8 +46,9 @@ class ComparisonRow:
     """One arm: a cell for each metric, and its costs.
 
     Attributes:
-        tokens_per_second: the mean over the finished runs; None before the first.
-        mfu: the mean share of the devices' peak; None also if no peak is known.
+        tokens_per_second: the mean over the finished runs; None if no run has finished.
+        mfu: the mean model FLOPs utilisation of the finished runs, as a fraction of the devices' peak; None if no run
+            has finished or the peak isn't known.
     """
 
     arm: ArmResults
@@ -61,12 +63,12 @@ class Comparison:
     """A sweep's arms, compared.
 
     Attributes:
-        level: of the intervals.
-        unigram_loss: (lowest, highest) over the runs, in nats per token: the loss on the validation text of a model
-            that only counts tokens. None if no run recorded it.
-        audit: how far the arms are from the baseline in what is held equal.
+        level: the confidence level of the intervals.
+        unigram_loss: (lowest, highest) over the runs, in nats per token: the validation loss of a unigram model, which
+            only knows how frequent each token is. None if no run recorded it.
+        audit: how far the arms are from the baseline in the costs that the sweep holds equal.
         noise: metric → the baseline's noise; empty if the baseline has no runs.
-        effects: metric → main effects and interactions of the axes, or why there are none.
+        effects: metric → main effects and interactions of the axes, or the reason why there are none.
     """
 
     sweep: SweepResults
@@ -79,7 +81,7 @@ class Comparison:
 
     @property
     def comparisons(self) -> int:
-        """How many arms are compared with the baseline: the number that p-values are corrected for."""
+        """The number of arms that are compared with the baseline. P-values are corrected for this number."""
         return len(self.rows) - 1 if self.sweep.baseline in self.sweep.arms else 0
 
 
@@ -94,16 +96,16 @@ def compare(sweep: SweepResults, *, level: float = 0.95) -> Comparison:
     for metric in sweep.metrics:
         values = {name: arm.values(metric) for name, arm in sweep.arms.items()}
         differences = {
-            name: paired_difference(of_arm, values[sweep.baseline], level=level)
-            for name, of_arm in values.items()
+            name: paired_difference(arm_values, values[sweep.baseline], level=level)
+            for name, arm_values in values.items()
             if baseline is not None and name != sweep.baseline
         }
         margin = sweep.equivalence if metric == sweep.metrics[0] else None
         judgements = judge(differences, better(metric), level=level, margin=margin)
-        for name, of_arm in values.items():
+        for name, arm_values in values.items():
             cells[name][metric] = ComparisonCell(
                 metric=metric,
-                sample=sample(of_arm),
+                sample=sample(arm_values),
                 difference=differences.get(name),
                 diverged=_diverged(sweep.arms[name]),
                 **vars(judgements.get(name, Judgement())),

@@ -1,4 +1,4 @@
-"""What names of metrics and costs mean: how to write them for a reader, and which direction of a metric is better."""
+"""The titles of metrics and costs, and the direction in which a metric improves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 Direction = Literal["lower", "higher"]
 
-# The last part of a name decides: `val/loss` and `train/loss` improve in the same direction.
+# The last part of the name decides: `val/loss` and `train/loss` improve in the same direction.
 _ENDINGS: dict[Direction, tuple[str, ...]] = {
     "lower": (
         "loss", "perplexity", "bits_per_byte", "error", "calibration_error", "grad_norm", "spikes", "seconds",
@@ -27,11 +27,11 @@ COST_TITLES = {
     "total_flops": "FLOPs in all",
     "tokens_per_second": "tokens/s",
 }
-"""Costs of an arm or a run, by their names in plan.json and summary.json."""
+"""The titles of an arm's or a run's costs, by their names in plan.json and summary.json."""
 
 
 def better(metric: str) -> Direction | None:
-    """The direction in which a metric improves; None if its name doesn't say.
+    """The direction in which a metric improves; None if its name doesn't tell.
 
     Only the end of a name counts: `recall/far_accuracy` is an `accuracy`.
     """

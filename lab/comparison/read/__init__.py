@@ -1,1 +1,1 @@
-"""Run folders as arms, seeds, values and curves."""
+"""Read the run folders of a sweep as arms, seeds, values and curves."""

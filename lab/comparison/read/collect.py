@@ -1,7 +1,7 @@
-"""From the run folders of a sweep to its arms, their seeds, and what each run came to.
+"""Collect a sweep's results: from its run folders to its arms, their seeds, and each run's result.
 
-Where the sweep's plan.json stands, it says what counts and under which labels: a run's own run.json holds those of the
-sweep that made it, as they were then. Tuning runs decide what an arm picks, and are in no average.
+If the sweep has a plan.json, the plan lists the runs that count and gives their labels. A run's own run.json holds the
+labels of the sweep that created it, at that time. Tuning runs decide which values an arm picks; they are in no average.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.comparison.read.folders import Found, Shelf
+from lab.comparison.read.folders import CollectedRun, SweepFolders
 from lab.comparison.read.results import BUDGET, COSTS, MISSING, ArmResults, RunResult, SweepResults
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Cell, Selection, TuningRun
@@ -32,7 +32,14 @@ from lab.refusals import RequestError
 
 
 class _Entry(NamedTuple):
-    """A run that the sweep is to have, and what is there of it."""
+    """One run of the sweep, whether or not it has a folder yet.
+
+    Attributes:
+        role: `report` or `tune`.
+        cell: the run's values on the tuned axes.
+        axes: swept axis → value.
+        costs: as in `ArmResults`.
+    """
 
     run: RunResult
     role: str
@@ -42,27 +49,27 @@ class _Entry(NamedTuple):
 
 
 def collect(root: Path | str, sweep: str) -> SweepResults:
-    """Everything that the run folders below `root` say about a sweep.
+    """Read a sweep's results from the run folders below `root`.
 
-    Where `<root>/<sweep>/plan.json` stands, the runs that it lists are the sweep, under its labels: others are left
-    out, and listed ones without a folder are missing. Without it the newest run of each arm and seed counts, and a seed
-    that other arms have is missing.
+    With a `<root>/<sweep>/plan.json`, the sweep consists of the runs that the plan lists, under the plan's labels:
+    other runs are left out, and listed runs without a folder are `missing`. Without a plan, the newest run of each arm
+    and seed counts, and an arm's seed is `missing` if only other arms have it.
 
     Raises:
-        RequestError: no run of that sweep is there or none that counts, or its plan can't be read.
+        RequestError: the sweep has no run, or none that counts; or its plan can't be read.
     """
     root = Path(root)
     if "/" in sweep or sweep in ("", ".", ".."):  # its name becomes part of paths
-        raise _nothing(root, sweep, [])
+        raise _no_runs(root, sweep, [])
     plan = _plan(root, sweep)
-    shelf = Shelf(root, sweep)
-    entries, others, labels = _planned(plan, shelf) if plan is not None else _newest(list(shelf.rest()))
+    folders = SweepFolders(root, sweep)
+    entries, others, labels = _planned(plan, folders) if plan is not None else _newest(list(folders.remaining()))
     if all(entry.run.folder is None for entry in entries) and not others:
-        raise _nothing(root, sweep, shelf.broken)
+        raise _no_runs(root, sweep, folders.broken)
     arms, unpicked, tuning = _arms(entries, {} if plan is None else plan.selected, labels)
     if not arms:
-        why = "all that are there are for tuning" if plan is None else f"its {PLAN_FILE} lists none that is there"
-        problem = f"sweep '{sweep}' in {root} has no run to compare yet: {why}"
+        reason = "all of its runs are for tuning" if plan is None else f"its {PLAN_FILE} lists no run that has a folder"
+        problem = f"sweep '{sweep}' in {root} has no run to compare yet: {reason}"
         raise RequestError(problem, kind="not_ready", given=sweep)
     return SweepResults(
         name=escape_text(sweep),
@@ -75,118 +82,118 @@ def collect(root: Path | str, sweep: str) -> SweepResults:
         equivalence=labels.equivalence,
         left_out=(*others, *unpicked),
         tuning=tuple(tuning),
-        broken=tuple(sorted(shelf.broken)),
+        broken=tuple(sorted(folders.broken)),
     )
 
 
-def _planned(plan: PlanRecord, shelf: Shelf) -> tuple[list[_Entry], list[RunResult], SweepLabels]:
-    """The entries of a plan; runs that are there and not in it; the labels in force."""
+def _planned(plan: PlanRecord, folders: SweepFolders) -> tuple[list[_Entry], list[RunResult], SweepLabels]:
+    """The entries of a plan; the runs that aren't in the plan; the sweep's labels."""
     rows = plan.runs
-    taken = [shelf.take(row.folder, row.identity) if row.folder else None for row in rows]
-    # A root may have been copied, or the plan made by hand: what its folder doesn't tell, the identity does.
-    rest = {found.run.identity: found for found in sorted(shelf.rest(), key=_age)}
-    standing = [found or rest.pop(row.identity, None) for row, found in zip(rows, taken, strict=True)]
-    entries = [entry for row, found in zip(rows, standing, strict=True) if (entry := _entry(row, found))]
+    by_folder = [folders.take(row.folder, row.identity) if row.folder else None for row in rows]
+    # A root may have been copied, or the plan written by hand: runs that aren't in the planned folder are found by
+    # their identity.
+    others = {loaded.run.identity: loaded for loaded in sorted(folders.remaining(), key=_age)}
+    runs = [loaded or others.pop(row.identity, None) for row, loaded in zip(rows, by_folder, strict=True)]
+    entries = [entry for row, loaded in zip(rows, runs, strict=True) if (entry := _entry(row, loaded))]
     labels = plan.labels
     if labels.baseline is None:
-        newest = max((found for found in standing if found), key=_age, default=None)
+        newest = max((loaded for loaded in runs if loaded), key=_age, default=None)
         labels = labels if newest is None else labels.completed_by(newest.record.labels)
-    return entries, [found.run for found in rest.values()], labels
+    return entries, [loaded.run for loaded in others.values()], labels
 
 
-def _entry(row: PlanRow, found: Found | None) -> _Entry | None:
-    """One row of a plan with the run that it lists. A row that names no arm and seed has those of its run."""
+def _entry(row: PlanRow, loaded: CollectedRun | None) -> _Entry | None:
+    """One row of a plan with the run that it lists. A row without arm and seed takes those of its run."""
     if row.arm is not None and row.seed is not None:
         arm, seed = row.arm, row.seed
-    elif found is not None:
-        arm, seed = found.run.arm, found.run.seed
+    elif loaded is not None:
+        arm, seed = loaded.run.arm, loaded.run.seed
     else:
         return None
-    run = found.run if found else RunResult(arm, seed, row.identity, MISSING)
+    run = loaded.run if loaded else RunResult(arm, seed, row.identity, MISSING)
     if (run.arm, run.seed) != (arm, seed):
-        run = replace(run, arm=arm, seed=seed)  # another sweep made it, under a label of its own
-    known = {name: row.numbers[name] for name in (*COSTS, *BUDGET) if name in row.numbers}
-    axes = row.axes if row.axes is not None else found.record.axes if found else {}
-    return _Entry(run, row.role, Cell(row.cell, row.tuned), dict(axes), _costs(found) | known)
+        run = replace(run, arm=arm, seed=seed)  # another sweep created it, under other labels
+    planned_costs = {name: row.numbers[name] for name in (*COSTS, *BUDGET) if name in row.numbers}
+    axes = row.axes if row.axes is not None else loaded.record.axes if loaded else {}
+    return _Entry(run, row.role, Cell(row.cell, row.tuned), dict(axes), _costs(loaded) | planned_costs)
 
 
-def _newest(found: list[Found]) -> tuple[list[_Entry], list[RunResult], SweepLabels]:
-    """As `_planned`, without a plan: of each arm and seed the newest run that reports, in the order of run.json."""
-    found.sort(key=_age)  # the newest last, so that it wins
-    report = [each for each in found if each.record.role == "report"]
-    counted = {(each.run.arm, each.run.seed): each for each in report}
-    order = {each.run.arm: each.record.order for each in counted.values()}
-    seeds = sorted({seed for _, seed in counted})
+def _newest(runs: list[CollectedRun]) -> tuple[list[_Entry], list[RunResult], SweepLabels]:
+    """As `_planned`, without a plan: the newest reporting run of each arm and seed, arms in the order of run.json."""
+    runs.sort(key=_age)  # so that the newest comes last, and replaces older ones
+    newest = {(loaded.run.arm, loaded.run.seed): loaded for loaded in runs if loaded.record.role == "report"}
+    order = {loaded.run.arm: loaded.record.order for loaded in newest.values()}
+    seeds = sorted({seed for _, seed in newest})
     entries = []
     for arm in sorted(order, key=lambda arm: (order[arm], arm)):
-        of_arm = [counted.get((arm, seed)) for seed in seeds]
-        known = next(each for each in reversed(of_arm) if each is not None)
-        axes = {**known.record.axes, **known.record.tuned}
-        for seed, each in zip(seeds, of_arm, strict=True):
-            run = each.run if each else RunResult(arm, seed, "", MISSING)
-            entries.append(_Entry(run, "report", Cell(), axes, _costs(each)))
-    kept = {id(each) for each in counted.values()}
-    others = [each.run for each in found if id(each) not in kept]
-    return entries, others, found[-1].record.labels if found else SweepLabels()
+        arm_runs = [newest.get((arm, seed)) for seed in seeds]
+        example = next(loaded for loaded in reversed(arm_runs) if loaded is not None)
+        axes = {**example.record.axes, **example.record.tuned}
+        for seed, loaded in zip(seeds, arm_runs, strict=True):
+            run = loaded.run if loaded else RunResult(arm, seed, "", MISSING)
+            entries.append(_Entry(run, "report", Cell(), axes, _costs(loaded)))
+    counted = {id(loaded) for loaded in newest.values()}
+    others = [loaded.run for loaded in runs if id(loaded) not in counted]
+    return entries, others, runs[-1].record.labels if runs else SweepLabels()
 
 
 def _arms(
     entries: Iterable[_Entry], recorded: Mapping[str, Picked], labels: SweepLabels
 ) -> tuple[dict[str, ArmResults], list[RunResult], list[RunResult]]:
-    """The arms, each with the runs of what it picked; reporting runs of what it didn't; and those that tuned."""
-    of_arm: dict[str, list[_Entry]] = {}
+    """The arms with the runs of the values that they picked; the reporting runs of other values; the tuning runs."""
+    entries_by_arm: dict[str, list[_Entry]] = {}
     for entry in entries:
-        of_arm.setdefault(entry.run.arm, []).append(entry)
+        entries_by_arm.setdefault(entry.run.arm, []).append(entry)
     metric = labels.tune_metric or (labels.metrics or ("val/loss",))[0]
     arms, unpicked, tuning = {}, [], []
-    for name, found in of_arm.items():
-        made = _selection(name, found, metric, recorded.get(name)) if found[0].cell.name else None
-        report = [entry for entry in found if entry.role == "report"]
-        shown = report
-        if made is not None:
-            picked = made.picked.name if made.picked else None
-            shown = [entry for entry in report if entry.cell.name == picked]
-            unpicked += [entry.run for entry in report if entry.cell.name != picked and entry.run.folder]
-        tuning += [entry.run for entry in found if entry.role == "tune" and entry.run.folder]
-        runs = {entry.run.seed: entry.run for entry in sorted(shown, key=lambda entry: entry.run.seed)}
+    for name, arm_entries in entries_by_arm.items():
+        arm_selection = None
+        reporting = counted = [entry for entry in arm_entries if entry.role == "report"]
+        if arm_entries[0].cell.name:
+            arm_selection = _selection(name, arm_entries, metric, recorded.get(name))
+            picked = arm_selection.picked.name if arm_selection.picked else None
+            counted = [entry for entry in reporting if entry.cell.name == picked]
+            unpicked += [entry.run for entry in reporting if entry.cell.name != picked and entry.run.folder]
+        tuning += [entry.run for entry in arm_entries if entry.role == "tune" and entry.run.folder]
+        runs = {entry.run.seed: entry.run for entry in sorted(counted, key=lambda entry: entry.run.seed)}
         costs: dict[str, float] = {}
-        for entry in shown or found[:1]:
+        for entry in counted or arm_entries[:1]:
             costs |= entry.costs
-        arms[name] = ArmResults(name, dict(found[0].axes), runs, costs, made)
+        arms[name] = ArmResults(name, dict(arm_entries[0].axes), runs, costs, arm_selection)
     return arms, unpicked, tuning
 
 
-def _selection(arm: str, entries: list[_Entry], metric: str, entry: Picked | None) -> Selection:
-    """What the arm picked: as recorded, else as its tuning runs say."""
-    cells = {each.cell.name: each.cell for each in entries}
-    tried = [
+def _selection(arm: str, entries: list[_Entry], metric: str, recorded: Picked | None) -> Selection:
+    """What the arm picked: as recorded, else as derived from its tuning runs."""
+    cells = {entry.cell.name: entry.cell for entry in entries}
+    tuning_runs = [
         TuningRun(
-            each.cell.name,
-            each.run.seed,
-            each.run.status,
-            each.run.metrics.get(metric) if each.run.finished else None,
-            each.run.folder.name if each.run.folder else f"{arm},{each.cell.name}/seed-{each.run.seed}",
-            each.run.reason,
+            entry.cell.name,
+            entry.run.seed,
+            entry.run.status,
+            entry.run.metrics.get(metric) if entry.run.finished else None,
+            entry.run.folder.name if entry.run.folder else f"{arm},{entry.cell.name}/seed-{entry.run.seed}",
+            entry.run.reason,
         )
-        for each in entries
-        if each.role == "tune"
+        for entry in entries
+        if entry.role == "tune"
     ]
-    made = selection.select_cell(arm, list(cells.values()), tried, metric)
-    return selection.with_recorded_pick(made, entry) or made
+    derived = selection.select_cell(arm, list(cells.values()), tuning_runs, metric)
+    return selection.with_recorded_pick(derived, recorded) or derived
 
 
-def _costs(found: Found | None) -> dict[str, float]:
-    """What is known of a run from its configuration: as its plan counted it, else as it measured it."""
-    if found is None:
+def _costs(loaded: CollectedRun | None) -> dict[str, float]:
+    """A run's `COSTS`: as recorded when it was planned, else as it measured them."""
+    if loaded is None:
         return {}
-    return {name: found.run.costs[name] for name in COSTS if name in found.run.costs} | dict(found.record.costs)
+    return {name: loaded.run.costs[name] for name in COSTS if name in loaded.run.costs} | dict(loaded.record.costs)
 
 
 def _plan(root: Path, sweep: str) -> PlanRecord | None:
-    """A sweep's plan, None where there is none.
+    """The sweep's plan; None if it has none.
 
     Raises:
-        RequestError: it isn't one, or says something that isn't what its key takes.
+        RequestError: plan.json isn't a valid plan.
     """
     try:
         return read_plan(root, sweep)
@@ -194,18 +201,18 @@ def _plan(root: Path, sweep: str) -> PlanRecord | None:
         raise error.with_fix("plan the sweep again") from None
 
 
-def _age(found: Found) -> tuple[datetime, str]:
-    """For sorting, the oldest first; by name between equals, so that the same one wins each time."""
-    created = found.record.created_at or datetime.min.replace(tzinfo=UTC)
-    assert found.run.folder is not None
-    return created, found.run.folder.path.name
+def _age(loaded: CollectedRun) -> tuple[datetime, str]:
+    """Sort key, the oldest first; runs of the same age are ordered by folder name."""
+    created = loaded.record.created_at or datetime.min.replace(tzinfo=UTC)
+    assert loaded.run.folder is not None
+    return created, loaded.run.folder.path.name
 
 
-def _nothing(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> RequestError:
+def _no_runs(root: Path, sweep: str, broken: list[tuple[Path, str]]) -> RequestError:
     if broken:
         problem = f"no run of sweep '{sweep}' in {root} can be read: {broken[0][1]}"
         return RequestError(problem, kind="unreadable", given=sweep)
-    # A folder that may not be looked into is none of this sweep's.
+    # Folders that this user can't open are skipped: they aren't this sweep's.
     others = tuple(sorted({path.parts[-3] for path in run_paths(root, closed=[]) if RunFolder(path).exists}))
     problem = f"no run of sweep '{sweep}'" + ("" if others else f": there are no runs in {root}")
     return RequestError(problem, kind="not_found", given=sweep, expected=others)

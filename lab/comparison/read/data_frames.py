@@ -1,4 +1,4 @@
-"""Sweeps as data frames, a row for each run or for each point, for further work in a notebook."""
+"""Sweeps as data frames for notebooks: a row for each run, or a row for each point of its curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TableRow = dict[str, object]
 
-_LINES = 1_000  # of a metrics.jsonl, which hold every metric that has a curve
+_LINES = 1_000  # the first lines of a metrics.jsonl name every metric that has a curve
 _LABELS = ("sweep", "arm", "is_baseline", "seed", "status", "reason", "identity", "run")
 
 
@@ -33,17 +33,17 @@ def data_frame(rows: list[TableRow]) -> DataFrame | list[TableRow]:
 
 
 def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[TableRow]:
-    """A row for each run, all with the same keys. What a run hasn't is NaN for metrics and costs, and None otherwise.
+    """A row for each run, all with the same keys. Missing metrics and costs are NaN; other missing values are None.
 
-    An axis or a cost with the name of another column is called `axis:…` or `cost:…`.
+    An axis or a cost that has the name of another column is called `axis:…` or `cost:…`.
     """
     runs = list(_runs(sweeps, root))
     axes = _union(arm.settings for _, arm, _ in runs)
     metrics = _union(run.metrics for _, _, run in runs)
     costs = _union({**arm.costs, **run.costs} for _, arm, run in runs)
-    taken = {*_LABELS, *metrics}
-    axis_columns = {axis: f"axis:{axis}" if axis in taken or axis in costs else axis for axis in axes}
-    cost_columns = {cost: f"cost:{cost}" if cost in taken else cost for cost in costs}
+    reserved = {*_LABELS, *metrics}
+    axis_columns = {axis: f"axis:{axis}" if axis in reserved or axis in costs else axis for axis in axes}
+    cost_columns = {cost: f"cost:{cost}" if cost in reserved else cost for cost in costs}
     rows = []
     for sweep, arm, run in runs:
         row = _labels(sweep, arm, run) | {
@@ -60,23 +60,27 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
 
 
 def curves(sweeps: Sequence[str], metric: str, x: X, root: Path | str | None = None) -> list[TableRow]:
-    """A row for each point of the runs' curves of one metric."""
+    """A row for each point of the runs' curves of one metric.
+
+    Raises:
+        RequestError: the axis `x` is unknown, no sweep is named, or no run has a curve of the metric.
+    """
     if x not in get_args(X):
         raise RequestError(f"x='{x}': expected one of {', '.join(get_args(X))}{suggestion(x, get_args(X))}")
     rows = []
     for sweep, arm, run in _runs(sweeps, root):
         curve, labels = run_curve(run, metric, x), _labels(sweep, arm, run)
-        rows += [labels | {x: at, metric: value} for at, value in zip(curve.x, curve.y, strict=True)]
+        rows += [labels | {x: coordinate, metric: value} for coordinate, value in zip(curve.x, curve.y, strict=True)]
     if not rows:
         raise RequestError(f"no run of {', '.join(sweeps)} has a curve of '{metric}'{_hint(sweeps, metric, root)}")
     return rows
 
 
 def _hint(sweeps: Sequence[str], metric: str, root: Path | str | None) -> str:
-    """Where a metric without a curve is to be found, or which metric with a curve has nearly its name."""
+    """Where to find a metric that has no curve, or the metric with a similar name that has one."""
     runs = [run for _, _, run in _runs(sweeps, root)]
     if any(metric in run.metrics for run in runs):
-        return ": it is measured at the end alone, so it is in lab.results"
+        return ": it is measured only at the end; lab.results has it"
     folders = [run.folder for run in runs if run.folder is not None]
     recorded = {name for folder in folders for name in recorded_metrics(folder.metrics_path, _LINES)}
     return suggestion(metric, sorted(recorded))
@@ -101,5 +105,5 @@ def _labels(sweep: SweepResults, arm: ArmResults, run: RunResult) -> TableRow:
 
 
 def _union(mappings: Iterable[Mapping[str, object]]) -> list[str]:
-    """All keys, in the order of their first appearance."""
+    """The keys of all mappings, in order of first appearance."""
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))

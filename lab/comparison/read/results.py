@@ -1,7 +1,7 @@
 """A sweep's results as data: its arms, their seeds, and what each run measured and cost.
 
-Only finished runs give values to an average. Every other run is kept with its status: a seed that diverged is a result,
-a seed that is missing is a hole, and both are shown.
+Only finished runs enter an average. All other runs stay in the data with their status, so that tables and reports show
+seeds that diverged or are missing.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from lab.records import RunFolder
 
 MISSING = "missing"
 
-COSTS = ("parameters", "flops_per_token", "kv_bytes_per_token")  # known from the configuration alone
-BUDGET = ("tokens", "total_flops")  # known from a plan
+COSTS = ("parameters", "flops_per_token", "kv_bytes_per_token")  # computed from the configuration alone
+BUDGET = ("tokens", "total_flops")  # recorded in a plan
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """An arm with a seed, and its result.
+    """The result of one run: an arm with a seed.
 
     Attributes:
-        folder: None for a planned run without a folder.
+        identity: the run's identity; empty for a seed that has no run.
         status: a status of lab.records, or `missing`.
-        reason: why it has this status, in one line; None if nothing is recorded.
-        metrics: name → final value, from the summary; empty unless finished or diverged. May hold NaN.
-        costs: name → value, measured by the run (`tokens_per_second`, `seconds`, …).
+        folder: None for a planned run without a folder.
+        reason: why it has this status, in one line; None if no reason is recorded.
+        metrics: name → final value, from the summary; empty unless finished or diverged. Values may be NaN.
+        costs: name → value, as the run measured it (`tokens_per_second`, `seconds`, …).
     """
 
     arm: str
@@ -52,9 +53,9 @@ class ArmResults:
 
     Attributes:
         axes: swept axis → value; every arm of a sweep has the same axes.
-        runs: by seed, ascending; every planned seed has one. If the sweep tunes, they are runs of the picked values.
-        costs: what is known from the configuration (`COSTS`), and from a plan the `BUDGET`.
-        selection: what the arm picked of the tuned axes; None if nothing is tuned.
+        runs: by seed, ascending, one for every planned seed. If the sweep tunes, these are runs of the picked values.
+        costs: name → value: the `COSTS` that follow from the configuration and, with a plan, the `BUDGET`.
+        selection: the values that the arm picked on the tuned axes; None if nothing is tuned.
     """
 
     name: str
@@ -65,35 +66,35 @@ class ArmResults:
 
     @property
     def statuses(self) -> dict[str, int]:
-        """How many runs have each status, in order of first appearance."""
+        """Status → number of runs, in order of first appearance."""
         return dict(Counter(run.status for run in self.runs.values()))
 
     @property
     def finished(self) -> int:
-        """How many runs have finished."""
+        """The number of finished runs."""
         return sum(run.finished for run in self.runs.values())
 
     @property
     def picked(self) -> dict[str, object]:
-        """Tuned axis → the value that the arm picked; empty before it has."""
+        """Tuned axis → the value that the arm picked; empty before a value is picked."""
         return dict(self.selection.picked.settings) if self.selection and self.selection.picked else {}
 
     @property
     def settings(self) -> dict[str, object]:
-        """The arm's values of the swept and of the tuned axes."""
+        """Axis → the arm's value, for the swept and the tuned axes."""
         return {**self.axes, **self.picked}
 
     def values(self, metric: str) -> dict[int, float]:
-        """Seed → value, for the finished runs that measured the metric. A value may be NaN."""
+        """Seed → value, for the finished runs that measured the metric. Values may be NaN."""
         return {seed: run.metrics[metric] for seed, run in self.runs.items() if run.finished and metric in run.metrics}
 
     def mean_cost(self, name: str) -> float | None:
-        """The mean of a measured cost over the finished runs."""
+        """The mean of a measured cost over the finished runs; None if no finished run has it."""
         costs = [run.costs[name] for run in self.runs.values() if run.finished and name in run.costs]
         return sum(costs) / len(costs) if costs else None
 
     def tokens(self, seed: int) -> float | None:
-        """How many tokens a run was trained on, as planned or else as it measured; None if neither is known."""
+        """The number of tokens that a run is trained on: as planned, else as measured; None if neither is known."""
         return self.costs.get("tokens", self.runs[seed].costs.get("tokens"))
 
 
@@ -103,13 +104,13 @@ class SweepResults:
 
     Attributes:
         baseline: the name of the arm that the others are compared with.
-        match: what is held equal over the arms.
+        match: what is held equal over the arms: params, flops, kv, tokens or none; None if not declared.
         tolerance: the largest difference from the baseline that counts as equal, as a fraction.
         equivalence: the largest negligible difference in the first metric, in its unit; None if none is declared.
-        left_out: runs that are there but don't count: runs of another plan, runs that a newer one of the same arm and
-            seed replaces, and runs of tuned values that the arm didn't pick.
-        tuning: runs that an arm's tuned values are picked by. No number of an arm includes them.
-        broken: folders that can't be read, each with its problem.
+        left_out: runs that have a folder but don't count: runs of another plan, runs replaced by a newer run of the
+            same arm and seed, and runs of tuned values that the arm didn't pick.
+        tuning: the runs by which arms pick their tuned values. No number of an arm includes them.
+        broken: (path, problem) of each folder that can't be read.
     """
 
     name: str
@@ -136,6 +137,6 @@ class SweepResults:
         return tuple(dict.fromkeys(axis for cell in cells for axis in cell.settings))
 
     def runs(self) -> Iterator[RunResult]:
-        """Every run that counts, arm by arm, seed by seed."""
+        """Every run of every arm, by seed."""
         for arm in self.arms.values():
             yield from arm.runs.values()
