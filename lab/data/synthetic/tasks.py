@@ -30,9 +30,7 @@ class Task(Corpus):
     """The (context, size) pairs at which the task is usually measured."""
 
     def open(self, cache: Path) -> CorpusSnapshot:
-        raise DataError(
-            f"corpus '{self.name}' generates ids and has no text to read; measure a model on it with lab eval RUN recall"
-        )
+        raise DataError(f"corpus '{self.name}' generates ids and has no text to read; use lab eval RUN recall")
 
     @property
     def n_targets(self) -> int:
