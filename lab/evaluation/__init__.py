@@ -1,1 +1,1 @@
-"""What trained models are measured by: a run's weights loaded and verified, and evaluators that are components."""
+"""Measure trained models: load the verified weights of a run and apply evaluators, which are components."""

@@ -1,6 +1,6 @@
-"""What an evaluator is: a component that measures a trained model, by `lab eval` or at the end of its training.
+"""The base class of evaluators: components that measure a trained model, with `lab eval` or at the end of training.
 
-The evaluators themselves are in `lab.evaluation`, and are loaded when somebody asks for one.
+`lab.evaluation.evaluators` has the evaluators of the lab, which are imported only when needed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run ready to be used.
+    """A run with its model in memory.
 
     Attributes:
+        run: the run's folder.
+        experiment: the configuration in the run's config.yaml.
         model: in evaluation mode, fp32, on `device`, without gradients.
-        encoder: text to ids and back, as the run was trained.
-        experiment: what the run's config.yaml says.
-        checkpoint: the file that the weights are from.
-        step: optimizer steps that the weights have seen.
+        encoder: the encoder of the run's tokenizer.
+        checkpoint: the file with the weights.
+        step: optimizer steps behind the weights.
+        device: the device that the model is on.
     """
 
     run: RunFolder
@@ -48,11 +50,11 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated.
+    """The model and the text of an evaluation.
 
     Attributes:
         loaded: the run's model, tokenizer and configuration.
-        data: the text to evaluate on, as options; its tokenizer is the run's.
+        data: options of the text to evaluate on. Its tokenizer is the run's.
     """
 
     loaded: LoadedRun
@@ -60,41 +62,43 @@ class Subject:
 
     @cached_property
     def text(self) -> TokenShards:
-        """The text as tokens; only an evaluator that asks for it has it prepared.
+        """The text as tokens, prepared at the first access.
 
         Raises:
-            RequestError: there is none, or the run's own has changed since it was trained.
+            RequestError: there is no text, or the run's own text has changed since training.
         """
         text, own = prepare(self.data), self.loaded.experiment.data
         if self.data.corpus == own.corpus:
-            refuse_other_text(self.loaded.run, (text if self.data == own else prepare(own)).digest)
+            refuse_changed_text(self.loaded.run, (text if self.data == own else prepare(own)).digest)
         return text
 
     @property
     def separator(self) -> int | None:
-        """The id that ends a document, where the run was trained not to look across it."""
+        """The id that ends a document, if the run masks documents; otherwise None."""
         return self.text.separator if self.loaded.experiment.train.mask_documents else None
 
 
-def refuse_other_text(run: RunFolder, digest: str) -> None:
-    """Refuse if the run's data are not what it was trained on: held-out text would not be, nor a learnt tokenizer.
+def refuse_changed_text(run: RunFolder, digest: str) -> None:
+    """Check that the run's text is still the text that it was trained on.
+
+    If it has changed, the validation split may contain training text, and a trained tokenizer may differ.
 
     Raises:
-        RequestError: naming both digests.
+        RequestError: the digests differ; the message has both.
     """
-    trained = run.record.provenance.data
-    if trained is not None and trained != digest:
+    training_digest = run.record.provenance.data
+    if training_digest is not None and training_digest != digest:
         raise RequestError(
-            f"{run.name}: its text has changed since it was trained: the digest was {trained[:12]}…, here it is "
-            f"{digest[:12]}…; name another corpus, such as data/corpus=files"
+            f"{run.name}: its text has changed since it was trained: the digest was {training_digest[:12]}…, here "
+            f"it is {digest[:12]}…; name another corpus, such as data/corpus=files"
         )
 
 
 def refuse_beyond_positions(experiment: Experiment, option: str, tokens: int) -> None:
-    """Refuse a text of `tokens` tokens if the model has fewer learned positions.
+    """Check that the model has positions for `tokens` tokens.
 
     Raises:
-        OptionError: at that option.
+        OptionError: at `option`, if it has fewer learned positions.
     """
     limit = experiment.model.max_context
     if limit is not None and limit < tokens:
@@ -102,14 +106,14 @@ def refuse_beyond_positions(experiment: Experiment, option: str, tokens: int) ->
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What an evaluator found.
+class EvaluationOutput:
+    """The output of an evaluator.
 
     Attributes:
-        metrics: name → number. An ending such as `loss` or `accuracy` says which direction is better.
-        curves: by name.
+        metrics: name → number. The end of a name, such as `loss` or `accuracy`, decides which direction is better.
+        curves: name → curve.
         images: name → PNG.
-        details: whatever else is worth keeping, as JSON.
+        details: name → any further JSON-able value.
     """
 
     metrics: dict[str, float]
@@ -119,35 +123,40 @@ class Findings:
 
 
 class Session(Protocol):
-    """One evaluation under way."""
+    """Runs the parts of an evaluation, and shows progress."""
 
-    def cell(self, key: str, compute: Callable[[], Any]) -> Any:
-        """What `compute` gives, as JSON, or gave in an evaluation of the same that was interrupted.
+    def compute_part(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the result of `compute`, or the stored result if an interrupted evaluation has computed this part.
 
         Args:
-            key: names this part of the work; another part has another.
+            key: the name of the part, unique in the evaluation.
+            compute: returns a JSON-able value.
+
         Raises:
-            Stopped: somebody asked for it.
+            Stopped: a stop was requested.
         """
 
     def progress(self, done: int, total: int, what: str = "") -> None:
-        """Tell how far the work is."""
+        """Report that `done` of `total` units of work are finished; `what` describes the current one."""
 
 
 class Evaluator(EvaluatorOptions):
-    """What is measured of a trained model."""
+    """Measures a trained model."""
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
-        """Measure; the same at every call, in whichever parts it was done.
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
+        """Measure the subject. The result is the same at every call, interrupted or not.
 
         Raises:
-            RequestError: the subject cannot be evaluated so.
+            RequestError: the subject can't be evaluated with these options.
         """
         raise NotImplementedError
 
-    def together(self, found: Sequence[tuple[str, Findings]]) -> Mapping[str, bytes]:
-        """PNG images, by name, that show several runs side by side: each run's name with what was found of it.
+    def comparison_images(self, runs: Sequence[tuple[str, EvaluationOutput]]) -> Mapping[str, bytes]:
+        """PNG images that compare several runs, by name.
 
-        Without any the lab draws the curves, a line a run, or the metrics of an evaluator that has no curves.
+        If there are none, the lab draws the curves with one line per run, or the metrics if there are no curves.
+
+        Args:
+            runs: the name and the output of each run.
         """
         return {}

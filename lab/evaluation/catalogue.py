@@ -1,4 +1,4 @@
-"""Every evaluator of the lab: importing this registers them."""
+"""Imports, and so registers, every evaluator of the lab."""
 
 from lab.evaluation.evaluators import attention_maps as attention_maps
 from lab.evaluation.evaluators import context as context

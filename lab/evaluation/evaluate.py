@@ -1,4 +1,4 @@
-"""One evaluation of one run: asked for in Hydra's grammar, and kept in the run's folder."""
+"""Evaluate one run and save the result in its folder. Requests are written in Hydra's override grammar."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.composition.frozen.recompose import paths_of
 from lab.composition.hydra.overrides import parse
 from lab.evaluation import results_store
-from lab.evaluation.base import Evaluator, Findings, Subject
+from lab.evaluation.base import EvaluationOutput, Evaluator, Subject
 from lab.evaluation.load import load_model
-from lab.evaluation.measure.text import data_of
-from lab.evaluation.session import KeptSession, Report
+from lab.evaluation.measure.text import evaluation_data
+from lab.evaluation.session import Report, ResumableSession
 from lab.records import FOUND, EvaluationRecord, RunFolder
 from lab.refusals import RequestError
 from lab.training import environment
@@ -26,106 +26,108 @@ from lab.training.checkpoints import verified
 from lab.training.options import Accelerator
 from lab.training.progress.outcome import Stopped
 
-__all__ = ["Evaluated", "EvaluationRequest", "Stopped", "evaluate", "request"]
+__all__ = ["EvaluationRequest", "SavedEvaluation", "Stopped", "evaluate", "parse_request", "pending_evaluations"]
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """An evaluator with its options, and overrides of the data that it is to look at."""
+    """An evaluator with its options, and overrides of the run's data."""
 
     evaluator: Evaluator
     data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """An evaluation that was made.
+class SavedEvaluation:
+    """A finished evaluation.
 
     Attributes:
-        record: what `evaluations/<name>.json` holds.
-        findings: the same with the images.
+        record: the content of `evaluations/<name>.json`.
+        output: the evaluator's output, with the images.
     """
 
     record: EvaluationRecord
-    findings: Findings
+    output: EvaluationOutput
 
 
-def request(name: str, texts: Sequence[str]) -> EvaluationRequest:
-    """Tell an evaluator's options (`context=64`) from overrides of the data (`data/corpus=files`).
+def parse_request(name: str, texts: Sequence[str]) -> EvaluationRequest:
+    """Parse options of an evaluator (`context=64`) and overrides of the data (`data/corpus=files`).
 
     Raises:
-        RequestError: naming the nearest evaluator or option.
+        RequestError: the evaluator or an option doesn't exist; the message has the nearest name.
     """
     extensions.load()
     if name not in names("evaluator"):
         known = tuple(names("evaluator"))
         raise RequestError(f"no evaluator is called '{name}'", kind="not_found", given=name, expected=known)
     data = {text for path, text in paths_of(texts) if path == "data" or path.startswith("data.")}
-    if chosen := [choice.text for choice in parse(texts).choices if choice.text not in data]:
+    if choices := [choice.text for choice in parse(texts).choices if choice.text not in data]:
         fix = "only data can be chosen"
-        raise RequestError("the run's configuration is frozen", kind="unsupported", override=chosen[0], fix=fix)
-    given = {key: (value, text) for key, value, text in parse(texts).values if text not in data}
+        raise RequestError("the run's configuration is frozen", kind="unsupported", override=choices[0], fix=fix)
+    options = {key: (value, text) for key, value, text in parse(texts).values if text not in data}
     try:
-        built = component("evaluator", {"name": name, **{key: value for key, (value, _) in given.items()}}, "")
+        evaluator = component("evaluator", {"name": name, **{key: value for key, (value, _) in options.items()}}, "")
     except RequestError as error:
-        option = error.where.key
-        raise error.within(override=given[option][1] if option in given else None, part=name) from None
-    assert isinstance(built, lookup("evaluator", name))
-    assert isinstance(built, Evaluator)
-    return EvaluationRequest(built, tuple(text for text in texts if text in data))
+        key = error.where.key
+        raise error.within(override=options[key][1] if key in options else None, part=name) from None
+    assert isinstance(evaluator, lookup("evaluator", name))
+    assert isinstance(evaluator, Evaluator)
+    return EvaluationRequest(evaluator, tuple(text for text in texts if text in data))
 
 
-def declared(run: RunFolder) -> dict[str, EvaluationRequest]:
-    """The evaluations that a run's own configuration asks for and its folder doesn't hold of its newest weights."""
+def pending_evaluations(run: RunFolder) -> dict[str, EvaluationRequest]:
+    """The evaluations in a run's configuration, by name, that its newest weights still lack."""
     with extensions.of_run(run.path, run.record):
         options = load_experiment(run.config).evaluate
-    asked = {
+    requests = {
         name: EvaluationRequest(evaluator) for name, evaluator in options.items() if isinstance(evaluator, Evaluator)
     }
     newest = verified.newest(run.path)
     step = None if newest is None else verified.step_of(newest)
-    return {name: each for name, each in asked.items() if not _held(run, name, each.evaluator, step)}
+    return {name: request for name, request in requests.items() if not _is_done(run, name, request.evaluator, step)}
 
 
-def _held(run: RunFolder, name: str, evaluator: Evaluator, step: int | None) -> bool:
-    kept, asked = results_store.kept(run, name), replace(_work(evaluator), step=step)
-    return kept is not None and _made_by(kept) == _made_by(asked)
+def _is_done(run: RunFolder, name: str, evaluator: Evaluator, step: int | None) -> bool:
+    saved, requested = results_store.load(run, name), replace(_work(evaluator), step=step)
+    return saved is not None and _inputs(saved) == _inputs(requested)
 
 
-def _made_by(work: EvaluationRecord) -> tuple[object, ...]:
-    """What decides whether an evaluation is made anew."""
+def _inputs(work: EvaluationRecord) -> tuple[object, ...]:
+    """The fields that decide whether an evaluation must be repeated."""
     return work.version, work.evaluator, work.evaluator_version, work.options, work.step
 
 
 def _work(evaluator: Evaluator) -> EvaluationRecord:
+    """The record of an evaluation before it is done: what is measured, without results."""
     options = {key: value for key, value in to_plain(evaluator).items() if key != "name"}
     return EvaluationRecord(evaluator=evaluator.name, evaluator_version=evaluator.version, options=options)
 
 
 def evaluate(
     run: RunFolder,
-    asked: EvaluationRequest,
+    request: EvaluationRequest,
     *,
     accelerator: Accelerator = "auto",
     save_as: str | None = None,
     report: Report | None = None,
     stop: Callable[[], bool] | None = None,
     writing: AbstractContextManager[object] | None = None,
-) -> Evaluated:
-    """Evaluate a run and keep the result in its folder, in place of what an earlier call kept under that name.
+) -> SavedEvaluation:
+    """Evaluate a run and save the result in its folder. Replaces an earlier result of the same name.
 
-    One that is interrupted goes on, when it is asked for again, with the parts that it hadn't done.
+    After an interruption, the next call with the same request continues with the missing parts.
 
     Args:
-        save_as: the name; by default the evaluator's.
-        report: told of progress.
-        stop: asked now and then whether to stop.
-        writing: surrounds the moment in which the result is written.
+        save_as: name of the result; the evaluator's by default.
+        report: called with the progress.
+        stop: called before each part; True stops the evaluation.
+        writing: context manager that is entered while the result is written.
+
     Raises:
-        RequestError: the run has no checkpoint, or cannot be evaluated so. Nothing has been written.
-        Stopped: it was asked to.
+        RequestError: the run has no checkpoint, or can't be evaluated with these options. Nothing has been written.
+        Stopped: `stop` returned True.
     """
-    evaluator = asked.evaluator
+    evaluator = request.evaluator
     name = save_as or evaluator.name
     results_store.check_name(name)
     with extensions.of_run(run.path, run.record):
@@ -134,7 +136,7 @@ def evaluate(
             evaluator.check(loaded.experiment)
         except OptionError as error:
             raise RequestError(f"{run.name}: {evaluator.name}: {error.option}: {error.message}") from None
-        subject = Subject(loaded, data_of(loaded, asked.data))
+        subject = Subject(loaded, evaluation_data(loaded, request.data))
         data: dict[str, object] = {
             "corpus": to_plain(subject.data.corpus),
             "validation_fraction": subject.data.validation_fraction,
@@ -147,21 +149,21 @@ def evaluate(
             data=data,
             device=loaded.device.type,
         )
-        session = KeptSession(results_store.partial_path(run, name), _digest(work), report, stop)
+        session = ResumableSession(results_store.partial_path(run, name), _digest(work), report, stop)
         try:
             with environment.deterministic():
-                findings = evaluator.evaluate(subject, session)
+                output = evaluator.evaluate(subject, session)
         finally:
             session.close()
         if "text" in vars(subject):
             work = replace(work, data={**data, "digest": subject.text.digest})
     with writing or nullcontext():
-        record = results_store.keep(run, name, work, findings)
+        record = results_store.save(run, name, work, output)
     session.discard()
-    return Evaluated(record, findings)
+    return SavedEvaluation(record, output)
 
 
 def _digest(work: EvaluationRecord) -> str:
-    """Changes whenever the parts of an interrupted evaluation are no use to this one."""
+    """Digest of everything that the parts of an evaluation depend on."""
     content = {key: value for key, value in work.as_json().items() if key not in FOUND}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

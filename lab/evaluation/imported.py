@@ -1,4 +1,4 @@
-"""A published model as a run: a folder like a trained run's, finished, that is evaluated and generated from alike."""
+"""Import a published model as a finished run, which can be evaluated and generate text like a trained one."""
 
 from __future__ import annotations
 
@@ -30,22 +30,26 @@ from lab.training.experiment import Experiment
 
 SWEEP = "imported"
 CONTEXT = 1024
-"""Context that an imported model is evaluated at unless it has fewer positions or an override says otherwise."""
+"""Default context of an imported model in tokens, unless it has fewer positions."""
 MAY_SET = ("data", "train.context", "validation.tokens")
 
 
 def import_model(
     source: Path, name: str, root: Path, overrides: Sequence[str] = (), *, without_dropout: bool = False
 ) -> tuple[RunFolder, bool]:
-    """Make `<root>/imported/<name>/seed-0` of a Hugging Face folder, and say whether it was made now.
+    """Create the run `<root>/imported/<name>/seed-0` from a Hugging Face folder.
 
-    The run's data are what it is evaluated on by default; it was trained on something else.
+    The run's data are its default evaluation data, not the data that the model was trained on.
 
     Args:
-        overrides: of the data, of `train.context`, and of `validation.tokens`.
+        overrides: overrides of `data`, `train.context` and `validation.tokens`.
+
+    Returns:
+        The run, and whether this call created it.
+
     Raises:
-        RequestError: the folder can't be honoured, has no tokenizer and none is named, an override is wrong, or
-            another model has that name. Nothing has been made.
+        RequestError: the folder can't be imported, has no tokenizer and no override names one, an override is wrong,
+            or another model has that name. Nothing has been created.
     """
     try:
         check_name(name)
@@ -56,20 +60,20 @@ def import_model(
     experiment = _experiment(architecture, name, source, tokenizer, overrides)
     path = root / SWEEP / name / "seed-0"
     config = to_plain(experiment)
-    kept = tokenizer if select(config, "data.tokenizer.name") == "file" else None
-    if kept is not None:
+    tokenizer_file = tokenizer if select(config, "data.tokenizer.name") == "file" else None
+    if tokenizer_file is not None:
         put(config, "data.tokenizer.path", str((path / TOKENIZER).absolute()))
-    digest = None if kept is None else file_digest(kept)
+    digest = None if tokenizer_file is None else file_digest(tokenizer_file)
     record = _record(experiment, name, overrides, source, weights_digest(state), digest)
-    place = RunFolder(path)
-    if place.exists and place.identity != record.identity:
+    run = RunFolder(path)
+    if run.exists and run.identity != record.identity:
         raise RequestError(f"{path} holds another model, or was imported with other overrides; choose another --name")
-    fill = functools.partial(_fill, state=state, tokenizer=kept, experiment=experiment)
+    fill = functools.partial(_fill, state=state, tokenizer=tokenizer_file, experiment=experiment)
     return RunFolder.make(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True), record, fill)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights: names, dtypes, shapes and bytes, in the order of the names."""
+    """SHA-256 of the weights, hex: names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -98,14 +102,14 @@ def _experiment(
         "optimizer": {"name": "adamw", "lr": 1e-3},
         "schedule": {"name": "cosine", "warmup_tokens": 0},
     }
-    # Whatever the overrides, the components are checked against each other: the vocabulary, the context.
+    # Even without overrides, this checks the components against each other, such as vocabulary and context.
     return recompose(plain, overrides, may_set=MAY_SET, what="lab import")
 
 
 def _record(
     experiment: Experiment, name: str, overrides: Sequence[str], source: Path, weights: str, tokenizer: str | None
 ) -> RunRecord:
-    """run.json. The identity has the weights' digest in it, and the tokenizer's in place of where its file lies."""
+    """The content of run.json. The identity includes the digests of weights and tokenizer, but not the file's path."""
     meaning = to_plain(experiment, results_only=True)
     if tokenizer is not None:
         put(meaning, "data.tokenizer.path", tokenizer)
@@ -128,13 +132,14 @@ def _record(
 
 
 def _fill(folder: Path, *, state: Mapping[str, Tensor], tokenizer: Path | None, experiment: Experiment) -> None:
+    """Write the extensions, tokenizer, weights and state of the run into its new folder."""
     for name, content in extensions.files(components_of(experiment)).items():
         (folder / name).write_bytes(content)
     if tokenizer is not None:
         (folder / TOKENIZER).mkdir()
-        for beside in TOKENIZER_FILES:
-            if (tokenizer.parent / beside).is_file():
-                shutil.copyfile(tokenizer.parent / beside, folder / TOKENIZER / beside)
+        for name in TOKENIZER_FILES:
+            if (tokenizer.parent / name).is_file():
+                shutil.copyfile(tokenizer.parent / name, folder / TOKENIZER / name)
     weights = {f"model.{name}": tensor for name, tensor in state.items()}
     verified.write({"state_dict": weights}, verified.checkpoint_path(folder, 0))
     RunFolder(folder).state = State(status="finished", reason="imported")

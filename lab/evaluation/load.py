@@ -1,4 +1,4 @@
-"""A run's model as it stands in its folder: the frozen configuration, verified weights, and the run's own tokenizer."""
+"""Load a run's model from its folder: the frozen configuration, verified weights, and the run's tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lab.composition.frozen.reload import kernel_for_device, relocated
 from lab.data.shards import prepare
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Byte, Ids
-from lab.evaluation.base import LoadedRun, refuse_other_text
+from lab.evaluation.base import LoadedRun, refuse_changed_text
 from lab.records import TOKENIZER, RunFolder
 from lab.refusals import RequestError, one_line
 from lab.training import environment
@@ -19,11 +19,11 @@ from lab.training.options import Accelerator
 
 
 def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
-    """Load a run's newest whole checkpoint into its model.
+    """Load a run's newest complete checkpoint into its model.
 
     Raises:
-        RequestError: the run has no whole checkpoint, needs components or a tokenizer that are gone, or doesn't fit
-            its configuration.
+        RequestError: the run has no complete checkpoint, its components or tokenizer are missing, or its weights don't
+            fit its configuration.
     """
     with extensions.of_run(run.path, run.record):
         experiment = load_experiment(relocated(run.config, run.path / TOKENIZER))
@@ -47,9 +47,9 @@ def load_model(run: RunFolder, accelerator: Accelerator = "auto") -> LoadedRun:
 
 def _encoder(run: RunFolder, experiment: Experiment) -> Encoder:
     tokenizer = experiment.data.tokenizer
-    kept = run.path / TOKENIZER
-    if isinstance(tokenizer, Byte | Ids) or kept.is_dir():
-        return tokenizer.load(kept)
+    folder = run.path / TOKENIZER
+    if isinstance(tokenizer, Byte | Ids) or folder.is_dir():
+        return tokenizer.load(folder)
     text = prepare(experiment.data)
-    refuse_other_text(run, text.digest)
+    refuse_changed_text(run, text.digest)
     return text.encoder

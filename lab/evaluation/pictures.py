@@ -1,4 +1,4 @@
-"""Pictures of evaluators' findings, as PNG: the same bytes for the same numbers."""
+"""Pictures of evaluation outputs, as PNG: equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,35 +16,40 @@ from lab.records import EvaluationCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.evaluation.base import Evaluator, Findings
+    from lab.evaluation.base import EvaluationOutput, Evaluator
 
 DPI = 100
-LONGEST = 40
-"""Characters of a name in a picture; of a longer one the middle is left out."""
-MARKED = 32
-"""Points of a curve up to which each has a dot."""
+MAX_NAME = 40
+"""Longest name in a picture, in characters; the middle of a longer one is left out."""
+MAX_DOTS = 32
+"""A curve with at most this many points has a dot at each."""
 
 
-def shared(evaluator: Evaluator, runs: Sequence[tuple[str, Findings]]) -> dict[str, bytes]:
-    """Pictures that show several runs, by name: the evaluator's own, else one of each curve, else one of the metrics.
+def compare(evaluator: Evaluator, runs: Sequence[tuple[str, EvaluationOutput]]) -> dict[str, bytes]:
+    """Pictures that compare several runs, by name: the evaluator's own, or one per curve, or one of the metrics.
 
     Args:
-        runs: the name and the findings of at least one run.
+        runs: the name and the output of at least one run.
     """
-    own = dict(evaluator.together(runs))
-    if own:
-        return own
-    names = list(dict.fromkeys(name for _, findings in runs for name in findings.curves))
+    images = dict(evaluator.comparison_images(runs))
+    if images:
+        return images
+    names = list(dict.fromkeys(name for _, output in runs for name in output.curves))
     if names:
         return {
-            name: curves([(run, findings.curves[name]) for run, findings in runs if name in findings.curves])
+            name: curves([(run, output.curves[name]) for run, output in runs if name in output.curves])
             for name in names
         }
-    return {"metrics": metrics([(run, findings.metrics) for run, findings in runs])}
+    return {"metrics": metrics([(run, output.metrics) for run, output in runs])}
 
 
 def maps(weights: Mapping[tuple[int, int], Sequence[Sequence[float]]], context: int) -> bytes:
-    """A grid of attention maps, (layer, head) → weights, rows of queries: a row of it a layer, a column a head."""
+    """A grid of attention maps: one row per layer, one column per head.
+
+    Args:
+        weights: (layer, head) → attention weights, one row per query.
+        context: length of the text in tokens.
+    """
     layers, heads = sorted({layer for layer, _ in weights}), sorted({head for _, head in weights})
     figure, axes = _grid(len(layers), len(heads), 1.7, 1.7)
     for row, layer in enumerate(layers):
@@ -53,10 +58,10 @@ def maps(weights: Mapping[tuple[int, int], Sequence[Sequence[float]]], context: 
             if (layer, head) not in weights:
                 axis.set_axis_off()
                 continue
-            # The root, or all but the largest weights would look like none.
-            shown = [[math.sqrt(weight) for weight in query] for query in weights[layer, head]]
+            # The square root, because small weights would otherwise be invisible.
+            roots = [[math.sqrt(weight) for weight in query] for query in weights[layer, head]]
             edges = (0, context, context, 0)
-            axis.imshow(shown, vmin=0, vmax=1, cmap="magma", extent=edges, interpolation="nearest", aspect="auto")
+            axis.imshow(roots, vmin=0, vmax=1, cmap="magma", extent=edges, interpolation="nearest", aspect="auto")
             axis.tick_params(labelsize=6, labelbottom=row == len(layers) - 1, labelleft=column == 0)
             axis.set_title(f"layer {layer}, head {head}", fontsize=7, pad=3)
     figure.supxlabel("key", fontsize=8)
@@ -65,11 +70,12 @@ def maps(weights: Mapping[tuple[int, int], Sequence[Sequence[float]]], context: 
 
 
 def statistics(runs: Sequence[tuple[str, Mapping[str, Any]]], titles: Mapping[str, str]) -> bytes:
-    """Heat maps of layers × heads: a row a statistic, in one colour scale, and a column a run.
+    """Heat maps of layers × heads: one row per statistic, with a common colour scale, and one column per run.
 
     Args:
-        runs: name and details of each: `layers`, the layers' numbers, and `heads`, statistic → layer → head → value.
-        titles: of the statistics.
+        runs: name and details of each run: `layers` are the numbers of the layers, `heads` is statistic → layer →
+            head → value.
+        titles: statistic → title.
     """
     names = [name for name in titles if any(name in details["heads"] for _, details in runs)]
     figure, axes = _grid(len(names), len(runs), 3.2, 2.2)
@@ -95,7 +101,7 @@ def statistics(runs: Sequence[tuple[str, Mapping[str, Any]]], titles: Mapping[st
 
 
 def side_by_side(pictures: Sequence[tuple[str, bytes]]) -> bytes:
-    """PNG images in a row, pixel by pixel, each under its name."""
+    """PNG images side by side, pixel for pixel, each under its name."""
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
@@ -112,21 +118,25 @@ def side_by_side(pictures: Sequence[tuple[str, bytes]]) -> bytes:
     return _png(figure)
 
 
-def learning_rates(found: Sequence[Findings]) -> bytes:
-    """Training loss at the end against the learning rate, an arm a line; filled where the rate was stable."""
+def learning_rates(outputs: Sequence[EvaluationOutput]) -> bytes:
+    """Final training loss by learning rate, one line per arm; a dot is filled if the rate was stable.
+
+    Args:
+        outputs: outputs of the evaluator `stability`, one per run.
+    """
     figure, ((axis,),) = _grid(1, 1, 6.0, 4.0)
     arms: dict[str, list[tuple[float, float, bool]]] = {}
-    for each in found:
-        details = each.details
+    for output in outputs:
+        details = output.details
         if details["lr"] is not None and details["end"] is not None:
-            run = (details["lr"], details["end"], each.metrics["stable_lr"] > 0)
+            run = (details["lr"], details["end"], output.metrics["stable_lr"] > 0)
             arms.setdefault(details["arm"] or "one arm", []).append(run)
     for arm, runs in arms.items():
         largest = largest_stable([(rate, stable) for rate, _, stable in runs])
         rates = sorted({rate for rate, _, _ in runs})
-        means = [fmean(loss for rate, loss, _ in runs if rate == each) for each in rates]
-        said = "never stable" if largest is None else f"stable up to {largest:g}"
-        (line,) = axis.plot(rates, means, label=f"{_short(arm)}: {said}")
+        means = [fmean(loss for run_rate, loss, _ in runs if run_rate == rate) for rate in rates]
+        label = "never stable" if largest is None else f"stable up to {largest:g}"
+        (line,) = axis.plot(rates, means, label=f"{_short(arm)}: {label}")
         for rate, loss, stable in runs:
             colour = line.get_color()
             axis.plot([rate], [loss], "o", color=colour, markerfacecolor=colour if stable else "none")
@@ -139,15 +149,15 @@ def learning_rates(found: Sequence[Findings]) -> bytes:
 
 
 def curves(runs: Sequence[tuple[str, EvaluationCurve]]) -> bytes:
-    """One curve of several runs: a line each, in one colour where they are an arm's seeds."""
+    """The same curve of several runs, one line each. The seeds of an arm have one colour."""
     figure, ((axis,),) = _grid(1, 1, 6.0, 4.0)
     first = runs[0][1]
     for (_, curve), colour, label in zip(runs, *_arms([name for name, _ in runs]), strict=True):
         x, y = zip(*curve.points, strict=True) if curve.points else ((), ())
-        few = "o" if len(x) <= MARKED else ""
-        axis.plot(x, y, few, linestyle="-", color=colour, label=label, linewidth=1.2, markersize=3.5)
-    places = [x for _, curve in runs for x, _ in curve.points]
-    if places and min(places) > 0 and max(places) >= 16 * min(places):
+        marker = "o" if len(x) <= MAX_DOTS else ""
+        axis.plot(x, y, marker, linestyle="-", color=colour, label=label, linewidth=1.2, markersize=3.5)
+    all_x = [x for _, curve in runs for x, _ in curve.points]
+    if all_x and min(all_x) > 0 and max(all_x) >= 16 * min(all_x):
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel(first.x)
@@ -158,31 +168,31 @@ def curves(runs: Sequence[tuple[str, EvaluationCurve]]) -> bytes:
 
 
 def metrics(runs: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
-    """Metrics of several runs: a panel for those whose names end alike (code/loss, prose/loss), and a dot a run.
+    """Metrics of several runs, one dot per run. Metrics with the same last part (code/loss, prose/loss) share a panel.
 
-    One called <metric>_stderr is that metric's standard error, drawn as a bar on both sides of it.
+    <metric>_stderr is the standard error of a metric and is drawn as its error bar.
     """
     panels: dict[str, list[str]] = {}
-    for _, found in runs:
-        for name in found:
-            if name.endswith("_stderr") and name.removesuffix("_stderr") in found:
+    for _, values in runs:
+        for name in values:
+            if name.endswith("_stderr") and name.removesuffix("_stderr") in values:
                 continue
             group = panels.setdefault(name.rpartition("/")[2], [])
             group.extend([name] if name not in group else [])
-    wide = min(3, len(panels))
-    figure, axes = _grid(math.ceil(len(panels) / wide), wide, 3.4, 2.6)
+    columns = min(3, len(panels))
+    figure, axes = _grid(math.ceil(len(panels) / columns), columns, 3.4, 2.6)
     colours, labels = _arms([name for name, _ in runs])
     flat = [axis for row in axes for axis in row]
     for axis, (ending, names) in zip(flat, panels.items(), strict=False):
-        for number, (_, found) in enumerate(runs):
-            aside = 0.5 * (number / max(1, len(runs) - 1) - 0.5)  # so that dots at one height don't hide each other
-            known = [
-                (place + aside, found[name], found.get(f"{name}_stderr", 0.0))
+        for number, (_, values) in enumerate(runs):
+            offset = 0.5 * (number / max(1, len(runs) - 1) - 0.5)  # so that equal values don't hide each other
+            points = [
+                (place + offset, values[name], values.get(f"{name}_stderr", 0.0))
                 for place, name in enumerate(names)
-                if name in found
+                if name in values
             ]
-            if known:
-                x, y, error = zip(*known, strict=True)
+            if points:
+                x, y, error = zip(*points, strict=True)
                 axis.errorbar(x, y, error, fmt="o", color=colours[number], label=labels[number], markersize=4)
         axis.set_xticks(range(len(names)), [_short(name.rpartition("/")[0]) for name in names], fontsize=7)
         axis.set_xlim(-0.6, len(names) - 0.4)
@@ -196,11 +206,11 @@ def metrics(runs: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
 
 
 def _arms(names: Sequence[str]) -> tuple[list[str], list[str | None]]:
-    """Colour and label of each run; those of one arm share a colour, and only the first has the label."""
+    """Colour and label of each run. The runs of an arm share a colour, and only the first has a label."""
     common = os.path.commonpath(names) if len(names) > 1 else ""
     parts = [os.path.relpath(name, common or ".") for name in names]
     arms = [re.sub(r"/?seed-\d+$", "", part) for part in parts]
-    if len(set(arms)) == 1:  # then its seeds are told apart
+    if len(set(arms)) == 1:  # one arm: distinguish its seeds
         arms = parts
     order = list(dict.fromkeys(arms))
     labels = [_short(arm) if arms.index(arm) == number else None for number, arm in enumerate(arms)]
@@ -208,12 +218,12 @@ def _arms(names: Sequence[str]) -> tuple[list[str], list[str | None]]:
 
 
 def _short(name: str) -> str:
-    half = LONGEST // 2
-    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half + 1 :]}"
+    half = MAX_NAME // 2
+    return name if len(name) <= MAX_NAME else f"{name[:half]}…{name[-half + 1 :]}"
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
-    """A figure of rows × columns axes, each `width` × `height` inches."""
+    """A figure and its [rows, columns] axes, each `width` × `height` inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.6 + columns * width, 0.6 + rows * height), dpi=DPI, layout="constrained")

@@ -1,13 +1,12 @@
-"""Where an evaluation stays: in files of its own, and beside what training measured.
+"""The files of an evaluation in a run's folder.
 
-    evaluations/<name>.json             everything that was found, images aside
+    evaluations/<name>.json             all results except the images
     evaluations/<name>/*.png            the images
-    summary.json                        its metrics among the run's, as <name>/<metric>, where the run has a summary
-    metrics.jsonl                       the same at the step that the weights had seen
-    events.out.tfevents.*.eval-<name>   the same and the images, for TensorBoard
+    summary.json                        the metrics, as <name>/<metric>, if the run has a summary
+    metrics.jsonl                       the metrics, at the step of the weights
+    events.out.tfevents.*.eval-<name>   the metrics and the images, for TensorBoard
 
-So an evaluation's metric can be a sweep's like any other. A later evaluation under a name takes the place of the one
-before, everywhere.
+A sweep can use such a metric like any other. A new evaluation replaces the one of the same name in all of these files.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lab.evaluation.base import Findings
+from lab.evaluation.base import EvaluationOutput
 from lab.records import (
     EVALUATIONS,
     BrokenRecord,
@@ -35,53 +34,53 @@ from lab.training.progress.event_file import EventFile
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that an evaluation can't be kept under.
+    """Check that an evaluation can have this name.
 
     Raises:
-        RequestError: saying why.
+        RequestError: it can't; the message has the reason.
     """
     if (reason := refusal_of_evaluation_name(name)) is not None:
         raise RequestError(f"--as: {reason}")
 
 
 def partial_path(run: RunFolder, name: str) -> Path:
-    """Where the parts of an evaluation are kept until it is whole."""
+    """The file with the finished parts of an incomplete evaluation."""
     return run.path / EVALUATIONS / f".{name}.partial.jsonl"
 
 
-def kept(run: RunFolder, name: str) -> EvaluationRecord | None:
-    """What `evaluations/<name>.json` holds; None where there is none that can be read."""
+def load(run: RunFolder, name: str) -> EvaluationRecord | None:
+    """Read `evaluations/<name>.json`; None if it is missing or can't be read."""
     try:
         return read_evaluation(run.path, name)
     except BrokenRecord:
         return None
 
 
-def keep(run: RunFolder, name: str, work: EvaluationRecord, findings: Findings) -> EvaluationRecord:
-    """Write an evaluation into a run's folder; returns what its JSON file holds.
+def save(run: RunFolder, name: str, work: EvaluationRecord, output: EvaluationOutput) -> EvaluationRecord:
+    """Write an evaluation into a run's folder, and return the content of its JSON file.
 
-    Only the process that may write in the folder may call it.
+    Only the process that holds the run's claim may call this.
 
     Args:
-        work: what was done, without what was found.
+        work: the record without results.
     """
     record = replace(
         work,
-        metrics=findings.metrics,
-        curves=findings.curves,
-        images=tuple(f"{EVALUATIONS}/{name}/{key}.png" for key in findings.images),
-        details=findings.details,
+        metrics=output.metrics,
+        curves=output.curves,
+        images=tuple(f"{EVALUATIONS}/{name}/{key}.png" for key in output.images),
+        details=output.details,
     )
     folder = run.path / EVALUATIONS
     folder.mkdir(exist_ok=True)
     shutil.rmtree(folder / name, ignore_errors=True)
-    for key, image in findings.images.items():
+    for key, image in output.images.items():
         (folder / name).mkdir(exist_ok=True)
         (folder / name / f"{key}.png").write_bytes(image)
     step = work.step or 0
-    scalars = {f"{name}/{key}": float(value) for key, value in findings.metrics.items()}
+    scalars = {f"{name}/{key}": float(value) for key, value in output.metrics.items()}
     add_point(run.path, name, step, scalars)
-    _write_events(run.path, name, step, scalars, findings.images)
+    _write_events(run.path, name, step, scalars, output.images)
     write_evaluation(run.path, name, record)
     summary = run.summary
     if summary is not None:
@@ -90,7 +89,7 @@ def keep(run: RunFolder, name: str, work: EvaluationRecord, findings: Findings) 
 
 
 def with_evaluations(run: RunFolder, summary: Summary) -> Summary:
-    """A run's summary with the metrics of the evaluations that its folder holds; of other weights' none."""
+    """The summary with the metrics of all saved evaluations of the same weights."""
     metrics = {key: value for key, value in summary.metrics.items() if key.split("/")[0] in TRAINING_METRICS}
     for name, evaluation in read_evaluations(run.path).items():
         if evaluation.step == summary.steps:
@@ -102,8 +101,8 @@ def _write_events(
     folder: Path, name: str, step: int, scalars: Mapping[str, float], images: Mapping[str, bytes]
 ) -> None:
     label = f"eval-{name}"
-    for earlier in [path for path in folder.glob("events.out.tfevents.*") if path.name.endswith(f".{label}")]:
-        earlier.unlink()
+    for stale in [path for path in folder.glob("events.out.tfevents.*") if path.name.endswith(f".{label}")]:
+        stale.unlink()
     events = EventFile(folder, step, label=label)
     events.add(scalars, step)
     events.add_images({f"{name}/{key}": image for key, image in images.items()}, step)

@@ -16,9 +16,9 @@ from PIL import Image
 from components.attention.kernels.reference import Reference
 from components.attention.spec import AttentionInputs, AttentionSpec
 from lab.evaluation import pictures
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.measure import attention_probe
-from lab.evaluation.measure.attention_statistics import joined, maps, sums
+from lab.evaluation.measure.attention_statistics import batch_sums, combine_batches, maps
 from tests.evaluation.conftest import Done, Trained, files, train
 from tests.evaluation.test_stability import VARIANTS, model_of
 
@@ -61,8 +61,8 @@ def test_statistics_are_those_of_each_query_by_itself(name: str, masked: bool, m
     with monkeypatch.context() as patch:
         patch.setattr(Reference, "compute", record)
         model.hidden(tokens, documents)
-    part = sums(model, tokens, documents, window)
-    found = joined([part, part], sinks=name == "sinks")
+    part = batch_sums(model, tokens, documents, window)
+    found = combine_batches([part, part], sinks=name == "sinks")
     assert list(found.layers) == attention_probe.attention_layers(model.architecture)
     drawn = maps(model, tokens[:1], None if documents is None else documents[:1], [0], [1])
     for row, (spec, inputs) in enumerate(calls):
@@ -92,7 +92,7 @@ def test_uniform_attention_has_the_entropy_and_the_distance_of_its_formula() -> 
     model, T = model_of("gemma2"), 16
     for layer in model.layers:
         layer.mixer.heads.q.weight.zero_()
-    found = joined([sums(model, torch.zeros(1, T, dtype=torch.long), None, 4)], sinks=False)
+    found = combine_batches([batch_sums(model, torch.zeros(1, T, dtype=torch.long), None, 4)], sinks=False)
     assert found.mean("entropy") == pytest.approx(sum(math.log(t + 1) for t in range(T)) / T)
     assert found.mean("distance") == pytest.approx((T - 1) / 4)
     assert found.mean("first_token_mass") == pytest.approx(sum(1 / (t + 1) for t in range(T)) / T)
@@ -140,7 +140,9 @@ def test_each_cell_of_a_picture_is_drawn_in_its_place() -> None:
 
 def test_held_out_windows_give_the_same_however_they_are_cut(trained: Trained) -> None:
     one, two = (
-        evaluate(trained.bytes, request("attention_maps", ["texts=3", "context=24", f"batch={batch}"])).record.as_json()
+        evaluate(
+            trained.bytes, parse_request("attention_maps", ["texts=3", "context=24", f"batch={batch}"])
+        ).record.as_json()
         for batch in (1, 3)
     )
     assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-5)

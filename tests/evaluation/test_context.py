@@ -15,8 +15,8 @@ from components.decoder import Decoder
 from lab.accounting.reach import reach
 from lab.composition.compose import compose
 from lab.data.shards import prepare
-from lab.evaluation.evaluate import evaluate, request
-from lab.evaluation.evaluators.context import Borders
+from lab.evaluation.evaluate import evaluate, parse_request
+from lab.evaluation.evaluators.context import Ranges
 from lab.evaluation.load import load_model
 from lab.records import RunFolder
 from tests.evaluation.conftest import TINY, Done, Trained, files, train
@@ -44,7 +44,7 @@ def naive(run: RunFolder, place: int, context: int) -> float:
 
 
 def test_each_loss_is_that_of_one_cut_text_at_a_time(local: RunFolder) -> None:
-    result = evaluate(local, request("context", ["targets=7", "batch=3"])).record.as_json()
+    result = evaluate(local, parse_request("context", ["targets=7", "batch=3"])).record.as_json()
     points = {int(length): loss for length, loss in result["curves"]["loss_by_context"]["points"]}
     assert list(points) == [6, 8, 11, 16, 32, 64], "powers of two, the window, the reach, the context and twice it"
     size = len(prepare(load_model(local, "cpu").experiment.data).validation)
@@ -64,7 +64,7 @@ def test_each_loss_is_that_of_one_cut_text_at_a_time(local: RunFolder) -> None:
 
 
 def test_what_lies_beyond_the_reach_changes_nothing_and_the_last_token_within_it_does(local: RunFolder) -> None:
-    result = evaluate(local, request("context", ["contexts=[10,11,12,40]", "targets=16"])).record.as_json()
+    result = evaluate(local, parse_request("context", ["contexts=[10,11,12,40]", "targets=16"])).record.as_json()
     less, reached, more, much = (loss for _, loss in result["curves"]["loss_by_context"]["points"])
     assert reached == pytest.approx(more, abs=1e-5)
     assert reached == pytest.approx(much, abs=1e-5)
@@ -73,14 +73,14 @@ def test_what_lies_beyond_the_reach_changes_nothing_and_the_last_token_within_it
 
 def test_borders_of_another_architecture_can_be_given(local: RunFolder) -> None:
     result = evaluate(
-        local, request("context", ["contexts=[8,12,16]", "window=8", "reach=12", "context=16"])
+        local, parse_request("context", ["contexts=[8,12,16]", "window=8", "reach=12", "context=16"])
     ).record.as_json()
     assert result["details"]["buckets"] == {"within_window": [8], "within_reach": [12], "beyond_reach": [16]}
 
 
 def test_a_model_that_sees_all_has_no_border_but_the_training_context(trained: Trained) -> None:
-    assert Borders(None, None, 32).buckets([64, 8, 32]) == {"within_reach": [8, 32], "beyond_training": [64]}
-    result = evaluate(trained.bytes, request("context", ["targets=2", "contexts=[4,32]"])).record.as_json()
+    assert Ranges(None, None, 32).buckets([64, 8, 32]) == {"within_reach": [8, 32], "beyond_training": [64]}
+    result = evaluate(trained.bytes, parse_request("context", ["targets=2", "contexts=[4,32]"])).record.as_json()
     assert (result["details"]["window"], result["details"]["reach"]) == (32, None)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from components.generation import CachedForward
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.evaluators import generation_speed
 from tests.evaluation.conftest import Done, Trained, files, train
 
@@ -15,7 +15,7 @@ Lab = Callable[..., Done]
 
 
 def test_every_batch_and_context_is_measured(trained: Trained) -> None:
-    asked = request("generation_speed", ("batches=[1, 3]", "contexts=[8, 40]", "tokens=5", "repeats=2"))
+    asked = parse_request("generation_speed", ("batches=[1, 3]", "contexts=[8, 40]", "tokens=5", "repeats=2"))
     result = evaluate(trained.bytes, asked).record.as_json()
     metrics = result["metrics"]
     assert len(metrics) == 4 * 4
@@ -50,7 +50,7 @@ def test_speeds_are_the_tokens_of_all_rows_over_the_fastest_call_and_its_median_
     timed("begin")
     timed("extend")
     monkeypatch.setattr(generation_speed, "_now", lambda device: clock)
-    options = request("generation_speed", ("batches=[3]", "contexts=[8]", "tokens=5", "repeats=2"))
+    options = parse_request("generation_speed", ("batches=[3]", "contexts=[8]", "tokens=5", "repeats=2"))
     metrics = evaluate(trained.bytes, options, save_as="clocked").record.metrics
     assert metrics["b3_c8/prefill_tokens_per_second"] == 3 * 8 / 4.0
     assert metrics["b3_c8/decode_tokens_per_second"] == 3 / 0.5

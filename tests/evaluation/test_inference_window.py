@@ -13,7 +13,7 @@ from components.decoder import Decoder
 from lab.composition.compose import compose
 from lab.data.batches import validation_batches
 from lab.data.shards import prepare
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.load import load_model
 from lab.evaluation.measure.windows import local_windows, with_window
 from lab.records import RunFolder
@@ -33,9 +33,9 @@ def windowed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> RunF
 
 
 def test_the_trained_window_is_perplexity_and_one_as_long_as_the_text_is_global(windowed: RunFolder) -> None:
-    result = evaluate(windowed, request("inference_window", ["windows=[3,8,32,99]"])).record.as_json()
+    result = evaluate(windowed, parse_request("inference_window", ["windows=[3,8,32,99]"])).record.as_json()
     metrics = result["metrics"]
-    perplexity = evaluate(windowed, request("perplexity", [])).record.metrics["loss"]
+    perplexity = evaluate(windowed, parse_request("perplexity", [])).record.metrics["loss"]
     assert windowed.summary is not None
     assert metrics["loss"] == metrics["window_8_loss"] == perplexity == windowed.summary.metrics["val/loss"]
 
@@ -59,12 +59,14 @@ def test_another_window_is_that_of_a_model_built_with_it(windowed: RunFolder) ->
     used = (len(text) - 1) // 32 * 32
     logits = other.double()(text[:used].view(-1, 32))
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), text[1 : used + 1]).item()
-    found = evaluate(windowed, request("inference_window", ["windows=[3]", "tokens=1M"])).record.metrics
+    found = evaluate(windowed, parse_request("inference_window", ["windows=[3]", "tokens=1M"])).record.metrics
     assert found["window_3_loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_without_options_a_quarter_half_once_and_twice_the_window(windowed: RunFolder) -> None:
-    points = evaluate(windowed, request("inference_window", [])).record.as_json()["curves"]["loss_by_window"]["points"]
+    points = evaluate(windowed, parse_request("inference_window", [])).record.as_json()["curves"]["loss_by_window"][
+        "points"
+    ]
     assert [window for window, _ in points] == [2, 4, 8, 16]
 
 

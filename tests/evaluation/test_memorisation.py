@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.evaluators.memorisation import binomial_interval, edit_distances
 from lab.records import RunFolder
 from tests.evaluation.conftest import Done, Trained, files, train
@@ -36,7 +36,7 @@ def learnt_by_heart(trained: Trained, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_what_was_learnt_by_heart_is_recited(learnt_by_heart: RunFolder) -> None:
-    found = evaluate(learnt_by_heart, request("memorisation", ASK)).record.as_json()
+    found = evaluate(learnt_by_heart, parse_request("memorisation", ASK)).record.as_json()
     assert found["metrics"]["exactly_memorised"] == 1.0
     assert found["metrics"]["approximately_memorised"] == 1.0
     assert found["details"]["prompts_by_distance"] == [40, *[0] * 15]
@@ -48,7 +48,7 @@ def test_one_that_has_hardly_seen_its_text_recites_none_of_it(trained: Trained, 
     once = ("train.tokens=256", "train.global_batch=8", "model.d_model=64", "validation.tokens=32")
     path = learnt_by_heart.config["data"]["corpus"]["paths"][0]
     run = train(trained.root, *files(Path(path)), *once, "schedule.warmup_tokens=0")
-    metrics = evaluate(run, request("memorisation", ASK)).record.metrics
+    metrics = evaluate(run, parse_request("memorisation", ASK)).record.metrics
     assert metrics["exactly_memorised"] == 0.0
     assert metrics["approximately_memorised"] == 0.0
     assert metrics["exactly_low"] == 0.0 < metrics["exactly_high"] < 0.1
@@ -57,7 +57,7 @@ def test_one_that_has_hardly_seen_its_text_recites_none_of_it(trained: Trained, 
 def test_the_batch_changes_nothing_and_the_seed_does(learnt_by_heart: RunFolder) -> None:
     half = ("prompt=2", *ASK[1:])  # too little to know which line it is
     one, other, another = (
-        evaluate(learnt_by_heart, request("memorisation", (*half, *more))).record.details
+        evaluate(learnt_by_heart, parse_request("memorisation", (*half, *more))).record.details
         for more in (("batch=40",), ("batch=3",), ("seed=1",))
     )
     assert one == other != another
@@ -68,7 +68,7 @@ def test_what_cannot_be_asked_is_refused(learnt_by_heart: RunFolder, trained: Tr
         (("prompt=30", "continuation=10"), "continuation: 30 tokens of prompt and 10 more are beyond the 33"),
         (("prompt=0",), "prompt: must be at least 1, got 0"),
         (("distance=1",), "distance: must lie in [0, 1), got 1"),
-        ((*ASK, *files(trained.text)), "memorisation is of the text that the run was trained on"),
+        ((*ASK, *files(trained.text)), "memorisation uses the text that the run was trained on"),
     ]:
         done = lab("eval", learnt_by_heart.path, "memorisation", *arguments, "--root", trained.root, "--as", "no")
         assert (done.code, message in done.err, done.out) == (2, True, ""), done

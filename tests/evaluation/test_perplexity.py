@@ -12,7 +12,7 @@ import torch
 
 from lab.data.corpora.split import key_fraction
 from lab.data.shards import prepare
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.load import load_model
 from lab.records import RunFolder
 from lab.training.progress.outcome import Stopped
@@ -46,7 +46,7 @@ def naive_loss(run: RunFolder, tokens: list[int], context: int, windows: list[in
 @pytest.mark.parametrize("which", ["bytes", "bpe"])
 def test_without_options_it_measures_what_training_measured_at_its_end(trained: Trained, which: str) -> None:
     run: RunFolder = getattr(trained, which)
-    metrics = evaluate(run, request("perplexity", [])).record.metrics
+    metrics = evaluate(run, parse_request("perplexity", [])).record.metrics
     assert run.summary is not None
     assert metrics["loss"] == run.summary.metrics["val/loss"]
     assert metrics["bits_per_byte"] == run.summary.metrics["val/bits_per_byte"]
@@ -56,7 +56,7 @@ def test_without_options_it_measures_what_training_measured_at_its_end(trained: 
 
 def test_the_curve_by_position_is_the_mean_over_windows_of_each_stretch(trained: Trained) -> None:
     result = evaluate(
-        trained.bytes, request("perplexity", ["context=12", "tokens=1M", "batch=7"]), save_as="p"
+        trained.bytes, parse_request("perplexity", ["context=12", "tokens=1M", "batch=7"]), save_as="p"
     ).record.as_json()
     loaded = load_model(trained.bytes, "cpu")
     text = torch.from_numpy(prepare(loaded.experiment.data).validation.astype("int64"))
@@ -71,18 +71,18 @@ def test_the_curve_by_position_is_the_mean_over_windows_of_each_stretch(trained:
 
 
 def test_one_that_was_stopped_comes_to_the_same_numbers(trained: Trained) -> None:
-    whole = evaluate(trained.bytes, request("perplexity", ["batch=2"]), save_as="whole").record.as_json()
+    whole = evaluate(trained.bytes, parse_request("perplexity", ["batch=2"]), save_as="whole").record.as_json()
     asked = iter([False, False, False, True])
     with pytest.raises(Stopped):
-        evaluate(trained.bytes, request("perplexity", ["batch=2"]), save_as="cut", stop=lambda: next(asked))
-    again = evaluate(trained.bytes, request("perplexity", ["batch=2"]), save_as="cut").record.as_json()
+        evaluate(trained.bytes, parse_request("perplexity", ["batch=2"]), save_as="cut", stop=lambda: next(asked))
+    again = evaluate(trained.bytes, parse_request("perplexity", ["batch=2"]), save_as="cut").record.as_json()
     assert (again["metrics"], again["curves"]) == (whole["metrics"], whole["curves"])
 
 
 def test_another_corpus_is_read_in_the_tokens_that_the_run_learnt(trained: Trained, tmp_path: Path) -> None:
     cubes = write_text(tmp_path / "cubes.jsonl", "{n} apples and {square} pears! ", documents=60)
     options = ("tokens=100k", "context=16", *files(cubes), "data.validation_fraction=0.5")
-    result = evaluate(trained.bpe, request("perplexity", options), save_as="cubes").record.as_json()
+    result = evaluate(trained.bpe, parse_request("perplexity", options), save_as="cubes").record.as_json()
     encoder = load_model(trained.bpe, "cpu").encoder
     tokens, size = [], 0
     for line, text in enumerate(cubes.read_text().splitlines(), start=1):

@@ -18,8 +18,8 @@ from components.registry import OptionError
 from lab.accounting.reach import reach
 from lab.data.synthetic.draws import Draws
 from lab.data.synthetic.tasks import MQAR, Passkey, Task
-from lab.evaluation.base import Findings, Subject
-from lab.evaluation.evaluate import request
+from lab.evaluation.base import EvaluationOutput, Subject
+from lab.evaluation.evaluate import parse_request
 from lab.evaluation.evaluators.recall import Recall
 from lab.evaluation.load import load_model
 from lab.records import RunFolder
@@ -37,7 +37,7 @@ class Alone:
         self.told: list[tuple[int, int]] = []
         self.at_most = at_most
 
-    def cell(self, key: str, compute: Callable[[], Any]) -> Any:
+    def compute_part(self, key: str, compute: Callable[[], Any]) -> Any:
         if key not in self.done:
             if len(self.done) == self.at_most:
                 raise Stopped
@@ -65,7 +65,7 @@ class Remembers(LanguageModel):
         return logits
 
 
-def asked(run: RunFolder, evaluator: Recall, model: nn.Module | None = None, session: Any = None) -> Findings:
+def asked(run: RunFolder, evaluator: Recall, model: nn.Module | None = None, session: Any = None) -> EvaluationOutput:
     loaded = load_model(run, "cpu")
     loaded = loaded if model is None else replace(loaded, model=model)  # type: ignore[arg-type]
     return evaluator.evaluate(Subject(loaded, loaded.experiment.data), session or Alone())
@@ -191,7 +191,7 @@ def test_what_cannot_be_asked_is_refused_and_leaves_nothing(trained: Trained, la
 
 def test_items_beyond_learned_positions_are_refused(trained: Trained) -> None:
     experiment = load_model(trained.bytes, "cpu").experiment
-    learned = request("recall", ["points=[[41,4]]"]).evaluator
+    learned = parse_request("recall", ["points=[[41,4]]"]).evaluator
     model = replace(experiment.model, position=LearnedPosition(context=40))
     with pytest.raises(OptionError, match="points: 41 tokens are beyond the model's 40 positions"):
         learned.check(replace(experiment, model=model))

@@ -17,9 +17,9 @@ from lab.comparison.read.collect import collect
 from lab.dispatch.control.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, PREEMPTED, Stop, execute
 from lab.dispatch.worker.worker import train_frozen
-from lab.evaluation.base import Evaluator, Findings, Session, Subject
-from lab.evaluation.evaluate import EvaluationRequest, declared, evaluate
-from lab.evaluation.session import KeptSession
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
+from lab.evaluation.evaluate import EvaluationRequest, evaluate, pending_evaluations
+from lab.evaluation.session import ResumableSession
 from lab.planning.plan.build import plan_train
 from lab.records import EvaluationCurve, RunFolder
 from lab.training.progress.outcome import Stopped
@@ -52,16 +52,16 @@ def in_parts() -> object:
 
         offset: float = 0.0
 
-        def evaluate(self, subject: Subject, session: Session) -> Findings:
+        def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
             def part(number: int) -> float:
                 computed.append(number)
                 return number / 3 + self.offset
 
             found = []
             for number in range(PARTS):
-                found.append(session.cell(f"part {number}", lambda: part(number)))  # noqa: B023
+                found.append(session.compute_part(f"part {number}", lambda: part(number)))  # noqa: B023
                 session.progress(number + 1, PARTS)
-            return Findings(
+            return EvaluationOutput(
                 {"accuracy": sum(found), "loss": float("inf")},
                 curves={"parts": EvaluationCurve("part", "third", tuple(enumerate(found)))},
                 images={"grey": png(7, 3)},
@@ -142,15 +142,15 @@ def test_parts_of_another_evaluation_are_not_taken_up(run: RunFolder) -> None:
 
 def test_a_part_whose_line_was_cut_is_done_again(tmp_path: Path) -> None:
     path = tmp_path / "parts"
-    session = KeptSession(path, "x")
-    assert [session.cell(key, lambda: [0.1, None, "é"]) for key in "ab"] == [[0.1, None, "é"]] * 2
+    session = ResumableSession(path, "x")
+    assert [session.compute_part(key, lambda: [0.1, None, "é"]) for key in "ab"] == [[0.1, None, "é"]] * 2
     session.close()
     path.write_text(path.read_text()[:-3])
-    again = KeptSession(path, "x")
-    assert again.cell("a", lambda: 1 / 0) == [0.1, None, "é"]
-    assert again.cell("b", lambda: "anew") == "anew"
+    again = ResumableSession(path, "x")
+    assert again.compute_part("a", lambda: 1 / 0) == [0.1, None, "é"]
+    assert again.compute_part("b", lambda: "anew") == "anew"
     again.close()
-    assert KeptSession(path, "x").cell("b", lambda: 1 / 0) == "anew"
+    assert ResumableSession(path, "x").compute_part("b", lambda: 1 / 0) == "anew"
 
 
 def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tm
     assert metrics["own/accuracy"] == pytest.approx(10 / 3)
     assert metrics["val/loss"] == trained.bytes.summary.metrics["val/loss"]
     assert metrics["short/loss"] != metrics["val/loss"]
-    assert declared(run) == {}
+    assert pending_evaluations(run) == {}
 
 
 def test_runs_of_a_sweep_are_measured_by_one_command(trained: Trained, run: RunFolder, lab: Lab) -> None:

@@ -19,11 +19,11 @@ from components.attention.spec import AttentionInputs, AttentionSpec
 from components.decoder import Decoder
 from lab.composition.compose import compose
 from lab.data.shards import prepare
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.load import load_model
 from lab.evaluation.measure import attention_probe
-from lab.evaluation.measure.magnitudes import joined, magnitudes
-from lab.evaluation.measure.spikes import ends_well, largest_stable, spikes
+from lab.evaluation.measure.magnitudes import batch_magnitudes, combine_batches
+from lab.evaluation.measure.spikes import ends_low, largest_stable, spikes
 from tests.evaluation.conftest import TINY, Done, Trained, files, train
 
 Lab = Callable[..., Done]
@@ -53,12 +53,12 @@ def test_one_spike_hides_no_other_and_a_fall_is_none() -> None:
 
 def test_a_rate_is_stable_if_the_loss_ends_low() -> None:
     falling = [4 - 0.02 * step for step in range(100)]
-    assert ends_well(falling, margin=0.1, floor=3.0)
-    assert not ends_well(falling, margin=0.1, floor=2.0), "no better than word counts"
+    assert ends_low(falling, margin=0.1, unigram_loss=3.0)
+    assert not ends_low(falling, margin=0.1, unigram_loss=2.0), "no better than word counts"
     up = falling[:60] + [falling[60] + 0.01 * step for step in range(40)]
-    assert not ends_well(up, margin=0.1, floor=4.0)
-    assert ends_well(up, margin=0.5, floor=4.0)
-    assert ends_well([*falling[:50], 9.0, *falling[50:]], margin=0.1, floor=3.0), "a spike that it recovered from"
+    assert not ends_low(up, margin=0.1, unigram_loss=4.0)
+    assert ends_low(up, margin=0.5, unigram_loss=4.0)
+    assert ends_low([*falling[:50], 9.0, *falling[50:]], margin=0.1, unigram_loss=3.0), "a spike that it recovered from"
 
 
 def test_the_largest_stable_rate_is_one_at_which_no_run_was_lost() -> None:
@@ -111,8 +111,8 @@ def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeyp
     for hook in hooks:
         hook.remove()
 
-    found = magnitudes(model, tokens, documents)
-    metrics, curves = joined(model.architecture, [found, found])
+    found = batch_magnitudes(model, tokens, documents)
+    metrics, curves = combine_batches(model.architecture, [found, found])
     largest = []
     for spec, inputs in calls[: len(attention_probe.attention_layers(model.architecture))]:
         group, seen = inputs.q.shape[1] // inputs.k.shape[1], []
@@ -133,7 +133,7 @@ def test_magnitudes_are_those_of_a_loop_over_queries_and_keys(name: str, monkeyp
 
 
 def test_a_run_is_measured_whole(trained: Trained) -> None:
-    plain = evaluate(trained.bytes, request("stability", ["tokens=64"])).record.as_json()
+    plain = evaluate(trained.bytes, parse_request("stability", ["tokens=64"])).record.as_json()
     assert plain["details"]["recorded"] == 2, "steps 1 and 8: too few to judge a spike by"
     assert not [name for name in plain["metrics"] if name.endswith("spikes")]
     loaded = load_model(trained.bytes, "cpu")
@@ -146,7 +146,7 @@ def test_a_run_is_measured_whole(trained: Trained) -> None:
 
 def test_spikes_of_a_recorded_curve_are_counted(trained: Trained, tmp_path: Path) -> None:
     run = train(tmp_path / "runs", *files(trained.text), "train.tokens=4k", "train.log_every=1")
-    before = evaluate(run, request("stability", ["tokens=32"])).record.as_json()
+    before = evaluate(run, parse_request("stability", ["tokens=32"])).record.as_json()
     assert before["details"]["recorded"] == 32
     assert before["metrics"]["stable_lr"] == 4e-3
 
@@ -154,11 +154,11 @@ def test_spikes_of_a_recorded_curve_are_counted(trained: Trained, tmp_path: Path
     for step, name, value in [(21, "loss", 70.0), (26, "grad_norm", 400.0), (29, "grad_norm", 900.0)]:
         points[step - 1][f"train/{name}"] = value
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
-    found = evaluate(run, request("stability", ["tokens=32", "deviations=20"])).record.as_json()
+    found = evaluate(run, parse_request("stability", ["tokens=32", "deviations=20"])).record.as_json()
     assert (found["metrics"]["loss_spikes"], found["metrics"]["grad_norm_spikes"]) == (1, 2)
     assert found["curves"]["grad_norm_spikes"]["points"] == ((26, 400.0), (29, 900.0))
     assert found["metrics"]["stable_lr"] == 4e-3, "it recovered"
-    strict = evaluate(run, request("stability", ["tokens=32", "margin=0", "history=10"])).record.metrics
+    strict = evaluate(run, parse_request("stability", ["tokens=32", "margin=0", "history=10"])).record.metrics
     losses = [point["train/loss"] for point in points if "train/loss" in point]
     ends = [statistics.fmean(losses[place : place + 3]) for place in range(30)]
     assert strict["stable_lr"] == (4e-3 if ends[-1] == min(ends) else 0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.load import load_model
 from lab.records import RunFolder
 from tests.evaluation.conftest import Done, Trained
@@ -77,9 +77,9 @@ def best(scores: list[list[float]]) -> float:
 
 def test_multiple_choice_is_scored_as_a_loop_over_tokens_scores_it(trained: Trained, tmp_path: Path) -> None:
     path = task(tmp_path, "squares")
-    metrics = evaluate(trained.bytes, request("tasks", (f"tasks=[{path}]", "context=64", "batch=5"))).record.as_json()[
-        "metrics"
-    ]
+    metrics = evaluate(
+        trained.bytes, parse_request("tasks", (f"tasks=[{path}]", "context=64", "batch=5"))
+    ).record.as_json()["metrics"]
     scores = [[naive(trained.bytes, q["question"], choice) for choice in q["choices"]] for q in QUESTIONS]
     lengths = [[len(choice) for choice in q["choices"]] for q in QUESTIONS]
     assert metrics["squares/accuracy"] == pytest.approx(best(scores))
@@ -134,7 +134,7 @@ def test_a_completion_is_what_generation_gives_up_to_the_stop(trained: Trained, 
         generation_kwargs={"until": [" "], "max_gen_toks": 6, "do_sample": False},
         metric_list=[{"metric": "exact_match"}],
     )
-    metrics = evaluate(trained.bytes, request("tasks", (f"tasks=[{path}]", "context=64"))).record.metrics
+    metrics = evaluate(trained.bytes, parse_request("tasks", (f"tasks=[{path}]", "context=64"))).record.metrics
     assert metrics["completion/exact_match"] == pytest.approx(9 / 12)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.evaluation.evaluate import evaluate, request
+from lab.evaluation.evaluate import evaluate, parse_request
 from tests.evaluation.conftest import Done, Trained, files, write_text
 
 Lab = Callable[..., Done]
@@ -23,10 +23,10 @@ def test_each_corpus_is_measured_as_perplexity_measures_it(trained: Trained, tmp
     run = getattr(trained, which)
     near = write_text(tmp_path / "near.jsonl", "The square of {n} is not {square}! ", documents=120)
     far = write_text(tmp_path / "far.jsonl", "ZQ {square} && {n} == XX ", documents=120)
-    asked = request("transfer", (corpora(near=near, far=far), "tokens=320", "context=16"))
+    asked = parse_request("transfer", (corpora(near=near, far=far), "tokens=320", "context=16"))
     metrics = evaluate(run, asked).record.metrics
     for name, other in (("own", ()), ("near", files(near)), ("far", files(far))):
-        alone = evaluate(run, request("perplexity", ("tokens=320", "context=16", *other)), save_as="alone").record
+        alone = evaluate(run, parse_request("perplexity", ("tokens=320", "context=16", *other)), save_as="alone").record
         assert metrics[f"{name}/loss"] == alone.metrics["loss"]
         assert metrics[f"{name}/bits_per_byte"] == alone.metrics["bits_per_byte"]
     assert metrics["far/excess_bits_per_byte"] == metrics["far/bits_per_byte"] - metrics["own/bits_per_byte"]
@@ -34,7 +34,7 @@ def test_each_corpus_is_measured_as_perplexity_measures_it(trained: Trained, tmp
 
 
 def test_by_default_it_is_code_and_prose_that_every_machine_has(trained: Trained) -> None:
-    metrics = evaluate(trained.bytes, request("transfer", ("tokens=32",))).record.metrics
+    metrics = evaluate(trained.bytes, parse_request("transfer", ("tokens=32",))).record.metrics
     assert {name.split("/")[0] for name in metrics} == {"own", "code", "prose"}
 
 

@@ -50,7 +50,7 @@ def command(
     """
     from lab.cli.models.evaluation_progress import evaluate_with_progress
     from lab.evaluation import pictures
-    from lab.evaluation.evaluate import declared
+    from lab.evaluation.evaluate import pending_evaluations
     from lab.refusals import RequestError
 
     runs, named_request = _parsed(root, arguments)
@@ -58,18 +58,22 @@ def command(
         raise RequestError("--as names the result of one evaluator; none was named")
     if out is not None:
         _check_out(out, named_request)
-    records, findings = [], []
+    records, outputs = [], []
     for run in runs:
-        requests = declared(run) if named_request is None else {save_as or named_request.evaluator.name: named_request}
+        requests = (
+            pending_evaluations(run)
+            if named_request is None
+            else {save_as or named_request.evaluator.name: named_request}
+        )
         for name, request in requests.items():
             evaluated = evaluate_with_progress(run, name, request, accelerator)
             records.append(evaluated.record)
-            findings.append((run.name, evaluated.findings))
+            outputs.append((run.name, evaluated.output))
             if not as_json:
                 _show(run, name, evaluated.record)
     if out is not None and named_request is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for name, image in pictures.shared(named_request.evaluator, findings).items():
+        for name, image in pictures.compare(named_request.evaluator, outputs).items():
             (out / f"{name}.png").write_bytes(image)
             if not as_json:
                 click.echo(f"side by side: {out / name}.png")
@@ -94,7 +98,7 @@ def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Eval
     """The runs that the arguments name, and the evaluator with its options; None where no evaluator is named."""
     from components.registry import names, nearest
     from lab.composition import extensions
-    from lab.evaluation.evaluate import request
+    from lab.evaluation.evaluate import parse_request
     from lab.records import UnknownRun, resolve_all
     from lab.refusals import RequestError
     from lab.units import plural
@@ -102,7 +106,7 @@ def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Eval
     extensions.load()
     known = names("evaluator")
     position = next((index for index, text in enumerate(arguments) if index > 0 and text in known), None)
-    named_request = None if position is None else request(arguments[position], arguments[position + 1 :])
+    named_request = None if position is None else parse_request(arguments[position], arguments[position + 1 :])
     run_names = arguments if position is None else arguments[:position]
     try:
         named_runs = resolve_all(root, run_names)
@@ -111,7 +115,7 @@ def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Eval
             plain_names = [text for text in run_names if "=" not in text]
             if nearest(plain_names[-1], known) is None:
                 resolve_all(root, plain_names[:-1])
-            request(plain_names[-1], ())
+            parse_request(plain_names[-1], ())
         raise
     runs = [run for run, is_named in named_runs.items() if is_named or run.state.status == "finished"]
     if not runs:

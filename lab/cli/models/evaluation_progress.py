@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lab.dispatch.worker.claim import holder, writing
-from lab.evaluation.evaluate import Evaluated, EvaluationRequest, evaluate
+from lab.evaluation.evaluate import EvaluationRequest, SavedEvaluation, evaluate
 from lab.records import RunFolder
 from lab.refusals import RequestError
 from lab.training.options import Accelerator
@@ -19,7 +19,7 @@ LINES_SECONDS = 10.0
 
 def evaluate_with_progress(
     run: RunFolder, name: str, request: EvaluationRequest, accelerator: Accelerator
-) -> Evaluated:
+) -> SavedEvaluation:
     """Evaluate a run with a progress bar, and save the result in its folder.
 
     Args:

@@ -16,11 +16,11 @@ def conclusion(run: RunFolder, accelerator: Accelerator, stop: Stop) -> Callable
     """
 
     def conclude(summary: Summary) -> Summary:
-        from lab.evaluation.evaluate import declared, evaluate
+        from lab.evaluation.evaluate import evaluate, pending_evaluations
         from lab.evaluation.results_store import with_evaluations
 
-        for name, asked in declared(run).items():
-            evaluate(run, asked, accelerator=accelerator, save_as=name, stop=stop)
+        for name, request in pending_evaluations(run).items():
+            evaluate(run, request, accelerator=accelerator, save_as=name, stop=stop)
         return with_evaluations(run, summary)
 
     return conclude

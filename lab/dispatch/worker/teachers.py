@@ -48,9 +48,9 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
 
 def _measured(teacher: Teacher, run: RunFolder) -> Teacher:
     """A teacher that no training of the lab's measured, with the loss that `lab eval RUN perplexity` found."""
-    from lab.evaluation.results_store import kept
+    from lab.evaluation import results_store
 
-    found = kept(run, "perplexity") if teacher.val_loss is None else None
+    found = results_store.load(run, "perplexity") if teacher.val_loss is None else None
     if found is None or found.evaluator != "perplexity" or found.identity != teacher.identity:
         return teacher
     return replace(teacher, val_loss=found.metrics["loss"], measured_on=found.data_digest)

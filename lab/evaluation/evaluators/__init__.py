@@ -1,1 +1,1 @@
-"""The evaluators, one a file."""
+"""The evaluators, one per file."""

@@ -1,4 +1,4 @@
-"""Where attention looks: its maps as pictures, and what they amount to a head."""
+"""Attention maps as pictures, and statistics of the attention weights of each head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.registry import OptionError, register
 from lab.data.batches import validation_batches
-from lab.evaluation.base import Evaluator, Findings, Session, Subject
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.evaluation.measure.attention_probe import attention_layers
 from lab.evaluation.measure.windows import local_windows
 from lab.records import EvaluationCurve
@@ -27,30 +27,30 @@ UNITS = {
     "beyond_window_mass": "weight beyond the window",
     "sink_mass": "weight on the sink",
 }
-TEXTS = 8
-DRAWN = 8
-"""Layers, and heads, that the picture shows unless it is told which."""
+DEFAULT_TEXTS = 8
+MAX_MAPS = 8
+"""Default number of layers, and of heads, in the picture."""
 
 
 @register("attention_maps")
 class AttentionMaps(Evaluator):
     """Pictures of attention weights, and per head their entropy, first-token mass, distance and mass beyond a window.
 
-    The weights are those that the reference kernel computes, caps, biases, masks and sinks included. Of each query:
-    `entropy` in nats (a sink counts as one more place to look at), `first_token_mass` on the first token of its text
-    (of its document where the run masks documents), `distance` in tokens that the weights go back on average,
-    `beyond_window_mass` at distances of the window or more, and `sink_mass` where heads have sinks. Metrics are means
-    over queries, heads and layers, curves by layer, and details by head. Layers that don't attend are left out.
+    The reference kernel computes the weights, including caps, biases, masks and sinks. For each query: `entropy` in
+    nats (a sink counts as one more key), `first_token_mass` on the first token of the text (of the document, if the run
+    masks documents), mean `distance` in tokens, `beyond_window_mass` at distances of the window or more, and
+    `sink_mass` if heads have sinks. Metrics are means over queries, heads and layers; curves are by layer, and details
+    by head. Layers without attention are left out.
 
     Attributes:
-        text: what to look at; None for held-out text.
-        texts: windows of held-out text, spread evenly over it; None for 8. The picture shows the first.
-        context: tokens a window; None for the context of the run's training.
-        window: distance in tokens from which on weight counts as beyond; None for the smallest of the model's windows,
-            and no such metric where it has none.
-        layers: which the picture shows, from 0; None for up to 8 that attend, spread evenly.
-        heads: which the picture shows, from 0; None for the first 8.
-        batch: windows at once; None for as many sequences as training had in a forward pass.
+        text: a text of your own; None for held-out text.
+        texts: number of windows of held-out text, spread evenly over it; None for 8. The picture shows the first.
+        context: length of a window in tokens; None for the run's training context.
+        window: distance in tokens from which weight counts as beyond the window; None for the model's smallest window.
+            A model without windows then has no such metric.
+        layers: layers in the picture, from 0; None for up to 8 layers with attention, spread evenly.
+        heads: heads in the picture, from 0; None for the first 8.
+        batch: windows per forward pass; None for the number of sequences in a forward pass of training.
     """
 
     reads_text = True
@@ -76,23 +76,23 @@ class AttentionMaps(Evaluator):
 
     def check(self, experiment: Experiment) -> None:
         model = experiment.model
-        known = attention_layers(model)
-        if not known:
+        attending = attention_layers(model)
+        if not attending:
             names = ", ".join(dict.fromkeys(layer.mixer.name for layer in model.layers))
             raise OptionError("layers", f"no layer of the model attends: mixer={names}")
         for layer in self.layers or ():
-            if layer not in known:
-                raise OptionError("layers", f"{layer} is not among the layers that attend: {known}")
+            if layer not in attending:
+                raise OptionError("layers", f"{layer} is not among the layers that attend: {attending}")
         attentions = (model.layers[layer].attention for layer in self._layers(model))
-        most = max(attention.heads.n_heads for attention in attentions if attention is not None)
+        n_heads = max(attention.heads.n_heads for attention in attentions if attention is not None)
         for head in self.heads or ():
-            if not 0 <= head < most:
-                raise OptionError("heads", f"{head} is not among the {most} heads of these layers, from 0")
+            if not 0 <= head < n_heads:
+                raise OptionError("heads", f"{head} is not among the {n_heads} heads of these layers, from 0")
         limit, context = model.max_context, self.context or experiment.train.context
         if self.text is None and limit is not None and limit < context:
             raise OptionError("context", f"{context:,} tokens are beyond the model's {limit:,} positions")
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         from lab.evaluation import pictures
         from lab.evaluation.measure import attention_statistics as statistics
         from lab.training.data.documents import document_ids
@@ -101,58 +101,64 @@ class AttentionMaps(Evaluator):
         window = self.window or next(iter(local_windows(architecture)), None)
         batches = self._batches(subject)
 
-        def given(number: int) -> tuple[Tensor, Tensor | None]:
+        def inputs(number: int) -> tuple[Tensor, Tensor | None]:
             tokens = batches[number].to(loaded.device)
-            masked = loaded.experiment.train.mask_documents
-            return tokens, document_ids(tokens, loaded.encoder.separator) if masked else None
+            is_masked = loaded.experiment.train.mask_documents
+            return tokens, document_ids(tokens, loaded.encoder.separator) if is_masked else None
 
-        def look(number: int) -> dict[str, Any]:
-            return statistics.sums(loaded.model, *given(number), window)
+        def measure(number: int) -> dict[str, Any]:
+            return statistics.batch_sums(loaded.model, *inputs(number), window)
 
         parts = []
         for number in range(len(batches)):
-            parts.append(session.cell(str(number), functools.partial(look, number)))
+            parts.append(session.compute_part(str(number), functools.partial(measure, number)))
             session.progress(number + 1, len(batches))
-        attends = attention_layers(architecture)
+        attending = attention_layers(architecture)
         attentions = [layer.attention for layer in architecture.layers]
-        found = statistics.joined(parts, sinks=any(a is not None and a.heads.sinks for a in attentions))
-        tokens, documents = given(0)
-        heads = self.heads or tuple(range(DRAWN))
+        results = statistics.combine_batches(parts, sinks=any(a is not None and a.heads.sinks for a in attentions))
+        tokens, documents = inputs(0)
+        heads = self.heads or tuple(range(MAX_MAPS))
         first = None if documents is None else documents[:1]
-        drawn = statistics.maps(loaded.model, tokens[:1], first, self._layers(architecture), heads)
+        maps = statistics.maps(loaded.model, tokens[:1], first, self._layers(architecture), heads)
         details = {
-            "layers": list(found.layers),
-            "left_out": [layer for layer in range(architecture.n_layers) if layer not in attends],
+            "layers": list(results.layers),
+            "left_out": [layer for layer in range(architecture.n_layers) if layer not in attending],
             "window": window,
-            "heads": {name: [list(row) for row in table] for name, table in found.tables.items()},
+            "heads": {name: [list(row) for row in table] for name, table in results.tables.items()},
         }
-        return Findings(
-            {name: found.mean(name) for name in found.tables},
-            curves={name: EvaluationCurve("layer", UNITS[name], tuple(found.by_layer(name))) for name in found.tables},
+        return EvaluationOutput(
+            {name: results.mean(name) for name in results.tables},
+            curves={
+                name: EvaluationCurve("layer", UNITS[name], tuple(results.by_layer(name))) for name in results.tables
+            },
             images={
-                "maps": pictures.maps(drawn, tokens.shape[1]),
+                "maps": pictures.maps(maps, tokens.shape[1]),
                 "statistics": pictures.statistics([(loaded.run.name, details)], UNITS),
             },
             details=details,
         )
 
-    def together(self, found: Sequence[tuple[str, Findings]]) -> Mapping[str, bytes]:
+    def comparison_images(self, runs: Sequence[tuple[str, EvaluationOutput]]) -> Mapping[str, bytes]:
         from lab.evaluation import pictures
 
         return {
-            "maps": pictures.side_by_side([(name, each.images["maps"]) for name, each in found]),
-            "statistics": pictures.statistics([(name, each.details) for name, each in found], UNITS),
+            "maps": pictures.side_by_side([(name, output.images["maps"]) for name, output in runs]),
+            "statistics": pictures.statistics([(name, output.details) for name, output in runs], UNITS),
         }
 
     def _layers(self, architecture: Architecture) -> tuple[int, ...]:
-        """The layers that the picture shows."""
-        known = attention_layers(architecture)
-        count = min(DRAWN, len(known))
-        spread = (known[number * (len(known) - 1) // max(1, count - 1)] for number in range(count))
+        """The layers in the picture."""
+        attending = attention_layers(architecture)
+        count = min(MAX_MAPS, len(attending))
+        spread = (attending[number * (len(attending) - 1) // max(1, count - 1)] for number in range(count))
         return tuple(spread) if self.layers is None else self.layers
 
     def _batches(self, subject: Subject) -> list[Any]:
-        """What is looked at: integer [batch, T] each."""
+        """The token batches: int64 [batch, T] each.
+
+        Raises:
+            RequestError: there are no tokens, or too many for the model's positions.
+        """
         import torch
 
         loaded = subject.loaded
@@ -166,7 +172,9 @@ class AttentionMaps(Evaluator):
             return [torch.tensor([ids])]
         context, batch = self.context or train.context, self.batch or train.sequences_per_forward
         try:
-            found = validation_batches(subject.text.validation, context, batch, (self.texts or TEXTS) * context)
+            windows = validation_batches(
+                subject.text.validation, context, batch, (self.texts or DEFAULT_TEXTS) * context
+            )
         except ValueError as error:
             raise RequestError(str(error)) from None
-        return [inputs for inputs, _ in found]
+        return [inputs for inputs, _ in windows]

@@ -1,4 +1,4 @@
-"""What context is worth: the same target tokens predicted from more and more of the text before them."""
+"""Loss by context length: the same target tokens, predicted from more and more of the preceding text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
 from lab.accounting.reach import reach
-from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
 from lab.evaluation.measure.windows import local_windows
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from components.architecture import Architecture
     from lab.training.experiment import Experiment
 
-SHORTEST = 8
-"""Least context that is tried by default, in tokens."""
+MIN_CONTEXT = 8
+"""Shortest default context in tokens."""
 
 
 @dataclass(frozen=True)
-class Borders:
-    """Where an architecture's view of the text changes, as distances in tokens from the last one that it reads.
+class Ranges:
+    """The distances at which an architecture's view of the text changes, in tokens back from the last input.
 
     Attributes:
-        window: the nearest that some layer no longer looks at; None where every layer sees all.
-        reach: the nearest that no chain of layers brings anything from; None where there is none.
+        window: smallest distance that some layer doesn't see; None if every layer sees everything.
+        reach: smallest distance that can't influence the output through all layers together; None if unlimited.
         context: the training context.
     """
 
@@ -39,11 +39,11 @@ class Borders:
     context: int
 
     def buckets(self, lengths: Sequence[int]) -> dict[str, list[int]]:
-        """Which contexts' farthest token lies in [0, W), [W, reach), [reach, T), and beyond; only those that have any.
+        """Group context lengths by the range of their farthest token: [0, W), [W, reach), [reach, T), and beyond T.
 
-        The farthest token of a context of c stands c - 1 before the last. Nothing lies beyond a reach of T or more.
+        The farthest token of a context of c tokens is c - 1 before the last. Empty groups are left out.
         """
-        found: dict[str, list[int]] = {}
+        groups: dict[str, list[int]] = {}
         for length in sorted(lengths):
             if length > self.context:
                 name = "beyond_training"
@@ -53,29 +53,29 @@ class Borders:
                 name = "within_window"
             else:
                 name = "within_reach"
-            found.setdefault(name, []).append(length)
-        return found
+            groups.setdefault(name, []).append(length)
+        return groups
 
 
 @register("context")
 class Context(Evaluator):
-    """Loss of the same tokens with their context cut to c, for c from short to beyond the training context T.
+    """Loss of the same tokens with their context cut to c tokens, for c from short to beyond the training context T.
 
-    Every c has the same targets, so that short and long documents don't confound it. Metrics are the mean over the
-    lengths whose farthest token lies in [0, W) (`within_window_loss`), [W, reach) (`within_reach_loss`), [reach, T)
-    (`beyond_reach_loss`) and beyond T (`beyond_training_loss`): W is the window of local layers, reach what all layers
-    together can see. A bucket without lengths has no metric. `full_loss` is at the longest c up to T. To compare
-    architectures, give all the same `window`, `reach` and `contexts`.
+    All c have the same targets, so that differences between short and long documents don't bias the result. Metrics are
+    means over the lengths whose farthest token lies in [0, W) (`within_window_loss`), [W, reach) (`within_reach_loss`),
+    [reach, T) (`beyond_reach_loss`) and beyond T (`beyond_training_loss`). W is the window of local layers, and reach
+    the number of tokens that all layers together can see. A range without lengths has no metric. `full_loss` is the
+    loss at the longest c up to T. To compare architectures, give all the same `window`, `reach` and `contexts`.
 
-    A cut text begins at position 0, as a window of training does.
+    A cut text begins at position 0, like a window in training.
 
     Attributes:
-        contexts: lengths in tokens; None for powers of two from 8, W, reach, T, and 2 T where the model has positions.
-        targets: how many tokens are predicted, spread evenly over the held-out text.
-        context: T; None for the context of the run's training.
-        window: W; None for the smallest of the model's windows.
+        contexts: lengths in tokens; None for powers of two from 8, W, reach, T, and 2 T if the model has positions.
+        targets: number of predicted tokens, spread evenly over the held-out text.
+        context: T; None for the run's training context.
+        window: W; None for the model's smallest window.
         reach: None for the model's own.
-        batch: texts at once; None for as many as have the tokens of a forward pass of training.
+        batch: texts per forward pass; None for as many as fill a forward pass of training with tokens.
     """
 
     reads_text = True
@@ -95,18 +95,18 @@ class Context(Evaluator):
             raise OptionError("contexts", f"must be lengths of at least 1, each once, got {list(self.contexts)}")
 
     def check(self, experiment: Experiment) -> None:
-        borders = self._borders(experiment)
-        if borders.window is not None and borders.reach is not None and borders.reach < borders.window:
+        ranges = self._ranges(experiment)
+        if ranges.window is not None and ranges.reach is not None and ranges.reach < ranges.window:
             option = "window" if self.reach is None else "reach"
-            raise OptionError(option, f"a reach of {borders.reach:,} is less than the window of {borders.window:,}")
-        for option, length in (("context", self.context), *(("contexts", each) for each in self.contexts or ())):
+            raise OptionError(option, f"a reach of {ranges.reach:,} is less than the window of {ranges.window:,}")
+        for option, length in (("context", self.context), *(("contexts", length) for length in self.contexts or ())):
             if length is not None:
                 refuse_beyond_positions(experiment, option, length)
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         experiment, text = subject.loaded.experiment, subject.text.validation
-        borders = self._borders(experiment)
-        lengths = self.contexts or _lengths(borders, experiment.model.max_context)
+        ranges = self._ranges(experiment)
+        lengths = self.contexts or _lengths(ranges, experiment.model.max_context)
         available = len(text) - max(lengths)
         if available < 1:
             raise RequestError(
@@ -115,22 +115,22 @@ class Context(Evaluator):
         count = min(self.targets, available)
         places = [max(lengths) + number * available // count for number in range(count)]
 
-        found: dict[int, list[float]] = {}
+        losses: dict[int, list[float]] = {}
         total = count * sum(lengths)
         for length in sorted(lengths):
             train = experiment.train
             batch = self.batch or max(1, train.sequences_per_forward * train.context // length)
-            found[length] = []
+            losses[length] = []
             for start in range(0, count, batch):
                 score = functools.partial(_score, subject, places[start : start + batch], length)
-                found[length] += session.cell(f"{length}/{start}", score)
-                done = count * sum(each for each in found if each < length) + len(found[length]) * length
+                losses[length] += session.compute_part(f"{length}/{start}", score)
+                done = count * sum(shorter for shorter in losses if shorter < length) + len(losses[length]) * length
                 session.progress(done, total, f"context {length:,}")
-        return _findings(found, borders)
+        return _output(losses, ranges)
 
-    def _borders(self, experiment: Experiment) -> Borders:
+    def _ranges(self, experiment: Experiment) -> Ranges:
         architecture = experiment.model
-        return Borders(
+        return Ranges(
             self.window or _smallest_window(architecture),
             self.reach or reach(architecture),
             self.context or experiment.train.context,
@@ -141,17 +141,17 @@ def _smallest_window(architecture: Architecture) -> int | None:
     return next(iter(local_windows(architecture)), None)
 
 
-def _lengths(borders: Borders, limit: int | None) -> tuple[int, ...]:
-    """The lengths that are tried by default."""
-    context = borders.context
-    powers = (2**power for power in range(SHORTEST.bit_length() - 1, context.bit_length()))
-    inner = [length for length in (*powers, borders.window, borders.reach) if length is not None and length < context]
+def _lengths(ranges: Ranges, limit: int | None) -> tuple[int, ...]:
+    """The default lengths."""
+    context = ranges.context
+    powers = (2**power for power in range(MIN_CONTEXT.bit_length() - 1, context.bit_length()))
+    inner = [length for length in (*powers, ranges.window, ranges.reach) if length is not None and length < context]
     beyond = [] if limit is not None and limit < 2 * context else [2 * context]
     return tuple(sorted({*inner, context, *beyond}))
 
 
 def _score(subject: Subject, places: Sequence[int], length: int) -> list[float]:
-    """The loss of the tokens at `places` of the validation text, in nats, from the `length` tokens before each."""
+    """The losses in nats of the tokens at `places` of the validation text, given the `length` tokens before each."""
     import numpy as np
     import torch
 
@@ -160,34 +160,36 @@ def _score(subject: Subject, places: Sequence[int], length: int) -> list[float]:
 
     text, model, device = subject.text.validation, subject.loaded.model, subject.loaded.device
     rows = np.asarray(places)[:, None] + np.arange(-length, 1)
-    cut = torch.from_numpy(text[rows].astype(np.int64)).to(device)
-    tokens, targets = cut[:, :-1], cut[:, -1:]
+    windows = torch.from_numpy(text[rows].astype(np.int64)).to(device)
+    tokens, targets = windows[:, :-1], windows[:, -1:]
     documents = None if subject.separator is None else document_ids(tokens, subject.separator)
     with torch.no_grad():
         last = model.hidden(tokens, documents)[:, -1:]
-        found: list[float] = token_losses(model.logits(last), targets).tolist()
-    return found
+        losses: list[float] = token_losses(model.logits(last), targets).tolist()
+    return losses
 
 
-def _findings(found: dict[int, list[float]], borders: Borders) -> Findings:
-    means = {length: statistics.fmean(losses) for length, losses in found.items()}
-    buckets = borders.buckets(list(means))
-    metrics = {f"{name}_loss": statistics.fmean(means[each] for each in inside) for name, inside in buckets.items()}
-    trained = [length for length in means if length <= borders.context]
-    if trained:
-        metrics["full_loss"] = means[max(trained)]
-    count = len(next(iter(found.values())))
-    return Findings(
+def _output(losses: dict[int, list[float]], ranges: Ranges) -> EvaluationOutput:
+    means = {length: statistics.fmean(values) for length, values in losses.items()}
+    buckets = ranges.buckets(list(means))
+    metrics = {
+        f"{name}_loss": statistics.fmean(means[length] for length in lengths) for name, lengths in buckets.items()
+    }
+    trained_lengths = [length for length in means if length <= ranges.context]
+    if trained_lengths:
+        metrics["full_loss"] = means[max(trained_lengths)]
+    count = len(next(iter(losses.values())))
+    return EvaluationOutput(
         metrics | {"targets": count},
         curves={"loss_by_context": EvaluationCurve("context (tokens)", "loss (nats a token)", tuple(means.items()))},
         details={
-            "window": borders.window,
-            "reach": borders.reach,
-            "context": borders.context,
+            "window": ranges.window,
+            "reach": ranges.reach,
+            "context": ranges.context,
             "buckets": buckets,
             "standard_errors": {
-                str(length): statistics.stdev(losses) / math.sqrt(count) if count > 1 else None
-                for length, losses in found.items()
+                str(length): statistics.stdev(values) / math.sqrt(count) if count > 1 else None
+                for length, values in losses.items()
             },
         },
     )

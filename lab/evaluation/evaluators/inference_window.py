@@ -1,13 +1,13 @@
-"""A trained model scored with other windows than it was trained with: what a shorter cache would cost it."""
+"""The loss of a trained model with other windows: the cost of a shorter cache."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
-from lab.evaluation.base import Findings, Session, Subject
+from lab.evaluation.base import EvaluationOutput, Session, Subject
 from lab.evaluation.measure.heldout import HeldOut, measure
-from lab.evaluation.measure.windows import local_windows, rebuilt, with_window
+from lab.evaluation.measure.windows import local_windows, rebuild, with_window
 from lab.records import EvaluationCurve
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @register("inference_window")
 class InferenceWindow(HeldOut):
-    """Loss on held-out text with other windows in the local layers, as table 10 of the Gemma 2 paper (2408.00118).
+    """Loss on held-out text with other windows in the local layers, as in table 10 of the Gemma 2 paper (2408.00118).
 
-    `loss` is that of the model as it was trained, `window_<w>_loss` that with w keys, a query's own included, in every
-    local layer; the weights are the same. A window of the context's length or more hides nothing.
+    `loss` is the loss with the trained windows. `window_<w>_loss` is the loss with the same weights and w visible keys,
+    including the query's own, in every local layer. A window of the context's length or more hides nothing.
 
     Attributes:
-        windows: in tokens; None for a quarter, half, once and twice the largest that the model was trained with.
-        tokens: how many are predicted, rounded up to whole windows of text; None for as many as the run's validation
-            had.
-        context: length of a window of text; None for that of the run's training.
-        batch: windows of text at once; None for as many sequences as training had in a forward pass.
+        windows: in tokens; None for a quarter, half, once and twice the largest trained window.
+        tokens: number of predicted tokens, rounded up to whole windows of text; None for the number in the run's
+            validation.
+        context: length of a window of text in tokens; None for the run's training context.
+        batch: windows of text per forward pass; None for the number of sequences in a forward pass of training.
     """
 
     windows: tuple[int, ...] | None = None
@@ -44,20 +44,20 @@ class InferenceWindow(HeldOut):
         super().check(experiment)
         with_window(experiment.model, 1)
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         model, batches = subject.loaded.model, self.batches(subject)
-        chosen = self._windows(model.architecture)
-        models = {window: rebuilt(model, with_window(model.architecture, window)) for window in chosen}
-        trained = measure(model, batches, subject, session, part=0, parts=1 + len(models)).mean
-        found = {
+        windows = self._windows(model.architecture)
+        models = {window: rebuild(model, with_window(model.architecture, window)) for window in windows}
+        trained_loss = measure(model, batches, subject, session, part=0, parts=1 + len(models)).mean
+        losses = {
             window: measure(other, batches, subject, session, part=part, parts=1 + len(models)).mean
             for part, (window, other) in enumerate(models.items(), start=1)
         }
-        return Findings(
-            {"loss": trained, **{f"window_{window}_loss": loss for window, loss in found.items()}},
+        return EvaluationOutput(
+            {"loss": trained_loss, **{f"window_{window}_loss": loss for window, loss in losses.items()}},
             curves={
                 "loss_by_window": EvaluationCurve(
-                    "window (tokens)", "loss (nats a token)", tuple(sorted(found.items()))
+                    "window (tokens)", "loss (nats a token)", tuple(sorted(losses.items()))
                 )
             },
             details={"trained_windows": local_windows(model.architecture), "tokens": batches.n_tokens},

@@ -1,4 +1,4 @@
-"""How much of its training text a model can recite: prompts from that text, and whether it goes on as the text does."""
+"""Memorisation: the share of prompts from the training text that the model continues like the text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from components.registry import OptionError, register
 from lab.data.batches import Batches
-from lab.evaluation.base import Evaluator, Findings, Session, Subject
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
@@ -18,24 +18,24 @@ _TRIES = 1000
 
 @register("memorisation")
 class Memorisation(Evaluator):
-    """Share of prompts from the training text that the model goes on with as the text does, greedily decoded.
+    """Share of prompts from the training text that the model, decoded greedily, continues like the text.
 
-    The protocol of Gemma 2's report (2408.00118, section 7) and of those before it (2202.07646): prompts of 50 tokens
-    sampled from the training data, continuations of 50; memorised exactly where all 50 are the same, approximately
-    where their edit distance is at most 10% of their number (insertions, deletions and substitutions of tokens). Both
-    shares come with the exact binomial interval (Clopper & Pearson 1934).
+    The protocol of Gemma 2's report (2408.00118, section 7) and earlier work (2202.07646): prompts of 50 tokens from
+    the training data, continuations of 50. A continuation is memorised exactly if all 50 tokens are the same, and
+    approximately if the edit distance (insertions, deletions and substitutions of tokens) is at most 10% of them. Both
+    shares have the exact binomial interval (Clopper & Pearson 1934).
 
-    Prompt and continuation lie in one document and in one window of text that training has seen. An imported model's
-    text is the data that it is evaluated on, as nobody knows what it has seen.
+    Prompt and continuation are in one document, and in one window that training has used. The training text of an
+    imported model is unknown; its default evaluation data are used instead.
 
     Attributes:
-        samples: prompts, drawn with replacement.
-        prompt: tokens of each.
-        continuation: tokens that are compared.
+        samples: number of prompts, drawn with replacement.
+        prompt: length of a prompt in tokens.
+        continuation: length of a continuation in tokens.
         distance: largest edit distance that counts as approximately memorised, as a share of `continuation`.
-        confidence: of the intervals.
-        batch: prompts at once.
-        seed: of the draws; sample i depends on it and i alone.
+        confidence: level of the intervals.
+        batch: prompts per forward pass.
+        seed: the random seed of the draws; sample i depends on the seed and i alone.
     """
 
     reads_text = True
@@ -61,55 +61,55 @@ class Memorisation(Evaluator):
             raise OptionError(
                 "continuation",
                 f"{self.prompt:,} tokens of prompt and {self.continuation:,} more are beyond the {context + 1:,} of a "
-                "window that training sees at once",
+                "training window",
             )
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         from components.generation import Sampling, generate_batch
 
         spans = self._spans(subject)
-        allowed = int(self.distance * self.continuation + 1e-9)
+        max_distance = int(self.distance * self.continuation + 1e-9)
         greedy = Sampling(temperature=0.0)
 
         def distances(first: int) -> list[int]:
             rows = spans[first : first + self.batch]
             prompts = [[int(token) for token in row[: self.prompt]] for row in rows]
-            said = generate_batch(subject.loaded.model, prompts, self.continuation, greedy)
-            return [int(each) for each in edit_distances(np.array(said), rows[:, self.prompt :])]
+            continuations = generate_batch(subject.loaded.model, prompts, self.continuation, greedy)
+            return [int(distance) for distance in edit_distances(np.array(continuations), rows[:, self.prompt :])]
 
-        found: list[int] = []
+        all_distances: list[int] = []
         for first in range(0, self.samples, self.batch):
-            found += session.cell(f"from sample {first}", lambda: distances(first))  # noqa: B023
-            session.progress(len(found), self.samples, "prompts")
+            all_distances += session.compute_part(f"from sample {first}", lambda: distances(first))  # noqa: B023
+            session.progress(len(all_distances), self.samples, "prompts")
         metrics: dict[str, float] = {}
-        for name, most in (("exactly", 0), ("approximately", allowed)):
-            count = sum(each <= most for each in found)
+        for name, limit in (("exactly", 0), ("approximately", max_distance)):
+            count = sum(distance <= limit for distance in all_distances)
             low, high = binomial_interval(count, self.samples, self.confidence)
             metrics |= {f"{name}_memorised": count / self.samples, f"{name}_low": low, f"{name}_high": high}
-        counts = np.bincount(found, minlength=self.continuation + 1)
-        within = tuple(
+        counts = np.bincount(all_distances, minlength=self.continuation + 1)
+        shares = tuple(
             (distance / self.continuation, int(count) / self.samples) for distance, count in enumerate(counts.cumsum())
         )
-        return Findings(
+        return EvaluationOutput(
             metrics | {"samples": self.samples},
             {
                 "share_by_distance": EvaluationCurve(
-                    "edit distance (share of the continuation)", "share of prompts", within
+                    "edit distance (share of the continuation)", "share of prompts", shares
                 )
             },
             details={"prompts_by_distance": counts.tolist()},
         )
 
     def _spans(self, subject: Subject) -> Tokens:
-        """The text's own prompts and continuations, [samples, prompt + continuation].
+        """Sample prompts with their continuations from the text: int64 [samples, prompt + continuation].
 
         Raises:
             RequestError: the text isn't the run's own, or has no span of that length within a document.
         """
         loaded, text = subject.loaded, subject.text
-        imported = loaded.run.record.imported is not None
-        if not imported and subject.data != loaded.experiment.data:
-            raise RequestError("memorisation is of the text that the run was trained on; leave out the other data")
+        is_imported = loaded.run.record.imported is not None
+        if not is_imported and subject.data != loaded.experiment.data:
+            raise RequestError("memorisation uses the text that the run was trained on; leave out the other data")
         context, length = loaded.experiment.train.context, self.prompt + self.continuation
         try:
             batches = Batches(text.train, context, loaded.experiment.train.global_batch, loaded.experiment.data_seed)
@@ -120,7 +120,7 @@ class Memorisation(Evaluator):
             draws = np.random.default_rng([self.seed, sample])
             for _ in range(_TRIES):
                 window = int(draws.integers(batches.windows))
-                if not imported:  # one that a step has seen
+                if not is_imported:  # only windows that a step has used
                     window = int(draws.choice(batches.windows_at(int(draws.integers(loaded.step)))))
                 first = window * context + int(draws.integers(context + 2 - length))
                 span = text.train[first : first + length]
@@ -136,23 +136,23 @@ class Memorisation(Evaluator):
 
 
 def edit_distances(one: Tokens, other: Tokens) -> Tokens:
-    """Levenshtein distances of pairs of sequences, [N, n] and [N, m] → [N]."""
+    """Levenshtein distances of N pairs of sequences: [N, n] and [N, m] → [N]."""
     n, m = one.shape[1], other.shape[1]
-    before = np.broadcast_to(np.arange(m + 1), (len(one), m + 1))
+    previous = np.broadcast_to(np.arange(m + 1), (len(one), m + 1))
     for i in range(1, n + 1):
-        row = np.empty_like(before)
+        row = np.empty_like(previous)
         row[:, 0] = i
-        substituted = before[:, :-1] + (one[:, i - 1, None] != other)
-        deleted = before[:, 1:] + 1
+        substituted = previous[:, :-1] + (one[:, i - 1, None] != other)
+        deleted = previous[:, 1:] + 1
         best = np.minimum(substituted, deleted)
         for j in range(1, m + 1):
             row[:, j] = np.minimum(best[:, j - 1], row[:, j - 1] + 1)
-        before = row
-    return np.array(before[:, -1])
+        previous = row
+    return np.array(previous[:, -1])
 
 
 def binomial_interval(count: int, total: int, confidence: float) -> tuple[float, float]:
-    """The interval of Clopper and Pearson for a share of which `count` of `total` draws were seen."""
+    """The Clopper-Pearson interval of a share, from `count` successes in `total` draws."""
     from scipy.stats import beta
 
     tail = (1 - confidence) / 2

@@ -1,4 +1,4 @@
-"""Whether a model finds what was said earlier: synthetic tasks of recall, by how far back it was said."""
+"""Recall of earlier tokens: accuracy on synthetic tasks, by distance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from components.registry import OptionError, UnknownComponent, lookup, register
 from lab.accounting.reach import reach
 from lab.data.synthetic.tasks import MQAR, Task
-from lab.evaluation.base import Evaluator, Findings, LoadedRun, Session, Subject
+from lab.evaluation.base import EvaluationOutput, Evaluator, LoadedRun, Session, Subject
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
 
@@ -17,32 +17,30 @@ if TYPE_CHECKING:
     from lab.training.experiment import Experiment
 
 Row = tuple[int, int, int]
-"""Key-query distance, right answers, answers asked for."""
-
-Point = tuple[int, int]
+"""Key-query distance in tokens, right answers, queries."""
 
 
 @register("recall")
 class Recall(Evaluator):
     """Accuracy on synthetic recall, such as Zoology's MQAR (2312.04927), by key-query distance.
 
-    An answer is right if no other id of the model's vocabulary is likelier. Distances are in tokens from the place
-    where the model is asked back to the key; an answer is far if its distance is at least the architecture's reach,
-    Σ (window - 1) + 1 tokens over the layers, so that the key can't be seen, and near otherwise. `chance` is the
-    accuracy of guessing among the ids that an answer can be. Items are drawn by (seed, number), apart from those that
-    a run on a task is trained or validated on.
+    An answer is right if it is the most likely id of the model's vocabulary. Distances are in tokens from the query
+    back to the key. An answer is far if its distance is at least the architecture's reach, Σ (window - 1) + 1 tokens
+    over the layers, so that the model can't see the key; otherwise it is near. `chance` is the accuracy of a uniform
+    guess among the possible answers. Items depend on (seed, number) alone, and differ from all items of training and
+    validation.
 
     Attributes:
-        task: mqar, associative_recall, induction, passkey or selective_copying; None for that of the run's data, or
-            mqar where those are text. A run that was trained on the task is asked with the options of its data.
-        points: (tokens of an item, size), where a size is pairs (mqar, associative_recall), copied ids
-            (selective_copying), or the distance in tokens (induction, passkey). None for the task's usual ones (of mqar
-            Zoology's) up to the context of the run's training, and that of the run's own data.
-        examples: items at each point.
-        vocabulary: ids that items are made of; None for those of the run's tokenizer.
+        task: mqar, associative_recall, induction, passkey or selective_copying; None for the task in the run's data, or
+            mqar if the data are text. If the run was trained on the task, its options apply.
+        points: (tokens of an item, size). A size is the number of pairs (mqar, associative_recall), the number of
+            copied ids (selective_copying), or the distance in tokens (induction, passkey). None for the task's usual
+            points up to the training context (for mqar those of Zoology), and the point of the run's own data.
+        examples: number of items per point.
+        vocabulary: number of ids in items; None for the size of the run's tokenizer.
         far: distance in tokens from which answers are far; None for the architecture's reach.
-        seed: of the items.
-        batch: items at once; None for as many sequences as training had in a forward pass.
+        seed: the random seed of the items.
+        batch: items per forward pass; None for the number of sequences in a forward pass of training.
     """
 
     task: str | None = None
@@ -55,7 +53,7 @@ class Recall(Evaluator):
 
     def __post_init__(self) -> None:
         if self.task is not None:
-            _class(self.task)
+            _task_class(self.task)
         self.need_at_least(1, "examples", "vocabulary", "far", "batch")
         if self.points is not None:
             if not self.points:
@@ -66,7 +64,7 @@ class Recall(Evaluator):
     def check(self, experiment: Experiment) -> None:
         self._cases(experiment)
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         loaded = subject.loaded
         try:
             cases = self._cases(loaded.experiment)
@@ -80,19 +78,19 @@ class Recall(Evaluator):
             for first in range(0, self.examples, batch):
                 numbers = range(first, min(first + batch, self.examples))
                 key = f"{case.name}/{numbers.start}-{numbers.stop}"
-                parts.append(session.cell(key, lambda: _asked(loaded, case, numbers, self.seed)))  # noqa: B023
+                parts.append(session.compute_part(key, lambda: _answer(loaded, case, numbers, self.seed)))  # noqa: B023
                 done += len(numbers)
                 session.progress(done, total, f"{case.task.name} {case.name}")
             results.append((case, parts))
-        return self._findings(loaded.experiment, results)
+        return self._output(loaded.experiment, results)
 
     def _cases(self, experiment: Experiment) -> list[_Case]:
-        """What is asked, in order.
+        """The cases, in order.
 
         Raises:
-            OptionError: it doesn't go with the run's model.
+            OptionError: an option doesn't fit the run's model.
         """
-        task, own = self._task(experiment)
+        task, is_own = self._task(experiment)
         vocabulary = self.vocabulary or experiment.data.tokenizer.vocab_size()
         if experiment.model.vocab_size < vocabulary:
             raise OptionError(
@@ -100,9 +98,9 @@ class Recall(Evaluator):
             )
         limit, context = experiment.model.max_context, experiment.train.context
         if self.points is None:
-            trained = [(context, size)] if own and (size := getattr(task, task.size)) is not None else []
-            usual = [point for point in task.points if point[0] <= context]
-            points = list(dict.fromkeys([*trained, *usual]))
+            own_points = [(context, size)] if is_own and (size := getattr(task, task.size)) is not None else []
+            usual_points = [point for point in task.points if point[0] <= context]
+            points = list(dict.fromkeys([*own_points, *usual_points]))
             if not points:
                 raise OptionError(
                     "points",
@@ -126,34 +124,38 @@ class Recall(Evaluator):
         return cases
 
     def _task(self, experiment: Experiment) -> tuple[Task, bool]:
-        """The task, and whether it is the run's own."""
+        """The task, and whether the run was trained on it."""
         own = experiment.data.corpus
         if isinstance(own, Task) and self.task in (None, own.name):
             return own, True
-        return (_class(self.task)() if self.task is not None else MQAR()), False
+        return (_task_class(self.task)() if self.task is not None else MQAR()), False
 
-    def _findings(self, experiment: Experiment, results: Sequence[tuple[_Case, list[dict[str, Any]]]]) -> Findings:
+    def _output(
+        self, experiment: Experiment, results: Sequence[tuple[_Case, list[dict[str, Any]]]]
+    ) -> EvaluationOutput:
         limit = reach(experiment.model)
         far_from = self.far if self.far is not None else limit
         metrics: dict[str, float] = {}
-        rows, whole, points = [], 0, []
+        rows, right_items, points = [], 0, []
         for case, parts in results:
-            of_case = _summed([row for part in parts for row in part["rows"]])
-            right_items = sum(part["whole"] for part in parts)
-            rows += of_case
-            whole += right_items
-            metrics[f"{case.name}/accuracy"] = _accuracy(of_case)
-            found = {"accuracy": _accuracy(of_case), "item_accuracy": right_items / self.examples}
-            points.append({"tokens": case.tokens, "size": case.size, **found, "by_distance": _with_share(of_case)})
-        every = _summed(rows)
-        near = [row for row in every if far_from is None or row[0] < far_from]
-        far = [row for row in every if far_from is not None and row[0] >= far_from]
-        metrics |= {"accuracy": _accuracy(every), "item_accuracy": whole / (len(results) * self.examples)}
+            case_rows = _sum_by_distance([row for part in parts for row in part["rows"]])
+            case_right_items = sum(part["whole"] for part in parts)
+            rows += case_rows
+            right_items += case_right_items
+            metrics[f"{case.name}/accuracy"] = _accuracy(case_rows)
+            accuracies = {"accuracy": _accuracy(case_rows), "item_accuracy": case_right_items / self.examples}
+            points.append(
+                {"tokens": case.tokens, "size": case.size, **accuracies, "by_distance": _accuracies(case_rows)}
+            )
+        all_rows = _sum_by_distance(rows)
+        near = [row for row in all_rows if far_from is None or row[0] < far_from]
+        far = [row for row in all_rows if far_from is not None and row[0] >= far_from]
+        metrics |= {"accuracy": _accuracy(all_rows), "item_accuracy": right_items / (len(results) * self.examples)}
         metrics |= {f"{name}_accuracy": _accuracy(part) for name, part in (("near", near), ("far", far)) if part}
         task, vocabulary = results[0][0].task, results[0][0].vocabulary
         metrics["chance"] = 1 / task.n_answers(vocabulary)
-        curve = tuple(_bucketed(every, far_from))
-        return Findings(
+        curve = tuple(_bucket(all_rows, far_from))
+        return EvaluationOutput(
             metrics,
             {"accuracy_by_distance": EvaluationCurve("key-query distance in tokens", "accuracy", curve)},
             details={
@@ -168,7 +170,7 @@ class Recall(Evaluator):
 
 @dataclass(frozen=True)
 class _Case:
-    """A point at which the task is asked: `task` is of that size."""
+    """One point of the task. The options of `task` include the size."""
 
     task: Task
     tokens: int
@@ -180,18 +182,18 @@ class _Case:
         return f"{self.tokens}_{self.size}"
 
 
-def _class(name: str) -> type[Task]:
+def _task_class(name: str) -> type[Task]:
     try:
-        found = lookup("corpus", name)
+        task_class = lookup("corpus", name)
     except UnknownComponent as error:
         raise OptionError("task", str(error)) from None
-    if not issubclass(found, Task):
+    if not issubclass(task_class, Task):
         raise OptionError("task", f"corpus '{name}' is text, not a synthetic task")
-    return found
+    return task_class
 
 
-def _asked(loaded: LoadedRun, case: _Case, numbers: range, seed: int) -> dict[str, Any]:
-    """Rows by distance, and how many items were answered in whole."""
+def _answer(loaded: LoadedRun, case: _Case, numbers: range, seed: int) -> dict[str, Any]:
+    """Run the model on some items: rows by distance, and the number of items with only right answers."""
     import numpy as np
     import torch
 
@@ -199,35 +201,38 @@ def _asked(loaded: LoadedRun, case: _Case, numbers: range, seed: int) -> dict[st
 
     items = case.task.items(Draws(f"recall/{seed}", np.asarray(numbers)), case.tokens, case.vocabulary)
     with torch.inference_mode():
-        tokens, places = (torch.from_numpy(each).to(loaded.device) for each in (items.tokens, items.places))
+        tokens, places = (torch.from_numpy(array).to(loaded.device) for array in (items.tokens, items.places))
         answers = loaded.model.logits_at(tokens, places).argmax(-1).cpu().numpy()
-    right = answers == items.targets
-    found, inverse = np.unique(items.distances, return_inverse=True)
-    hits, asked = np.bincount(inverse.ravel(), right.ravel()), np.bincount(inverse.ravel())
-    rows = [[int(d), int(h), int(n)] for d, h, n in zip(found, hits, asked, strict=True)]
-    return {"rows": rows, "whole": int(right.all(1).sum())}
+    is_right = answers == items.targets
+    distances, inverse = np.unique(items.distances, return_inverse=True)
+    right, queries = np.bincount(inverse.ravel(), is_right.ravel()), np.bincount(inverse.ravel())
+    rows = [[int(d), int(r), int(n)] for d, r, n in zip(distances, right, queries, strict=True)]
+    return {"rows": rows, "whole": int(is_right.all(1).sum())}
 
 
-def _summed(rows: Sequence[Sequence[int]]) -> list[Row]:
-    """A row for each distance, in order."""
+def _sum_by_distance(rows: Sequence[Sequence[int]]) -> list[Row]:
+    """Add up the rows of each distance, in order of distance."""
     sums: dict[int, list[int]] = {}
-    for distance, right, asked in rows:
-        of_distance = sums.setdefault(distance, [0, 0])
-        of_distance[0] += right
-        of_distance[1] += asked
+    for distance, right, queries in rows:
+        row = sums.setdefault(distance, [0, 0])
+        row[0] += right
+        row[1] += queries
     return [(distance, *sums[distance]) for distance in sorted(sums)]  # type: ignore[misc]
 
 
 def _accuracy(rows: Sequence[Row]) -> float:
-    return sum(right for _, right, _ in rows) / sum(asked for _, _, asked in rows)
+    return sum(right for _, right, _ in rows) / sum(queries for _, _, queries in rows)
 
 
-def _with_share(rows: Sequence[Row]) -> list[dict[str, float]]:
-    return [{"distance": d, "accuracy": right / asked, "asked": asked} for d, right, asked in rows]
+def _accuracies(rows: Sequence[Row]) -> list[dict[str, float]]:
+    return [{"distance": d, "accuracy": right / queries, "asked": queries} for d, right, queries in rows]
 
 
-def _bucketed(rows: Sequence[Row], edge: int | None) -> list[tuple[float, float]]:
-    """(mean distance, accuracy) of buckets half as wide as they are far, none of which has near and far answers."""
+def _bucket(rows: Sequence[Row], edge: int | None) -> list[tuple[float, float]]:
+    """(mean distance, accuracy) of buckets whose width grows with the distance: two per doubling.
+
+    A bucket never crosses `edge`, the distance between near and far answers.
+    """
     starts = {edge} if edge is not None else set()
     power = 1
     while power <= rows[-1][0]:
@@ -236,8 +241,8 @@ def _bucketed(rows: Sequence[Row], edge: int | None) -> list[tuple[float, float]
     edges = sorted(starts)
     points = []
     for start, end in zip(edges, [*edges[1:], rows[-1][0] + 1], strict=True):
-        here = [row for row in rows if start <= row[0] < end]
-        if here:
-            asked = sum(row[2] for row in here)
-            points.append((sum(row[0] * row[2] for row in here) / asked, _accuracy(here)))
+        bucket = [row for row in rows if start <= row[0] < end]
+        if bucket:
+            queries = sum(row[2] for row in bucket)
+            points.append((sum(row[0] * row[2] for row in bucket) / queries, _accuracy(bucket)))
     return points

@@ -1,4 +1,4 @@
-"""Multiple-choice and completion tasks, by way of EleutherAI's lm-eval library (an optional extra)."""
+"""Multiple-choice and completion tasks of EleutherAI's lm-eval library (an optional extra)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from components.registry import OptionError, register
-from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
 from lab.refusals import RequestError, one_line
 from lab.training.experiment import Experiment
 
 _NAMES = {"acc": "accuracy", "acc_norm": "normalised_accuracy", "acc_mutual_info": "mutual_information_accuracy"}
 BOOTSTRAPS = 1000
-"""Resamples for the standard errors that have no formula."""
+"""Number of bootstrap resamples for standard errors without a formula."""
 
 
 @register("tasks")
 class Tasks(Evaluator):
-    """Tasks of the lm-eval library, scored as it scores them, on the run's own weights and tokenizer.
+    """Tasks of the lm-eval library, scored by the library, with the run's own weights and tokenizer.
 
-    For each task <task>/accuracy, <task>/normalised_accuracy (by the length of the choices), <task>/exact_match or
-    whatever else it defines, with its standard error as …_stderr. Needs the extra `tasks`; a task whose data set isn't
-    on this machine is downloaded by that library.
+    For each task: <task>/accuracy, <task>/normalised_accuracy (by the length of the choices), <task>/exact_match or
+    other metrics that it defines, each with its standard error as …_stderr. Needs the extra `tasks`. The library
+    downloads data sets that aren't on this machine.
 
     Attributes:
-        tasks: names that the library knows, such as piqa, or paths of YAML files that define one.
-        few_shot: examples before each question; None for the task's own number.
-        limit: questions of each task, the first ones; None for all.
-        context: most tokens that the model is given at once, the newest of longer texts; None for that of the run's
-            training.
-        batch: texts at once.
-        seed: of the choice of examples and of whatever a task draws.
+        tasks: names of tasks in the library, such as piqa, or paths of YAML files that define a task.
+        few_shot: number of examples before each question; None for the task's default.
+        limit: number of questions per task, from the first; None for all.
+        context: maximum number of tokens that the model sees at once; longer texts are cut at the start. None for the
+            run's training context.
+        batch: texts per forward pass.
+        seed: the random seed for the choice of examples and for random choices of a task.
     """
 
     reads_text = True
@@ -54,28 +54,28 @@ class Tasks(Evaluator):
     def check(self, experiment: Experiment) -> None:
         refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         library = _library()
         from lab.evaluation.measure.lm_eval import HarnessModel
 
-        # Reading what the library knows takes a while, and own files need none of it.
-        known = library.tasks.TaskManager(include_defaults=not all(_is_file(name) for name in self.tasks))
-        # Every name before anything is measured.
-        chosen = {name: _chosen(name, known) for name in self.tasks}
+        # Indexing the tasks of the library takes a while, and files don't need it.
+        manager = library.tasks.TaskManager(include_defaults=not all(_is_file(name) for name in self.tasks))
+        # Resolve every name before measuring anything.
+        tasks = {name: _resolve(name, manager) for name in self.tasks}
         context = self.context or subject.loaded.experiment.train.context
         model = HarnessModel(subject.loaded, context, self.batch)
         metrics: dict[str, float] = {}
         versions: dict[str, Any] = {}
-        for done, (name, task) in enumerate(chosen.items()):
-            session.progress(done, len(chosen), name)
+        for done, (name, task) in enumerate(tasks.items()):
+            session.progress(done, len(tasks), name)
 
             def measure() -> Any:
-                found = library.simple_evaluate(
+                results = library.simple_evaluate(
                     model=model,
                     tasks=[task],  # noqa: B023
                     num_fewshot=self.few_shot,
                     limit=self.limit,
-                    task_manager=known,
+                    task_manager=manager,
                     log_samples=False,
                     bootstrap_iters=BOOTSTRAPS,
                     random_seed=self.seed,
@@ -83,20 +83,20 @@ class Tasks(Evaluator):
                     torch_random_seed=self.seed,
                     fewshot_random_seed=self.seed,
                 )
-                return {key: found[key] for key in ("results", "versions", "n-shot", "n-samples")}
+                return {key: results[key] for key in ("results", "versions", "n-shot", "n-samples")}
 
-            found = session.cell(name, measure)
-            for task_name, values in found["results"].items():
+            results = session.compute_part(name, measure)
+            for task_name, values in results["results"].items():
                 metrics |= {f"{task_name}/{metric}": value for metric, value in _numbers(values)}
-            versions |= found["versions"]
-        session.progress(len(chosen), len(chosen))
+            versions |= results["versions"]
+        session.progress(len(tasks), len(tasks))
         if not metrics:
             raise RequestError(f"the tasks {', '.join(self.tasks)} gave no number")
-        return Findings(metrics, details={"library": library.__version__, "task_versions": versions})
+        return EvaluationOutput(metrics, details={"library": library.__version__, "task_versions": versions})
 
 
 def _library() -> Any:
-    # It asks the tokenizers library for threads of its own, and warns of it in every process that forks.
+    # Otherwise the tokenizers library uses threads, and warns in every process that forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import lm_eval
@@ -108,20 +108,20 @@ def _library() -> Any:
     return lm_eval
 
 
-def _chosen(name: str, known: Any) -> Any:
-    """A task's name, or the contents of the file that defines it.
+def _resolve(name: str, manager: Any) -> Any:
+    """The name of a task in the library, or the content of a file that defines a task.
 
     Raises:
-        RequestError: it is neither.
+        RequestError: `name` is neither.
     """
     import yaml
 
     from components.registry import suggestion
 
-    if name in known.all_tasks:
+    if name in manager.all_tasks:
         return name
     if not _is_file(name):
-        near = suggestion(name, known.all_tasks).partition(" (there are:")[0]
+        near = suggestion(name, manager.all_tasks).partition(" (there are:")[0]
         raise RequestError(f"tasks: the lm-eval library has no task '{name}'{near}; a file ends in .yaml")
     try:
         content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
@@ -137,11 +137,11 @@ def _is_file(name: str) -> bool:
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """(metric, value) of a task's results, whose keys are `acc,none`, `acc_stderr,none`, `exact_match,strict`, …."""
+    """The (metric, value) pairs of results with keys such as `acc,none`, `acc_stderr,none` and `exact_match,strict`."""
     for key, value in values.items():
-        metric, comma, how = key.partition(",")
+        metric, comma, filter_name = key.partition(",")
         if not comma or isinstance(value, str) or value is None or not math.isfinite(value):
             continue
         stem = metric.removesuffix("_stderr")
         name = _NAMES.get(stem, stem) + metric[len(stem) :]
-        yield (name if how == "none" else f"{how}/{name}"), float(value)
+        yield (name if filter_name == "none" else f"{filter_name}/{name}"), float(value)

@@ -1,4 +1,4 @@
-"""How well a model predicts texts of other kinds than it was trained on, beside held-out text of its own."""
+"""Loss on other corpora than the training text, compared to held-out text of the run's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.registry import OptionError, register
 from lab.data.corpora.base import Corpus
 from lab.data.corpora.stdlib import Stdlib
 from lab.data.shards import TokenShards, prepare
-from lab.evaluation.base import Evaluator, Findings, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
 from lab.records import check_name
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
@@ -19,31 +19,32 @@ if TYPE_CHECKING:
     from lab.data.batches import ValidationBatches
 
 
-def _parts() -> dict[str, Corpus]:
+def _default_corpora() -> dict[str, Corpus]:
     return {"code": Stdlib(parts=("code",)), "prose": Stdlib(parts=("prose",))}
 
 
 @register("transfer")
 class Transfer(Evaluator):
-    """Loss on other corpora, beside that on held-out text of the run's own, at the same context.
+    """Loss on other corpora and on held-out text of the run's own, at the same context.
 
-    For each corpus <name>/loss in nats a token, <name>/bits_per_byte, which compares across texts, and
-    <name>/excess_bits_per_byte: how much more than on the run's own, `own/…`. The documents that are held out of each
-    corpus by the run's split are measured: those are the ones that it has not seen if the corpus was part of its text.
+    For each corpus: <name>/loss in nats per token; <name>/bits_per_byte, which is comparable across texts; and
+    <name>/excess_bits_per_byte, the difference from the run's own text, `own/…`. Only the validation split of each
+    corpus is used, with the fraction of the run: if a corpus was part of the training text, these documents are unseen.
 
     Attributes:
-        corpora: by name, such as {french: {name: files, paths: [proust.txt]}}; by default the standard library's code
-            and its manual's prose, which every machine has.
-        tokens: predicted of each, rounded up to whole windows; None for as many as the run's validation had.
-        context: length of a window; None for that of the run's training.
-        fraction: share of each corpus's documents that is held out; None for the run's own. More than that may have
-            been trained on, where a corpus was part of the run's text.
-        batch: windows at once; None for as many sequences as training had in a forward pass.
+        corpora: name → corpus, such as {french: {name: files, paths: [proust.txt]}}; by default the code and the manual
+            of Python's standard library, which every machine has.
+        tokens: number of predicted tokens per corpus, rounded up to whole windows; None for the number in the run's
+            validation.
+        context: length of a window in tokens; None for the run's training context.
+        fraction: the share of each corpus's documents in its validation split; None for the run's. A larger share may
+            include training text, if a corpus was part of it.
+        batch: windows per forward pass; None for the number of sequences in a forward pass of training.
     """
 
     reads_text = True
 
-    corpora: Mapping[str, Corpus] = field(default_factory=_parts)
+    corpora: Mapping[str, Corpus] = field(default_factory=_default_corpora)
     tokens: int | None = None
     context: int | None = None
     fraction: float | None = None
@@ -66,23 +67,23 @@ class Transfer(Evaluator):
     def check(self, experiment: Experiment) -> None:
         refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
 
-    def evaluate(self, subject: Subject, session: Session) -> Findings:
-        # Every text before any is measured: one that can't be is refused at once.
+    def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
+        # Prepare every text before measuring any, so that errors come first.
         texts = {"own": subject.text} | {name: self._text(subject, name) for name in self.corpora}
         windows = {name: self._windows(subject, name, text) for name, text in texts.items()}
         metrics: dict[str, float] = {}
         for done, (name, text) in enumerate(texts.items()):
             session.progress(done, len(texts), name)
-            found = session.cell(name, lambda: self._measure(subject, text, windows[name]))  # noqa: B023
-            metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
+            values = session.compute_part(name, lambda: self._measure(subject, text, windows[name]))  # noqa: B023
+            metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
         session.progress(len(texts), len(texts))
         for name in self.corpora:
             excess = metrics[f"{name}/bits_per_byte"] - metrics["own/bits_per_byte"]
             metrics[f"{name}/excess_bits_per_byte"] = excess
-        return Findings(metrics, details={"digests": {name: text.digest for name, text in texts.items()}})
+        return EvaluationOutput(metrics, details={"digests": {name: text.digest for name, text in texts.items()}})
 
     def _text(self, subject: Subject, name: str) -> TokenShards:
-        from lab.evaluation.measure.text import of_corpus
+        from lab.evaluation.measure.text import corpus_data
 
         corpus = self.corpora[name]
         fraction = self.fraction or subject.data.validation_fraction
@@ -93,7 +94,7 @@ class Transfer(Evaluator):
                 f"{own.validation_fraction:g}"
             )
         try:
-            return prepare(of_corpus(subject.loaded, corpus, fraction))
+            return prepare(corpus_data(subject.loaded, corpus, fraction))
         except RequestError as error:
             raise RequestError(f"corpora.{name}: {error}") from None
 

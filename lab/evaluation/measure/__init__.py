@@ -1,1 +1,1 @@
-"""What evaluators measure with."""
+"""Measurements that evaluators are built from."""

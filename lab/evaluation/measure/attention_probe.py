@@ -1,4 +1,4 @@
-"""The inputs of attention kernels in a forward pass of the whole model."""
+"""Observe the inputs of attention kernels in a forward pass of the model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from components.decoder import Decoder
 from lab.refusals import RequestError
 
 Observer = Callable[[int, AttentionSpec, AttentionInputs], None]
-"""Called with a layer's number, from 0, and what its kernel computes of what."""
+"""Called with the number of a layer, from 0, its attention spec, and the inputs of its kernel."""
 
 SCORES_AT_ONCE = 1 << 24
-"""Scores of queries and keys that are held at a time, over all texts of a batch and heads."""
+"""Maximum number of attention scores in memory at a time, over a batch and all heads."""
 
 
 def attention_layers(architecture: Architecture) -> list[int]:
@@ -30,10 +30,10 @@ def attention_layers(architecture: Architecture) -> list[int]:
 
 @contextmanager
 def watch_attention(model: Decoder, observe: Observer) -> Iterator[None]:
-    """While open, call `observe` for each attention layer of a forward pass over whole texts.
+    """Call `observe` for each attention layer in every forward pass within the context.
 
     Raises:
-        RequestError: an attention layer is a module of its own, whose inputs are not known.
+        RequestError: a layer attends with a custom module, whose inputs are not known.
     """
     with ExitStack() as stack:
         for number in attention_layers(model.architecture):
@@ -41,14 +41,14 @@ def watch_attention(model: Decoder, observe: Observer) -> Iterator[None]:
             if len(modules) != 1:
                 name = model.architecture.layers[number].mixer.name
                 raise RequestError(
-                    f"layer {number}: mixer={name} attends by a module of its own, which can't be watched"
+                    f"layer {number}: mixer={name} attends with a custom module, which can't be observed"
                 )
-            hook = modules[0].register_forward_hook(functools.partial(_pass_on, observe, number), with_kwargs=True)
+            hook = modules[0].register_forward_hook(functools.partial(_notify, observe, number), with_kwargs=True)
             stack.callback(hook.remove)
         yield
 
 
-def _pass_on(
+def _notify(
     observe: Observer, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Tensor
 ) -> None:
     assert isinstance(layer, Attention)
@@ -56,7 +56,7 @@ def _pass_on(
 
 
 def query_blocks(inputs: AttentionInputs) -> Iterator[AttentionInputs]:
-    """The same call a block of queries at a time, so that no more than SCORES_AT_ONCE scores need be held."""
+    """Split the inputs into blocks of queries with at most SCORES_AT_ONCE scores each."""
     batch, heads, queries, _ = inputs.q.shape
     size = max(1, SCORES_AT_ONCE // (batch * heads * inputs.k.shape[2]))
     for start in range(0, queries, size):

@@ -1,4 +1,4 @@
-"""Where attention looks, in numbers, a head at a time: from the weights that the reference kernel computes."""
+"""Statistics of attention weights, per head, from the reference kernel."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from components.attention.spec import AttentionInputs, AttentionSpec
 from components.decoder import Decoder
 from lab.evaluation.measure.attention_probe import query_blocks, watch_attention
 
-WIDEST = 256
-"""Cells of a map that is drawn; of a longer text each cell is the largest of several weights."""
+MAX_MAP_SIZE = 256
+"""Maximum rows and columns of a map. For a longer text each cell is the maximum of several weights."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Means over queries, of each head of each attending layer.
+    """Means over queries, for each head of each attention layer.
 
     Attributes:
-        layers: the layers' numbers, from 0.
+        layers: the numbers of the layers, from 0.
         tables: statistic → layer → head → value.
     """
 
@@ -32,71 +32,80 @@ class Statistics:
     tables: Mapping[str, Sequence[Sequence[float]]]
 
     def by_layer(self, name: str) -> list[tuple[int, float]]:
-        """(layer, mean over its heads)."""
+        """The (layer, mean over its heads) pairs of a statistic."""
         return [(layer, sum(row) / len(row)) for layer, row in zip(self.layers, self.tables[name], strict=True)]
 
     def mean(self, name: str) -> float:
-        """Over all heads of all layers."""
+        """The mean of a statistic over all heads of all layers."""
         values = [value for row in self.tables[name] for value in row]
         return sum(values) / len(values)
 
 
-def sums(model: Decoder, tokens: Tensor, documents: Tensor | None, window: int | None) -> dict[str, Any]:
-    """Sums over the queries of one batch, tokens [B, T], as JSON: layer → statistic → [heads], and `queries`."""
-    found: dict[str, Any] = {"queries": tokens.numel()}
+def batch_sums(model: Decoder, tokens: Tensor, documents: Tensor | None, window: int | None) -> dict[str, Any]:
+    """Sums of each statistic over the queries of a batch, as JSON.
 
-    def see(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
-        parts = [_sums(spec, each, window) for each in query_blocks(inputs)]
-        found[str(number)] = {name: torch.stack([part[name] for part in parts]).sum(0).tolist() for name in parts[0]}
+    Args:
+        tokens: int64 [B, T].
+        documents: document ids, [B, T]; None if documents aren't masked.
+        window: distance in tokens from which weight counts as beyond the window.
 
-    with torch.no_grad(), watch_attention(model, see):
+    Returns:
+        layer → statistic → [heads], and `queries`, their number.
+    """
+    result: dict[str, Any] = {"queries": tokens.numel()}
+
+    def observe(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
+        parts = [_sums(spec, block, window) for block in query_blocks(inputs)]
+        result[str(number)] = {name: torch.stack([part[name] for part in parts]).sum(0).tolist() for name in parts[0]}
+
+    with torch.no_grad(), watch_attention(model, observe):
         model.hidden(tokens, documents)
-    return found
+    return result
 
 
 def _sums(spec: AttentionSpec, inputs: AttentionInputs, window: int | None) -> dict[str, Tensor]:
-    """Statistic → [H], fp64."""
+    """Statistic → sums over batch and queries: fp64 [H]."""
     weights = attention_weights(spec, inputs).double()  # [B, H, T, S]
     (T, S), device = weights.shape[2:], weights.device
     keys, queries = torch.arange(S, device=device), torch.arange(inputs.offset, inputs.offset + T, device=device)
     distance = queries[:, None] - keys
-    seen = weights.sum(-1)
+    mass = weights.sum(-1)
     entropy = torch.special.entr(weights).sum(-1)
-    found = {"mass": seen, "distance": (weights * distance).sum(-1)}
+    values = {"mass": mass, "distance": (weights * distance).sum(-1)}
     if inputs.sinks is not None:
-        entropy = entropy + torch.special.entr((1 - seen).clamp(min=0))
-    found["entropy"] = entropy
+        entropy = entropy + torch.special.entr((1 - mass).clamp(min=0))
+    values["entropy"] = entropy
     if inputs.documents is None:
-        found["first_token"] = weights[..., 0]
+        values["first_token"] = weights[..., 0]
     else:
-        documents = inputs.documents  # a document's first token is where its id comes first
+        documents = inputs.documents  # a document begins where its id first occurs
         starts = (documents[:, :, None] == documents[:, None, :]).int().argmax(-1)[:, queries]
-        found["first_token"] = weights.gather(-1, starts[:, None, :, None].expand(-1, weights.shape[1], -1, 1))[..., 0]
+        values["first_token"] = weights.gather(-1, starts[:, None, :, None].expand(-1, weights.shape[1], -1, 1))[..., 0]
     if window is not None:
-        found["beyond_window"] = (weights * (distance >= window)).sum(-1)
-    return {name: value.sum(dim=(0, 2)) for name, value in found.items()}
+        values["beyond_window"] = (weights * (distance >= window)).sum(-1)
+    return {name: value.sum(dim=(0, 2)) for name, value in values.items()}
 
 
-def joined(parts: Sequence[Mapping[str, Any]], *, sinks: bool) -> Statistics:
-    """The means over all batches.
+def combine_batches(parts: Sequence[Mapping[str, Any]], *, sinks: bool) -> Statistics:
+    """The means over all batches, from the sums of each.
 
     Args:
-        sinks: whether some layer has sinks, so that weights don't sum to 1.
+        sinks: whether any layer has sinks, so that weights don't sum to 1.
     """
     layers = sorted(int(key) for key in parts[0] if key != "queries")
     queries = sum(part["queries"] for part in parts)
     tables: dict[str, list[list[float]]] = {}
     for layer in layers:
-        of_layer = [part[str(layer)] for part in parts]
+        layer_sums = [part[str(layer)] for part in parts]
         total = {
-            name: [sum(values) for values in zip(*(part[name] for part in of_layer), strict=True)]
-            for name in of_layer[0]
+            name: [sum(values) for values in zip(*(part[name] for part in layer_sums), strict=True)]
+            for name in layer_sums[0]
         }
         mass = total.pop("mass")
         tables.setdefault("entropy", []).append([value / queries for value in total["entropy"]])
         tables.setdefault("first_token_mass", []).append([value / queries for value in total["first_token"]])
         distances = zip(total["distance"], mass, strict=True)
-        tables.setdefault("distance", []).append([value / seen if seen else 0.0 for value, seen in distances])
+        tables.setdefault("distance", []).append([value / weight if weight else 0.0 for value, weight in distances])
         if "beyond_window" in total:
             tables.setdefault("beyond_window_mass", []).append([value / queries for value in total["beyond_window"]])
         if sinks:
@@ -107,17 +116,26 @@ def joined(parts: Sequence[Mapping[str, Any]], *, sinks: bool) -> Statistics:
 def maps(
     model: Decoder, tokens: Tensor, documents: Tensor | None, layers: Sequence[int], heads: Sequence[int]
 ) -> dict[tuple[int, int], list[list[float]]]:
-    """(layer, head) → weights of one text, tokens [1, T], as rows of queries; heads that a layer lacks are left out."""
-    found: dict[tuple[int, int], list[list[float]]] = {}
+    """Attention weights of one text.
 
-    def see(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
+    Args:
+        tokens: int64 [1, T].
+        documents: document ids, [1, T]; None if documents aren't masked.
+        layers, heads: numbers from 0; heads that a layer doesn't have are left out.
+
+    Returns:
+        (layer, head) → weights, one row per query.
+    """
+    weight_rows: dict[tuple[int, int], list[list[float]]] = {}
+
+    def observe(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
         if number not in layers:
             return
-        weights = torch.cat([attention_weights(spec, each)[0].float().cpu() for each in query_blocks(inputs)], dim=1)
-        size = min(WIDEST, weights.shape[-1])
+        weights = torch.cat([attention_weights(spec, block)[0].float().cpu() for block in query_blocks(inputs)], dim=1)
+        size = min(MAX_MAP_SIZE, weights.shape[-1])
         for head in (head for head in heads if head < len(weights)):
-            found[number, head] = adaptive_max_pool2d(weights[head][None], size)[0].tolist()
+            weight_rows[number, head] = adaptive_max_pool2d(weights[head][None], size)[0].tolist()
 
-    with torch.no_grad(), watch_attention(model, see):
+    with torch.no_grad(), watch_attention(model, observe):
         model.hidden(tokens, documents)
-    return found
+    return weight_rows

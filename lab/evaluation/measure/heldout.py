@@ -1,4 +1,4 @@
-"""The loss on held-out windows: to the bit what training measures, in parts that can be gone on with."""
+"""The loss on held-out windows, bitwise equal to validation during training, in parts that can be resumed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut(Evaluator):
-    """What is measured on windows of the validation text, spread evenly over it.
+    """Base class of evaluators that use windows of the validation text, spread evenly over it.
 
     Attributes:
-        tokens: how many are predicted, rounded up to whole windows; None for as many as the run's validation had.
-        context: length of a window; None for that of the run's training.
-        batch: windows at once; None for as many sequences as training had in a forward pass.
+        tokens: number of predicted tokens, rounded up to whole windows; None for the number in the run's validation.
+        context: length of a window in tokens; None for the run's training context.
+        batch: windows per forward pass; None for the number of sequences in a forward pass of training.
     """
 
     reads_text = True
@@ -41,7 +41,7 @@ class HeldOut(Evaluator):
         refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
 
     def batches(self, subject: Subject) -> ValidationBatches:
-        """What is predicted, in batches.
+        """The windows, in batches.
 
         Raises:
             RequestError: the text is too short for one window.
@@ -57,12 +57,12 @@ class HeldOut(Evaluator):
 
 @dataclass(frozen=True)
 class HeldOutLosses:
-    """Means over windows, nats a token.
+    """Mean losses in nats per token.
 
     Attributes:
-        mean: over every token.
-        by_position: along the window: each point is a stretch of positions, by the mean number of tokens that they are
-            predicted from.
+        mean: the mean over all tokens.
+        by_position: the loss along the window. Each point is a range of positions; x is the mean number of tokens that
+            the model has seen there.
     """
 
     mean: float
@@ -72,15 +72,16 @@ class HeldOutLosses:
 def measure(
     model: Decoder, batches: ValidationBatches, subject: Subject, session: Session, *, part: int = 0, parts: int = 1
 ) -> HeldOutLosses:
-    """Score every window, a batch at a time.
+    """Compute the losses of every window, one batch at a time.
 
-    The mean is `lab.training.data.validation.validation_loss` of the same windows to the bit: the same sums in the same
-    order.
+    The mean is bitwise equal to `lab.training.validation.validation_loss` of the same windows: it adds the same sums in
+    the same order.
 
     Args:
-        part, parts: which of how many such measurements this is, for what the session keeps and tells.
+        part, parts: number of this measurement, from 0, and of all measurements in the evaluation. The session uses
+            them for the names of parts and for progress.
     """
-    # Here, as they load Lightning, which listing and completion can do without.
+    # Imported here because they load Lightning, which listing and completion don't need.
     import torch
 
     from lab.training.data.documents import document_ids
@@ -94,14 +95,14 @@ def measure(
         tokens_BT = inputs.to(device)
         documents = () if subject.separator is None else (document_ids(tokens_BT, subject.separator),)
         with torch.no_grad():
-            found = target_losses(model, (tokens_BT, *documents), targets.to(device)).double()
-        by_position = found.view(tokens_BT.shape).sum(0).tolist()
-        return [float(found.sum()), *(math.fsum(by_position[start:stop]) for start, stop in bins)]
+            losses = target_losses(model, (tokens_BT, *documents), targets.to(device)).double()
+        by_position = losses.view(tokens_BT.shape).sum(0).tolist()
+        return [float(losses.sum()), *(math.fsum(by_position[start:stop]) for start, stop in bins)]
 
     totals = [0.0] * (1 + len(bins))
     for number in range(len(batches)):
-        found = session.cell(f"{part}/{number}", functools.partial(score, number))
-        totals = [total + value for total, value in zip(totals, found, strict=True)]
+        sums = session.compute_part(f"{part}/{number}", functools.partial(score, number))
+        totals = [total + value for total, value in zip(totals, sums, strict=True)]
         session.progress(part * len(batches) + number + 1, parts * len(batches))
     rows = batches.n_tokens // context
     points = (
@@ -115,9 +116,9 @@ def measure(
 
 
 def half_octaves(context: int) -> list[tuple[int, int]]:
-    """Positions 0 to context - 1 in stretches [start, stop) that grow with the position: two to each doubling.
+    """Positions 0 to context - 1 in ranges [start, stop) that grow with the position, two per doubling.
 
-    What another token of context is worth falls as there are more of them.
+    The ranges grow because the loss changes less and less with each further token of context.
     """
     edges = [0, 1, 2]
     while edges[-1] < context:

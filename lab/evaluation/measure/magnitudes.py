@@ -1,4 +1,4 @@
-"""How large numbers are inside a model: attention logits and the residual stream, layer by layer."""
+"""Magnitudes inside a model, per layer: attention logits and the residual stream."""
 
 from __future__ import annotations
 
@@ -19,46 +19,51 @@ from lab.evaluation.measure.attention_probe import query_blocks, watch_attention
 from lab.records import EvaluationCurve
 
 
-def magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict[str, Any]:
-    """Of one batch, tokens [B, T], as JSON.
+def batch_magnitudes(model: Decoder, tokens: Tensor, documents: Tensor | None) -> dict[str, Any]:
+    """Magnitudes in a forward pass of one batch, as JSON.
+
+    Args:
+        tokens: int64 [B, T].
+        documents: document ids, [B, T]; None if documents aren't masked.
 
     Returns:
-        `logits`: the largest scale · q · k of the keys that queries see, before a cap, by layer (None where it doesn't
-        attend); `squares`: the sum of squares of the residual stream after each layer; `values`: of how many.
+        `logits`: by layer, the largest scale · q · k over all visible keys, before the cap; None for a layer without
+        attention. `squares`: the sum of squares of the residual stream after each layer. `values`: the number of values
+        in each sum.
     """
     logits: list[float | None] = [None] * len(model.layers)
     squares = [0.0] * len(model.layers)
     values = 0
 
-    def see(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
+    def observe(number: int, spec: AttentionSpec, inputs: AttentionInputs) -> None:
         largest = (
-            scaled_products(spec, each).masked_fill(~visible(spec, each), float("-inf")).amax()
-            for each in query_blocks(inputs)
+            scaled_products(spec, block).masked_fill(~visible(spec, block), float("-inf")).amax()
+            for block in query_blocks(inputs)
         )
-        logits[number] = max(float(each) for each in largest)
+        logits[number] = max(float(logit) for logit in largest)
 
     def after(number: int, layer: nn.Module, args: object, stream: Tensor) -> None:
         nonlocal values
         squares[number], values = float(stream.double().square().sum()), stream.numel()
 
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(watch_attention(model, see))
+        stack.enter_context(watch_attention(model, observe))
         for number, layer in enumerate(model.layers):
             stack.callback(layer.register_forward_hook(functools.partial(after, number)).remove)
         model.hidden(tokens, documents)
     return {"logits": logits, "squares": squares, "values": values}
 
 
-def joined(
+def combine_batches(
     architecture: Architecture, parts: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, float], dict[str, EvaluationCurve]]:
-    """Metrics and curves of all batches together."""
+    """Metrics and curves over all batches, from the magnitudes of each."""
     values = sum(part["values"] for part in parts)
     rms = [math.sqrt(sum(squares) / values) for squares in zip(*(part["squares"] for part in parts), strict=True)]
     logits = {
-        number: max(found)
-        for number, found in enumerate(zip(*(part["logits"] for part in parts), strict=True))
-        if None not in found
+        number: max(values_of_layer)
+        for number, values_of_layer in enumerate(zip(*(part["logits"] for part in parts), strict=True))
+        if None not in values_of_layer
     }
     metrics, curves = {"largest_activation_rms": max(rms)}, {"activation_rms": _by_layer(enumerate(rms), "RMS")}
     if logits:
@@ -73,5 +78,5 @@ def joined(
     return metrics, curves
 
 
-def _by_layer(points: Iterable[tuple[float, float]], what: str) -> EvaluationCurve:
-    return EvaluationCurve("layer", what, tuple((number, value) for number, value in points))
+def _by_layer(points: Iterable[tuple[float, float]], label: str) -> EvaluationCurve:
+    return EvaluationCurve("layer", label, tuple((number, value) for number, value in points))

@@ -1,9 +1,9 @@
-"""Spikes of a training curve, and whether a learning rate was a stable one.
+"""Spikes of a training curve, and whether a learning rate was stable.
 
-OLMo 2 (2501.00656) scores a curve by the share of its values that lie at least seven standard deviations from a rolling
-mean of the last 1,000. Here the median stands for the mean and 1.4826 times the median absolute deviation for the
-standard deviation, which it is for normal noise (Hampel 1974): one spike would stretch a standard deviation so far
-that the next ones hid below it, and runs of this lab are shorter. Only upward counts.
+OLMo 2 (2501.00656) reports the share of values at least seven standard deviations from a rolling mean of the last
+1,000. The lab's runs are shorter, and one spike would enlarge the standard deviation so much that it hides the next
+ones. So this module uses the median for the mean, and 1.4826 times the median absolute deviation for the standard
+deviation; for normal noise they are equal (Hampel 1974). Only upward spikes count.
 """
 
 from __future__ import annotations
@@ -12,56 +12,60 @@ import math
 import statistics
 from collections.abc import Sequence
 
-LEAST = 10
-"""Values that must stand before one for it to be judged."""
-_NORMAL = 1.4826
+MIN_HISTORY = 10
+"""Number of values that must precede a value for it to be judged."""
+_MAD_TO_DEVIATION = 1.4826
 
 
 def spikes(values: Sequence[float], history: int, deviations: float) -> list[int]:
-    """Which values are more than so many deviations above the median of the `history` values before them.
+    """Find the values that are more than `deviations` above the median of the `history` values before them.
 
-    Where those are all the same, any higher value is.
+    If those values are all equal, any higher value is a spike.
 
     Returns:
-        Their places; never one of the first LEAST.
+        The indices of the spikes; never one of the first MIN_HISTORY.
     """
-    found = []
-    for place in range(LEAST, len(values)):
+    indices = []
+    for place in range(MIN_HISTORY, len(values)):
         before = values[max(0, place - history) : place]
         median = statistics.median(before)
-        spread = _NORMAL * statistics.median(abs(value - median) for value in before)
+        spread = _MAD_TO_DEVIATION * statistics.median(abs(value - median) for value in before)
         if values[place] - median > deviations * spread:
-            found.append(place)
-    return found
+            indices.append(place)
+    return indices
 
 
-def ends_well(losses: Sequence[float], margin: float, floor: float) -> bool:
-    """Whether a training loss ends about as low as it has ever been, and below what word counts alone give.
+def ends_low(losses: Sequence[float], margin: float, unigram_loss: float) -> bool:
+    """Whether a training loss ends near its minimum and below the unigram loss.
 
-    Its last tenth is held against the lowest stretch of that length. A rate that is too high diverges slowly, so that
-    the end is above (Wortsman et al. 2023, 2309.14322), or throws the model back on the frequencies of tokens.
+    Compares the mean of the last tenth with the lowest mean over a stretch of that length. If the learning rate is too
+    high, the loss rises slowly (Wortsman et al. 2023, 2309.14322), or the model learns no more than token frequencies.
 
     Args:
-        margin: nats by which the end may lie above.
-        floor: the unigram loss.
+        losses: training losses in nats per token, in order.
+        margin: maximum difference from the lowest mean, in nats per token.
+        unigram_loss: nats per token.
     """
-    means = stretches(losses)
-    return means[-1] <= min(means) + margin and means[-1] < floor
+    means = rolling_means(losses)
+    return means[-1] <= min(means) + margin and means[-1] < unigram_loss
 
 
-def stretches(losses: Sequence[float]) -> list[float]:
-    """The mean of every stretch of a tenth of the curve, in order: the last is that of its last tenth."""
+def rolling_means(losses: Sequence[float]) -> list[float]:
+    """Rolling means over a tenth of the curve, in order. The last one is the mean of the last tenth."""
     length = max(1, len(losses) // 10)
     return [math.fsum(losses[i : i + length]) / length for i in range(len(losses) - length + 1)]
 
 
-def largest_stable(tried: Sequence[tuple[float, bool]]) -> float | None:
-    """The largest rate at which all runs of an arm were stable, from each run's rate and whether it was.
+def largest_stable(trials: Sequence[tuple[float, bool]]) -> float | None:
+    """The largest learning rate at which all runs of an arm were stable; None if there is none.
 
-    A rate with fewer runs than another has lost some: they diverged, and it isn't stable.
+    A rate with fewer runs than another isn't stable: the missing runs have diverged.
+
+    Args:
+        trials: learning rate of each run, and whether the run was stable.
     """
     runs: dict[float, list[bool]] = {}
-    for rate, stable in tried:
+    for rate, stable in trials:
         runs.setdefault(rate, []).append(stable)
     most = max(map(len, runs.values()), default=0)
-    return max((rate for rate, each in runs.items() if all(each) and len(each) == most), default=None)
+    return max((rate for rate, outcomes in runs.items() if all(outcomes) and len(outcomes) == most), default=None)

@@ -1,4 +1,4 @@
-"""Which text a run is evaluated on: its own, or another corpus, in the tokens that its model knows either way."""
+"""The evaluation text of a run: its own or another corpus, always with the run's own tokenizer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lab.refusals import RequestError
 MAY_SET = ("data.corpus", "data.validation_fraction")
 
 
-class Kept(Tokenizer):
-    """A run's tokenizer as its folder keeps it: learnt from the run's own text, whatever it is used on."""
+class SavedTokenizer(Tokenizer):
+    """The tokenizer in a run's folder. It isn't trained again on other text."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path) -> None:
         self._tokenizer = tokenizer
@@ -41,13 +41,13 @@ class Kept(Tokenizer):
         return self._tokenizer.load(self._folder)
 
 
-def data_of(loaded: LoadedRun, overrides: Sequence[str] = ()) -> Data:
-    """The data that overrides such as `data/corpus=files` make of the run's, with the run's own tokenizer.
+def evaluation_data(loaded: LoadedRun, overrides: Sequence[str] = ()) -> Data:
+    """The run's data after overrides such as `data/corpus=files`, with the run's own tokenizer.
 
-    Only held-out documents are evaluated on, of another corpus too.
+    Evaluators use the validation split, of other corpora too.
 
     Raises:
-        RequestError: the overrides are wrong, or what they hold out was trained on.
+        RequestError: an override is wrong, or the validation split would contain training text.
     """
     own = loaded.experiment.data
     plain = to_plain(loaded.experiment)
@@ -57,25 +57,25 @@ def data_of(loaded: LoadedRun, overrides: Sequence[str] = ()) -> Data:
             f"data.validation_fraction: {data.validation_fraction:g} would hold out text that the run was trained "
             f"on: it held out {own.validation_fraction:g}"
         )
-    return data if data == own else _read_by(loaded, data)
+    return data if data == own else _with_own_tokenizer(loaded, data)
 
 
-def of_corpus(loaded: LoadedRun, corpus: Corpus, validation_fraction: float) -> Data:
-    """A corpus as the run's model reads it, with the run's own tokenizer.
+def corpus_data(loaded: LoadedRun, corpus: Corpus, validation_fraction: float) -> Data:
+    """A corpus with the run's own tokenizer.
 
     Raises:
-        RequestError: the run keeps none.
+        RequestError: the run has no tokenizer for it.
     """
     own = loaded.experiment.data
     data = replace(own, corpus=corpus, validation_fraction=validation_fraction)
-    return data if data == own else _read_by(loaded, data)
+    return data if data == own else _with_own_tokenizer(loaded, data)
 
 
-def _read_by(loaded: LoadedRun, data: Data) -> Data:
-    """Other data than the run's own, in its tokens."""
-    kept, tokenizer = loaded.run.path / TOKENIZER, loaded.experiment.data.tokenizer
-    if kept.is_dir():
-        return replace(data, tokenizer=Kept(tokenizer, kept))
+def _with_own_tokenizer(loaded: LoadedRun, data: Data) -> Data:
+    """Replace the tokenizer of other data with the run's."""
+    folder, tokenizer = loaded.run.path / TOKENIZER, loaded.experiment.data.tokenizer
+    if folder.is_dir():
+        return replace(data, tokenizer=SavedTokenizer(tokenizer, folder))
     if isinstance(tokenizer, BPE):
         raise RequestError(f"{loaded.run.name} keeps no tokenizer, and the one that it learnt can't be learnt again")
     return data

@@ -1,4 +1,4 @@
-"""The windows of a model's local layers: which there are, and the same model with another one."""
+"""The windows of a model's local layers, and how to change them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from components.registry import OptionError
 
 
 def local_windows(architecture: Architecture) -> list[int]:
-    """The windows of the layers that have one, the smallest first, each once."""
+    """The distinct windows of the local layers in tokens, ascending."""
     attentions = (layer.attention for layer in architecture.layers)
     return sorted({a.window for a in attentions if a is not None and a.window is not None})
 
 
 def with_window(architecture: Architecture, window: int) -> Architecture:
-    """The architecture with that window in each of its local layers.
+    """The architecture with this window in every local layer.
 
     Raises:
-        OptionError: at `windows`: it has no local layer, or a span whose window no option sets.
+        OptionError: at `windows`, if there is no local layer or the span has no option for the window.
     """
     if not local_windows(architecture):
         raise OptionError("windows", "no layer of the model has a window")
@@ -34,15 +34,15 @@ def with_window(architecture: Architecture, window: int) -> Architecture:
         for kind, slots in architecture.kinds.items()
     }
     span = architecture.span
-    made = replace(architecture, span=None if span is None else span.with_window(window), kinds=kinds)
-    if local_windows(made) != [window]:
+    changed = replace(architecture, span=None if span is None else span.with_window(window), kinds=kinds)
+    if local_windows(changed) != [window]:
         name = "none" if span is None else span.name
         raise OptionError("windows", f"span={name} has no option 'window' that sets it in every layer")
-    return made
+    return changed
 
 
-def rebuilt(model: Decoder, architecture: Architecture) -> Decoder:
-    """A model of another architecture with the very weights of this one, not a copy of them."""
+def rebuild(model: Decoder, architecture: Architecture) -> Decoder:
+    """A model of another architecture that shares the weights of this one."""
     with torch.device("meta"):
         other = Decoder(architecture, model.kernel)
     other.load_state_dict(model.state_dict(), assign=True)
