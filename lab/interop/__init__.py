@@ -1,1 +1,1 @@
-"""Published checkpoints in and out: Hugging Face folders to an architecture with its weights, and back."""
+"""Import and export of published checkpoints: Hugging Face folders to an architecture with its weights, and back."""

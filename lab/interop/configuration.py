@@ -1,7 +1,7 @@
-"""A config.json as an architecture, and an architecture as a config.json. Every key is consumed or refused.
+"""Conversion of a config.json to an architecture and back. Every key is used or refused.
 
-The way back is the way out, checked: a family's template is matched against what the architecture means, and the keys
-that match have to give that same meaning again.
+To write a config.json, a family's template is matched against the meaning of the architecture. The result is then read
+back and must give the same meaning.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from itertools import islice
 from components import registry
 from components.architecture import Architecture
 from lab.composition import convert
-from lab.interop.family import Family, compute, families, family_of, is_rope, whole_number
-from lab.interop.meaning import LAYER_SLOTS, Meaning, configuration, meaning
+from lab.interop.family import Family, compute, families, family_of, is_rope, key_as_int
+from lab.interop.meaning import LAYER_SLOTS, Meaning, meaning, model_configuration
 from lab.interop.template import Accepts, Keys, Plain, fill_parts, matches, same
 from lab.refusals import RequestError
 
 _ATTEMPTS = 32
-"""Ways to spell one architecture that are tried in a family, where the first doesn't read back as the same."""
+"""The most candidates that are tried in a family if the first ones don't read back with the same meaning."""
 
 
 def to_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Plain:
-    """The model configuration, as lab.composition.convert takes it, that a config.json describes.
+    """The model configuration that a config.json describes, in the form that `lab.composition.convert` reads.
 
     Args:
         hf_config: the content of a config.json.
-        without_dropout: take a model that was trained with dropout, which the lab does not have. It computes the same;
-            training it on would not be the published recipe.
+        without_dropout: accept a model that was trained with dropout, which the lab doesn't have. The model computes
+            the same, but further training would not follow the published recipe.
     Raises:
-        RequestError: naming a key that can't be honoured.
+        RequestError: with a key that the lab can't honour.
     """
     family = family_of(hf_config)
     keys = _read(family, hf_config, without_dropout)
@@ -39,18 +39,18 @@ def to_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Plain:
     options: Plain = {option.name: option.default for option in registry.options(init)}
     options |= {"std": hf_config["initializer_range"]} if hf_config.get("initializer_range") else {}
     whole["init"] = {"name": family.init, **options}
-    types = _layer_types(family, keys, whole_number(whole, "n_layers"))
+    types = _layer_types(family, keys, key_as_int(whole, "n_layers"))
     layers = [fill_parts(family.layer_template(layer_type), keys) for layer_type in types]
-    alike = len({repr(layer) for layer in layers}) == 1
-    kinds = ["all" if alike else family.layer_kind(layer_type) for layer_type in types]
-    return configuration(whole, kinds, layers)
+    are_equal = len({repr(layer) for layer in layers}) == 1
+    kinds = ["all" if are_equal else family.layer_kind(layer_type) for layer_type in types]
+    return model_configuration(whole, kinds, layers)
 
 
 def load_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Architecture:
-    """The architecture that a config.json describes.
+    """The architecture that a config.json describes. See `to_architecture` for the arguments.
 
     Raises:
-        RequestError: naming a key that can't be honoured.
+        RequestError: with a key that the lab can't honour.
     """
     plain = to_architecture(hf_config, without_dropout=without_dropout)
     try:
@@ -64,21 +64,22 @@ def to_hf_config(architecture: Architecture, model_type: str | None = None) -> P
     """The config.json of an architecture.
 
     Args:
-        model_type: the family to write it as; None for the first that has it (a Phi-3 computes what a Mistral does).
+        architecture: the architecture.
+        model_type: the family to write; None for the first one that fits (a Phi-3 computes the same as a Mistral).
     Raises:
-        RequestError: no published family has it; the message names the component that has no equivalent.
+        RequestError: no family fits; with the components that have no equivalent in the nearest one.
     """
-    wanted = meaning(architecture)
-    candidates = list(families().values()) if model_type is None else [family_of({"model_type": model_type})]
+    target = meaning(architecture)
+    families_to_try = list(families().values()) if model_type is None else [family_of({"model_type": model_type})]
     misfits: list[_Misfit] = []
-    for family in candidates:
-        for spelling in islice(_spellings(family, wanted), _ATTEMPTS):
-            config = _write(family, spelling, architecture)
-            faults = _differences(meaning(load_architecture(config)), wanted) + _indivisible(family, config)
+    for family in families_to_try:
+        for candidate in islice(_candidates(family, target), _ATTEMPTS):
+            config = _write(family, candidate, architecture)
+            faults = _differences(meaning(load_architecture(config)), target) + _indivisible(family, config)
             if not faults:
                 return config
             misfits.append(_Misfit(family.name, faults, has_each_part=True))
-    misfits += [_Misfit(family.name, _misfits(family, wanted), has_each_part=False) for family in candidates]
+    misfits += [_Misfit(family.name, _unmatched(family, target), has_each_part=False) for family in families_to_try]
     nearest = min(misfits, key=_Misfit.distance)
     parts = " and ".join(f"{fault.part}{fault.detail}" for fault in nearest.faults)
     raise RequestError(
@@ -88,11 +89,11 @@ def to_hf_config(architecture: Architecture, model_type: str | None = None) -> P
 
 @dataclass(frozen=True)
 class _Fault:
-    """What a family can't express.
+    """A part of an architecture that a family can't express.
 
     Attributes:
-        part: of the architecture: a slot, or an option of one such as `mlp.bias`.
-        detail: the rest of the sentence.
+        part: a slot, or an option of a slot such as `mlp.bias`.
+        detail: the text that follows the part in a message.
     """
 
     part: str
@@ -101,7 +102,7 @@ class _Fault:
 
 @dataclass(frozen=True)
 class _Misfit:
-    """Why an architecture isn't one of a family; `has_each_part` if the family has its parts, but not together."""
+    """Why a family can't express an architecture; `has_each_part` if it has all parts, but not this combination."""
 
     family: str
     faults: list[_Fault]
@@ -113,29 +114,33 @@ class _Misfit:
 
 
 @dataclass(frozen=True)
-class _Spelling:
-    """Keys of a config.json that may give an architecture, and the type of each layer."""
+class _Candidate:
+    """Keys of a config.json that may describe an architecture, and the type of each layer."""
 
     keys: Keys = field(default_factory=dict)
     layer_types: tuple[object, ...] = ()
 
 
 def _read(family: Family, config: Keys, without_dropout: bool) -> Plain:
-    """The values of the family's keys: given, by default or computed. Refuses what it can't honour."""
+    """The values of the family's keys: from the file, by default, or computed.
+
+    Raises:
+        RequestError: with a key that the lab can't honour.
+    """
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else "unknown"
-        raise _refusal(f"quantization_config: weights quantised by {method} have to be restored first")
+        raise _refusal(f"quantization_config: weights quantised by {method} must be dequantised first")
     for key, value in config.items():
         if key not in family.keys:
-            raise _refusal(f"{key} = {value!r}: no meaning is known for it in {family.model_type}")
+            raise _refusal(f"{key} = {value!r}: the lab doesn't know this key of {family.model_type}")
         for item in value if isinstance(value, list) and key in family.fixed else [value]:
             if key in family.fixed and not any(same(item, allowed) for allowed in family.fixed[key]):
                 raise _refusal(f"{key} = {item!r} can't be honoured; the lab has {family.fixed[key]}")
         if key in family.dropout and value and not without_dropout:
             raise _refusal(
                 f"{key} = {value}: the lab has no such dropout. The model computes the same without it, "
-                "but is not trained on as it was published; it can be imported so with without_dropout"
+                "but further training differs from the published recipe; import it with --without-dropout"
             )
     keys = {**family.absent, **config}
     for key, default in {**family.defaults, **family.computed}.items():
@@ -145,64 +150,64 @@ def _read(family: Family, config: Keys, without_dropout: bool) -> Plain:
 
 
 def _layer_types(family: Family, keys: Plain, n_layers: int) -> list[object]:
-    """The type of each layer, by the family's word for it."""
+    """The type of each layer, by the family's names of types."""
     if family.layers is None:
         return [None] * n_layers
-    given = keys.get(family.layers.key)
-    if given is None:
+    types = keys.get(family.layers.key)
+    if types is None:
         return _implied_layer_types(family.layers.absent, keys, n_layers)
-    if not isinstance(given, list):
-        raise _refusal(f"{family.layers.key} = {given!r}: expected a list")
-    if len(given) != n_layers:
-        raise _refusal(f"{family.layers.key} has {len(given)} entries for {n_layers} layers")
-    for layer_type in given:
+    if not isinstance(types, list):
+        raise _refusal(f"{family.layers.key} = {types!r}: expected a list")
+    if len(types) != n_layers:
+        raise _refusal(f"{family.layers.key} has {len(types)} entries for {n_layers} layers")
+    for layer_type in types:
         if layer_type not in family.layers.types:
             known = list(family.layers.types)
             raise _refusal(f"{family.layers.key}: '{layer_type}' can't be honoured; the lab has {known}")
-    return given
+    return types
 
 
 def _implied_layer_types(rule: Plain, keys: Plain, n_layers: int) -> list[object]:
-    """Those of a config.json that doesn't list them (see `LayerTypes.absent`)."""
+    """The type of each layer for a config.json that doesn't list the types (see `LayerTypes.absent`)."""
     values = fill_parts(rule, keys)
     if "every" in values:
-        every = whole_number(values, "every")
-        chosen = [(layer + 1) % every == 0 for layer in range(n_layers)]
+        every = key_as_int(values, "every")
+        matches_rule = [(layer + 1) % every == 0 for layer in range(n_layers)]
     else:
-        first = whole_number(values, "from") if values["if"] else n_layers
-        chosen = [layer >= first for layer in range(n_layers)]
-    return [values["is"] if one else values["else"] for one in chosen]
+        first = key_as_int(values, "from") if values["if"] else n_layers
+        matches_rule = [layer >= first for layer in range(n_layers)]
+    return [values["is"] if matching else values["else"] for matching in matches_rule]
 
 
-def _spellings(family: Family, wanted: Meaning) -> Iterator[_Spelling]:
-    """Every way to spell an architecture with the family's keys."""
+def _candidates(family: Family, target: Meaning) -> Iterator[_Candidate]:
+    """Every assignment of the family's keys that matches an architecture."""
     types: list[object] = [None] if family.layers is None else list(family.layers.types)
 
-    def layer_by_layer(spelling: _Spelling) -> Iterator[_Spelling]:
-        index = len(spelling.layer_types)
-        if index == len(wanted.layers):
-            yield spelling
+    def layer_by_layer(candidate: _Candidate) -> Iterator[_Candidate]:
+        index = len(candidate.layer_types)
+        if index == len(target.layers):
+            yield candidate
             return
         for layer_type in types:
             template = family.layer_template(layer_type)
-            for keys in matches(template, wanted.layers[index], spelling.keys, _accepts(family)):
-                yield from layer_by_layer(_Spelling(keys, (*spelling.layer_types, layer_type)))
+            for keys in matches(template, target.layers[index], candidate.keys, _accepts(family)):
+                yield from layer_by_layer(_Candidate(keys, (*candidate.layer_types, layer_type)))
 
     template = family.whole_template
-    for keys in matches(template, {name: wanted.whole[name] for name in template}, {}, _accepts(family)):
-        yield from layer_by_layer(_Spelling(keys))
+    for keys in matches(template, {name: target.whole[name] for name in template}, {}, _accepts(family)):
+        yield from layer_by_layer(_Candidate(keys))
 
 
-def _write(family: Family, spelling: _Spelling, architecture: Architecture) -> Plain:
-    """The config.json of a spelling."""
-    rope = {key: value for key, value in spelling.keys.items() if is_rope(key)}
+def _write(family: Family, candidate: _Candidate, architecture: Architecture) -> Plain:
+    """The config.json of a candidate."""
+    rope = {key: value for key, value in candidate.keys.items() if is_rope(key)}
     config: Plain = {"architectures": [family.causal_lm], "model_type": family.model_type}
-    written = (key for key in spelling.keys if key not in rope and key not in family.computed)
-    config |= {key: spelling.keys[key] for key in written}
+    own_keys = (key for key in candidate.keys if key not in rope and key not in family.computed)
+    config |= {key: candidate.keys[key] for key in own_keys}
     config |= {} if family.rope is None else family.rope.write(rope)
     if family.layers is not None:
-        config[family.layers.key] = list(spelling.layer_types)
-    # Not the defaults, which belong to the published tokenizer: a padding token's row would not be trained.
+        config[family.layers.key] = list(candidate.layer_types)
+    # Null instead of the defaults, which belong to the published tokenizer: a padding token's row would not be trained.
     config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config |= {key: allowed[0] for key, allowed in family.fixed.items() if allowed[0] is not None}
     config |= dict.fromkeys(family.dropout, 0.0)
@@ -210,63 +215,63 @@ def _write(family: Family, spelling: _Spelling, architecture: Architecture) -> P
     return config if std is None else config | {"initializer_range": std}
 
 
-def _misfits(family: Family, wanted: Meaning) -> list[_Fault]:
-    """The parts of an architecture that the family can't spell whatever its keys; the way they go together if none."""
+def _unmatched(family: Family, target: Meaning) -> list[_Fault]:
+    """The parts of an architecture that the family can't express with any keys, or else their combination."""
 
     def fits(template: object, value: object) -> bool:
         return next(iter(matches(template, value, {}, _accepts(family))), None) is not None
 
     faults = [
-        _Fault(name, f" = {_described(name, wanted.whole[name])}")
+        _Fault(name, f" = {_described(name, target.whole[name])}")
         for name, template in family.whole_template.items()
-        if not fits(template, wanted.whole[name])
+        if not fits(template, target.whole[name])
     ]
     types: list[object] = [None] if family.layers is None else list(family.layers.types)
     templates = [family.layer_template(layer_type) for layer_type in types]
     for slot in (*LAYER_SLOTS, "window"):
-        for layer in wanted.layers:
+        for layer in target.layers:
             if slot in layer and not any(fits(template[slot], layer[slot]) for template in templates):
                 faults.append(_Fault(slot, f" = {_described(slot, layer[slot])}"))
                 break
-    return faults or [_Fault("layers", ", which differ from one another in a way of their own")]
+    return faults or [_Fault("combination of layers")]
 
 
 def _accepts(family: Family) -> Accepts:
-    """Whether a key may take a value in the family: rotary positions are checked as a whole."""
+    """Whether a key may have a value in the family. Only rotary positions are restricted."""
     return lambda key, value: not is_rope(key) or (family.rope is not None and family.rope.accepts(key, value))
 
 
-def _differences(reread: Meaning, wanted: Meaning) -> list[_Fault]:
+def _differences(actual: Meaning, target: Meaning) -> list[_Fault]:
     pairs = [
-        ("", reread.whole, wanted.whole),
-        *((" of a layer", *pair) for pair in zip(reread.layers, wanted.layers, strict=True)),
+        ("", actual.whole, target.whole),
+        *((" of a layer", *pair) for pair in zip(actual.layers, target.layers, strict=True)),
     ]
     faults = [
         _Fault(fault.part, fault.detail + where)
-        for where, ours, theirs in pairs
-        for name in theirs
-        for fault in _unlike(name, ours[name], theirs[name])
+        for where, actual_parts, target_parts in pairs
+        for name in target_parts
+        for fault in _part_differences(name, actual_parts[name], target_parts[name])
     ]
     return list(dict.fromkeys(faults))
 
 
-def _unlike(name: str, one: object, other: object) -> list[_Fault]:
-    if not isinstance(one, Mapping) or not isinstance(other, Mapping) or set(one) != set(other):
-        return [] if one == other else [_Fault(name, f" = {_described(name, other)}")]
-    return [_Fault(f"{name}.{option}", f" = {other[option]}") for option in other if one[option] != other[option]]
+def _part_differences(name: str, actual: object, target: object) -> list[_Fault]:
+    if not isinstance(actual, Mapping) or not isinstance(target, Mapping) or set(actual) != set(target):
+        return [] if actual == target else [_Fault(name, f" = {_described(name, target)}")]
+    return [_Fault(f"{name}.{key}", f" = {target[key]}") for key in target if actual[key] != target[key]]
 
 
 def _indivisible(family: Family, config: Plain) -> list[_Fault]:
     faults = []
     for condition in family.divides:
         number, divisor = condition.split(" % ")
-        if whole_number(config, number) % whole_number(config, divisor):
+        if key_as_int(config, number) % key_as_int(config, divisor):
             faults.append(_Fault(number, f" = {config[number]}, which {divisor} = {config[divisor]} does not divide"))
     return faults
 
 
 def _described(slot: str, value: object) -> str:
-    """A component by its name, with the options that aren't its defaults; anything else as it is."""
+    """A component by its name and the options that differ from the defaults; any other value as text."""
     if not isinstance(value, Mapping) or "name" not in value:
         return str(value)
     name = str(value["name"])

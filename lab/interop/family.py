@@ -1,19 +1,19 @@
-"""A family of published architectures, as its file in `families/` declares it: how a config.json spells an
-architecture, and what the tensors are called. A new family is a new file; no Python.
+"""Families of published architectures. A file in `families/` declares how config.json describes an architecture of the
+family, and the names of its tensors. A new family is a new file and needs no Python.
 
-    model_type, class   as config.json has them
-    architecture        the architecture with holes for the keys of config.json (lab.interop.template), in the form of
-                        lab.interop.meaning; options left out have the component's own defaults
-    layers              for families whose layers differ: the key that lists them, and what each of its values changes
-    rope                how rotary positions are spelt (lab.interop.rope)
-    defaults            what an absent or null key means; "= a // b" and "= a * n" compute it from another
-    absent              what an absent key means, for keys whose null means something else
-    computed            keys that no config.json has, computed from those that it has
-    fixed               keys that the lab knows one meaning of: the values that can be honoured
-    dropout             keys of probabilities that the lab has no counterpart for
-    ignored             keys that don't change what is computed
-    divides             "a % b": what transformers demands of the sizes
-    tensors             see lab.interop.tensor_rules
+    model_type, class   the model_type and the class of transformers, as in config.json
+    architecture        the architecture in the form of lab.interop.meaning, with placeholders for the keys of
+                        config.json (lab.interop.template); other options have the component's defaults
+    layers              for families whose layers differ: the key of the layer types, and what each type changes
+    rope                the keys of rotary positions (lab.interop.rope)
+    defaults            the values of keys that are absent or null; "= a // b" and "= a * n" are computed from others
+    absent              the values of absent keys, for keys whose null means something else
+    computed            keys that config.json doesn't have, computed from other keys
+    fixed               keys of which the lab can honour only the listed values
+    dropout             keys of dropout probabilities, which the lab doesn't have
+    ignored             keys that don't change what the model computes
+    divides             "a % b": size b must divide size a, as transformers requires
+    tensors             the names of tensors (lab.interop.tensor_rules)
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ FAMILIES = Path(__file__).parent / "families"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTypes:
-    """How a config.json says which layer is of which type.
+    """How a config.json gives the type of each layer.
 
     Attributes:
-        key: its list with an entry a layer.
-        types: entry → what such a layer has beyond the base block, with the kind's name as `kind`.
-        absent: what a config.json without the list means: {every: n, is: type, else: type} gives every n-th layer the
-            first type; {from: n, is: type, else: type, if: flag} all layers from the n-th on, if the flag is set.
+        key: the key with a list of one entry per layer.
+        types: entry → what such a layer has beyond the base block, with the name of the layer kind as `kind`.
+        absent: the rule if config.json doesn't have the list. {every: n, is: type, else: type} gives the first type to
+            every n-th layer; {from: n, is: type, else: type, if: flag} to all layers from the n-th, if the flag is set.
     """
 
     key: str
@@ -56,7 +56,7 @@ class LayerTypes:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One file of `families/`. See the module."""
+    """One file of `families/`. The docstring of this module explains its keys."""
 
     name: str
     model_type: str
@@ -76,7 +76,7 @@ class Family:
 
     @property
     def keys(self) -> set[str]:
-        """Every key of config.json with a meaning here."""
+        """Every key of config.json that the family knows."""
         keys = _keys_in(self.architecture) | set(self.defaults) | set(self.absent) | set(self.fixed)
         keys |= set(self.dropout) | self.ignored
         if self.layers is not None:
@@ -87,22 +87,22 @@ class Family:
 
     @property
     def whole_template(self) -> Plain:
-        """The template of what the whole model has."""
+        """The template of the parts that belong to the whole model."""
         return {name: part for name, part in self.architecture.items() if name not in (*LAYER_SLOTS, "window")}
 
     def layer_template(self, layer_type: object = None) -> Plain:
-        """The template of a layer: of a type, in families whose layers differ."""
+        """The template of a layer; in families whose layers differ, of a layer of this type."""
         base = {name: part for name, part in self.architecture.items() if name in (*LAYER_SLOTS, "window")}
         own = {} if self.layers is None else self.layers.types[layer_type]
         return {"mixer": {"name": "attention"}} | base | {slot: part for slot, part in own.items() if slot != "kind"}
 
     def layer_kind(self, layer_type: object) -> str:
-        """What to call the layers of a type."""
+        """The name of the layer kind for a type."""
         return "all" if self.layers is None else str(self.layers.types[layer_type].get("kind", "all"))
 
 
 def is_rope(key: str) -> bool:
-    """Whether a key of a template stands for a rotary position, which several keys of a config.json spell."""
+    """Whether a key of a template is a rotary position, which has several keys in a config.json."""
     return key.partition(".")[0] == "rope"
 
 
@@ -116,7 +116,7 @@ def _keys_in(template: object) -> set[str]:
 
 @cache
 def families() -> dict[str, Family]:
-    """Every family by its model_type."""
+    """model_type → family."""
     shared = yaml.safe_load((FAMILIES / "_every.yaml").read_text(encoding="utf-8"))
     loaded = [_load(path, shared) for path in sorted(FAMILIES.glob("[!_]*.yaml"))]
     return {family.model_type: family for family in loaded}
@@ -126,7 +126,7 @@ def family_of(config: Keys) -> Family:
     """The family of a config.json.
 
     Raises:
-        RequestError: it has no model_type that the lab knows.
+        RequestError: the lab doesn't know its model_type.
     """
     model_type = str(config.get("model_type"))
     if model_type not in families():
@@ -158,14 +158,14 @@ def _load(path: Path, shared: Mapping[str, Mapping[str, list[object]]]) -> Famil
     content["tensors"] = TensorNames.read(_tensors(content["tensors"]))
     for name in ("dropout", "divides"):
         content[name] = tuple(content.get(name, ()))
-    unknown = set(content) - {field.name for field in fields(Family)}
-    if unknown:
-        raise ValueError(f"{path}: no such entry: {sorted(unknown)}")
+    unknown_keys = set(content) - {field.name for field in fields(Family)}
+    if unknown_keys:
+        raise ValueError(f"{path}: unknown keys: {sorted(unknown_keys)}")
     return Family(name=path.stem, **content)
 
 
 def _tensors(own: dict[str, Plain]) -> dict[str, Plain]:
-    """A family's tensors on top of those of the family that it is `like`."""
+    """A family's tensors, on top of those of the family that `like` names."""
     if "like" not in own:
         return own
     like = yaml.safe_load((FAMILIES / f"{own['like']}.yaml").read_text(encoding="utf-8"))["tensors"]
@@ -174,19 +174,19 @@ def _tensors(own: dict[str, Plain]) -> dict[str, Plain]:
 
 
 def _complete(slot: str, template: object) -> object:
-    """A component's template with its component's defaults for the options that it leaves out."""
-    chosen = choice(template)
-    if chosen is not None:
-        key, branches = chosen
+    """A component's template with the component's defaults for options that it leaves out."""
+    key_and_branches = choice(template)
+    if key_and_branches is not None:
+        key, branches = key_and_branches
         return {f"${key}": {label: _complete(slot, branch) for label, branch in branches.items()}}
     if slot not in (*LAYER_SLOTS, "embedding") or not isinstance(template, Mapping):
         return template
     name = str(template.get("name", "gqa" if slot == "heads" else None))
-    left_out = TRAINING_ONLY.get(name, ())
+    training_options = TRAINING_ONLY.get(name, ())
     defaults = {
         option.name: option.default
         for option in registry.options(registry.lookup(slot, name))
-        if not option.required and option.name not in left_out
+        if not option.required and option.name not in training_options
     }
     return {"name": name, **defaults, **template}
 
@@ -198,22 +198,26 @@ def compute(expression: str, keys: Keys) -> object:
     """The value of "= a", "= a // b" or "= a * n", where a and b are keys and n is a key or a number.
 
     Raises:
-        RequestError: a key is missing, or isn't a whole number where one is needed.
+        RequestError: a key is missing, isn't a whole number, or is a divisor of 0.
     """
     match = _EXPRESSION.fullmatch(expression)
     assert match is not None, expression
     first, operation, second = match.groups()
     if operation is None and first in keys:
         return keys[first]
-    a = whole_number(keys, first)
-    b = int(second) if second.isdigit() else whole_number(keys, second)
+    a = key_as_int(keys, first)
+    b = int(second) if second.isdigit() else key_as_int(keys, second)
     if operation == "//" and b == 0:
         raise RequestError(f"{second} = 0: expected a whole number above 0", file="config.json")
     return a // b if operation == "//" else a * b
 
 
-def whole_number(keys: Keys, key: str) -> int:
-    """A key's value, which has to be a whole number."""
+def key_as_int(keys: Keys, key: str) -> int:
+    """A key's value, which must be a whole number.
+
+    Raises:
+        RequestError: it is missing or isn't a whole number.
+    """
     value = keys.get(key)
     if value is None:
         raise RequestError(f"has no {key}", kind="missing", file="config.json")

@@ -1,7 +1,7 @@
 """Hugging Face folders: config.json, the weights, and the tokenizer's files.
 
-What comes in is what is there: every configuration key is consumed or refused, every tensor used and of the right
-shape. What goes out is loaded by AutoModelForCausalLM.
+An import uses or refuses every configuration key, and uses every tensor, whose shape must be right. An export can be
+loaded by AutoModelForCausalLM.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ TOKENIZER_FILES = (
 
 
 def import_folder(path: Path, *, without_dropout: bool = False) -> tuple[Architecture, dict[str, Tensor], Path | None]:
-    """A published checkpoint as an architecture, its weights by the decoder's names, and its tokenizer.json.
+    """Read a published checkpoint.
 
     Args:
         path: a folder with config.json and model.safetensors or pytorch_model.bin, whole or in shards.
-        without_dropout: take a model that was trained with dropout, which the lab does not have.
+        without_dropout: accept a model that was trained with dropout, which the lab doesn't have.
     Returns:
-        The weights are on the CPU in the dtype that they are stored in; the tokenizer is None where there is no
-        tokenizer.json.
+        The architecture; the weights by the decoder's names, on the CPU and in their stored dtype; and the path of
+        tokenizer.json, or None if there is none.
     Raises:
-        RequestError: naming the configuration key that can't be honoured, or listing the tensors that don't fit.
+        RequestError: with the configuration key that the lab can't honour, or the tensors that don't fit.
     """
     path = Path(path)
     config = _read_config(path / "config.json")
@@ -69,22 +69,22 @@ def export_folder(
     tokenizer: Path | None = None,
     end_of_text: int | None = None,
 ) -> None:
-    """Write a checkpoint that AutoModelForCausalLM loads: whole, or not at all. Weights keep their dtype.
+    """Write a checkpoint that AutoModelForCausalLM can load. The folder appears whole or not at all.
 
     Args:
-        architecture: of the model.
-        state_dict: its weights by the decoder's names.
-        path: the folder to make; it must not be there yet.
-        model_type: the family to write it as; None for the first that has it.
-        tokenizer: a tokenizer.json to go with it; what belongs to it and lies beside it goes along.
-        end_of_text: the token that ends a document, at which generation stops.
+        architecture: the model's architecture.
+        state_dict: the weights by the decoder's names; their dtype is kept.
+        path: the folder to create; it must not exist.
+        model_type: the family to write; None for the first one that fits.
+        tokenizer: a tokenizer.json to include, with the files beside it that belong to it; None for none.
+        end_of_text: the id of the token that ends a document, at which generation stops; None for none.
     Raises:
-        RequestError: no Hugging Face architecture is like this one (naming the component that has none), the weights
-            don't fit the architecture, or the folder is there already.
+        RequestError: no Hugging Face architecture fits (with the components that have no equivalent), the weights don't
+            fit the architecture, or the folder exists.
     """
     path = Path(path)
     if path.exists():
-        raise RequestError("is there already", kind="exists", file=path)
+        raise RequestError("already exists", kind="exists", file=path)
     config = to_hf_config(architecture, model_type)
     config["eos_token_id"] = end_of_text
     published = to_published(family_of(config), architecture, {k: v.detach().cpu() for k, v in state_dict.items()})
@@ -106,7 +106,7 @@ def export_folder(
 
 @contextmanager
 def _within(folder: Path) -> Iterator[None]:
-    """Name the folder in what is refused."""
+    """A context that adds the folder to refusals."""
     try:
         yield
     except RequestError as error:
@@ -128,7 +128,7 @@ def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 def _read_config(path: Path) -> Plain:
     if not path.is_file():
-        raise RequestError("is missing: not a folder of a published model", kind="not_found", file=path)
+        raise RequestError("is missing: this isn't a folder of a published model", kind="not_found", file=path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

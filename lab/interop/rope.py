@@ -1,6 +1,7 @@
-"""Rotary positions as config.json spells them: `rope_parameters` since transformers 5, scattered keys before it.
+"""Rotary positions in config.json: `rope_parameters` since transformers 5, separate keys before.
 
-Both spellings are written, so that either version reads the same model; read, they must agree.
+Exports write both forms, so that every version of transformers reads the same model. If an imported file has both, they
+must agree.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class _Scaling:
     """A rope_type of config.json as a position component.
 
     Attributes:
-        component: its name.
-        options: the component's options beyond theta, fraction and pairing → their keys.
+        component: the name of the position component.
+        options: the component's options beyond theta, fraction and pairing → keys of config.json.
     """
 
     component: str
@@ -53,21 +54,22 @@ _SCALINGS = {
         },
     ),
 }
-"""By rope_type."""
+"""rope_type → position component."""
 _OPTIONAL: Plain = {"beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": None, "truncate": True}
+"""Keys that may be absent → their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeKeys:
-    """How a family spells its rotary positions.
+    """The rotary positions of a family in config.json.
 
     Attributes:
-        theta: base where the file gives none; by layer type for a family whose layer types differ.
-        theta_key: the key of the base before transformers 5; likewise.
-        fraction: rotated part of a head where the file gives none; None for a family that rotates whole heads.
-        fraction_key: its key before transformers 5.
-        pairing: which values form a pair.
-        types: what it scales by.
+        theta: the default base; by layer type if the layer types of the family differ in it.
+        theta_key: the key of the base before transformers 5; by layer type if the layer types differ in it.
+        fraction: the default of the rotated fraction of a head; None for a family that rotates whole heads.
+        fraction_key: the key of the fraction before transformers 5.
+        pairing: which values of a head form a pair: the two halves, or neighbours.
+        types: the supported values of rope_type.
     """
 
     theta: float | Mapping[str, float] = 10_000.0
@@ -84,35 +86,35 @@ class RopeKeys:
         return {"rope_parameters", "rope_scaling", _CONTEXT, self.fraction_key, *theta_keys}
 
     def read(self, config: Keys) -> dict[str, Plain]:
-        """The position components that a config.json asks for: {"rope": …}, or {"rope.<layer type>": …}.
+        """The position components of a config.json: {"rope": …}, or {"rope.<layer type>": …}.
 
         Raises:
-            RequestError: naming what can't be honoured.
+            RequestError: with the key that the lab can't honour.
         """
         if isinstance(self.theta, Mapping):
             return {f"rope.{layer_type}": self._position(config, layer_type) for layer_type in self.theta}
         return {"rope": self._position(config, None)}
 
     def write(self, positions: Mapping[str, object]) -> Plain:
-        """The keys of config.json for positions as `read` gives them."""
-        written: Plain = {}
+        """The keys of config.json for positions in the form that `read` returns."""
+        config: Plain = {}
         by_type: Plain = {}
         for name, position in positions.items():
             assert isinstance(position, Mapping)
             layer_type = name.partition(".")[2] or None
             parameters = self._parameters(position)
             by_type[layer_type or ""] = parameters
-            written[self._theta_key(layer_type)] = parameters["rope_theta"]
+            config[self._theta_key(layer_type)] = parameters["rope_theta"]
             if parameters["rope_type"] != "default":
-                # The older spelling has one scaling for the whole model: that of the layers that see everything.
-                apart = ("rope_theta", "partial_rotary_factor")
-                written["rope_scaling"] = {key: value for key, value in parameters.items() if key not in apart}
+                # The older form has one scaling for the whole model, which is that of the global layers.
+                separate_keys = ("rope_theta", "partial_rotary_factor")
+                config["rope_scaling"] = {key: value for key, value in parameters.items() if key not in separate_keys}
             if self.fraction is not None:
-                written[self.fraction_key] = position["fraction"]
-        return written | ({"rope_parameters": by_type.get("", by_type)} if by_type else {})
+                config[self.fraction_key] = position["fraction"]
+        return config | ({"rope_parameters": by_type.get("", by_type)} if by_type else {})
 
     def accepts(self, name: str, position: object) -> bool:
-        """Whether a position component can be written as `name`, which is rope or rope.<layer type>."""
+        """Whether a position component can be written under `name`, which is rope or rope.<layer type>."""
         if not isinstance(position, Mapping):
             return False
         rope_type = _rope_type(position["name"])
@@ -129,14 +131,14 @@ class RopeKeys:
         return self.theta_key[layer_type]
 
     def _position(self, config: Keys, layer_type: str | None) -> Plain:
-        given = self._given(config, layer_type)
-        rope_type = given.pop("rope_type", None) or given.get("type") or "default"
-        given.pop("type", None)
+        settings = self._settings(config, layer_type)
+        rope_type = settings.pop("rope_type", None) or settings.get("type") or "default"
+        settings.pop("type", None)
         if rope_type not in self.types or not isinstance(rope_type, str):
-            there_are = f"(there are: {', '.join(self.types)})"
-            raise _refusal(f"rope_scaling of type '{rope_type}' can't be honoured here {there_are}")
+            supported = ", ".join(self.types)
+            raise _refusal(f"rope_scaling of type '{rope_type}' can't be honoured here; the lab has {supported}")
         default = self.theta if isinstance(self.theta, float | int) else self.theta[layer_type or ""]
-        theta, fraction = given.pop("rope_theta", None), given.pop("partial_rotary_factor", None)
+        theta, fraction = settings.pop("rope_theta", None), settings.pop("partial_rotary_factor", None)
         fraction = (1.0 if self.fraction is None else self.fraction) if fraction is None else fraction
         if self.fraction is None and fraction != 1.0:
             raise _refusal(f"partial_rotary_factor = {fraction}: this family rotates whole heads")
@@ -148,19 +150,19 @@ class RopeKeys:
             "pairing": self.pairing,
         }
         if rope_type == "yarn":
-            _settle_mscale(given)
+            _replace_mscale(settings)
         for option, key in scaling.options.items():
-            value = given.pop(key, None)
+            value = settings.pop(key, None)
             if value is None and key not in _OPTIONAL:
                 raise _refusal(f"rope_scaling of type '{rope_type}' has no {key}")
             position[option] = _OPTIONAL[key] if value is None else value
-        unknown = [key for key, value in given.items() if value is not None and key != _CONTEXT]
-        if unknown:
-            raise _refusal(f"rope_scaling of type '{rope_type}': no meaning is known for {unknown}")
+        unknown_keys = [key for key, value in settings.items() if value is not None and key != _CONTEXT]
+        if unknown_keys:
+            raise _refusal(f"rope_scaling of type '{rope_type}': the lab doesn't know the keys {unknown_keys}")
         return position
 
-    def _given(self, config: Keys, layer_type: str | None) -> Plain:
-        """Everything that the file says of one rotation, from both spellings, which must agree."""
+    def _settings(self, config: Keys, layer_type: str | None) -> Plain:
+        """All settings of one rotation, from both forms, which must agree."""
         new = _section(config, "rope_parameters")
         if layer_type is not None:
             new = _section(new, layer_type)
@@ -170,9 +172,9 @@ class RopeKeys:
         for key in set(new) & set(old):
             if new[key] != old[key]:
                 raise _refusal(f"rope_parameters has {key} = {new[key]}, the older keys have {old[key]}")
-        given = old | new
-        context = config.get(_CONTEXT) or given.get(_CONTEXT) or config.get("max_position_embeddings")
-        return given if context is None else given | {_CONTEXT: context}
+        settings = old | new
+        context = config.get(_CONTEXT) or settings.get(_CONTEXT) or config.get("max_position_embeddings")
+        return settings if context is None else settings | {_CONTEXT: context}
 
     def _parameters(self, position: Mapping[str, object]) -> Plain:
         rope_type = _rope_type(position["name"])
@@ -180,19 +182,20 @@ class RopeKeys:
         parameters: Plain = {"rope_type": rope_type, "rope_theta": position["theta"]}
         if self.fraction is not None:
             parameters["partial_rotary_factor"] = position["fraction"]
-        chosen = {key: position[option] for option, key in _SCALINGS[rope_type].options.items()}
-        return parameters | {key: value for key, value in chosen.items() if value is not None}
+        scaling = {key: position[option] for option, key in _SCALINGS[rope_type].options.items()}
+        return parameters | {key: value for key, value in scaling.items() if value is not None}
 
 
 def _rope_type(component: object) -> str | None:
-    """The rope_type of a position component by name; None for one that config.json has no word for."""
+    """The rope_type of a position component, by the component's name; None if config.json has no such type."""
     return next((rope_type for rope_type, scaling in _SCALINGS.items() if scaling.component == component), None)
 
 
-def _settle_mscale(given: Plain) -> None:
-    """Replace DeepSeek's way to give YaRN's attention factor by the factor itself."""
-    mscale, all_dims, factor = given.pop("mscale", None), given.pop("mscale_all_dim", None), given.get("factor")
-    if not mscale or not all_dims or given.get("attention_factor") is not None or factor is None:
+def _replace_mscale(settings: Plain) -> None:
+    """Replace DeepSeek's `mscale` and `mscale_all_dim` by YaRN's attention factor, in place."""
+    mscale, all_dims = settings.pop("mscale", None), settings.pop("mscale_all_dim", None)
+    factor = settings.get("factor")
+    if not mscale or not all_dims or settings.get("attention_factor") is not None or factor is None:
         return
     factor = _number("factor", factor)
     if factor > 1:
@@ -200,11 +203,11 @@ def _settle_mscale(given: Plain) -> None:
             0.1 * _number(key, value) * math.log(factor) + 1
             for key, value in (("mscale", mscale), ("mscale_all_dim", all_dims))
         )
-        given["attention_factor"] = numerator / denominator
+        settings["attention_factor"] = numerator / denominator
 
 
 def _section(config: Keys, key: str) -> Plain:
-    """The mapping below a key; empty where the key is absent or null."""
+    """The mapping below a key; empty if the key is absent or null."""
     section = config.get(key) or {}
     if not isinstance(section, Mapping):
         raise _refusal(f"{key} = {section!r}: expected keys and values")

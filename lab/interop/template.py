@@ -1,10 +1,10 @@
-"""A configuration with holes, read both ways: filled from a config.json's keys, or matched to find those keys.
+"""Configurations with placeholders, which are filled from the keys of a config.json, or matched to find the keys.
 
-    $hidden_size                          a hole: the value of that key
-    {$hidden_act: {silu: …, gelu: …}}     a choice: the key's value says which branch stands here ("a|b" serves both)
+    $hidden_size                          a placeholder for the value of a key
+    {$hidden_act: {silu: …, gelu: …}}     a choice: the value of the key selects a branch ("a|b" selects it by a or b)
 
-Everything else stands for itself. Matching tries every branch of every choice, so that a family's variants need no
-order; where several fit, the first written wins.
+All other values are taken literally. Matching tries every branch of every choice, so the order of branches matters only
+if several match: then the first one is taken.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from typing import TypeAlias, TypeGuard
 from lab.refusals import RequestError
 
 Plain: TypeAlias = dict[str, object]
-"""A configuration as YAML and JSON hold it."""
+"""A configuration as in YAML or JSON."""
 Keys: TypeAlias = Mapping[str, object]
-"""The keys of a config.json, with their values."""
+"""Keys of a config.json → their values."""
 Accepts: TypeAlias = Callable[[str, object], bool]
 
 
-def is_hole(template: object) -> TypeGuard[str]:
-    """Whether a template is a hole, `$key`."""
+def is_placeholder(template: object) -> TypeGuard[str]:
+    """Whether a template is a placeholder, `$key`."""
     return isinstance(template, str) and template.startswith("$")
 
 
 def choice(template: object) -> tuple[str, dict[object, object]] | None:
-    """(key, branches by label) of a choice, None for any other template."""
+    """(key, label → branch) of a choice; None for any other template."""
     if isinstance(template, Mapping) and len(template) == 1:
         ((key, branches),) = template.items()
-        if is_hole(key):
+        if is_placeholder(key):
             return key[1:], {label: branch for labels, branch in branches.items() for label in _labels(labels)}
     return None
 
 
 def fill(template: object, keys: Keys) -> object:
-    """The template with every hole filled and every choice made.
+    """Fill every placeholder of a template and resolve every choice.
 
     Raises:
-        RequestError: a key is missing, or has a value that no branch serves.
+        RequestError: a key is missing, or has a value for which there is no branch.
     """
-    if is_hole(template):
+    if is_placeholder(template):
         return _value(template[1:], keys)
-    chosen = choice(template)
-    if chosen is not None:
-        key, branches = chosen
+    key_and_branches = choice(template)
+    if key_and_branches is not None:
+        key, branches = key_and_branches
         value = _value(key, keys)
         for label, branch in branches.items():
             if same(label, value):
@@ -56,25 +56,27 @@ def fill(template: object, keys: Keys) -> object:
 
 
 def fill_parts(templates: Mapping[str, object], keys: Keys) -> Plain:
-    """`fill` for each of several templates."""
+    """Fill each of several templates."""
     return {name: fill(part, keys) for name, part in templates.items()}
 
 
 def matches(template: object, value: object, bound: Keys, accepts: Accepts = lambda key, value: True) -> Iterator[Keys]:
-    """Every way to give the template's keys values such that filling it gives `value`.
+    """Every assignment of keys with which the filled template equals `value`.
 
     Args:
+        template: the template.
+        value: the configuration to match.
         bound: keys that already have a value.
-        accepts: whether a key may take a value.
+        accepts: whether a key may have a value.
     Yields:
-        `bound` with the keys that this template decides.
+        `bound` with the keys that this template determines.
     """
-    if is_hole(template):
+    if is_placeholder(template):
         yield from _bind(template[1:], value, bound, accepts)
         return
-    chosen = choice(template)
-    if chosen is not None:
-        key, branches = chosen
+    key_and_branches = choice(template)
+    if key_and_branches is not None:
+        key, branches = key_and_branches
         for label, branch in branches.items():
             for extended in _bind(key, label, bound, accepts):
                 yield from matches(branch, value, extended, accepts)
@@ -85,9 +87,9 @@ def matches(template: object, value: object, bound: Keys, accepts: Accepts = lam
         yield bound
 
 
-def same(one: object, other: object) -> bool:
-    """Equality in which True is not 1."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+def same(a: object, b: object) -> bool:
+    """Whether two values are equal, where True and 1 are different."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _match_all(pairs: list[tuple[object, object]], bound: Keys, accepts: Accepts) -> Iterator[Keys]:

@@ -1,15 +1,15 @@
-"""How a family's published tensors hold ours, as its `tensors` says: for each published name, which of ours and how.
+"""Rules that map published tensors to ours: the `tensors` of a family's file. Each published name has a rule.
 
     name: ours                              the same tensor
-    name: {renamed: ours}                   likewise, for the sake of a modifier
-    name: {concatenated: [a, b, …]}         one after the other along `axis` (0 unless given)
-    name: {interleaved: [a, b]}             row by row in turn along `axis` (gpt-oss's gate and up)
-    name: {grouped: [q, k, v]}              for each key-value head its queries, its key, its value (NeoX, Falcon)
+    name: {renamed: ours}                   the same tensor, in a form that allows modifiers
+    name: {concatenated: [a, b, …]}         our tensors concatenated along `axis` (by default 0)
+    name: {interleaved: [a, b]}             alternating rows of our tensors along `axis` (gate and up of gpt-oss)
+    name: {grouped: [q, k, v]}              for each key-value head its queries, key and value (NeoX, Falcon)
     name with {expert}: {stacked: ours}     one published tensor for each of ours[0], ours[1], …
-    name: null                              nothing, where a family that this one is like has something
+    name: null                              removes a rule of the family that `like` names
 
-The modifiers are `transposed: true` (stored with its last two dimensions exchanged) and `where: {residual: [pre]}` (for
-layers with such components alone).
+Modifiers: `transposed: true` for a tensor that is stored with its last two dimensions exchanged, and
+`where: {residual: [pre]}` for a tensor that only layers with such components have.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ FORMS = ("renamed", "concatenated", "interleaved", "grouped", "stacked")
 
 @dataclass(frozen=True)
 class TensorRule:
-    """One published name, or one for each expert.
+    """The rule of one published name, or of one name for each expert.
 
     Attributes:
         theirs: the published name.
-        ours: our names, in a layer without the layer's prefix.
-        form: how it holds them, among FORMS.
-        axis: along which they are joined.
-        transposed: whether its last two dimensions are exchanged.
-        where: slot → the components with which a layer has it.
+        ours: our names; those of a layer are without the layer's prefix.
+        form: how the published tensor holds ours: one of FORMS.
+        axis: the axis along which our tensors are joined.
+        transposed: whether the last two dimensions of the published tensor are exchanged.
+        where: slot → the components of which a layer must have one for the rule to apply.
     """
 
     theirs: str
@@ -42,21 +42,21 @@ class TensorRule:
 
     @classmethod
     def read(cls, theirs: str, entry: str | Mapping[str, object]) -> TensorRule:
-        """A rule as a family's file has it."""
+        """A rule from its entry in a family's file."""
         options: Mapping[str, object] = {"renamed": entry} if isinstance(entry, str) else entry
         (form,) = set(options) & set(FORMS)
-        held, where, axis = options[form], options.get("where", {}), options.get("axis", 0)
-        assert isinstance(held, str | list)
+        names, where, axis = options[form], options.get("where", {}), options.get("axis", 0)
+        assert isinstance(names, str | list)
         assert isinstance(where, Mapping)
         assert isinstance(axis, int)
         assert set(options) <= {form, "where", "axis", "transposed"}, f"{theirs}: {sorted(options)}"
         return cls(
             theirs,
-            (held,) if isinstance(held, str) else tuple(held),
+            (names,) if isinstance(names, str) else tuple(names),
             form,
             axis,
             bool(options.get("transposed", False)),
-            {slot: tuple(names) for slot, names in where.items()},
+            {slot: tuple(components) for slot, components in where.items()},
         )
 
 
@@ -65,11 +65,11 @@ class TensorNames:
     """The published tensors of a family.
 
     Attributes:
-        prefix: of the model's own tensors, which some checkpoints leave out.
-        whole: rules of the model.
-        layer: rules of each layer, with {layer} in their names.
-        tied: published name → ours, of the copies that a tied embedding may leave.
-        buffers: patterns of names that hold nothing to learn.
+        prefix: the prefix of the model's tensors, which some checkpoints leave out.
+        whole: the rules of the whole model.
+        layer: the rules of each layer, with {layer} in the published names.
+        tied: published name → ours, for copies of a tied embedding that a checkpoint may have.
+        buffers: patterns of the names of buffers, which are ignored.
     """
 
     prefix: str
@@ -80,7 +80,7 @@ class TensorNames:
 
     @classmethod
     def read(cls, content: Mapping[str, object]) -> TensorNames:
-        """The `tensors` of a family's file."""
+        """The rules from the `tensors` of a family's file."""
         whole, layer = content["whole"], content["layer"]
         assert isinstance(whole, Mapping)
         assert isinstance(layer, Mapping)

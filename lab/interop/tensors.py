@@ -1,7 +1,7 @@
-"""Tensors under their published names and shapes, and under ours (`lab.interop.tensor_rules` says how they relate).
+"""Conversion of weights between published names and shapes and ours, by the rules of `lab.interop.tensor_rules`.
 
-What an architecture doesn't have, such as a bias, is passed over. Where two names hold the same tensor of ours, either
-is read, and the first is written.
+Rules for tensors that an architecture doesn't have, such as a bias, are skipped. If two published names hold the same
+tensor of ours, either one is read, and the first one is written.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from lab.interop.tensor_rules import TensorRule
 from lab.refusals import RequestError
 
 _LISTED = 8
-"""Faults that a message lists."""
+"""The most faults that a message lists."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Published tensors and those of ours that they hold: a rule, applied.
+    """A rule applied to a layer or the model: the published tensors, and our tensors that they hold.
 
     Attributes:
-        theirs: published names; several for stacked experts, else one.
+        rule: the rule.
+        theirs: the published names; several for stacked experts, else one.
         ours: our names.
-        groups: key-value heads of the layer, for grouped.
+        groups: the key-value heads of the layer, for the form `grouped`.
     """
 
     rule: TensorRule
@@ -39,7 +40,7 @@ class Relation:
     groups: int = 1
 
     def join(self, parts: list[Tensor]) -> list[Tensor]:
-        """Tensors of ours → the published ones."""
+        """The published tensors from ours."""
         match self.rule.form:
             case "renamed":
                 joined = parts
@@ -54,7 +55,7 @@ class Relation:
         return [tensor.mT.contiguous() if self.rule.transposed else tensor.contiguous() for tensor in joined]
 
     def split(self, published: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
-        """The published tensors → those of ours, which have the given shapes. The way back of `join`."""
+        """Our tensors, of the given shapes, from the published ones. The inverse of `join`."""
         tensors = [tensor.mT for tensor in published] if self.rule.transposed else published
         match self.rule.form:
             case "renamed":
@@ -71,54 +72,54 @@ class Relation:
                 parts = [part.flatten(0, 1) for part in torch.split(_cut(tensors[0], 0, self.groups), sizes, dim=1)]
         if len(parts) == 1:
             return [parts[0].contiguous()]
-        # A copy each: parts of one storage can't be saved, and would keep the whole alive.
+        # Copies, because parts of one storage can't be saved and would keep the whole storage in memory.
         return [part.clone(memory_format=torch.contiguous_format) for part in parts]
 
 
 def _cut(tensor: Tensor, axis: int, pieces: int) -> Tensor:
-    """One dimension as two, the first of them of so many pieces."""
+    """Split one dimension into two, the first of which has the size `pieces`."""
     shape = tensor.shape
     return tensor.reshape(*shape[:axis], pieces, shape[axis] // pieces, *shape[axis + 1 :])
 
 
 def relations(family: Family, architecture: Architecture) -> Iterator[Relation]:
-    """Every relation that applies to an architecture of the family, those to be written before their alternatives."""
-    has = shapes(architecture)
+    """Every relation that applies to an architecture of the family. Names that are written come before alternatives."""
+    own_shapes = shapes(architecture)
     for rule in family.tensors.whole:
-        yield from _applied(rule, rule.theirs, "", has, {}, groups=1)
+        yield from _applied(rule, rule.theirs, "", own_shapes, {}, groups=1)
     for index, layer in enumerate(architecture.layers):
         components = {"mixer": layer.mixer.name, "residual": layer.residual.name, "mlp": layer.mlp.name}
         groups = 1 if layer.attention is None else layer.attention.heads.kv_heads
         for rule in family.tensors.layer:
             theirs = rule.theirs.replace("{layer}", str(index))
-            yield from _applied(rule, theirs, f"layers.{index}.", has, components, groups)
+            yield from _applied(rule, theirs, f"layers.{index}.", own_shapes, components, groups)
 
 
 def shapes(architecture: Architecture) -> dict[str, torch.Size]:
-    """Shapes of an architecture's parameters by name."""
+    """Name → shape of an architecture's parameters. No memory is allocated."""
     with torch.device("meta"):
         return {name: parameter.shape for name, parameter in Decoder(architecture).named_parameters()}
 
 
 def from_published(family: Family, architecture: Architecture, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names from those of a published checkpoint.
+    """Convert the weights of a published checkpoint to our names and shapes.
 
     Raises:
-        RequestError: listing what is missing, what is left over and what has another shape.
+        RequestError: with the tensors that are missing, unexpected, or of a wrong shape.
     """
     expected = shapes(architecture)
-    left = _with_prefix(family, published)
+    remaining = _with_prefix(family, published)
     state: dict[str, Tensor] = {}
     faults: list[str] = []
     missing: dict[str, str] = {}
     for relation in relations(family, architecture):
-        absent = [name for name in relation.theirs if name not in left]
+        absent = [name for name in relation.theirs if name not in remaining]
         if absent:
             for name in relation.ours:
                 if name not in state:
                     missing.setdefault(name, absent[0])
             continue
-        tensors = [left.pop(name) for name in relation.theirs]
+        tensors = [remaining.pop(name) for name in relation.theirs]
         shapes_needed = relation.join([torch.empty(expected[name], device="meta") for name in relation.ours])
         misshapen = [
             f"{name} is {list(tensor.shape)}, expected {list(right.shape)}"
@@ -131,7 +132,7 @@ def from_published(family: Family, architecture: Architecture, published: Mappin
             missing.pop(name, None)
         state |= zip(relation.ours, parts, strict=True) if parts else {}
     faults = [f"missing: {name}" for name in missing.values()] + faults
-    faults += _leftovers(family, architecture, left, state)
+    faults += _unexpected(family, architecture, remaining, state)
     if faults:
         more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
         raise RequestError(f"the weights do not fit config.json: {'; '.join(faults[:_LISTED])}{more}")
@@ -139,10 +140,10 @@ def from_published(family: Family, architecture: Architecture, published: Mappin
 
 
 def to_published(family: Family, architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under their published names.
+    """Convert our weights to their published names and shapes.
 
     Raises:
-        RequestError: the state has other tensors than the architecture, or other shapes.
+        RequestError: the tensors or shapes don't fit the architecture.
     """
     expected = shapes(architecture)
     faults = [f"missing: {name}" for name in expected if name not in state]
@@ -155,13 +156,13 @@ def to_published(family: Family, architecture: Architecture, state: Mapping[str,
     if faults:
         raise RequestError(f"the weights do not fit the architecture: {'; '.join(faults[:_LISTED])}")
     published: dict[str, Tensor] = {}
-    written: set[str] = set()
+    converted: set[str] = set()
     for relation in relations(family, architecture):
-        if not written & set(relation.ours):
+        if not converted & set(relation.ours):
             published |= zip(relation.theirs, relation.join([state[name] for name in relation.ours]), strict=True)
-            written |= set(relation.ours)
-    unwritten = set(expected) - written
-    assert not unwritten, unwritten
+            converted |= set(relation.ours)
+    missing = set(expected) - converted
+    assert not missing, missing
     return published
 
 
@@ -169,35 +170,35 @@ def _applied(
     rule: TensorRule,
     theirs: str,
     prefix: str,
-    has: Mapping[str, torch.Size],
+    own_shapes: Mapping[str, torch.Size],
     components: Mapping[str, str],
     groups: int,
 ) -> Iterator[Relation]:
-    """The rule's relation, if the model or the layer has such tensors."""
+    """The relation of a rule; nothing if the model or the layer doesn't have the rule's tensors."""
     ours = tuple(f"{prefix}{name}" for name in rule.ours)
-    if any(name not in has for name in ours):
+    if any(name not in own_shapes for name in ours):
         return
     if any(components[slot] not in names for slot, names in rule.where.items()):
         return
-    experts = has[ours[0]][0] if rule.form == "stacked" else 1
+    experts = own_shapes[ours[0]][0] if rule.form == "stacked" else 1
     names = tuple(theirs.replace("{expert}", str(expert)) for expert in range(experts))
     yield Relation(rule, names, ours, groups)
 
 
 def _with_prefix(family: Family, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by full name: some checkpoints leave the model's own prefix out."""
+    """The tensors by full name, because some checkpoints leave out the model's prefix."""
     prefix = family.tensors.prefix
     whole = {rule.theirs for rule in family.tensors.whole if not rule.theirs.startswith(prefix)}
     full = {name: name if name.startswith(prefix) or name in whole else prefix + name for name in published}
     return {full[name]: tensor for name, tensor in published.items()}
 
 
-def _leftovers(
-    family: Family, architecture: Architecture, left: Mapping[str, Tensor], state: Mapping[str, Tensor]
+def _unexpected(
+    family: Family, architecture: Architecture, remaining: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> list[str]:
-    """What is wrong with the tensors that no relation has taken: buffers and copies of tied tensors are fine."""
+    """Faults of the tensors that no relation has used. Buffers, and copies of tied tensors, are allowed."""
     faults = []
-    for name, tensor in left.items():
+    for name, tensor in remaining.items():
         if any(re.fullmatch(pattern, name) for pattern in family.tensors.buffers):
             continue
         same_as = family.tensors.tied.get(name)

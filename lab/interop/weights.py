@@ -14,14 +14,14 @@ from torch import Tensor
 from lab.refusals import RequestError
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
-"""In the order in which they are looked for; an index beside them lists shards."""
+"""File names in the order in which they are searched. An index file beside them lists shards."""
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's checkpoint, on the CPU, in the dtype that it is stored in.
+    """Every tensor of a folder's checkpoint by name, on the CPU and in its stored dtype.
 
     Raises:
-        RequestError: there is none, or a file is missing or can't be read.
+        RequestError: the folder has no weights, or a file is missing or can't be read.
     """
     for name in NAMES:
         index = folder / f"{name}.index.json"
@@ -30,23 +30,23 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if index.is_file():
             return _read_shards(index)
     raise RequestError(
-        f"no weights here; looked for {', '.join(NAMES)} and an index of shards", kind="not_found", file=folder
+        f"has no weights: neither {' nor '.join(NAMES)}, nor an index of shards", kind="not_found", file=folder
     )
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
-        of_tensor: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (json.JSONDecodeError, KeyError) as error:
         raise RequestError(f"not an index of shards: {error!r}", kind="unreadable", file=index) from None
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(of_tensor.values())):
+    for shard in sorted(set(shard_of.values())):
         if Path(shard).name != shard:
             raise RequestError(f"'{shard}' is not a file of this folder", file=index)
         tensors |= _read(index.parent / shard)
-    missing = sorted(set(of_tensor) - set(tensors))
+    missing = sorted(set(shard_of) - set(tensors))
     if missing:
-        raise RequestError(f"its shards lack {', '.join(missing[:8])}", file=index)
+        raise RequestError(f"its shards don't have {', '.join(missing[:8])}", file=index)
     return tensors
 
 
@@ -60,5 +60,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise RequestError(f"can't be read: {str(error).splitlines()[0]}", kind="unreadable", file=path) from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise RequestError("holds something other than named tensors", kind="unreadable", file=path)
+        raise RequestError("holds other values than named tensors", kind="unreadable", file=path)
     return tensors

@@ -255,7 +255,7 @@ class TestComponentsOfOnesOwn:
     def test_an_edited_copy_in_the_plan_is_refused(self, folder: Path, plan: Plan) -> None:
         text = (folder / "plan.json").read_text()
         (folder / "plan.json").write_text(text.replace("cap: float = 20.0", "cap: float = 25.0"))
-        with pytest.raises(RequestError, match="its SHA-256 is another"):
+        with pytest.raises(RequestError, match="its SHA-256 differs"):
             load_plan(folder / "plan.json")
 
 
