@@ -1,8 +1,8 @@
-"""Processes that tests start as `[sys.executable, "-m", MODULE, …]` are forked from one that has imported torch.
+"""Speeds up processes that tests start with `[sys.executable, "-m", MODULE, …]`.
 
-That holds for what they start in turn, such as the local launcher's workers: see `tests.forked`. Where a process of its
-own is the point (what a start loads, a crash while it imports), a test starts `forked.REAL_PYTHON`, or runs Python
-with -c.
+They are forked from a server that has already imported torch, and so are their own child processes, such as the workers
+of the local launcher: see `tests.forked`. A test that needs a fresh interpreter, for instance to check what a start
+imports or how it crashes, starts `forked.REAL_PYTHON`, or runs Python with -c.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ sys.executable = forked.PYTHON
 
 
 def pytest_runtest_setup() -> None:
-    """The server starts with the first test, and not where tests are only collected."""
+    """Start the fork server with the first test, so that collecting tests doesn't start it."""
     os.environ[forked.SOCKET] = forked.server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use a Slurm cluster or trained runs, by their fixtures."""
     for item in items:
         if {"cluster", "fragile_cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slurm)

@@ -1,12 +1,13 @@
-"""A process that has imported torch, Lightning and the lab, and forks for each process that a test asks for.
+"""A server that has imported torch, Lightning and the lab, and forks a process for each request of a test.
 
     python -m tests.fork_server SOCKET PID
 
-All workers of a pytest run share it. It ends when process PID, which is pytest's, has ended.
+All workers of a pytest run share it. It ends when pytest, which is process PID, has ended.
 
-A request is one line of JSON with three open files, which become the new process's standard streams. The answers are
-lines of JSON too: {"pid": …} once it has begun, {"code": …} once it has ended, negative for a signal. A number that the
-client sends is a signal for the process; when the client goes away, the process and all that it started are killed.
+A request is one line of JSON with three open files, which become the standard streams of the new process. The server
+answers with lines of JSON: {"pid": …} when the process has started, and {"code": …} when it has ended, where a negative
+code is a signal. Each byte that the client sends later is the number of a signal for the process. If the client closes
+the connection, the process and all its descendants are killed.
 """
 
 from __future__ import annotations
@@ -42,56 +43,56 @@ _LONGEST_REQUEST = 4 * 2**20
 
 
 def serve(path: Path, owner: int) -> None:
-    """Listen on a Unix socket until the owner has ended."""
+    """Serve requests on a Unix socket until the process `owner` has ended."""
     for module in PRELOADED:
         importlib.import_module(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process stays behind as a zombie
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no child becomes a zombie
     with socket.socket(socket.AF_UNIX) as listener:
         temporary = path.with_suffix(".new")
         listener.bind(str(temporary))
         listener.listen(64)
-        temporary.rename(path)  # who finds it can connect
-        while _lives(owner):
+        temporary.rename(path)  # only now, so that a client which sees the path can connect
+        while _is_running(owner):
             if select.select([listener], [], [], 2.0)[0]:
                 connection, _ = listener.accept()
                 if os.fork() == 0:
                     listener.close()
-                    _attend(connection)
+                    _handle(connection)
                 connection.close()
 
 
-def _attend(connection: socket.socket) -> NoReturn:
-    """Fork the process that a client asks for, tell the client what becomes of it, and end with it."""
+def _handle(connection: socket.socket) -> NoReturn:
+    """Fork the process of one request, report its start and end to the client, and exit after it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, files = _receive(connection)
     pid = os.fork()
     if pid == 0:
         connection.close()
-        _become(request, files)
+        _run_as_process(request, files)
     for file in files:
         os.close(file)
-    ended = os.pidfd_open(pid)
-    # Where the client has gone, the end of the connection is seen below.
+    process_fd = os.pidfd_open(pid)
+    # If the client has closed the connection, the loop below notices it.
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
     while True:
-        ready = select.select([ended, connection], [], [])[0]
-        if ended in ready:
+        ready = select.select([process_fd, connection], [], [])[0]
+        if process_fd in ready:
             _, status = os.waitpid(pid, 0)
             with contextlib.suppress(OSError):
                 connection.sendall(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
             os._exit(0)
-        numbers = _numbers(connection)
-        if numbers is None:
+        signals = _received_signals(connection)
+        if signals is None:
             _kill_tree(pid)
             os._exit(0)
-        for number in numbers:
+        for number in signals:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
 def _kill_tree(pid: int) -> None:
-    """Kill a process and all that it has started, in whatever session, as Slurm does at the end of a job."""
+    """Kill a process and all its descendants, in any session, as Slurm does at the end of a job."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         tree = [process, *process.children(recursive=True)]
@@ -111,8 +112,8 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return request, list(files)
 
 
-def _numbers(connection: socket.socket) -> list[int] | None:
-    """The signals that a client sends, a byte each; None once it has gone."""
+def _received_signals(connection: socket.socket) -> list[int] | None:
+    """The numbers of the signals that the client has sent, one byte each; None if it has closed the connection."""
     try:
         data = connection.recv(64)
     except OSError:
@@ -120,8 +121,8 @@ def _numbers(connection: socket.socket) -> list[int] | None:
     return list(data) or None
 
 
-def _become(request: dict[str, Any], files: list[int]) -> NoReturn:
-    """Be the process that was asked for."""
+def _run_as_process(request: dict[str, Any], files: list[int]) -> NoReturn:
+    """Run a request in this forked process: set up streams, signals, folder and environment, run, and exit."""
     code: object = 1
     try:
         os.setsid()
@@ -137,8 +138,8 @@ def _become(request: dict[str, Any], files: list[int]) -> NoReturn:
         os.environ.update(request["environment"])
         sys.executable = request["executable"]
         code = _run(request)
-    except SystemExit as ended:
-        code = ended.code
+    except SystemExit as error:
+        code = error.code
         if isinstance(code, str):
             print(code, file=sys.stderr)
     except KeyboardInterrupt:
@@ -153,7 +154,7 @@ def _become(request: dict[str, Any], files: list[int]) -> NoReturn:
 
 
 def _run(request: dict[str, Any]) -> object:
-    """As Python runs a module or a script; or call a function, whose result is the exit code."""
+    """Run a module or a script as Python would, or call a function, whose result is the exit code."""
     arguments = request["arguments"]
     if "function" in request:
         function, positional = pickle.loads(base64.b64decode(request["function"]))
@@ -161,7 +162,7 @@ def _run(request: dict[str, Any]) -> object:
     if "module" in request:
         sys.argv = [request["module"], *arguments]
         sys.path[0] = request["cwd"]
-        sys.modules.pop(request["module"], None)  # it is executed anew, as __main__
+        sys.modules.pop(request["module"], None)  # so that it is executed again, as __main__
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     else:
         sys.argv = [request["script"], *arguments]
@@ -170,7 +171,7 @@ def _run(request: dict[str, Any]) -> object:
     return 0
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,7 @@
-"""Processes of a test's own that have torch and the lab imported already: see `tests.fork_server`.
+"""Start processes that have already imported torch and the lab: see `tests.fork_server`.
 
-They can be killed, frozen and waited for like any; environment, folder and standard streams are their own.
+They can be killed, stopped and waited for like other processes, and have their own environment, working folder and
+standard streams.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[1]
 
 PYTHON = str(REPOSITORY / "tests" / "python")
-"""Stands for the interpreter in a command line: `PYTHON -m MODULE …` is forked and needs no second to import torch."""
+"""A script that replaces the interpreter: `PYTHON -m MODULE …` forks from the server instead of importing torch."""
 
 REAL_PYTHON = os.environ.get("TESTS_PYTHON", sys.executable)
+"""The real interpreter."""
 
 SOCKET = "TESTS_FORK_SERVER"
-"""The environment variable that tells PYTHON where the server listens."""
+"""The environment variable with the path of the server's socket."""
 
 
 class Forked:
-    """A process that runs a function, which must be one of a module, and ends with the exit code that it returns.
+    """A forked process that calls a function and exits with the code that the function returns.
 
     Attributes:
-        pid: the process's.
+        pid: the id of the process.
     """
 
     def __init__(
@@ -49,8 +51,11 @@ class Forked:
     ) -> None:
         """
         Args:
-            environment: all of it.
-            output: a file to which standard output and error are appended.
+            function: a function at the top level of a module, so that it can be pickled.
+            arguments: the function's arguments.
+            environment: the whole environment of the process.
+            output: a file to which standard output and standard error are appended.
+            cwd: the working folder; by default that of this process.
         """
         request = {"function": base64.b64encode(pickle.dumps((function, arguments))).decode(), "arguments": []}
         with open(output, "ab") as file, open(os.devnull, "rb") as nothing:
@@ -70,10 +75,14 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def wait(self, seconds: float = 300.0) -> int:
-        """Its exit code, negative where a signal ended it.
+        """Wait for the process to end.
 
+        Args:
+            seconds: the longest time to wait.
+        Returns:
+            The exit code; for a process that a signal ended, the negative number of the signal.
         Raises:
-            TimeoutError: it still runs.
+            TimeoutError: the process still runs after that time.
         """
         if self._code is None:
             self._connection.settimeout(seconds)
@@ -88,11 +97,13 @@ class Forked:
 def run(
     module: str, *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m MODULE …` to its end, with its exit code and output.
+    """Run `python -m MODULE …` until it ends.
 
     Args:
-        cwd: by default this process's folder.
-        environment: all of it; by default this process's.
+        cwd: the working folder; by default that of this process.
+        environment: the whole environment; by default that of this process.
+    Returns:
+        The exit code and the output.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
         connection, _ = start(
@@ -108,7 +119,7 @@ def run(
 
 
 def script(path: Path, *arguments: str) -> None:
-    """To be forked: a script, as Python runs it."""
+    """Run a script as Python would. Pass this function to `Forked`."""
     import runpy
 
     sys.argv = [str(path), *arguments]
@@ -119,23 +130,36 @@ def script(path: Path, *arguments: str) -> None:
 def start(
     request: Mapping[str, object], environment: Mapping[str, str], cwd: Path, files: tuple[int, int, int]
 ) -> tuple[socket.socket, int]:
-    """Have the server fork a process: the connection to it, and the process's id."""
+    """Ask the server to fork a process.
+
+    Args:
+        request: what to run: `module` or `function`, and `arguments`.
+        environment: the whole environment of the process.
+        cwd: its working folder.
+        files: the file descriptors of its standard input, output and error.
+    Returns:
+        The connection to the server, and the id of the process.
+    """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(server())
-    whole = {"environment": dict(environment), "cwd": str(cwd), "executable": PYTHON, **request}
-    data = json.dumps(whole).encode() + b"\n"
-    sent = socket.send_fds(connection, [data], list(files))
-    connection.sendall(data[sent:])
+    message = {"environment": dict(environment), "cwd": str(cwd), "executable": PYTHON, **request}
+    data = json.dumps(message).encode() + b"\n"
+    n_sent = socket.send_fds(connection, [data], list(files))
+    connection.sendall(data[n_sent:])
     return connection, int(answer(connection)["pid"])
 
 
 def answer(connection: socket.socket) -> dict[str, Any]:
-    """The server's next line."""
+    """The next answer of the server: a line of JSON.
+
+    Raises:
+        ConnectionError: the server has ended.
+    """
     data = b""
     while not data.endswith(b"\n"):
         byte = connection.recv(1)
         if not byte:
-            raise ConnectionError("the fork server has gone")
+            raise ConnectionError("the fork server has ended")
         data += byte
     line: dict[str, Any] = json.loads(data)
     return line
@@ -143,8 +167,8 @@ def answer(connection: socket.socket) -> dict[str, Any]:
 
 @functools.cache
 def server() -> str:
-    """Where the server of this pytest run listens; it is started where nobody has."""
-    # All workers of pytest-xdist are children of the process that a person started.
+    """The socket of the fork server of this pytest run, which is started if it doesn't run yet."""
+    # The workers of pytest-xdist share the server of their parent, which is the process that the user started.
     owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     folder = Path(tempfile.gettempdir()) / f"lab-tests-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -155,7 +179,7 @@ def server() -> str:
             process = subprocess.Popen(
                 [REAL_PYTHON, "-m", "tests.fork_server", str(path), str(owner)],
                 cwd=REPOSITORY,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},  # threads don't come along into a fork
+                env=os.environ | {"OMP_NUM_THREADS": "1"},  # a fork doesn't copy threads
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )

@@ -1,7 +1,7 @@
-"""`lab` as a user types it, less the seconds of importing torch: forked from a process that has done so.
+"""Run `lab` commands as a user would, in processes that have already imported torch.
 
-The command has its own process, folder, environment, output and exit code, as in a shell. It is for tests of what
-commands print; those of crashes and start-up start Python.
+A command has its own process, working folder, environment, output and exit code, as in a shell. Use it to test what
+commands print. Tests of crashes and of starting up start Python itself.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from tests import forked
 def lab(
     *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end.
+    """Run a command until it ends.
 
     Args:
-        cwd: by default this process's folder.
-        environment: all of it; by default this process's.
+        arguments: the arguments after `lab`.
+        cwd: the working folder; by default that of this process.
+        environment: the whole environment; by default that of this process.
     """
     return forked.run("lab.cli.main", *arguments, cwd=cwd, environment=environment)
