@@ -1,1 +1,1 @@
-"""What a model costs, exactly and before it runs: parameters, FLOPs, key-value bytes."""
+"""What a model costs, from its configuration alone: parameters, FLOPs, bytes of the cache."""

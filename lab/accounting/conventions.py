@@ -1,8 +1,8 @@
-"""Training FLOPs a token as others count them, to compare the lab's figures with those of a paper or a log.
+"""Training FLOPs per token by several conventions, to compare the lab's figures with those of a paper or a log.
 
-The lab counts what attention needs: the pairs of a query and a key that it sees. Others count the whole square of
-pairs, or 6 FLOPs a parameter. For a model that a formula was not written for, N are the active parameters, pairs are
-those of the layers that attend, and a head's size is the mean of its key's and value's.
+The lab counts the visible pairs of a query and a key. Other conventions count all pairs, or 6 FLOPs per parameter. For
+models that a formula wasn't written for: N is the number of active parameters, pairs are counted in layers with
+attention, and the size of a head is the mean of its key's and its value's size.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from lab.accounting.model import ArchitectureKey, CountedModule, count
 
 @dataclass(frozen=True)
 class Convention:
-    """A way to count.
+    """A way to count FLOPs.
 
     Attributes:
-        title: a column's heading.
-        counts: the formula in words. L layers that attend, H heads of size Q, T tokens of context, N parameters.
-        used_by: where figures counted so are found.
+        title: heading of its column.
+        counts: the formula in words, with L layers with attention, H heads of size Q, T tokens of context and N
+            parameters.
+        used_by: papers and programs that use it.
     """
 
     title: str
@@ -38,7 +39,7 @@ class Convention:
 CONVENTIONS = {
     "visible": Convention(
         "visible\npairs",
-        "matrix products, attention's over the pairs of a query and a key that it sees, × 3",
+        "matrix products, those of attention over the visible pairs of a query and a key, × 3",
         "this lab: `flops_per_token`",
     ),
     "square": Convention(
@@ -70,7 +71,7 @@ CONVENTIONS = {
 
 
 def conventions(architecture: Architecture, context: int) -> dict[str, float]:
-    """FLOPs a trained token, forward and backward, by the keys of CONVENTIONS.
+    """FLOPs per trained token, forward and backward, by the keys of CONVENTIONS.
 
     Raises:
         RequestError: a module has a matrix whose FLOPs nothing accounts for.
@@ -82,24 +83,24 @@ def conventions(architecture: Architecture, context: int) -> dict[str, float]:
 def _conventions(key: ArchitectureKey, context: int) -> tuple[tuple[str, float], ...]:
     model = count(key.architecture)
     own = costs(key.architecture, context).flops_per_token
-    comparing = [mixer for mixer in model.mixers if mixer.module.flops_per_pair]
-    square = BACKWARD_AND_FORWARD * sum(m.times * m.module.flops_per_pair * context for m in comparing)
-    visible = BACKWARD_AND_FORWARD * sum(m.times * m.module.flops_per_token(context) for m in comparing)
+    attending = [mixer for mixer in model.mixers if mixer.module.flops_per_pair]
+    square = BACKWARD_AND_FORWARD * sum(m.times * m.module.flops_per_pair * context for m in attending)
+    visible = BACKWARD_AND_FORWARD * sum(m.times * m.module.flops_per_token(context) for m in attending)
     _, active = parameters(model.modules)
-    with_embeddings = active - _held_by(model.modules, LearnedEmbedding)
-    without = with_embeddings - _held_by(model.modules, TokenEmbedding)
+    with_embeddings = active - _parameters_of(model.modules, LearnedEmbedding)
+    without = with_embeddings - _parameters_of(model.modules, TokenEmbedding)
     return (
         ("visible", own),
         ("square", own - visible + square),
-        # 2 · H · (Q + Q) a pair, T pairs a token, three times: 12 · H · Q · T.
+        # 2 · H · (Q + Q) per pair, T pairs per token, times 3: 12 · H · Q · T.
         ("palm", 6.0 * with_embeddings + square),
         ("palm_without_embeddings", 6.0 * without + square),
         ("six_n", 6.0 * with_embeddings),
-        ("six_n_without_embeddings", 6.0 * (without - _held_by(model.modules, UntiedHead))),
+        ("six_n_without_embeddings", 6.0 * (without - _parameters_of(model.modules, UntiedHead))),
     )
 
 
-def _held_by(modules: Iterable[CountedModule], kind: type[nn.Module]) -> int:
-    """Parameters of the modules of a kind, all that they hold."""
-    held = [counted.module for counted in modules if isinstance(counted.module, kind)]
-    return sum(parameter.numel() for module in held for parameter in module.parameters())
+def _parameters_of(modules: Iterable[CountedModule], kind: type[nn.Module]) -> int:
+    """The number of parameters in the modules of a kind."""
+    matches = [counted.module for counted in modules if isinstance(counted.module, kind)]
+    return sum(parameter.numel() for module in matches for parameter in module.parameters())

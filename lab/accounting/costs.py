@@ -1,8 +1,8 @@
 """Parameters, FLOPs and key-value bytes of an architecture, from its configuration alone (built on the meta device).
 
-FLOPs are those of matrix products (a multiply-add is two), causal and windowed attention counted as the keys that are
-visible, experts as those that a token goes through, the head included, the embedding look-up free. Training takes
-three times the forward pass: the backward pass has two products for each of the forward's.
+FLOPs are those of matrix products, where a multiply-add counts as two. Attention counts the visible keys, experts count
+if a token goes through them, the head counts, and the embedding lookup is free. Training counts as three forward
+passes: the backward pass has two products for each of the forward pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lab.accounting.model import ArchitectureKey, CountedModule, count
 from lab.refusals import RequestError
 
 BACKWARD_AND_FORWARD = 3
-"""A training step's FLOPs in forward passes: each product y = x · W has two in the backward pass, for x and for W."""
+"""FLOPs of training over those of its forward pass: a product y = x · W has two in the backward pass, for x and W."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Costs:
     """What an architecture costs at a context length.
 
     Attributes:
-        parameters: all trained numbers; a tied head counts once.
-        active_parameters: those that a token meets: all but those of the experts that are not chosen for it.
-        embedding_parameters: those of the input embedding table.
-        forward_flops_per_token: of one forward pass, mean over the tokens of a context.
-        flops_per_token: of training: forward and backward.
-        kv_bytes_per_token: bytes of a key-value cache (16-bit) that holds the context, divided by the context.
+        parameters: number of trained values; a tied head counts once.
+        active_parameters: parameters that a token uses: without those of experts that aren't chosen for it.
+        embedding_parameters: of the input embedding table.
+        forward_flops_per_token: of one forward pass, averaged over the tokens of a context.
+        flops_per_token: of training, forward and backward.
+        kv_bytes_per_token: bytes of a 16-bit cache of the whole context, divided by the context.
     """
 
     parameters: int
@@ -52,7 +52,7 @@ KV_ELEMENT_BYTES = 2
 
 
 def costs(architecture: Architecture, context: int) -> Costs:
-    """Costs of an architecture for sequences of `context` tokens.
+    """The costs of an architecture for sequences of `context` tokens.
 
     Raises:
         RequestError: a module has a matrix whose FLOPs nothing accounts for.
@@ -61,7 +61,7 @@ def costs(architecture: Architecture, context: int) -> Costs:
 
 
 def parameters(modules: Iterable[CountedModule]) -> tuple[int, int]:
-    """All of the modules' parameters, and how many of them a token meets."""
+    """The number of all parameters of the modules, and of the active ones."""
     sizes: dict[nn.Parameter, int] = {}
     idle = 0
     for counted in modules:
@@ -77,7 +77,7 @@ def parameters(modules: Iterable[CountedModule]) -> tuple[int, int]:
 def _costs(key: ArchitectureKey, context: int) -> Costs:
     model = count(key.architecture)
     forward = sum(counted.times * _flops(counted, context) for counted in model.modules)
-    cached = sum(
+    cached_numbers = sum(
         mixer.times * tensor.numbers
         for mixer in model.mixers
         for tensor in mixer.module.cache_tensors(context, torch.bfloat16).values()
@@ -90,12 +90,12 @@ def _costs(key: ArchitectureKey, context: int) -> Costs:
         embedding_parameters=sum(table.numel() for table in tables),
         forward_flops_per_token=forward,
         flops_per_token=BACKWARD_AND_FORWARD * forward,
-        kv_bytes_per_token=cached * KV_ELEMENT_BYTES / context,
+        kv_bytes_per_token=cached_numbers * KV_ELEMENT_BYTES / context,
     )
 
 
 def _flops(counted: CountedModule, context: int) -> float:
-    """FLOPs of a mean token in a module itself, without the modules that it is made of."""
+    """Average FLOPs per token in the module itself, without its submodules."""
     module = counted.module
     if isinstance(module, CountsFlops):
         return float(module.flops_per_token(context))

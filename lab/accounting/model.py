@@ -1,6 +1,6 @@
-"""An architecture built without values, to read its costs off its modules.
+"""The modules of an architecture, built on the meta device to read their costs.
 
-Layers that are configured alike cost the same: each is built once, and counted as often as it stands in the model.
+Layers with equal configurations cost the same, so one of them is built and counted several times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from components.mixers.base import MixerModule
 
 @dataclass(frozen=True)
 class CountedModule:
-    """A module of a model, and how many there are like it."""
+    """A module of a model, and the number of equal ones."""
 
     name: str
     module: nn.Module
@@ -27,7 +27,7 @@ class CountedModule:
 
 @dataclass(frozen=True)
 class CountedMixer:
-    """The mixer of a layer, and how many layers are like that one.
+    """The mixer of a layer, and the number of equal layers.
 
     Attributes:
         kind: the layer kind.
@@ -39,7 +39,7 @@ class CountedMixer:
 
 
 class ArchitectureKey:
-    """An architecture as a key of a cache: equal configurations are one."""
+    """An architecture as the key of a cache: equal configurations have equal keys."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
@@ -53,14 +53,14 @@ class ArchitectureKey:
 
 @dataclass(frozen=True)
 class CountedModel:
-    """A model's modules, all of them, and its layers' mixers."""
+    """All modules of a model, and the mixers of its layers."""
 
     modules: list[CountedModule]
     mixers: list[CountedMixer]
 
 
 def count(architecture: Architecture) -> CountedModel:
-    """The modules of an architecture, built without values."""
+    """Build an architecture without values and count its modules."""
     with torch.device("meta"):
         model = Decoder(architecture, alike=True)
     times = Counter(module for block in model.blocks for module in block.modules())

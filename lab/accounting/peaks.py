@@ -1,6 +1,6 @@
-"""The most matrix-product FLOPs a second that a device can do: of GPUs as published, of CPUs as measured here.
+"""The peak rate of matrix products of a device: published for GPUs, measured for CPUs.
 
-Where a rate isn't known, the answer says so. It is never taken from a device with a similar name.
+A rate that isn't known is None, with the reason. It is never taken from a device with a similar name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lab.data.cache import default_cache, locked, write_atomically
 
 TABLE = Path(__file__).with_suffix(".yaml")
 SECONDS = 0.6
-"""About how long a measurement may take."""
+"""Approximate duration of a measurement."""
 _BYTES = 24 * 2**20
-"""Most that its three matrices hold: large enough for the full rate, too small to be a run's peak of memory."""
+"""Largest size of its three matrices together: enough for the full rate, and less than a run's peak memory."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Peak:
     """A device's rate of matrix products.
 
     Attributes:
-        flops_per_second: of one device, dense; None where it isn't known.
-        basis: where the figure comes from, or why there is none.
+        flops_per_second: of dense products on one device; None if it isn't known.
+        basis: the source of the figure, or the reason why there is none.
     """
 
     flops_per_second: float | None
@@ -42,14 +42,14 @@ class Peak:
 
 @dataclass(frozen=True)
 class _Published:
-    """A device's rates as its vendor gives them, in TFLOP/s by dtype, and where."""
+    """A device's rates in TFLOP/s by dtype, as published by its vendor, and the source."""
 
     source: str
     teraflops: Mapping[str, float]
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The peak of a device for matrix products whose factors are of a dtype."""
+    """The peak of a device for matrix products of a dtype."""
     if device.type != "cuda":
         return measured(dtype)
     name = torch.cuda.get_device_name(device)
@@ -58,7 +58,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> Peak:
 
 
 def published(device: str, dtype: str) -> Peak:
-    """The peak that a vendor gives for a device, by torch's name for it; the dtype is such as `bfloat16` or `tf32`."""
+    """The published peak of a device, by torch's name for it, in a dtype such as `bfloat16` or `tf32`."""
     entry = _table().get(device)
     if entry is None:
         return Peak(None, f"no peak is known for the device '{device}' (lab/accounting/peaks.yaml)")
@@ -71,44 +71,49 @@ def published(device: str, dtype: str) -> Peak:
 def measured(dtype: torch.dtype, cache: Path | None = None) -> Peak:
     """The rate of matrix products on this machine's CPU with the current number of threads.
 
-    Measured once for each machine, version of torch, number of threads and dtype, in less than a second, and kept in
-    the cache; two processes take turns, so that neither measures beside the other.
+    It is measured once for each machine, version of torch, number of threads and dtype, in less than a second, and kept
+    in the cache. Two processes take turns, so that they don't slow each other down.
     """
     name = str(dtype).removeprefix("torch.")
-    known = (platform.node(), torch.__version__, str(torch.get_num_threads()), torch.get_float32_matmul_precision())
-    return _measured(name, known, cache or default_cache())
+    conditions = (
+        platform.node(),
+        torch.__version__,
+        str(torch.get_num_threads()),
+        torch.get_float32_matmul_precision(),
+    )
+    return _measured(name, conditions, cache or default_cache())
 
 
 @lru_cache(maxsize=64)
-def _measured(dtype: str, known: tuple[str, ...], cache: Path) -> Peak:
-    machine, version, threads, precision = known
+def _measured(dtype: str, conditions: tuple[str, ...], cache: Path) -> Peak:
+    machine, version, threads, precision = conditions
     file = cache / "matrix-products" / f"{machine},torch-{version},{threads}-threads,{precision},{dtype}.json"
-    if (kept := _kept(file)) is not None:
-        return kept
+    if (cached := _read_cached(file)) is not None:
+        return cached
     try:
         with locked(file.with_suffix(".lock"), lambda: None):
-            if (kept := _kept(file)) is None:
-                kept = _measure(dtype)
-                write_atomically(file, json.dumps(asdict(kept), indent=1) + "\n")
-            return kept
-    except OSError:  # a cache that can't be written costs the measurement each time
+            if (result := _read_cached(file)) is None:
+                result = _measure(dtype)
+                write_atomically(file, json.dumps(asdict(result), indent=1) + "\n")
+            return result
+    except OSError:  # without a writable cache, measure each time
         return _measure(dtype)
 
 
-def _kept(file: Path) -> Peak | None:
+def _read_cached(file: Path) -> Peak | None:
     with suppress(OSError, ValueError, TypeError):
-        kept = Peak(**json.loads(file.read_text(encoding="utf-8")))
-        if isinstance(kept.flops_per_second, float) and kept.flops_per_second > 0:
-            return kept
+        cached = Peak(**json.loads(file.read_text(encoding="utf-8")))
+        if isinstance(cached.flops_per_second, float) and cached.flops_per_second > 0:
+            return cached
     return None
 
 
 def _measure(dtype: str) -> Peak:
-    """The best rate of any product that there is time for, over sizes that double.
+    """The best rate over matrices of doubling sizes, as large as the time allows.
 
-    The best and not the mean, and many tries at the largest size: beside other processes most products are slow.
+    The best rate rather than the mean, with many products of the largest size: other processes slow most products down.
     """
-    # Its own generator: a run's random numbers are those of a run that measured nothing.
+    # A generator of its own, so that a run's random numbers don't depend on the measurement.
     generator = torch.Generator().manual_seed(0)
     kind: torch.dtype = getattr(torch, dtype)
     largest = 2 ** int(math.log2(math.sqrt(_BYTES / 3 / kind.itemsize)))
@@ -117,12 +122,12 @@ def _measure(dtype: str) -> Peak:
     with torch.inference_mode():
         while True:
             a, b = (torch.randn(size, size, generator=generator).to(kind) for _ in range(2))
-            into = a @ b
-            rate = _best_rate(a, b, into, until=0.0)
-            # As many tries at twice the size take eight times as long.
+            out = a @ b
+            rate = _best_rate(a, b, out, until=0.0)
+            # The same number of products at twice the size takes eight times as long.
             last = size == largest or time.perf_counter() + 5 * 2 * (2 * size) ** 3 / rate > end
             if last:
-                rate = max(rate, _best_rate(a, b, into, until=end))
+                rate = max(rate, _best_rate(a, b, out, until=end))
             if rate > best:
                 best, reached = rate, size
             if last:
@@ -133,12 +138,12 @@ def _measure(dtype: str) -> Peak:
     return Peak(best, basis if threads > 1 else basis.removesuffix("s"))
 
 
-def _best_rate(a: torch.Tensor, b: torch.Tensor, into: torch.Tensor, *, until: float) -> float:
-    """FLOPs a second of the fastest of at least four products, and of as many as there is time for."""
+def _best_rate(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, *, until: float) -> float:
+    """FLOPs per second of the fastest product, of at least four, repeated until a time of `perf_counter`."""
     fastest, tries = math.inf, 0
     while tries < 4 or time.perf_counter() < until:
         start = time.perf_counter()
-        torch.mm(a, b, out=into)
+        torch.mm(a, b, out=out)
         fastest = min(fastest, time.perf_counter() - start)
         tries += 1
     return 2 * len(a) ** 3 / fastest

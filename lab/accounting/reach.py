@@ -1,4 +1,4 @@
-"""How far back a model can look: what the reaches of its layers add up to."""
+"""How far back a model can look: the sum of its layers' reaches."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from lab.accounting.model import count
 
 
 def reach(architecture: Architecture) -> int | None:
-    """Tokens that a prediction can depend on, the last one read included; None where there is no limit.
+    """The number of tokens that a prediction can depend on, the last one included; None if there is no limit.
 
-    A layer in which a token hears of R tokens, its own included, adds R - 1 to what the layers below it have heard of:
-    Σ (R - 1) + 1. Attention with a window of W hears of W tokens. Without a window it has no limit, nor has a state.
+    In a layer with reach R, an output depends on R tokens, its own included. Layers add up: Σ (R - 1) + 1. Attention
+    with a window of W has a reach of W. Attention without a window and recurrent mixers have no limit.
     """
     total = 1
     for mixer in count(architecture).mixers:

@@ -1,1 +1,1 @@
-"""Measurements of what the lab computes with, on the machine at hand: behind `lab bench`."""
+"""The benchmarks of `lab bench`: attention kernels on this machine."""

@@ -1,7 +1,7 @@
-"""The conformance atlas of a machine: every typical spec, by every kernel, in every dtype, forward and backward.
+"""The conformance atlas of a machine: each kernel on each typical spec and dtype, forward only and in training.
 
-Each cell holds what the kernel is off by, in units of its dtype's bound, how long it takes and how much memory; or why
-it refuses. Errors are taken on a sequence of at most EXACT_CONTEXT tokens, since the exact result holds every score.
+A cell holds the kernel's error in units of its dtype's bound, its time and its peak memory, or its refusal. Errors are
+measured on sequences of at most EXACT_CONTEXT tokens, because the exact result needs all scores in memory.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from lab.bench.typical import TypicalSpec, specs
 
 EXACT_CONTEXT = 512
 DIRECTIONS = ("forward", "training")
-"""Without gradients, and forward and backward together."""
+"""Without gradients, or forward and backward together."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one kernel for one spec, dtype and direction, or why nothing was.
+    """The measurement of one kernel for one spec, dtype and direction, or the reason why there is none.
 
     Attributes:
-        chosen: whether `auto` takes this kernel here.
+        chosen: whether `auto` chooses this kernel here.
         refusal: the kernel's reason, or None.
-        failure: what went wrong where it did not refuse, or None.
-        error: of the output, or in training the worst of the gradients', in units of the dtype's bound; None where the
-            result is random.
-        milliseconds: fastest of the repeats.
-        peak_bytes: most that was held in tensors beyond the inputs.
+        failure: the error that it raised, or None.
+        error: of the output, or in training of the worst gradient, in units of the dtype's bound; None if the result
+            is random.
+        milliseconds: of the fastest repeat.
+        peak_bytes: peak memory in tensors, without the inputs.
     """
 
     spec: str
@@ -50,7 +50,7 @@ class Measurement:
 
     @property
     def wrong(self) -> bool:
-        """Whether the kernel computed something other than the spec, or nothing at all."""
+        """Whether the kernel failed, or computed something other than the spec."""
         return self.failure is not None or (self.error is not None and self.error > 1)
 
 
@@ -59,12 +59,12 @@ class AtlasPlan:
     """What to measure.
 
     Attributes:
-        whole: the sizes of a sequence.
-        dtypes: their names in torch.
-        kernels: their names.
+        whole: the sizes of a call on a whole sequence.
+        dtypes: names of torch dtypes.
+        kernels: names of kernels.
         device: `cpu` or `cuda`.
-        repeats: timed runs a cell, after those that warm up.
-        compile: whether kernels that are compiled for each call may be.
+        repeats: timed runs per cell, after the warm-up.
+        compile: whether to measure kernels that have to be compiled.
     """
 
     whole: Shape
@@ -79,19 +79,19 @@ class AtlasPlan:
         return specs(self.whole.queries, self.whole.head_dim)
 
     def cells(self) -> int:
-        """How many cells `measure` yields."""
+        """The number of cells that `measure` yields."""
         directions = sum(len(_directions(typical)) for typical in self.typical)
         return directions * len(self.dtypes) * len(self.kernels)
 
 
 def measure(plan: AtlasPlan) -> Iterator[Measurement]:
-    """Every cell of the atlas, one after the other."""
+    """Measure the cells of the atlas one after the other."""
     for typical in plan.typical:
         for name in plan.dtypes:
             dtype = getattr(torch, name)
-            inputs = draw(typical.shape(plan.whole), dtype, plan.device, **typical.carried)
+            inputs = draw(typical.shape(plan.whole), dtype, plan.device, **typical.extra_inputs)
             short = replace(plan.whole, queries=min(plan.whole.queries, EXACT_CONTEXT))
-            short_inputs = draw(typical.shape(short), dtype, plan.device, **typical.carried)
+            short_inputs = draw(typical.shape(short), dtype, plan.device, **typical.extra_inputs)
             for direction in _directions(typical):
                 exact_result = _ExactResult(typical, short, short_inputs, direction)
                 for kernel in plan.kernels:
@@ -104,7 +104,7 @@ def _directions(typical: TypicalSpec) -> Sequence[str]:
 
 
 class _ExactResult:
-    """The exact result of one spec and direction, worked out when first asked for."""
+    """The exact result of one spec and direction, computed at its first use."""
 
     def __init__(self, typical: TypicalSpec, short: Shape, inputs: AttentionInputs, direction: str) -> None:
         self._spec = next(t.spec for t in specs(short.queries, short.head_dim) if t.name == typical.name)
@@ -140,10 +140,14 @@ def _cell(
     if reason is not None:
         return replace(cell, refusal=reason)
     if name == "flex" and not plan.compile:
-        return replace(cell, refusal="left out: it is compiled for each of these; drop --quick to wait for that")
+        return replace(
+            cell, refusal="left out, because it must be compiled for each spec; leave out --quick to measure it"
+        )
     needed, free = _scores_bytes(name, inputs, training), _free_bytes(plan.device)
     if needed > free:
-        return replace(cell, refusal=f"left out: holds all scores, {needed / 2**30:.1f} GiB of the {free / 2**30:.1f}")
+        return replace(
+            cell, refusal=f"left out, because its scores need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free"
+        )
     d_out = incoming(inputs) if training else None
     leaves = [x for field in DIFFERENTIABLE if (x := getattr(inputs, field)) is not None]
 
@@ -158,15 +162,15 @@ def _cell(
         work()
         duration = milliseconds(work, plan.device, plan.repeats)
         return replace(cell, error=deviation, milliseconds=duration, peak_bytes=peak_bytes(work, plan.device))
-    except kernels.KernelRefused as refused:  # for what it read in the inputs
-        return replace(cell, refusal=refused.reason)
-    except Exception as failed:
+    except kernels.KernelRefused as refusal:  # for the values of the inputs
+        return replace(cell, refusal=refusal.reason)
+    except Exception as exception:
         torch.cuda.empty_cache()
-        return replace(cell, failure=f"{type(failed).__name__}: {str(failed).strip().splitlines()[0]}")
+        return replace(cell, failure=f"{type(exception).__name__}: {str(exception).strip().splitlines()[0]}")
 
 
 def _scores_bytes(name: str, inputs: AttentionInputs, training: bool) -> int:
-    """About what the reference holds at once: several times all scores, in fp32 or better."""
+    """An estimate of the reference kernel's peak memory: several copies of all scores, in fp32 or better."""
     if name != "reference":
         return 0
     B, H, T, _ = inputs.q.shape
@@ -178,7 +182,7 @@ def _free_bytes(device: str) -> int:
 
 
 def measure_all(plan: AtlasPlan, report: Callable[[int, Measurement], None]) -> list[Measurement]:
-    """The whole atlas. `report` is called with how many cells are done, and the last one."""
+    """The whole atlas. `report` is called after each cell, with the number of finished cells and this cell."""
     cells = []
     for cell in measure(plan):
         cells.append(cell)

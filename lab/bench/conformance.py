@@ -1,7 +1,7 @@
-"""How far a kernel is from the exact result, in units of what its dtype allows.
+"""The error of a kernel, in units of the error that its dtype allows.
 
-Exact is the reference kernel on the same numbers in fp64, forward and backward. The error of a tensor is its largest
-deviation over its largest exact entry. A dtype's bound on it is a number of roundings of that dtype.
+The exact result is that of the reference kernel on the same numbers in fp64, forward and backward. The error of a
+tensor is its largest deviation divided by its largest exact entry. The bound on it is a number of rounding errors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DIFFERENTIABLE = ("q", "k", "v", "sinks")
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a call: B sequences, H query and K key-value heads, T queries after `offset` cached tokens, head_dim."""
+    """The sizes of a call: sequences, query heads, key-value heads, queries after `offset` cached tokens, head size."""
 
     batch: int
     heads: int
@@ -35,10 +35,10 @@ class Shape:
 
 
 def bound(dtype: torch.dtype, direction: str) -> float:
-    """Largest relative error allowed, `direction` being forward or backward.
+    """The largest relative error allowed in a direction, "forward" or "backward".
 
-    Scores are held in fp32 or better. So 16-bit inputs meet a few roundings to their own dtype, of weights, outputs and
-    gradients; in fp32 and fp64 the scores themselves are rounded, and one of 20 carries 20 roundings into its weight.
+    Kernels compute scores in fp32 or better. With 16-bit inputs, only weights, outputs and gradients are rounded to the
+    inputs' dtype. In fp32 and fp64 the scores are rounded too: a score of 20 adds about 20 rounding errors to its weight.
     """
     roundings = _ROUNDINGS if torch.finfo(dtype).bits <= 16 else _ROUNDINGS_OF_SCORES
     return roundings[direction] * torch.finfo(dtype).eps
@@ -54,7 +54,7 @@ def draw(
     documents: bool = False,
     seed: int = 0,
 ) -> AttentionInputs:
-    """Inputs that bite: scores so large that caps, windows, slopes and sinks all matter. The same on every device."""
+    """Random inputs with scores so large that caps, windows, slopes and sinks all matter. Equal on all devices."""
     generator = torch.Generator().manual_seed(seed)
     B, H, K, T, D = shape.batch, shape.heads, shape.kv_heads, shape.queries, shape.head_dim
     S = shape.offset + T
@@ -63,7 +63,7 @@ def draw(
         return torch.randn(*sizes, generator=generator)
 
     def heads(n: int, length: int) -> Tensor:
-        return normal(B, length, n, D).transpose(1, 2)  # as a projection leaves its heads
+        return normal(B, length, n, D).transpose(1, 2)  # strides as after a projection
 
     starts = torch.rand(B, S, generator=generator) < 4 / S
     return AttentionInputs(
@@ -78,16 +78,16 @@ def draw(
 
 
 def incoming(inputs: AttentionInputs) -> Tensor:
-    """A gradient of the output to start a backward pass with: [B, H, T, Dv] in the inputs' dtype."""
+    """A random gradient of the output, from which a backward pass starts: [B, H, T, Dv] in the inputs' dtype."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(*inputs.q.shape[:3], inputs.v.shape[3], generator=generator).to(inputs.q)
 
 
 def run(kernel: Kernel, spec: AttentionSpec, inputs: AttentionInputs, d_out: Tensor | None = None) -> dict[str, Tensor]:
-    """What a kernel computes: `out`, or with a gradient of it to start from, that of each input by name.
+    """The kernel's result: `out`, or given its gradient `d_out`, the gradients of the inputs by name.
 
     Raises:
-        KernelRefused: the kernel can't.
+        KernelRefused: the kernel can't compute this.
     """
     if d_out is None:
         with torch.no_grad():
@@ -99,22 +99,22 @@ def run(kernel: Kernel, spec: AttentionSpec, inputs: AttentionInputs, d_out: Ten
 
 
 def trained(inputs: AttentionInputs) -> AttentionInputs:
-    """The inputs as fresh leaves that are asked for gradients."""
+    """The inputs as new leaf tensors that require gradients."""
     leaves = {name: tensor for name in DIFFERENTIABLE if (tensor := getattr(inputs, name)) is not None}
     return replace(inputs, **{name: tensor.detach().requires_grad_() for name, tensor in leaves.items()})
 
 
 def exact(spec: AttentionSpec, inputs: AttentionInputs, d_out: Tensor | None = None) -> dict[str, Tensor]:
-    """The same by the reference kernel in fp64, from the very numbers that the inputs hold in their own dtype."""
+    """The result of the reference kernel in fp64, on the numbers that the inputs have in their own dtype."""
     tensors = {name: getattr(inputs, name) for name in (*DIFFERENTIABLE, "alibi_slopes")}
     double = replace(inputs, **{name: x.double() for name, x in tensors.items() if x is not None})
     return run(KERNELS["reference"], spec, double, None if d_out is None else d_out.double())
 
 
 def error(result: Mapping[str, Tensor], exact: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
-    """Each tensor's largest deviation over the largest exact entry, in units of the dtype's bound: at most 1 is well.
+    """The error of each tensor in units of the dtype's bound. A result above 1 is wrong.
 
-    Infinite where something is not finite.
+    The error is infinite if an entry isn't finite.
     """
     errors = {}
     for name, x in result.items():

@@ -1,4 +1,4 @@
-"""Milliseconds and most bytes of a piece of work, on a CPU or a CUDA device."""
+"""Measures the time and peak memory of a function on a CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-_MEMORY = "[memory]"  # what torch's profiler calls an allocation or, below zero, a release
+_MEMORY = "[memory]"  # name of the profiler's events for allocations, and for releases with negative sizes
 
 
 def milliseconds(work: Callable[[], object], device: str, repeats: int) -> float:
-    """The fastest of some repeats. Whatever has to be compiled or loaded must have happened before."""
+    """Milliseconds of the fastest repeat. Call `work` once before, so that compilation isn't measured."""
     finish: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
     seconds = []
     for _ in range(repeats):
@@ -25,9 +25,9 @@ def milliseconds(work: Callable[[], object], device: str, repeats: int) -> float
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> int:
-    """Most bytes that the work held in tensors at once, results included, beyond what was there before it.
+    """Peak bytes of the tensors that the work allocates, results included.
 
-    On a CPU all that goes through torch's allocator, also inside its operators; not what a library allocates itself.
+    On a CPU this counts torch's allocator, also inside of operators, but not memory that other libraries allocate.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -39,9 +39,9 @@ def peak_bytes(work: Callable[[], object], device: str) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     assert profiled.profiler is not None
-    held = most = 0
+    allocated = peak = 0
     for event in profiled.profiler.kineto_results.events():
         if event.name() == _MEMORY:
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
+    return peak

@@ -1,4 +1,4 @@
-"""The conformance atlas as a table, refusals as notes below it, and for a program."""
+"""The conformance atlas as a table, with refusals as notes below it, and as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lab.bench.atlas import EXACT_CONTEXT, AtlasPlan, Measurement
 VERSION = 1
 
 
-def plain(plan: AtlasPlan, cells: Sequence[Measurement]) -> dict[str, object]:
-    """The atlas for `--json`: sizes, the machine, and every cell with `error` in units of its dtype's bound."""
+def as_dict(plan: AtlasPlan, cells: Sequence[Measurement]) -> dict[str, object]:
+    """The atlas for `--json`: sizes, the machine, and the cells, `error` in units of the dtype's bound."""
     return {
         "version": VERSION,
         "machine": machine(plan.device),
@@ -39,7 +39,7 @@ def machine(device: str) -> dict[str, str | int]:
 
 
 def table(plan: AtlasPlan, cells: Sequence[Measurement]) -> Group:
-    """A row for each spec, dtype and direction, a column for each kernel, and below it what the marks mean."""
+    """A table with a row for each spec, dtype and direction and a column for each kernel, and its legend."""
     shape, here = plan.whole, machine(plan.device)
     grid = Table(
         box=box.SIMPLE_HEAD,
@@ -59,8 +59,8 @@ def table(plan: AtlasPlan, cells: Sequence[Measurement]) -> Group:
         grid.add_row(spec if spec != previous else "", dtype, direction, *texts)
         previous = spec
     legend = [
-        "error over its dtype's bound (1 is the most) · milliseconds · MiB held beyond the inputs; * what auto takes",
-        f"training is forward and backward; errors are of {min(EXACT_CONTEXT, shape.queries):,} tokens",
+        "error divided by its dtype's bound (at most 1) · milliseconds · MiB without the inputs; * the choice of auto",
+        f"training is forward and backward; errors are measured on {min(EXACT_CONTEXT, shape.queries):,} tokens",
         *(f"[{number}] {reason}" for reason, number in notes.items()),
     ]
     return Group(grid, Text("\n".join(legend)))

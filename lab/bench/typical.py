@@ -1,4 +1,4 @@
-"""What the published architectures ask of attention, and which kernel computes each of it on a machine."""
+"""The attention specs of published architectures, and the kernel that `auto` chooses for each on a machine."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from components.attention.spec import AttentionInputs, AttentionSpec
 from lab.bench.conformance import Shape, draw, trained
 
 CAP = 5.0
-"""Gemma 2 caps at 50 scores that drawn inputs don't reach: lost, it would go unnoticed."""
+"""Smaller than Gemma 2's cap of 50: random inputs don't reach 50, so a kernel without a cap would pass."""
 
 
 @dataclass(frozen=True)
 class TypicalSpec:
-    """A spec by name.
+    """A spec with a name.
 
     Attributes:
-        spec: what is computed.
-        carried: which inputs come along: `alibi`, `sinks`, `documents`.
-        decoding: whether it is one token after a cache, rather than a whole sequence.
+        spec: what attention computes.
+        extra_inputs: the optional inputs of the call: `alibi`, `sinks`, `documents`.
+        decoding: whether the call has one token and a cache, rather than a whole sequence.
     """
 
     name: str
     spec: AttentionSpec
-    carried: Mapping[str, bool] = field(default_factory=dict)
+    extra_inputs: Mapping[str, bool] = field(default_factory=dict)
     decoding: bool = False
 
     def shape(self, whole: Shape) -> Shape:
-        """The sizes of a call: of a whole sequence, or of its last token after a cache of the others."""
+        """The sizes of the call: a whole sequence, or its last token with a cache of the others."""
         return replace(whole, queries=1, offset=whole.queries - 1) if self.decoding else whole
 
 
 def specs(context: int, head_dim: int) -> list[TypicalSpec]:
-    """Every one of them, for sequences of that many tokens; windows are a quarter of it."""
+    """All typical specs, for sequences of `context` tokens. Windows are a quarter of it."""
     plain = AttentionSpec(head_dim**-0.5)
     window = max(1, context // 4)
     return [
@@ -57,18 +57,18 @@ def specs(context: int, head_dim: int) -> list[TypicalSpec]:
 
 @dataclass(frozen=True)
 class KernelForSpec:
-    """Which kernel `auto` takes for a typical spec, by its name."""
+    """The kernel that `auto` chooses for a typical spec."""
 
     spec: str
     choice: kernels.KernelChoice
 
 
 def answers(device: str, dtype: torch.dtype) -> list[KernelForSpec]:
-    """The kernel for each typical spec on a kind of device: with gradients, or without for decoding."""
+    """The kernel for each typical spec on a device, `cpu` or `cuda`: with gradients, or without for decoding."""
     whole = Shape(batch=1, heads=8, kv_heads=4, queries=1024, head_dim=64)
-    chosen = []
+    answers = []
     for typical in specs(whole.queries, whole.head_dim):
-        inputs: AttentionInputs = draw(typical.shape(whole), dtype, device, **typical.carried)
+        inputs: AttentionInputs = draw(typical.shape(whole), dtype, device, **typical.extra_inputs)
         choice = kernels.explain(typical.spec, inputs if typical.decoding else trained(inputs))
-        chosen.append(KernelForSpec(typical.name, choice))
-    return chosen
+        answers.append(KernelForSpec(typical.name, choice))
+    return answers

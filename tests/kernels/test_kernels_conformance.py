@@ -26,7 +26,7 @@ by_name = pytest.mark.parametrize("typical", TYPICAL, ids=[each.name for each in
 @by_name
 def test_what_is_not_refused_is_within_the_dtypes_bound(typical, dtype, device):
     spec = replace(typical.spec, dropout=0.0)
-    inputs = draw(typical.shape(WHOLE), dtype, device, **typical.carried)
+    inputs = draw(typical.shape(WHOLE), dtype, device, **typical.extra_inputs)
     for d_out in (None, incoming(inputs)):
         expected = exact(spec, inputs, d_out)
         asked = inputs if d_out is None else trained(inputs)
@@ -44,7 +44,7 @@ def test_what_is_not_refused_is_within_the_dtypes_bound(typical, dtype, device):
 @by_name
 def test_a_field_lost_or_off_by_one_is_many_bounds_away(typical, dtype):
     spec = replace(typical.spec, dropout=0.0)
-    inputs = draw(typical.shape(WHOLE), dtype, "cpu", **typical.carried)
+    inputs = draw(typical.shape(WHOLE), dtype, "cpu", **typical.extra_inputs)
     mutants = {"scale": (replace(spec, scale=spec.scale * 1.2), inputs)}
     if spec.window is not None:
         for off in (-1, 1):

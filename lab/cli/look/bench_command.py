@@ -92,7 +92,7 @@ def kernels(
     with _progress(plan.cells()) as report:
         cells = atlas.measure_all(plan, report)
     if as_json:
-        click.echo(json.dumps(table.plain(plan, cells), indent=1))
+        click.echo(json.dumps(table.as_dict(plan, cells), indent=1))
     else:
         from lab.cli.console import console
 
