@@ -140,14 +140,10 @@ def _cell(
     if reason is not None:
         return replace(cell, refusal=reason)
     if name == "flex" and not plan.compile:
-        return replace(
-            cell, refusal="left out, because it must be compiled for each spec; leave out --quick to measure it"
-        )
+        return replace(cell, refusal="left out: it has to be compiled for each spec; measure it without --quick")
     needed, free = _scores_bytes(name, inputs, training), _free_bytes(plan.device)
     if needed > free:
-        return replace(
-            cell, refusal=f"left out, because its scores need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free"
-        )
+        return replace(cell, refusal=f"left out: its scores need {needed / 2**30:.1f} GiB of {free / 2**30:.1f} free")
     d_out = incoming(inputs) if training else None
     leaves = [x for field in DIFFERENTIABLE if (x := getattr(inputs, field)) is not None]
 

@@ -38,7 +38,8 @@ def bound(dtype: torch.dtype, direction: str) -> float:
     """The largest relative error allowed in a direction, "forward" or "backward".
 
     Kernels compute scores in fp32 or better. With 16-bit inputs, only weights, outputs and gradients are rounded to the
-    inputs' dtype. In fp32 and fp64 the scores are rounded too: a score of 20 adds about 20 rounding errors to its weight.
+    inputs' dtype. In fp32 and fp64 the scores are rounded too: a score of 20 adds about 20 rounding errors to its
+    weight.
     """
     roundings = _ROUNDINGS if torch.finfo(dtype).bits <= 16 else _ROUNDINGS_OF_SCORES
     return roundings[direction] * torch.finfo(dtype).eps
