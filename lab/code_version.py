@@ -1,7 +1,7 @@
-"""Which code this is: its commit, what differs from that, and a digest of what a worker runs.
+"""The version of the code: its commit, its uncommitted changes, and a digest of the files that a worker runs.
 
-A run's result is made by its configuration and by this code. So the code is written into every plan and every run, and
-a worker that is other code than a run was made with refuses the run.
+A run's result depends on its configuration and on this code. So every plan and every run records the code, and a worker
+with other code refuses the run.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ PACKAGE = Path(__file__).parent
 """The folder of the package `lab`."""
 
 NOT_RUN = ("cli", "comparison", "planning", "report")
-"""Subpackages of `lab` that no worker runs: a changed table or command leaves queued runs as they were."""
+"""Subpackages of `lab` that no worker runs: a change to a table or a command doesn't affect queued runs."""
 
 
 @functools.cache
 def current() -> Code:
-    """The code of this process, as it was when first asked."""
+    """The code of this process, as it was at the first call."""
     commit, changes = repository(PACKAGE)
     return Code(commit, changes, digest())
 
 
 @functools.cache
 def digest() -> str:
-    """The content digest of the code that a worker runs, as it was when first asked."""
+    """The digest of the code that a worker runs, as it was at the first call."""
     return digest_of(folders())
 
 
 def folders() -> dict[str, Path]:
-    """The packages whose code counts, and where they are."""
+    """Package → folder, of the packages whose code counts."""
     spec = importlib.util.find_spec("components")  # importing it would import torch
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -45,19 +45,19 @@ def folders() -> dict[str, Path]:
 
 
 def digest_of(packages: Mapping[str, Path]) -> str:
-    """SHA-256 over the names below their package and the contents of the Python files that a worker runs."""
-    found = hashlib.sha256()
+    """SHA-256 of the Python files that a worker runs: their names below their package, and their contents."""
+    code_hash = hashlib.sha256()
     for package, folder in sorted(packages.items()):
         for name, path in sorted(_sources(folder)):
             if package != "lab" or name.split("/")[0] not in NOT_RUN:
                 content = path.read_bytes()
-                found.update(f"{package}/{name} {len(content)}\n".encode() + content)
-    return found.hexdigest()
+                code_hash.update(f"{package}/{name} {len(content)}\n".encode() + content)
+    return code_hash.hexdigest()
 
 
 def repository(package: Path) -> tuple[str | None, str | None]:
-    """Commit of the repository that tracks this package, and the digest of what differs from it in tracked files."""
-    # An installed package may lie in an environment within some other repository: that one's commit would say nothing.
+    """(commit, digest of the uncommitted changes) of the repository that tracks this package; None without one."""
+    # An installed package may be in an environment inside another repository, whose commit has nothing to do with it.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None
     commit = _git(package, "rev-parse", "HEAD")
@@ -69,8 +69,8 @@ def refusal(recorded: Code | None, accepted: Sequence[str] = ()) -> str | None:
     """Why this process may not run what was made with the recorded code; None if it may.
 
     Args:
-        recorded: the `code` of a run or a plan; None where none was recorded, which says nothing against it.
-        accepted: digests of other code that the user agreed to.
+        recorded: the `code` of a run or a plan; None where none was recorded, and then it may.
+        accepted: digests of other code that the user accepted.
     """
     if recorded is None or recorded.digest == digest() or digest() in accepted:
         return None
@@ -86,7 +86,7 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # many workers ask at once, and none means to write
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # many workers call git at once, and none of them writes
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

@@ -1,11 +1,11 @@
-"""What is wrong, where, and what would help: refusals of a request and findings of a check, as data.
+"""Refusals of a request and findings of a check, as data: what is wrong, where, and what to do about it.
 
-A `Refusal` is raised as a `RequestError`. Its fields say everything; nothing reads its words. Text is made from the
-fields in one place, `Refusal.text`, and it has one shape:
+A `Refusal` is raised as a `RequestError`. Code reads its fields, never its text. `Refusal.text` makes the text from the
+fields, always in the same form:
 
     sweeps/x.yaml:7: arm 'mha': override 'model.d_modl=3': model.d_modl: no such key; did you mean 'd_model'?
 
-The code that finds a mistake knows the key, and its caller knows the file. So a caller adds what it knows:
+The code that finds a mistake knows the key, and its caller knows the file. So the caller adds the file:
 
     try:
         sweep = convert.dataclass(Sweep, content)
@@ -23,38 +23,38 @@ from typing import Literal, TypeAlias
 from components.registry import OptionError, UnknownName, explanation, nearest_of
 
 Kind = Literal[
-    "usage",  # the command was called wrongly
+    "usage",  # the command line is wrong
     "unknown_key",  # there is no such key or option
     "wrong_value",  # the value isn't what the key takes
     "missing",  # something must be given and isn't
-    "conflict",  # two things that are given don't go together, or one has no effect
+    "conflict",  # two given values can't be combined, or one of them has no effect
     "not_found",  # nothing has that name: no file, run, sweep, arm or component
-    "exists",  # it is there already
+    "exists",  # it exists already
     "unreadable",  # the file can't be read, or isn't in its format
-    "unsupported",  # it is known what is meant, and the lab can't do it
+    "unsupported",  # the request is clear, and the lab can't do it
     "unavailable",  # this machine or this cluster can't do it
     "not_ready",  # it can't be done yet, as with a run that hasn't finished
     "not_comparable",  # the two sides differ in more than the comparison allows
-    "not_trusted",  # other code, or a file from elsewhere, that the user hasn't allowed
+    "not_trusted",  # other code, or an external file, that the user hasn't allowed
 ]
 
 Severity = Literal["info", "warning", "problem"]
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
-"""A value as JSON holds it."""
+"""A value of JSON."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where a mistake stands. What isn't known is None.
+    """The place of a mistake. Parts that aren't known are None.
 
     Attributes:
-        file: as a user would name it: `sweeps/x.yaml`.
-        line: in the file, from 1.
-        part: of the file, or another name for the place: "arm 'mha'".
+        file: as a user would write it: `sweeps/x.yaml`.
+        line: line in the file, from 1.
+        part: a part of the file, or another description of the place: "arm 'mha'".
         override: the text of the override: `model/heads=mha`.
         key: the dotted path of the option: `model.span.window`.
-        outer: the place that refers to this one, where that is another file.
+        outer: the place in another file that refers to this one.
     """
 
     file: str | None = None
@@ -65,7 +65,7 @@ class Where:
     outer: Where | None = None
 
     def __str__(self) -> str:
-        """`sweeps/x.yaml:7: arm 'mha': override 'model/heads=mha': model.heads`; empty if nothing is known."""
+        """`sweeps/x.yaml:7: arm 'mha': override 'model/heads=mha': model.heads`; empty if no part is known."""
         parts = [
             str(self.outer) if self.outer else None,
             f"{self.file}:{self.line}" if self.file and self.line else self.file,
@@ -76,7 +76,7 @@ class Where:
         return ": ".join(part for part in parts if part)
 
     def within(self, outer: Where) -> Where:
-        """This place as a part of another one: keys are joined, and what this one doesn't know is the other's."""
+        """This place inside another one: keys are joined, and unknown parts are taken from the outer place."""
         if self.file and outer.file and self.file != outer.file:
             return replace(self, outer=self.outer.within(outer) if self.outer else outer)
         here = self if self.file else outer
@@ -96,11 +96,11 @@ class Refusal:
     """A request that can't be met.
 
     Attributes:
-        problem: what is wrong, without the place and without the fix. Where it is empty, `expected` and `given` say it:
-            "expected a whole number, got 'x'".
-        given: what was said.
-        expected: in words, or all valid names.
-        nearest: the valid name that was most likely meant; found among `expected` if it isn't given.
+        problem: what is wrong, without the place and without the fix. If it is empty, the text is made from `expected`
+            and `given`: "expected a whole number, got 'x'".
+        given: the value that was given.
+        expected: the expected value in words, or all valid names.
+        nearest: the valid name that is most similar; by default it is searched in `expected`.
         fix: what to do instead.
     """
 
@@ -118,7 +118,7 @@ class Refusal:
 
     @property
     def message(self) -> str:
-        """What is wrong and what would help, without the place."""
+        """The problem and the fix, without the place."""
         problem = self.problem
         if not problem and self.kind == "missing":
             problem = "is missing" + (f": expected {self.expected}" if isinstance(self.expected, str) else "")
@@ -132,7 +132,7 @@ class Refusal:
         return f"{place}: {self.message}" if (place := str(self.where)) else self.message
 
     def within(self, where: Where) -> Refusal:
-        """The same, as a part of another place."""
+        """The same refusal inside another place."""
         return replace(self, where=self.where.within(where))
 
     def as_dict(self) -> dict[str, JSON]:
@@ -153,7 +153,7 @@ class Refusal:
 
 
 class RequestError(Exception):
-    """The request was wrong: the command prints why, without a traceback, and ends with exit code 2.
+    """The request was wrong. The command prints the refusals without a traceback and ends with exit code 2.
 
     The fields are those of `Refusal` and of its `Where`:
 
@@ -181,8 +181,8 @@ class RequestError(Exception):
     ) -> None:
         """
         Args:
-            problem: what is wrong; or a whole refusal, and then `more` of them.
-            where: the place, where it is at hand; `file` to `key` add to it.
+            problem: what is wrong; or a whole refusal, which `more` refusals may follow.
+            where: the place; `file` to `key` are inside it.
         """
         if isinstance(problem, str):
             place = _where(file, line, part, override, key).within(where or Where())
@@ -195,20 +195,20 @@ class RequestError(Exception):
         """The refusal of a component's option.
 
         Args:
-            key: of the component, which the option's name is joined to.
+            key: the key of the component, to which the option's name is joined.
         """
         inner = Where(key=joined_key(key, error.option) or None).within(where or Where())
         return cls(Refusal(error.problem, "wrong_value", inner, error.given, error.expected, error.nearest, error.fix))
 
     @classmethod
     def of_name(cls, error: UnknownName, where: Where | None = None) -> RequestError:
-        """The refusal of a name that a registry doesn't know."""
+        """The refusal of a name that isn't registered."""
         known = error.expected, error.nearest
         return cls(Refusal(error.problem, "not_found", where or Where(), error.given, *known))
 
     @property
     def refusal(self) -> Refusal:
-        """The first refusal; most often the only one."""
+        """The first refusal, usually the only one."""
         return self.refusals[0]
 
     @property
@@ -228,34 +228,34 @@ class RequestError(Exception):
         override: str | None = None,
         key: str | None = None,
     ) -> RequestError:
-        """The same error, as a part of another place: what it doesn't say of its place is this one's.
+        """The same error inside another place; see `Where.within`.
 
-        Keys are joined with a dot. Where both name a file, the message names both, this one first.
+        Keys are joined with a dot. If both places name a file, the message names both, the outer one first.
         """
         outer = _where(file, line, part, override, key).within(where or Where())
         return RequestError(*(refusal.within(outer) for refusal in self.refusals))
 
     def with_fix(self, fix: str) -> RequestError:
-        """The same error with what to do instead, which the caller knows."""
+        """The same error with another fix, for a caller that knows what to do."""
         return RequestError(*(replace(refusal, fix=fix) for refusal in self.refusals))
 
     def as_dict(self) -> dict[str, JSON]:
-        """For `--json`: `{"error": {…}}`; `errors` lists all where there are several."""
-        found: list[JSON] = [refusal.as_dict() for refusal in self.refusals]
-        return {"error": found[0]} | ({"errors": found} if len(found) > 1 else {})
+        """For `--json`: `{"error": {…}}`, and all refusals under `errors` if there are several."""
+        errors: list[JSON] = [refusal.as_dict() for refusal in self.refusals]
+        return {"error": errors[0]} | ({"errors": errors} if len(errors) > 1 else {})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check looked at.
+    """One result of a check.
 
     Attributes:
-        area: what it is about, in a word: "torch".
-        message: what is so.
-        severity: "problem" where it stands in the way of what was asked for.
-        where: the file and the key, where there is one.
+        area: the subject in a word: "torch".
+        message: the result for a person.
+        severity: "problem" if the request can't be met because of it.
+        where: the file and the key that it concerns, if any.
         fix: what to do about it.
-        facts: the same for a program.
+        facts: the result for a program.
     """
 
     area: str
@@ -267,7 +267,7 @@ class Finding:
 
     @classmethod
     def of(cls, refusal: Refusal, area: str) -> Finding:
-        """What stands in the way, as a finding."""
+        """A refusal as a finding."""
         inner = replace(refusal, fix=None)
         return cls(area, inner.text, "problem", refusal.where, refusal.fix)
 
@@ -280,7 +280,7 @@ def joined_key(outer: str | None, inner: str | None) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """A library's message on one line."""
+    """The message of a library's error on one line."""
     return " ".join(str(error).split())
 
 

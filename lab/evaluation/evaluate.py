@@ -19,7 +19,7 @@ from lab.evaluation.base import EvaluationOutput, Evaluator, Subject
 from lab.evaluation.load import load_model
 from lab.evaluation.measure.text import evaluation_data
 from lab.evaluation.session import Report, ResumableSession
-from lab.records import FOUND, EvaluationRecord, RunFolder
+from lab.records import RESULT_KEYS, EvaluationRecord, RunFolder
 from lab.refusals import RequestError
 from lab.training import environment
 from lab.training.checkpoints import verified
@@ -165,5 +165,5 @@ def evaluate(
 
 def _digest(work: EvaluationRecord) -> str:
     """Digest of everything that the parts of an evaluation depend on."""
-    content = {key: value for key, value in work.as_json().items() if key not in FOUND}
+    content = {key: value for key, value in work.as_json().items() if key not in RESULT_KEYS}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,10 @@
 """Every file of a run folder as a typed record: read, checked and written here and nowhere else.
 
-Import from this package; the files within are for its own use. It needs neither torch nor the rest of the lab.
+Import from this package, not from its modules. It needs neither torch nor the rest of the lab.
 """
 
 from lab.records.atomic import write_bytes, write_json, write_text
-from lab.records.checks import LARGEST, BrokenRecord, escape_text, is_measured, is_number
+from lab.records.checks import LARGEST_MEASUREMENT, BrokenRecord, escape_text, is_measured, is_number
 from lab.records.folder import CONFIG, TOKENIZER, FolderTaken, RunFolder
 from lab.records.naming import LONGEST_NAME, check_name
 from lab.records.run_files.claim import (
@@ -21,7 +21,7 @@ from lab.records.run_files.claim import (
 )
 from lab.records.run_files.evaluation import (
     EVALUATIONS,
-    FOUND,
+    RESULT_KEYS,
     EvaluationCurve,
     EvaluationRecord,
     evaluation_path,
@@ -44,12 +44,11 @@ from lab.records.run_files.run_parts import Code, Extensions, Imported, Need, Ro
 from lab.records.run_files.state import STATUSES, Failure, Progress, State, Status, write_state
 from lab.records.run_files.summary import Result, Summary
 from lab.records.scan import (
-    Seen,
+    RunSnapshot,
     Survey,
     UnknownRun,
     find_broken,
     find_runs,
-    look,
     resolve,
     resolve_all,
     run_paths,
@@ -58,15 +57,15 @@ from lab.records.scan import (
 from lab.records.sweep_files.labels import SweepLabels
 from lab.records.sweep_files.plan import (
     PLAN_FILE,
-    Picked,
     PlanRecord,
     PlanRow,
-    note_folders,
-    noted_folders,
+    SelectedCell,
     plan_path,
     read_plan,
+    readable_plan,
+    record_folders,
+    recorded_folders,
     shared_paths,
-    sound_plan,
     write_plan_record,
 )
 from lab.records.sweep_files.submission import (
@@ -88,11 +87,11 @@ __all__ = [
     "CONFIG",
     "COORDINATES",
     "EVALUATIONS",
-    "FOUND",
     "JOURNAL",
-    "LARGEST",
+    "LARGEST_MEASUREMENT",
     "LONGEST_NAME",
     "PLAN_FILE",
+    "RESULT_KEYS",
     "RUN_FILE",
     "STATUSES",
     "TOKENIZER",
@@ -108,7 +107,6 @@ __all__ = [
     "FolderTaken",
     "Imported",
     "Need",
-    "Picked",
     "PlanRecord",
     "PlanRow",
     "PointWriter",
@@ -120,7 +118,8 @@ __all__ = [
     "Role",
     "RunFolder",
     "RunRecord",
-    "Seen",
+    "RunSnapshot",
+    "SelectedCell",
     "State",
     "Status",
     "StoppedSubmission",
@@ -144,11 +143,8 @@ __all__ = [
     "is_number",
     "journal_folder",
     "last_points",
-    "look",
     "metrics_path",
     "newest_claim",
-    "note_folders",
-    "noted_folders",
     "plan_path",
     "read_cancel_request",
     "read_claim",
@@ -157,13 +153,15 @@ __all__ = [
     "read_plan",
     "read_stopped",
     "read_submission",
+    "readable_plan",
+    "record_folders",
+    "recorded_folders",
     "recorded_metrics",
     "remove_cancel_request",
     "resolve",
     "resolve_all",
     "run_paths",
     "shared_paths",
-    "sound_plan",
     "submission_path",
     "submission_paths",
     "survey",

@@ -1,6 +1,6 @@
-"""Files that are whole or absent: written under a temporary name in the same folder, then renamed.
+"""Atomic writes: a file is written under a temporary name in the same folder and then renamed.
 
-A reader sees the old content or the new, never a part; so does the next process after a crash in mid-write.
+A reader sees the old content or the new content, never a part, even after a crash during the write.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file's content by `text` (UTF-8) in one step. The folder must exist.
+    """Replace the file's content by `text`, as UTF-8, in one step. The folder must exist.
 
     Raises:
-        OSError: the old content then still stands and nothing is left behind.
+        OSError: it can't be written. The old content is unchanged, and no temporary file is left.
     """
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`, of bytes."""
-    # Not tempfile: its files are readable by their owner alone, and a lab shares its runs.
+    """Replace the file's content by bytes, as `write_text` does."""
+    # Not tempfile: only the owner can read its files, and the runs of a lab are shared.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -41,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, obj: object) -> None:
     """Replace the file's content by `obj` as indented JSON.
 
-    Non-finite floats are kept, as the NaN and Infinity that Python's reader understands: the loss of a diverged run
-    must come back as what it was.
+    Floats that aren't finite are written as NaN and Infinity, which Python's reader accepts: the loss of a diverged run
+    must be read back unchanged.
     """
     write_text(path, json.dumps(obj, indent=1, ensure_ascii=False) + "\n")

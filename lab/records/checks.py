@@ -1,6 +1,6 @@
-"""Reading a JSON file as typed values: each is checked once, and what is wrong is said with file and key.
+"""Reading a JSON file as typed values. Each value is checked once, and an error names the file and the key.
 
-These files are written by this lab, but also by hand, by other versions, and by disks that fill up.
+The files may have been edited by hand, written by another version of the lab, or cut off by a full disk.
 """
 
 from __future__ import annotations
@@ -15,21 +15,26 @@ from lab.refusals import RequestError
 
 T = TypeVar("T")
 
-LARGEST_WHOLE = 2**63
-"""Whole numbers at or beyond it are refused: event files and arrays hold none."""
-LARGEST = 1e100
-"""No run measures anything larger. Squares of values up to it, and sums of the squares, don't overflow."""
+LARGEST_INTEGER = 2**63
+"""Integers of at least this size are refused: event files and arrays can't hold them."""
+LARGEST_MEASUREMENT = 1e100
+"""The largest value that counts as measured. Squares of such values, and sums of the squares, don't overflow."""
 
 
 class BrokenRecord(RequestError, ValueError):
-    """A file is missing or isn't what it should be. The message names the file, and the key where one is wrong."""
+    """A file is missing, can't be read, or has a wrong value. The error names the file, and the key of the value."""
 
     def __init__(self, path: Path, problem: str, key: str | None = None) -> None:
         super().__init__(problem, kind="unreadable" if key is None else "wrong_value", file=path, key=key)
 
 
 class WrongValue(ValueError):
-    """A value isn't what its key takes."""
+    """A value is not of the kind that its key takes.
+
+    Attributes:
+        key: the path of the value in the file, such as `runs[3].seed`.
+        problem: what is wrong with it.
+    """
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(problem)
@@ -40,9 +45,11 @@ class WrongValue(ValueError):
 class Fields:
     """The entries of a JSON object, each read as the type that its key takes.
 
+    All methods raise `WrongValue` for a value of another type.
+
     Args:
         values: the object.
-        place: what comes before a key in messages, such as `runs[3].`.
+        place: the prefix of its keys in messages, such as `runs[3].`.
     """
 
     __slots__ = ("_place", "_values")
@@ -52,7 +59,7 @@ class Fields:
         self._place = place
 
     def wrong(self, key: str, expected: str) -> WrongValue:
-        """The error for a value that isn't what was expected, or that is missing."""
+        """The error for a value that is missing, or isn't what was expected."""
         if key not in self._values:
             return WrongValue(self._place + key, f"expected {expected}, and it is missing")
         return WrongValue(self._place + key, f"expected {expected}, got {shorten(self._values[key])}")
@@ -69,14 +76,14 @@ class Fields:
             return value
         raise self.wrong(key, "a text or null")
 
-    def whole(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None) -> int:
         value = self._values.get(key, default)
-        if type(value) is int and -LARGEST_WHOLE < value < LARGEST_WHOLE:
+        if type(value) is int and -LARGEST_INTEGER < value < LARGEST_INTEGER:
             return value
         raise self.wrong(key, "a whole number")
 
-    def whole_or_none(self, key: str) -> int | None:
-        return None if self._values.get(key) is None else self.whole(key)
+    def integer_or_none(self, key: str) -> int | None:
+        return None if self._values.get(key) is None else self.integer(key)
 
     def finite(self, key: str, default: float | None = None) -> float:
         value = self._values.get(key, default)
@@ -88,7 +95,7 @@ class Fields:
         return None if self._values.get(key) is None else self.finite(key)
 
     def number_or_none(self, key: str) -> float | None:
-        """A number, NaN and infinities among them."""
+        """A number, NaN and infinities included."""
         value = self._values.get(key)
         if value is None or is_number(value):
             return value
@@ -132,24 +139,24 @@ class Fields:
         return Fields(self.mapping(key), f"{self._place}{key}.")
 
     def numbers(self, key: str) -> dict[str, float]:
-        """The entries of a mapping that are numbers, NaN and infinities among them; others were not measured."""
+        """The entries of a mapping that are numbers, NaN and infinities included. Other entries are left out."""
         value = self._values.get(key)
         if not isinstance(value, dict):
             return {}
         return {name: number for name, number in value.items() if is_number(number)}
 
-    def measured(self, key: str) -> dict[str, float]:
-        """As `numbers`, of what a run measured: a finite value that no run can have measured is wrong."""
+    def measurements(self, key: str) -> dict[str, float]:
+        """As `numbers`, for what a run measured: finite values beyond LARGEST_MEASUREMENT are refused."""
         values = self._values.get(key)
         for name, value in values.items() if isinstance(values, dict) else ():
             if type(value) in (int, float) and value == value and abs(value) != math.inf and not is_measured(value):
                 shown = f"{value:g}" if isinstance(value, float) else f"a number of {len(str(abs(value)))} digits"
-                problem = f"expected a number up to {LARGEST:g} in size, got {shown}"
+                problem = f"expected a number up to {LARGEST_MEASUREMENT:g} in size, got {shown}"
                 raise WrongValue(f"{self._place}{key}.{name}", problem)
         return self.numbers(key)
 
     def any(self, key: str) -> object:
-        """The value, whatever it is; None where it is missing."""
+        """The value, of any type; None where it is missing."""
         return self._values.get(key)
 
     def others(self, keys: Iterable[str]) -> dict[str, object]:
@@ -165,13 +172,13 @@ class Fields:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a number to compute with, NaN and infinities among them; JSON's integers may be of any length."""
-    return type(value) is float or (type(value) is int and -LARGEST_WHOLE < value < LARGEST_WHOLE)
+    """Whether a value is a number to compute with, NaN and infinities included. Integers in JSON may be too large."""
+    return type(value) is float or (type(value) is int and -LARGEST_INTEGER < value < LARGEST_INTEGER)
 
 
 def is_measured(value: object) -> TypeGuard[float]:
-    """Whether it is a number that a run can have measured: finite, and not larger than any quantity is."""
-    return (type(value) is int or type(value) is float) and -LARGEST <= value <= LARGEST
+    """Whether a value is a number that a run can have measured: finite, and at most LARGEST_MEASUREMENT in size."""
+    return (type(value) is int or type(value) is float) and -LARGEST_MEASUREMENT <= value <= LARGEST_MEASUREMENT
 
 
 def read_bytes(path: Path) -> bytes:
@@ -189,14 +196,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse(path: Path, content: bytes, build: Callable[[Fields], T], *, newest: int, what: str) -> T:
-    """The record in a file's content.
+    """Parse a file's content as a record.
 
     Args:
-        build: makes it of the JSON object's fields.
-        newest: newest version of the format that this lab reads; a file without a version is of the first.
-        what: the file's content in a few words, for messages.
+        build: makes the record from the fields of the JSON object.
+        newest: the newest version of the format that this lab reads. A file without a version has version 1.
+        what: the kind of record in a few words, for messages.
     Raises:
-        BrokenRecord: it is no JSON object, of a newer version, or a value in it is wrong.
+        BrokenRecord: the content is no JSON object, has a newer version, or has a wrong value.
     """
     try:
         value = load_json(content)
@@ -206,7 +213,7 @@ def parse(path: Path, content: bytes, build: Callable[[Fields], T], *, newest: i
         raise BrokenRecord(path, f"not {what}")
     fields = Fields(value)
     try:
-        version = fields.whole("version", 1)
+        version = fields.integer("version", 1)
         if version > newest:
             problem = f"is {version}, and this lab reads versions up to {newest}: a newer lab wrote it; use that one"
             raise BrokenRecord(path, problem, "version")
@@ -216,13 +223,13 @@ def parse(path: Path, content: bytes, build: Callable[[Fields], T], *, newest: i
 
 
 def load_json(content: bytes) -> object:
-    """The value of a JSON text, whose own texts can be printed and written.
+    """The value of a JSON text, with all strings printable.
 
-    What can't be written, half a character, is shown as an escape such as `\\udce9`.
+    A lone surrogate, which UTF-8 can't encode, becomes an escape such as `\\udce9`.
     """
     try:
         text = content.decode("utf-8")
-        clean = "\\ud" not in text and "\\uD" not in text  # the escapes of halves of characters
+        clean = "\\ud" not in text and "\\uD" not in text  # the escapes of surrogates
     except UnicodeDecodeError:
         text, clean = content.decode(json.detect_encoding(content), "surrogatepass"), False
     value: object = json.loads(text)
@@ -230,7 +237,7 @@ def load_json(content: bytes) -> object:
 
 
 def escape_surrogates(value: object) -> object:
-    """The value with texts that can be written: half a character becomes an escape such as `\\udce9`."""
+    """The value with each lone surrogate in its strings as an escape such as `\\udce9`, so that it can be written."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, Mapping):
@@ -239,11 +246,11 @@ def escape_surrogates(value: object) -> object:
 
 
 def escape_text(text: str) -> str:
-    """The text with half a character as an escape such as `\\udce9`, so that it can be printed and written."""
+    """The text with each lone surrogate as an escape such as `\\udce9`, so that it can be printed and written."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def shorten(value: object, most: int = 60) -> str:
-    """A value as messages show it."""
+    """A value as text for a message, at most `most` characters long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}…"

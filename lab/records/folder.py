@@ -1,6 +1,6 @@
-"""A run's folder, `<root>/<sweep>/<arm>/seed-<n>/`: made whole or not at all, found, and named.
+"""A run's folder, `<root>/<sweep>/<arm>/seed-<n>/`. It is created in one step or not at all.
 
-What is asked of a folder is read from its files each time: other processes write them.
+Every property reads its file anew, as other processes write these files.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from lab.records.run_files.state import STATE_FILE, State, read_state, write_sta
 from lab.records.run_files.summary import SUMMARY_FILE, Summary, read_summary, write_summary
 from lab.refusals import RequestError
 
-# Configurations are written by PyYAML's dumper, and this reads back exactly what it wrote.
+# Configurations are written by PyYAML's dumper, and PyYAML's loader reads them back exactly.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer"
-"""Folder of a run that keeps its tokenizer, where that is learnt or read: the run needs no corpus to encode text."""
+"""The folder with the run's tokenizer, if that was trained or read from a file: encoding text then needs no corpus."""
 
 
 class FolderTaken(RequestError, FileExistsError):
-    """A run cannot be made because other content stands in its place; nothing was changed."""
+    """A run can't be created because its place is taken by something else. Nothing was changed."""
 
 
 class RunFolder:
@@ -59,37 +59,37 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """`sweep/arm/seed-n`, as the folder stands below its root."""
+        """`sweep/arm/seed-n`: the folder's path below its root."""
         return "/".join(self.path.parts[-3:])
 
     @property
     def record_path(self) -> Path:
-        """Where run.json stands."""
+        """The path of run.json."""
         return self.path / RUN_FILE
 
     @property
     def config_path(self) -> Path:
-        """Where the frozen configuration stands."""
+        """The path of the frozen configuration."""
         return self.path / CONFIG
 
     @property
     def summary_path(self) -> Path:
-        """Where the summary stands, or is going to."""
+        """The path of the summary, which may not exist yet."""
         return self.path / SUMMARY_FILE
 
     @property
     def metrics_path(self) -> Path:
-        """Where the curves stand, or are going to."""
+        """The path of the curves, which may not exist yet."""
         return self.path / METRICS_FILE
 
     @property
     def exists(self) -> bool:
-        """Whether a run stands here."""
+        """Whether this is a run's folder."""
         return os.path.isfile(self.path / RUN_FILE) and self.has_config
 
     @property
     def has_config(self) -> bool:
-        """Whether the frozen configuration is there."""
+        """Whether the frozen configuration exists."""
         return os.path.isfile(self.path / CONFIG)
 
     @property
@@ -120,7 +120,7 @@ class RunFolder:
 
     @property
     def state(self) -> State:
-        """Where the run stands, as its last writer left it."""
+        """The run's state, as its last writer left it."""
         return read_state(self.path / STATE_FILE)
 
     @state.setter
@@ -141,22 +141,24 @@ class RunFolder:
         return read_points(self.metrics_path)
 
     def add_provenance(self, facts: Provenance | ProvenanceFacts) -> None:
-        """Record how the run runs; see `Provenance.added`. Only the process that holds the run may."""
+        """Record how the run is run; see `Provenance.with_facts`. Only the process that holds the run may do so."""
         self.record = self.record.with_provenance(facts)
 
     @classmethod
     def make(
         cls, path: Path | str, config_yaml: str, record: RunRecord, fill: Callable[[Path], None] | None = None
     ) -> tuple[RunFolder, bool]:
-        """The run with this identity at `path`, and whether this call made it; one that is there is left as it is.
+        """Create the run with this identity at `path`, unless it exists.
 
-        However many processes ask for it, exactly one makes it. Where another identity's run stands at `path`, the run
-        is at `<path>-<first 8 of its identity>` instead; nothing is ever moved or overwritten.
+        Of several processes that call this, exactly one creates the run. If `path` holds a run of another identity, the
+        run is created at `<path>-<first 8 of its identity>`. Nothing is ever moved or overwritten.
 
         Args:
-            fill: puts what else belongs to the run into the folder that it is given, before the run appears.
+            fill: adds further files to the folder that it is given, before the run becomes visible.
+        Returns:
+            the run, and whether this call created it.
         Raises:
-            ValueError: a part of sweep/arm/seed isn't a safe file name, or the identity isn't one.
+            ValueError: a part of sweep/arm/seed isn't a safe file name, or the identity isn't hexadecimal.
             FolderTaken: both places hold something else.
         """
         path = Path(path)
@@ -186,9 +188,9 @@ def _identity_at(path: Path) -> str | None:
 
 
 def _make(path: Path, config_yaml: str, record: RunRecord, fill: Callable[[Path], None] | None) -> bool:
-    """Make the folder whole under another name, then rename it; False if something already stands at `path`.
+    """Create the folder under a temporary name, then rename it; False if `path` already holds something.
 
-    Renaming onto a folder that isn't empty fails on every file system, so of racing makers one succeeds.
+    Renaming onto a folder that isn't empty fails on every file system, so only one of several processes succeeds.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         return False

@@ -1,9 +1,9 @@
-"""Names that are safe as parts of paths: of sweeps, arms and seeds."""
+"""Names of sweeps, arms and seeds, which must be safe as parts of paths."""
 
 from __future__ import annotations
 
-LONGEST_NAME = 100  # file systems stop at 255 bytes, and TensorBoard shows sweep, arm and seed in one line
-# Of an arm's name in a record: file systems stop at 255, and folders are called `arm,cell` and `seed-n-identity`.
+LONGEST_NAME = 100  # file systems allow 255 bytes, and TensorBoard shows sweep, arm and seed on one line
+# An arm's name in a record is longer: its folder is called `arm,cell`. File systems allow 255 bytes.
 _LONGEST_BYTES = 200
 
 
@@ -11,7 +11,7 @@ def check_name(name: str) -> None:
     """Refuse a sweep, arm or seed name that isn't safe as one part of a path on any file system.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: with the reason.
     """
     if not name or len(name) > LONGEST_NAME:
         raise ValueError(f"name {name!r}: expected 1 to {LONGEST_NAME} characters")
@@ -22,7 +22,7 @@ def check_name(name: str) -> None:
 
 
 def is_arm_name(name: str) -> bool:
-    """Whether a folder can have this name."""
+    """Whether an arm's folder can have this name."""
     try:
         check_name(name)
     except ValueError:

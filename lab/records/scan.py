@@ -1,5 +1,6 @@
-"""Every run below a root, each folder looked at once (what ten thousand of them take is mostly opening files), and
-which of them a name means.
+"""Finding runs: every run below a root, and the run that a name means.
+
+Each folder is read once: with ten thousand runs, nearly all the time is spent on opening files.
 """
 
 from __future__ import annotations
@@ -20,17 +21,12 @@ from lab.refusals import RequestError
 
 
 class UnknownRun(RequestError, LookupError):
-    """No run, or more than one, is meant by a name. The message lists the candidates."""
+    """A name means no run, or more than one. The error lists the candidates."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A run as its folder has it.
-
-    Attributes:
-        record: its run.json.
-        state: its state.json.
-    """
+class RunSnapshot:
+    """A run's record and state, as they were when its folder was read."""
 
     run: RunFolder
     record: RunRecord
@@ -43,46 +39,47 @@ class Seen:
 
 @dataclass(frozen=True)
 class Survey:
-    """What stands below a root.
+    """The runs below a root.
 
     Attributes:
-        runs: by sweep, then the arms' order, then seed.
-        broken: folders that stand where runs stand and can't be read as one, each with what is wrong with it.
+        runs: ordered by sweep, arm (in the sweep's order) and seed.
+        broken: (folder, problem) of folders that can't be read as a run.
     """
 
-    runs: tuple[Seen, ...]
+    runs: tuple[RunSnapshot, ...]
     broken: tuple[tuple[Path, str], ...]
 
 
 def survey(root: Path | str, sweep: str | None = None) -> Survey:
-    """Everything below the root, or of one sweep: what is in its folder, and what it shares with other sweeps."""
+    """The runs below the root, or of one sweep: those in its folder, and those that it shares with other sweeps."""
     paths = list(run_paths(root, sweep))
     if sweep is not None:
         paths += shared_paths(root, sweep)
-    return look(paths)
+    return _survey(paths)
 
 
-def look(paths: Iterable[Path]) -> Survey:
+def _survey(paths: Iterable[Path]) -> Survey:
     """The runs in these folders."""
     runs, broken = [], []
     for path in paths:
         run = RunFolder(path)
         try:
-            seen = Seen(run, run.record, run.state)
+            snapshot = RunSnapshot(run, run.record, run.state)
         except BrokenRecord as error:
             broken.append((path, str(error)))
             continue
         if run.has_config:
-            runs.append(seen)
+            runs.append(snapshot)
         else:
             broken.append((path, f"{path / CONFIG}: missing"))
-    return Survey(tuple(sorted(runs, key=lambda seen: _place(seen.run, seen.record))), tuple(sorted(broken)))
+    runs.sort(key=lambda snapshot: _place(snapshot.run, snapshot.record))
+    return Survey(tuple(runs), tuple(sorted(broken)))
 
 
 def find_runs(root: Path | str, sweep: str | None = None) -> list[RunFolder]:
-    """Every run below the root (of one sweep, if given), by sweep, then the arms' order, then seed.
+    """Every run below the root, or of one sweep, ordered by sweep, arm (in the sweep's order) and seed.
 
-    Folders half made, broken or not runs are passed over; `find_broken` reports the broken ones.
+    Folders that aren't runs, or can't be read, are skipped; `find_broken` reports the latter.
     """
     runs = []
     for path in run_paths(root, sweep):
@@ -95,45 +92,48 @@ def find_runs(root: Path | str, sweep: str | None = None) -> list[RunFolder]:
 
 
 def find_broken(root: Path | str, sweep: str | None = None) -> list[tuple[Path, str]]:
-    """Folders that stand where runs stand and can't be read as one, each with what is wrong with it."""
-    return list(look(run_paths(root, sweep)).broken)
+    """(folder, problem) of folders in the place of a run that can't be read as one."""
+    return list(_survey(run_paths(root, sweep)).broken)
 
 
 def run_paths(
     root: Path | str, sweep: str | None = None, closed: list[tuple[Path, str]] | None = None
 ) -> Iterator[Path]:
-    """Every folder that stands where runs stand, by name; whether it is one, its files tell.
+    """Every folder in the place of a run, ordered by name. It need not be a run.
 
     Args:
-        closed: takes the folders that may not be looked into, each with why; without it the first is an error.
+        closed: a list that takes (folder, reason) of folders without permission to read. If it is None, such a folder
+            raises PermissionError.
     """
     for sweep_path in _folders(Path(root), closed=closed):
         if sweep is None or sweep_path.name == sweep:
             for arm_path in _folders(sweep_path, closed=closed):
-                # A link would show the same run twice: views for TensorBoard are folders of links.
+                # Views for TensorBoard are folders of links, which would show the same run twice.
                 yield from _folders(arm_path, "seed-", links=False, closed=closed)
 
 
 def resolve(root: Path | str, name: str) -> RunFolder:
-    """The run meant by `name`: its path below the root, its identity, or a unique prefix of either.
+    """The run that `name` means: a path below the root, an identity, or a unique prefix of either.
 
-    A path from the working folder (as a shell completes it) is taken as well. An exact match wins over prefixes.
+    A path from the working folder, as a shell completes it, is accepted too. An exact match wins over prefixes.
 
     Raises:
-        UnknownRun: listing the candidates, or the nearest names.
+        UnknownRun: with the candidates, or the nearest names.
     """
     root, runs = Path(root), {}
     for run in find_runs(root):
         runs[run.path.relative_to(root).as_posix()] = run
-    asked = name.strip().rstrip("/")
-    if asked in runs:
-        return runs[asked]
+    wanted = name.strip().rstrip("/")
+    if wanted in runs:
+        return runs[wanted]
     for run in runs.values():
-        if asked and Path(asked).resolve() == run.path.resolve():
+        if wanted and Path(wanted).resolve() == run.path.resolve():
             return run
     identities = {key: run.identity for key, run in runs.items()}
-    matches = [key for key in runs if identities[key] == asked]
-    matches = matches or [key for key in runs if asked and (key.startswith(asked) or identities[key].startswith(asked))]
+    matches = [key for key in runs if identities[key] == wanted]
+    matches = matches or [
+        key for key in runs if wanted and (key.startswith(wanted) or identities[key].startswith(wanted))
+    ]
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
@@ -142,7 +142,7 @@ def resolve(root: Path | str, name: str) -> RunFolder:
     problem = f"no run is called '{name}'"
     if not runs:
         raise UnknownRun(f"{problem}: there are none in {root}", kind="not_found", given=name)
-    near = difflib.get_close_matches(asked, [*runs, *identities.values()], n=5, cutoff=0.4)
+    near = difflib.get_close_matches(wanted, [*runs, *identities.values()], n=5, cutoff=0.4)
     keys = [key for text in near for key in runs if text in (key, identities[key])]
     if not keys:
         fix = f"`lab status` lists the {len(runs)} runs in {root}"
@@ -152,12 +152,12 @@ def resolve(root: Path | str, name: str) -> RunFolder:
 
 
 def resolve_all(root: Path | str, names: Sequence[str]) -> dict[RunFolder, bool]:
-    """The runs meant by several names, sweeps among them → whether a run was named itself, not only its sweep.
+    """The runs that names of runs and sweeps mean → whether the run itself was named, not only its sweep.
 
     A sweep means the runs in its own folder, not those that it shares with other sweeps.
 
     Raises:
-        UnknownRun: for a name that is neither a sweep that has runs nor a run.
+        UnknownRun: a name is neither a run nor a sweep with runs.
     """
     named: dict[RunFolder, bool] = {}
     for name in names:
@@ -169,7 +169,7 @@ def resolve_all(root: Path | str, names: Sequence[str]) -> dict[RunFolder, bool]
 
 
 def _place(run: RunFolder, record: RunRecord) -> tuple[str, float, str, int, str]:
-    """For sorting."""
+    """The sort key of a run."""
     return (run.path.parts[-3], record.order, run.path.parts[-2], record.seed or 0, run.path.name)
 
 

@@ -26,7 +26,7 @@ from lab.records import (
     RunRecord,
     read_evaluations,
     read_submission,
-    sound_plan,
+    readable_plan,
     submission_paths,
 )
 
@@ -192,7 +192,7 @@ def read_report_data(root: Path, comparison: Comparison) -> ReportData:
         differs = differences(baseline, config) if baseline is not None and config is not None else {}
         arms.append(ReportedArm(row, f"arm-{place}", slots.get(row.arm.name), tuple(runs), differs, uneven))
     other_runs = tuple(_run(run, "runs", sweep.name, jobs) for run in (*sweep.tuning, *sweep.left_out))
-    plan = sound_plan(root, sweep.name)
+    plan = readable_plan(root, sweep.name)
     knob = None if plan is None else plan.labels.knob
     return ReportData(root, comparison, tuple(arms), knob, datetime.now(UTC), other_runs)
 

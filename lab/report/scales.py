@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from lab.records import LARGEST
+from lab.records import LARGEST_MEASUREMENT
 from lab.report.wording import MINUS
 from lab.units import count, duration
 
@@ -56,7 +56,9 @@ def scale(
         label: makes the label of a tick; by default it is the number.
         zero: contain 0 as well.
     """
-    shown = [value for value in values if abs(value) <= LARGEST and (value >= 1 / LARGEST or not log)]
+    shown = [
+        value for value in values if abs(value) <= LARGEST_MEASUREMENT and (value >= 1 / LARGEST_MEASUREMENT or not log)
+    ]
     if zero and not log:
         shown.append(0.0)
     low, high = (min(shown), max(shown)) if shown else (1.0 if log else 0.0, 10.0 if log else 1.0)
@@ -66,9 +68,9 @@ def scale(
         stretch = math.exp(pad * (math.log(high) - math.log(low)))
         low, high = low / stretch, high * stretch
     else:
-        if same or high - low < 1 / LARGEST:
+        if same or high - low < 1 / LARGEST_MEASUREMENT:
             room = 0.05 * max(abs(low), abs(high))
-            room = room if room > 1 / LARGEST else 0.5
+            room = room if room > 1 / LARGEST_MEASUREMENT else 0.5
             low, high = low - room, high + room
         low, high = low - pad * (high - low), high + pad * (high - low)
     bare = Scale(low, high, log, ())

@@ -176,7 +176,7 @@ def _fit(
     summary = summarize(
         conductor, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world
     )
-    provenance = summary.provenance.added({"loss": trained.loss_form(device)})
+    provenance = summary.provenance.with_facts({"loss": trained.loss_form(device)})
     summary = replace(summary, provenance=provenance, extra=trained.facts())
     if status == "finished" and world.first and conclude is not None:
         try:

@@ -24,7 +24,7 @@ from lab.records import (
     Status,
     SweepLabels,
     find_runs,
-    noted_folders,
+    recorded_folders,
     survey,
     write_plan_record,
 )
@@ -153,9 +153,9 @@ class TestTheSweepsPlan:
         write_plan(tmp_path, plan)
         prepare(plan, tmp_path)
         shutil.rmtree(first[1].path)
-        assert noted_folders(tmp_path, "second") == {plan[0].identity: "first/arm1/seed-0"}
+        assert recorded_folders(tmp_path, "second") == {plan[0].identity: "first/arm1/seed-0"}
         assert names(prepare(plan, tmp_path).new) == ["second/arm1/seed-0"]
-        assert noted_folders(tmp_path, "second") == {}
+        assert recorded_folders(tmp_path, "second") == {}
 
     def test_shows_them_in_the_status_of_the_sweep(self, tmp_path: Path, first: list[RunFolder]) -> None:
         plan = sweep("second", 1, 7)

@@ -17,7 +17,7 @@ from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Cell, Selection, TuningRun, select_cell
-from lab.records import Picked
+from lab.records import SelectedCell
 from lab.refusals import RequestError
 
 Write = Callable[[str], None]
@@ -247,8 +247,8 @@ def test_a_pick_is_told_in_one_line() -> None:
 
 def test_a_pick_on_record_is_kept_and_says_what_the_tuning_runs_say_now() -> None:
     found = select_cell("a", cells(1, 2), tried(_1=[3.0], _2=[2.0]), "val/loss")
-    kept = selection.with_recorded_pick(found, Picked("lr=1", (4,)))
+    kept = selection.with_recorded_pick(found, SelectedCell("lr=1", (4,)))
     assert isinstance(kept, Selection)
     assert (kept.picked, kept.computed_pick, kept.seeds) == (cells(1)[0], cells(2)[0], (4,))
     assert kept.describe().endswith("; kept, although the tuning runs now give lr=2")
-    assert selection.with_recorded_pick(found, Picked("lr=9", (4,))) is None
+    assert selection.with_recorded_pick(found, SelectedCell("lr=9", (4,))) is None

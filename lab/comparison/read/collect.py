@@ -19,10 +19,10 @@ from lab.planning.solve.selection import Cell, Selection, TuningRun
 from lab.records import (
     PLAN_FILE,
     BrokenRecord,
-    Picked,
     PlanRecord,
     PlanRow,
     RunFolder,
+    SelectedCell,
     SweepLabels,
     escape_text,
     read_plan,
@@ -138,7 +138,7 @@ def _newest(runs: list[CollectedRun]) -> tuple[list[_Entry], list[RunResult], Sw
 
 
 def _arms(
-    entries: Iterable[_Entry], recorded: Mapping[str, Picked], labels: SweepLabels
+    entries: Iterable[_Entry], recorded: Mapping[str, SelectedCell], labels: SweepLabels
 ) -> tuple[dict[str, ArmResults], list[RunResult], list[RunResult]]:
     """The arms with the runs of the values that they picked; the reporting runs of other values; the tuning runs."""
     entries_by_arm: dict[str, list[_Entry]] = {}
@@ -163,7 +163,7 @@ def _arms(
     return arms, unpicked, tuning
 
 
-def _selection(arm: str, entries: list[_Entry], metric: str, recorded: Picked | None) -> Selection:
+def _selection(arm: str, entries: list[_Entry], metric: str, recorded: SelectedCell | None) -> Selection:
     """What the arm picked: as recorded, else as derived from its tuning runs."""
     cells = {entry.cell.name: entry.cell for entry in entries}
     tuning_runs = [

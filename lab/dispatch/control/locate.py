@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lab.dispatch.worker.claim import Claim
-from lab.records import BrokenRecord, RunFolder, Seen, noted_folders, run_paths
+from lab.records import BrokenRecord, RunFolder, RunSnapshot, recorded_folders, run_paths
 
 _LOOK_AGAIN = 0.05  # seconds between looks at whether another process has made its runs
 
 
-def at_home(root: Path, folders: Mapping[str, str]) -> dict[str, Seen]:
+def at_home(root: Path, folders: Mapping[str, str]) -> dict[str, RunSnapshot]:
     """The runs that stand where they are meant to, or where their sweep's plan.json says.
 
     Args:
@@ -30,7 +30,7 @@ def at_home(root: Path, folders: Mapping[str, str]) -> dict[str, Seen]:
     for identity, folder in folders.items():
         sweep = folder.partition("/")[0]
         if sweep not in noted:
-            noted[sweep] = noted_folders(root, sweep)
+            noted[sweep] = recorded_folders(root, sweep)
         places = [folder, f"{folder}-{identity[:8]}"]
         if identity in noted[sweep]:
             places.append(noted[sweep][identity])
@@ -40,10 +40,10 @@ def at_home(root: Path, folders: Mapping[str, str]) -> dict[str, Seen]:
     return found
 
 
-def anywhere(root: Path, identities: Iterable[str]) -> dict[str, Seen]:
+def anywhere(root: Path, identities: Iterable[str]) -> dict[str, RunSnapshot]:
     """The runs with these identities below the root, wherever they stand; of several the one that is furthest."""
     wanted = set(identities)
-    found: dict[str, Seen] = {}
+    found: dict[str, RunSnapshot] = {}
     for path in run_paths(root) if wanted else ():
         seen = _seen(path, None)
         if seen is not None and seen.identity in wanted and _is_further(seen, found.get(seen.identity)):
@@ -64,13 +64,13 @@ def alone(root: Path) -> Iterator[Claim]:
         yield claim
 
 
-def _seen(path: Path, identity: str | None) -> Seen | None:
+def _seen(path: Path, identity: str | None) -> RunSnapshot | None:
     run = RunFolder(path)
     try:
         record = run.record
         if identity is not None and record.identity != identity:
             return None
-        return Seen(run, record, run.state) if identity is not None or run.has_config else None
+        return RunSnapshot(run, record, run.state) if identity is not None or run.has_config else None
     except BrokenRecord:
         return None
 
@@ -78,9 +78,9 @@ def _seen(path: Path, identity: str | None) -> Seen | None:
 _FURTHEST = ("finished", "diverged", "running")
 
 
-def _is_further(seen: Seen, other: Seen | None) -> bool:
+def _is_further(seen: RunSnapshot, other: RunSnapshot | None) -> bool:
     return other is None or _rank(seen) < _rank(other)
 
 
-def _rank(seen: Seen) -> int:
+def _rank(seen: RunSnapshot) -> int:
     return _FURTHEST.index(seen.state.status) if seen.state.status in _FURTHEST else len(_FURTHEST)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lab.dispatch.control import dependencies, locate, provenance
 from lab.dispatch.worker.claim import holder
-from lab.records import RunFolder, RunRecord, Seen, note_folders, noted_folders
+from lab.records import RunFolder, RunRecord, RunSnapshot, record_folders, recorded_folders
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def prepare(
 
 
 def _make_missing(
-    wanted: Mapping[str, PlannedRun], found: dict[str, Seen], root: Path, retry_failed: bool, any_code: bool
+    wanted: Mapping[str, PlannedRun], found: dict[str, RunSnapshot], root: Path, retry_failed: bool, any_code: bool
 ) -> Submission:
     if not root.is_dir():  # nothing is made before the refusal
         _check_code(Submission(), [], [planned.record for planned in wanted.values()], any_code)
@@ -156,7 +156,7 @@ def _make_missing(
                 if any_code:
                     provenance.accept_code(standing[identity])
             else:
-                seen = Seen(standing[identity], standing[identity].record, standing[identity].state)
+                seen = RunSnapshot(standing[identity], standing[identity].record, standing[identity].state)
                 _file(submission, seen)
             if number % 100 == 0:
                 claim.beat()
@@ -164,7 +164,7 @@ def _make_missing(
     return submission
 
 
-def _survey(wanted: Mapping[str, PlannedRun], found: Mapping[str, Seen], retry_failed: bool) -> Submission:
+def _survey(wanted: Mapping[str, PlannedRun], found: Mapping[str, RunSnapshot], retry_failed: bool) -> Submission:
     """How those of the wanted runs stand that have been found."""
     submission = Submission(retry_failed=retry_failed)
     for identity, planned in wanted.items():
@@ -181,7 +181,9 @@ def _survey(wanted: Mapping[str, PlannedRun], found: Mapping[str, Seen], retry_f
     return submission
 
 
-def _check_code(submission: Submission, found: Iterable[Seen], records: Iterable[RunRecord], any_code: bool) -> None:
+def _check_code(
+    submission: Submission, found: Iterable[RunSnapshot], records: Iterable[RunRecord], any_code: bool
+) -> None:
     """Refuse to run what was made or planned with other code, or write down that this was agreed to.
 
     Args:
@@ -213,11 +215,11 @@ def _note(wanted: Mapping[str, PlannedRun], submission: Submission, root: Path) 
     for (identity, planned), run in zip(wanted.items(), submission.order, strict=True):
         sweep = planned.folder_name.partition("/")[0]
         if sweep not in noted:
-            noted[sweep] = noted_folders(root, sweep)
+            noted[sweep] = recorded_folders(root, sweep)
         if run.name != noted[sweep].get(identity, planned.folder_name):
             folders.setdefault(sweep, {})[identity] = run.name
     for sweep, known in folders.items():
-        note_folders(root, sweep, known)
+        record_folders(root, sweep, known)
 
 
 def to_send(
@@ -252,7 +254,7 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _file(submission: Submission, seen: Seen) -> None:
+def _file(submission: Submission, seen: RunSnapshot) -> None:
     """Put a run that was there into the list in which it belongs."""
     status = seen.state.status
     if not seen.state.ended:

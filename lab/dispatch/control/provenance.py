@@ -56,7 +56,7 @@ def accept_code(run: RunFolder) -> None:
     claim = Claim.take(run.path)
     if claim is not None:
         with claim:
-            run.record = run.record.accepting(digest())
+            run.record = run.record.with_accepted_code(digest())
 
 
 def _version(package: str) -> str | None:

@@ -17,7 +17,7 @@ from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.store import save_plan
 from lab.planning.solve import selection
 from lab.planning.solve.selection import Selection, TuningRun
-from lab.records import BrokenRecord, Picked, RunFolder, note_folders, noted_folders
+from lab.records import BrokenRecord, RunFolder, SelectedCell, record_folders, recorded_folders
 
 
 class Stages:
@@ -76,7 +76,7 @@ class Stages:
         save_plan(self._plan, self._root)
         homes = {run.folder_name for run in runs}
         moved = {run.identity: run.name for run in submission.order if run.name not in homes}
-        note_folders(self._root, self._plan.sweep, moved)
+        record_folders(self._root, self._plan.sweep, moved)
         return submission
 
     def _prepare(self, runs: Sequence[PlannedRun]) -> Submission:
@@ -92,7 +92,7 @@ class Stages:
         assert self._tuning is not None
         assert self._plan.tune_metric is not None
         before = selection.recorded_picks(self._root, self._plan.sweep)
-        self._elsewhere = noted_folders(self._root, self._plan.sweep)
+        self._elsewhere = recorded_folders(self._root, self._plan.sweep)
         found: list[PlannedRun] = []
         for arm, runs in self._plan.arms.items():
             if arm in self._begun:
@@ -111,7 +111,7 @@ class Stages:
         selection.record_picks(self._root, self._plan.sweep, self.selections)
         return found
 
-    def _kept(self, made: Selection, before: Picked | None, runs: Iterable[PlannedRun]) -> Selection:
+    def _kept(self, made: Selection, before: SelectedCell | None, runs: Iterable[PlannedRun]) -> Selection:
         """What was picked before, where reporting runs stand on it; else what the tuning runs say.
 
         A pick on a seed that is reported now can't stand: it would look too good on it.

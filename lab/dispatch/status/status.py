@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lab.dispatch.worker.claim import holder
-from lab.records import STATUSES, Failure, RunFolder, Seen, State, Status
+from lab.records import STATUSES, Failure, RunFolder, RunSnapshot, State, Status
 
 VERSION = 1
 
@@ -70,10 +70,10 @@ def read_row(run: RunFolder) -> StatusRow:
     Raises:
         BrokenRecord: its files can't be read.
     """
-    return row_from(Seen(run, run.record, run.state))
+    return row_from(RunSnapshot(run, run.record, run.state))
 
 
-def row_from(seen: Seen) -> StatusRow:
+def row_from(seen: RunSnapshot) -> StatusRow:
     """The row of a run whose record and state have just been read."""
     run, record, state = seen.run, seen.record, live(seen.run, seen.state)
     progress = state.progress

@@ -150,7 +150,7 @@ def _of_folder(run: RunFolder) -> ComparedRun:
         quiet=quiet,
         code=record.code,
         own=record.extensions.sha256,
-        place=record.provenance.chosen(_PLACES),
+        place=record.provenance.subset(_PLACES),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lab.composition.convert import whole_number
-from lab.records import Picked, sound_plan, write_plan_record
+from lab.records import SelectedCell, readable_plan, write_plan_record
 
 Edge = Literal["smallest", "largest"]
 
@@ -133,9 +133,9 @@ class Selection:
         return text + (f": {first.reason})" if first.reason else ")")
 
     @property
-    def record(self) -> Picked:
+    def record(self) -> SelectedCell:
         """The selection as plan.json records it; its cell is empty while nothing is picked."""
-        return Picked(
+        return SelectedCell(
             self.picked.name if self.picked else "",
             self.seeds,
             {
@@ -186,7 +186,7 @@ def select_cell(arm: str, cells: Sequence[Cell], tuning_runs: Sequence[TuningRun
     )
 
 
-def with_recorded_pick(selection: Selection, recorded: Picked | None) -> Selection | None:
+def with_recorded_pick(selection: Selection, recorded: SelectedCell | None) -> Selection | None:
     """The selection with its recorded pick; None if nothing is recorded or the plan has no such cell."""
     cell = next((cell for cell in selection.cells if recorded is not None and cell.name == recorded.cell), None)
     if recorded is None or cell is None:
@@ -194,15 +194,15 @@ def with_recorded_pick(selection: Selection, recorded: Picked | None) -> Selecti
     return replace(selection, picked=cell, is_recorded=True, seeds=recorded.seeds or selection.seeds)
 
 
-def recorded_picks(root: Path | str, sweep: str) -> Mapping[str, Picked]:
+def recorded_picks(root: Path | str, sweep: str) -> Mapping[str, SelectedCell]:
     """Arm → its pick, from a sweep's plan.json; empty if none is recorded."""
-    plan = sound_plan(root, sweep)
+    plan = readable_plan(root, sweep)
     return {} if plan is None else plan.selected
 
 
 def record_picks(root: Path | str, sweep: str, selections: Mapping[str, Selection]) -> None:
     """Write the picks into a sweep's plan.json. Earlier picks of other arms are kept."""
-    plan = sound_plan(root, sweep)
+    plan = readable_plan(root, sweep)
     assert plan is not None, "the plan is written before anything is picked"
     picked = {arm: entry for arm, entry in plan.selected.items() if arm not in selections}
     picked |= {arm: selection.record for arm, selection in selections.items() if selection.picked is not None}

@@ -119,7 +119,7 @@ def remove_cancel_request(folder: Path) -> None:
 def _claim(fields: Fields) -> ClaimRecord:
     return ClaimRecord(
         host=fields.text("host"),
-        pid=fields.whole("pid"),
+        pid=fields.integer("pid"),
         mark=fields.text("mark"),
         taken=fields.finite("taken", 0.0),
         released=fields.finite_or_none("released"),
@@ -127,4 +127,4 @@ def _claim(fields: Fields) -> ClaimRecord:
 
 
 def _request(fields: Fields) -> CancelRequest:
-    return CancelRequest(fields.whole("attempt"), fields.text("reason"), fields.finite("asked", 0.0))
+    return CancelRequest(fields.integer("attempt"), fields.text("reason"), fields.finite("asked", 0.0))

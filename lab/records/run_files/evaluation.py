@@ -1,4 +1,4 @@
-"""`evaluations/<name>.json`: what an evaluator found in a run, images aside; they lie in `evaluations/<name>/`."""
+"""`evaluations/<name>.json`: the results of an evaluator on a run. Its images are in `evaluations/<name>/`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lab.records.checks import BrokenRecord, Fields, is_measured, parse, read_by
 
 EVALUATIONS = "evaluations"
 VERSION = 2
-FOUND = ("metrics", "curves", "images", "details")
-"""Keys of what was found; the others say what was measured, and how."""
+RESULT_KEYS = ("metrics", "curves", "images", "details")
+"""Keys of the results; the other keys say what was measured, and how."""
 
 
 @dataclass(frozen=True)
 class EvaluationCurve:
-    """What was measured along something.
+    """A measurement along an axis, such as the loss by position.
 
     Attributes:
-        x, y: what the two numbers of a point are, with their units, as a plot's axes say it.
-        points: (x, y), in order.
+        x, y: labels of a plot's axes, with units.
+        points: (x, y), ordered by x.
     """
 
     x: str
@@ -34,17 +34,17 @@ class EvaluationRecord:
     """One evaluation of a run.
 
     Attributes:
-        version: of evaluations; an evaluation of an older one is made anew where a run asks for it.
-        evaluator, evaluator_version, options: what measured, and how.
+        version: of the format. An evaluation of an older version is repeated when it is needed.
+        evaluator, evaluator_version, options: the evaluator that measured, and its options.
         identity: of the run.
-        step: optimizer steps that the weights had seen; None where the file doesn't say.
-        steps: of the run's whole training; None for an imported model.
-        data: the text that was looked at.
+        step: optimizer steps that the weights were trained for; None where it isn't recorded.
+        steps: optimizer steps of the run's whole training; None for an imported model.
+        data: facts about the text that was read.
         metrics: name → number.
-        curves: by name.
+        curves: name → curve.
         images: paths below the run's folder.
-        details: whatever else was kept.
-        extra: what the file holds besides.
+        details: other results of the evaluator.
+        extra: other entries of the file.
     """
 
     version: int = VERSION
@@ -64,13 +64,13 @@ class EvaluationRecord:
 
     @property
     def reach(self) -> float | None:
-        """How many tokens all layers of the model together can look back; None if unlimited or not known."""
+        """How many tokens the model can look back through all layers; None if unlimited or not known."""
         reach = self.details.get("reach")
         return float(reach) if is_measured(reach) else None
 
     @property
     def data_digest(self) -> str | None:
-        """Digest of the text that was looked at."""
+        """Digest of the text that was read."""
         digest = self.data.get("digest")
         return digest if isinstance(digest, str) else None
 
@@ -95,12 +95,12 @@ class EvaluationRecord:
 
 
 def evaluation_path(folder: Path, name: str) -> Path:
-    """Where a run's folder keeps an evaluation."""
+    """The file of an evaluation in a run's folder."""
     return folder / EVALUATIONS / f"{name}.json"
 
 
 def read_evaluation(folder: Path, name: str) -> EvaluationRecord:
-    """An evaluation in a run's folder.
+    """Read an evaluation in a run's folder.
 
     Raises:
         BrokenRecord: it is missing, can't be read, or a value in it is wrong.
@@ -111,13 +111,13 @@ def read_evaluation(folder: Path, name: str) -> EvaluationRecord:
 
 def read_evaluations(folder: Path) -> dict[str, EvaluationRecord]:
     """Every evaluation in a run's folder that can be read, by name."""
-    found = {}
+    evaluations = {}
     for path in sorted((folder / EVALUATIONS).glob("*.json")):
         try:
-            found[path.stem] = read_evaluation(folder, path.stem)
+            evaluations[path.stem] = read_evaluation(folder, path.stem)
         except BrokenRecord:
             continue
-    return found
+    return evaluations
 
 
 def write_evaluation(folder: Path, name: str, evaluation: EvaluationRecord) -> None:
@@ -134,13 +134,13 @@ _KEYS = frozenset(
 def _evaluation(fields: Fields) -> EvaluationRecord:
     images = fields.any("images")
     return EvaluationRecord(
-        version=fields.whole("version", 1),
+        version=fields.integer("version", 1),
         evaluator=fields.text_or_none("evaluator"),
-        evaluator_version=fields.whole_or_none("evaluator_version"),
+        evaluator_version=fields.integer_or_none("evaluator_version"),
         options=_mapping(fields, "options"),
         identity=fields.text_or_none("identity"),
-        step=fields.whole_or_none("step"),
-        steps=fields.whole_or_none("steps"),
+        step=fields.integer_or_none("step"),
+        steps=fields.integer_or_none("steps"),
         data=_mapping(fields, "data"),
         device=fields.text_or_none("device"),
         metrics=fields.numbers("metrics"),
@@ -152,13 +152,13 @@ def _evaluation(fields: Fields) -> EvaluationRecord:
 
 
 def _mapping(fields: Fields, key: str) -> Mapping[str, object]:
-    """A part of an evaluation; empty where it is none, as the others can still be shown."""
+    """A mapping; empty where it isn't one, as the rest of the evaluation can still be shown."""
     value = fields.any(key)
     return value if isinstance(value, dict) else {}
 
 
 def _curves(entries: Mapping[str, object]) -> dict[str, EvaluationCurve]:
-    """The curves, of points that are two numbers each, by x."""
+    """The curves by name. Points that aren't two numbers are left out."""
     curves = {}
     for name, entry in entries.items():
         if isinstance(entry, dict) and isinstance(points := entry.get("points"), list):

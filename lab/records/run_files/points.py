@@ -1,9 +1,9 @@
-"""metrics.jsonl: the curves of a run, a point a line, in steps of the optimizer.
+"""metrics.jsonl: the curves of a run, one point a line.
 
-A point holds its `step`, mostly `tokens` and `time` (seconds of training), and what was measured there: name → finite
-number. A sweep has a million of them, so they are read fast: a file is searched for the metrics' names, and only the
-lines that hold one are parsed, all at once. Of a validation's metric, one line in ten, a thousand runs of a thousand
-points take 0.7 s of CPU; parsed line by line they take 8 s.
+A point has its optimizer `step`, usually `tokens` and `time` (seconds of training), and the values measured there. A
+sweep may have a million points, so reading has to be fast: a file is searched for the names of the metrics, and only
+lines with one of them are parsed, all at once. For a validation metric, which one line in ten has, a thousand runs of a
+thousand points take 0.7 s of CPU; parsing every line would take 8 s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lab.records.checks import BrokenRecord, Fields, WrongValue, is_measured
 
 METRICS_FILE = "metrics.jsonl"
 COORDINATES = ("step", "tokens", "time")
-"""What says where a point is; the rest of it was measured there."""
+"""The keys of a point that locate it; the other keys are metrics."""
 
 _CHUNK = 65_536
 
@@ -29,9 +29,9 @@ class PointWriter:
     """Adds points to a run's curves.
 
     Args:
-        folder: the run's.
-        from_step: optimizer steps that the run has already done. Points beyond it, from an attempt that went further
-            than its last checkpoint, are dropped, and so is a last line that an interruption left unfinished.
+        folder: the run's folder.
+        from_step: optimizer steps that the run has already done. Later points, of an attempt that went further than its
+            last checkpoint, are dropped; so is a last line that an interruption left unfinished.
     """
 
     def __init__(self, folder: Path, from_step: int = 0) -> None:
@@ -40,12 +40,12 @@ class PointWriter:
         self._lines = path.open("a", encoding="utf-8")
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Record one point, in finite numbers."""
+        """Record one point. All values must be finite."""
         self._lines.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._lines.flush()
 
     def sync(self) -> None:
-        """Bring every point to the disk."""
+        """Flush every point to the disk."""
         os.fsync(self._lines.fileno())
 
     def close(self) -> None:
@@ -54,11 +54,11 @@ class PointWriter:
 
 
 class Points:
-    """The points of one metrics.jsonl with at least one of the metrics.
+    """The points of one metrics.jsonl that have at least one of the metrics.
 
-    A last line without its end is left out: it is still being written, or was when its writer died. A line that can't
-    be read ends the curves, as it does for a run that resumes. A line that isn't a point, such as a list or one whose
-    step isn't a number, is left out. A file that is missing or can't be read has no points.
+    A last line without a line break is left out: it is still being written, or its writer died. A line that can't be
+    parsed ends the curves, as it does for a run that resumes. A line that isn't a point, such as a list or an object
+    without a numeric step, is left out. A file that is missing or can't be read has no points.
     """
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ class Points:
         self._points = self._parse(metrics)
 
     def values(self, metric: str) -> dict[float, float]:
-        """Step → value, by step; the last value if a step has several."""
+        """Step → value, ordered by step; the last value if a step has several."""
         values = {}
         for point in self._points:
             value, step = point.get(metric), point.get("step")
@@ -79,7 +79,7 @@ class Points:
         return dict(sorted(values.items()))
 
     def tokens_per_step(self) -> float | None:
-        """From the first point that holds its tokens; None without one, as points of evaluations have a step alone."""
+        """Tokens a step, from the first point with tokens; None without one. Points of evaluations have only a step."""
         for point in (*self._points[:1], *(self._first("tokens"))):
             tokens, step = point.get("tokens"), point.get("step")
             if is_measured(tokens) and is_measured(step) and step != 0:
@@ -87,7 +87,7 @@ class Points:
         return None
 
     def seconds(self) -> dict[float, float]:
-        """Step → seconds of training, for every step that has a point with its time."""
+        """Step → seconds of training, for every step with a recorded time."""
         points = self._points
         if any("time" not in point for point in points):
             points = [*self._parse(("time",)), *points]
@@ -101,7 +101,7 @@ class Points:
     def _parse(self, metrics: Sequence[str]) -> list[dict[str, object]]:
         keys = [f"{json.dumps(metric)}:" for metric in metrics]
         if any(self._text.count(key) == self._text.count("\n") for key in keys):
-            lines = self._text[:-1]  # every line has it, as a training loss
+            lines = self._text[:-1]  # every line has it, as it has the training loss
         else:
             lines = "\n".join(_lines_with(keys, self._text))
         try:
@@ -111,21 +111,23 @@ class Points:
         return [point for point in points if type(point) is dict]
 
     def _first(self, metric: str) -> list[dict[str, object]]:
-        """The first point that holds a metric, in a list; an empty list if there is none or it can't be read."""
+        """A list with the first point that has a metric; empty if there is none, or if it can't be parsed."""
         line = next(_lines_with([f"{json.dumps(metric)}:"], self._text), None)
         return [point for point in _until_broken([line] if line else []) if type(point) is dict]
 
 
 def metrics_path(folder: Path) -> Path:
-    """Where a run's curves are."""
+    """The file of a run's curves."""
     return folder / METRICS_FILE
 
 
 def read_points(path: Path) -> list[dict[str, float]]:
-    """All points in the order written; empty before the first.
+    """All points in the order in which they were written.
+
+    A last line without a line break is still being written, and is left out.
 
     Raises:
-        BrokenRecord: a line can't be read. A last line without its end is being written, and is left out.
+        BrokenRecord: a line isn't a point.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -137,7 +139,7 @@ def read_points(path: Path) -> list[dict[str, float]]:
             point = json.loads(line)
             if not isinstance(point, dict):
                 raise BrokenRecord(path, f"line {number} is no point")
-            Fields(point).whole("step")
+            Fields(point).integer("step")
         except WrongValue as error:
             raise BrokenRecord(path, error.problem, f"step of line {number}") from None
         except (ValueError, RecursionError) as error:
@@ -149,21 +151,21 @@ def read_points(path: Path) -> list[dict[str, float]]:
 
 
 def add_point(folder: Path, name: str, step: int, values: Mapping[str, float]) -> None:
-    """Add what an evaluation measured, `<name>/<metric>` → value, in place of its earlier point at that step.
+    """Add the point of an evaluation, `<name>/<metric>` → value, in place of its earlier point at the same step.
 
     Values that aren't finite are left out.
     """
     path = metrics_path(folder)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if not (f'"{name}/' in line and _is_point_of(json.loads(line), name, step))]
+    others = [line for line in lines if not (f'"{name}/' in line and _is_point_of(json.loads(line), name, step))]
     finite = {key: value for key, value in values.items() if math.isfinite(value)}
-    write_text(path, "".join([*kept, json.dumps({"step": step, **finite}) + "\n"]))
+    write_text(path, "".join([*others, json.dumps({"step": step, **finite}) + "\n"]))
 
 
 def last_points(path: Path, metric: str, most: int) -> list[tuple[float, float]]:
-    """The last finite values of a metric with their steps, ascending; empty where the file can't be read.
+    """The last finite values of a metric as (step, value), ascending; empty where the file can't be read.
 
-    Only as much of the file is read as they take, from its end.
+    The file is read from its end, and only as far as needed.
     """
     try:
         with path.open("rb") as file:
@@ -172,32 +174,32 @@ def last_points(path: Path, metric: str, most: int) -> list[tuple[float, float]]
                 start = max(0, size - length)
                 file.seek(start)
                 lines = file.read(size - start).splitlines()
-                found = _last(lines if start == 0 else lines[1:], metric, most)
-                if len(found) >= most or start == 0:
-                    return sorted(found.items())
+                values = _last(lines if start == 0 else lines[1:], metric, most)
+                if len(values) >= most or start == 0:
+                    return sorted(values.items())
                 length *= 4
     except OSError:
         return []
 
 
 def recorded_metrics(path: Path, lines: int) -> set[str]:
-    """The metrics in the first lines of a file; those before the first line that can't be read."""
-    found: set[str] = set()
+    """The names of the metrics in the first lines of a file, up to the first line that can't be parsed."""
+    metrics: set[str] = set()
     try:
         with path.open(encoding="utf-8") as file:
             for line in islice(file, lines):
                 point = json.loads(line)
-                found |= {name for name in point if "/" in name} if isinstance(point, dict) else set()
+                metrics |= {name for name in point if "/" in name} if isinstance(point, dict) else set()
     except (OSError, ValueError, RecursionError):
         pass
-    return found
+    return metrics
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Drop the points after `step`, and a last line that an interruption left unfinished; atomic."""
+    """Drop the points after `step`, and a last line that an interruption left unfinished, in one step."""
     if not path.exists():
         return
-    kept = []
+    lines = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             point = json.loads(line)
@@ -205,8 +207,8 @@ def _cut_back(path: Path, step: int) -> None:
             break
         if point["step"] > step or not line.endswith("\n"):
             break
-        kept.append(line)
-    write_text(path, "".join(kept))
+        lines.append(line)
+    write_text(path, "".join(lines))
 
 
 def _is_point_of(point: Mapping[str, float], name: str, step: int) -> bool:
@@ -214,10 +216,9 @@ def _is_point_of(point: Mapping[str, float], name: str, step: int) -> bool:
 
 
 def _last(lines: Sequence[bytes], metric: str, most: int) -> dict[float, float]:
-    """Step → value, of as many points from the end. A line that a crash left half written is none, nor is one without
-    a step that is a number."""
+    """Step → value of the last points, at most `most`. Lines that can't be parsed or have no step are skipped."""
     name = json.dumps(metric).encode()
-    found: dict[float, float] = {}
+    values: dict[float, float] = {}
     for line in reversed(lines):
         if name not in line:
             continue
@@ -229,14 +230,14 @@ def _last(lines: Sequence[bytes], metric: str, most: int) -> dict[float, float]:
             continue
         step, value = point.get("step"), point.get(metric)
         if is_measured(step) and is_measured(value):
-            found.setdefault(step, value)
-        if len(found) == most:
+            values.setdefault(step, value)
+        if len(values) == most:
             break
-    return found
+    return values
 
 
 def _lines_with(keys: Sequence[str], text: str) -> Iterator[str]:
-    """The lines of a text, whole ones, that hold one of the keys."""
+    """The lines of a text that contain one of the keys. Every line ends in a line break."""
     if len(keys) != 1:
         yield from (line for line in text.split("\n") if any(key in line for key in keys))
         return
@@ -249,10 +250,10 @@ def _lines_with(keys: Sequence[str], text: str) -> Iterator[str]:
 
 
 def _until_broken(lines: Sequence[str]) -> list[object]:
-    found = []
+    values = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            values.append(json.loads(line))
         except (ValueError, RecursionError):
             break
-    return found
+    return values

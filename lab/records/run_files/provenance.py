@@ -1,6 +1,6 @@
-"""Under what circumstances a run ran, as its run.json and its summary record it: host, versions, kernels, data.
+"""The provenance of a run, in its run.json and its summary: host, versions of libraries, kernels, data.
 
-Workers write it and nothing decides by it, so a fact that isn't what it should be is taken for one that isn't known.
+It informs people and decides nothing. So a fact of the wrong type counts as unknown instead of raising an error.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import TypedDict, cast
 
 
 class ProvenanceFacts(TypedDict, total=False):
-    """What workers record.
+    """The facts that workers record.
 
     Attributes:
-        commit, dirty: of the repository that holds the code; None without one.
-        code_digest: of the code that ran.
-        threads: of each process.
-        kernels: layer kind → the attention kernel that it used; None where no layer attends.
+        commit, dirty: commit of the repository with the code, and whether it had changes; None without a repository.
+        code_digest: digest of the code that ran.
+        threads: number of threads of each process.
+        kernels: layer kind → the attention kernel that it used; None where no layer has attention.
         kernels_passed_over: layer kind → another kernel → why it wasn't used.
         data: digest of the text.
-        processes, nodes: that trained the run together.
-        strategy: how they shared the work; None for a single process.
-        compile: what became of compilation.
+        processes, nodes: number of processes and nodes that trained the run together.
+        strategy: how the processes shared the work; None for a single process.
+        compile: whether the model was compiled, or why not.
         loss: the form in which the loss was computed.
-        peak_flops_per_second, peak_basis: what the model's FLOPs utilization is measured against.
+        peak_flops_per_second, peak_basis: the peak that the model's FLOPs utilization refers to, and its source.
     """
 
     host: str
@@ -53,10 +53,10 @@ class ProvenanceFacts(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ChangedSettings:
-    """Settings that were changed before a run was tried again. None of them affects its result.
+    """Settings that were changed before a run was retried. None of them affects its result.
 
     Attributes:
-        before_attempt: the attempt that first ran with them.
+        before_attempt: the first attempt with the changed settings.
         time: unix seconds.
         fields: path → (before, after).
     """
@@ -75,17 +75,17 @@ class ChangedSettings:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The recorded facts. One that isn't there, or isn't of its type, is None.
+    """The recorded facts. A fact that is missing or of the wrong type is None.
 
     Attributes:
-        facts: all of them, also those that this version of the lab doesn't know.
+        facts: all facts, including those that this version of the lab doesn't know.
     """
 
     facts: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, facts: ProvenanceFacts) -> Provenance:
-        """The provenance with these facts."""
+        """A provenance of these facts."""
         return cls(_plain(facts))
 
     @property
@@ -129,7 +129,7 @@ class Provenance:
 
     @property
     def compile(self) -> str | None:
-        """What became of compilation."""
+        """Whether the model was compiled, or why not."""
         compiled = self.facts.get("compile")
         return None if compiled is None else str(compiled)
 
@@ -147,13 +147,13 @@ class Provenance:
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        """Layer kind → the attention kernel that it used; empty where that isn't known."""
+        """Layer kind → the attention kernel that it used; empty where it isn't known."""
         value = self.facts.get("kernels")
         return {key: str(name) for key, name in value.items()} if isinstance(value, Mapping) else {}
 
     @property
     def earlier(self) -> tuple[Provenance, ...]:
-        """What earlier attempts recorded otherwise, the oldest first."""
+        """Facts of earlier attempts that have changed since, the oldest first."""
         value = self.facts.get("earlier")
         if not isinstance(value, Sequence):
             return ()
@@ -161,37 +161,37 @@ class Provenance:
 
     @property
     def accepted_code(self) -> tuple[str, ...]:
-        """Digests of other code than it was made with that its user agreed to."""
+        """Digests of code that its user accepted, other than the code that it was made with."""
         value = self.facts.get("accepted_code")
         if isinstance(value, str) or not isinstance(value, Sequence):
             return ()
         return tuple(digest for digest in value if isinstance(digest, str))
 
     def version(self, library: str) -> str | None:
-        """The version of a library, or of `python`, with which it ran."""
+        """The version of a library, or of `python`, that it ran with."""
         return self._text(library)
 
-    def chosen(self, keys: Sequence[str]) -> dict[str, object]:
-        """The facts under these keys that are there."""
+    def subset(self, keys: Sequence[str]) -> dict[str, object]:
+        """The facts under these keys, without those that are missing."""
         return {key: self.facts[key] for key in keys if key in self.facts}
 
-    def added(self, more: Provenance | ProvenanceFacts) -> Provenance:
-        """With more facts.
+    def with_facts(self, more: Provenance | ProvenanceFacts) -> Provenance:
+        """A copy with more facts.
 
-        A fact that an earlier attempt recorded otherwise (another host, another torch) is kept under `earlier`, oldest
-        first: a result that two machines had a hand in must say so.
+        A fact that changes, such as the host or the version of torch, is kept under `earlier`, oldest first: the result
+        of a run that used two machines has to show both.
         """
         new = more.facts if isinstance(more, Provenance) else _plain(more)
         changed = {key: self.facts[key] for key, value in new.items() if key in self.facts and self.facts[key] != value}
         earlier = self._appended("earlier", changed) if changed else {}
         return Provenance({**self.facts, **new, **earlier})
 
-    def accepting(self, digest: str) -> Provenance:
-        """With other code that its user agreed to."""
+    def with_accepted_code(self, digest: str) -> Provenance:
+        """A copy that records the digest of other code that its user accepted."""
         return Provenance({**self.facts, **self._appended("accepted_code", digest)})
 
     def with_changed_settings(self, settings: ChangedSettings) -> Provenance:
-        """With settings that were changed before a further attempt."""
+        """A copy that records settings that were changed before another attempt."""
         return Provenance({**self.facts, **self._appended("changed_settings", settings.as_json())})
 
     def _appended(self, key: str, value: object) -> dict[str, object]:

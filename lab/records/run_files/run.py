@@ -1,4 +1,4 @@
-"""run.json: what a run is, of which sweep, and how it was made and run."""
+"""run.json: the identity of a run, its place in a sweep, and how it was made and run."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ class RunRecord:
     """One run.
 
     Attributes:
-        identity: hexadecimal, of the resolved configuration and of what it names.
-        sweep, arm, seed: that it was made for; None where a file, made by hand, doesn't say.
+        identity: hexadecimal digest of the resolved configuration and of the content that it names.
+        sweep, arm, seed: those that it was made for; None if the file has none, as one edited by hand.
         order: the arm's place in the sweep.
-        axes: value of every swept axis; None where the arm has no such option.
+        axes: swept axis → value; None for an option that the arm doesn't have.
         role: whether it reports its arm's result, or only helps to select the arm's tuned values.
-        tuned: the values of the tuned axes; empty where nothing is tuned.
-        labels: what its sweep's plan said of the sweep when the run was made.
-        experiment, overrides: what reproduces it: `lab train EXPERIMENT OVERRIDES…`.
-        needs: runs whose checkpoints it consumes.
-        components: `kind/name` → version of each component.
-        costs: what is known from the configuration: `parameters`, `flops_per_token`, `kv_bytes_per_token`, …
-        workload: None where the file doesn't say.
-        code: what it was planned with; None where that was not recorded.
-        extensions: where components come from that aren't the lab's.
-        imported: where it is a published model; None for a run that is trained.
-        created: when its folder was made, ISO 8601.
-        provenance: under what circumstances it ran; empty before it did.
-        extra: what the file holds besides. It is kept when the record is written.
+        tuned: tuned axis → value; empty where nothing is tuned.
+        labels: the sweep's question and settings when the run was made.
+        experiment, overrides: the arguments of `lab train` that reproduce it.
+        needs: the runs whose checkpoints it uses.
+        components: `kind/name` → version of the component.
+        costs: costs that follow from the configuration: `parameters`, `flops_per_token`, `kv_bytes_per_token`, …
+        workload: None where it isn't recorded.
+        code: the code that it was planned with; None where it isn't recorded.
+        extensions: the origin of components that aren't the lab's.
+        imported: the published model that it is; None for a run that is trained.
+        created: when its folder was created, ISO 8601.
+        provenance: how and where it ran; empty before it did.
+        extra: other entries of the file. They are kept when the record is written.
     """
 
     identity: str
@@ -79,10 +79,10 @@ class RunRecord:
 
     @classmethod
     def of(cls, fields: Fields) -> RunRecord:
-        """The record in the fields of a run.json.
+        """The record from the fields of a run.json.
 
         Raises:
-            WrongValue: a value in it is wrong.
+            WrongValue: a value is wrong.
         """
         arm = fields.text("arm") if "arm" in fields else None
         if arm is not None and not is_arm_name(arm):
@@ -92,7 +92,7 @@ class RunRecord:
             identity=fields.text("identity"),
             sweep=fields.text_or_none("sweep"),
             arm=arm,
-            seed=fields.whole("seed") if "seed" in fields else None,
+            seed=fields.integer("seed") if "seed" in fields else None,
             order=fields.finite("order", 0),
             axes=fields.mapping("axes"),
             role=read_role(fields),
@@ -116,7 +116,7 @@ class RunRecord:
 
     @property
     def created_at(self) -> datetime | None:
-        """When its folder was made; None where that isn't a date."""
+        """When its folder was created; None where the recorded text isn't a date."""
         try:
             moment = datetime.fromisoformat(self.created or "")
         except ValueError:
@@ -124,15 +124,15 @@ class RunRecord:
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def with_provenance(self, facts: Provenance | ProvenanceFacts) -> RunRecord:
-        """With more facts about how it ran; see `Provenance.added`."""
-        return replace(self, provenance=self.provenance.added(facts))
+        """A copy with more facts about how it ran; see `Provenance.with_facts`."""
+        return replace(self, provenance=self.provenance.with_facts(facts))
 
-    def accepting(self, digest: str) -> RunRecord:
-        """With other code, by its digest, that its user agreed to."""
-        return replace(self, provenance=self.provenance.accepting(digest))
+    def with_accepted_code(self, digest: str) -> RunRecord:
+        """A copy that records the digest of other code that its user accepted."""
+        return replace(self, provenance=self.provenance.with_accepted_code(digest))
 
     def with_changed_settings(self, settings: ChangedSettings) -> RunRecord:
-        """With settings that were changed before a further attempt."""
+        """A copy that records settings that were changed before another attempt."""
         return replace(self, provenance=self.provenance.with_changed_settings(settings))
 
     def as_json(self) -> dict[str, object]:
@@ -164,7 +164,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record in a run.json.
+    """Read the record of a run.
 
     Raises:
         BrokenRecord: it is missing, can't be read, or a value in it is wrong.

@@ -1,4 +1,4 @@
-"""What a run.json says of a run in groups of fields: the runs that it needs, its code, its extensions, its workload."""
+"""Groups of fields of run.json: the runs that a run needs, its code, extensions, workload and imported model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ROLES: dict[str, Role] = {"report": "report", "tune": "tune"}
 
 @dataclass(frozen=True)
 class Need:
-    """A run that another consumes.
+    """A run that another run needs.
 
     Attributes:
-        path: the configuration path that consumes it, such as `recipe.teacher`.
-        identity: of the needed run; it stands at that path in the frozen configuration.
+        path: the configuration path that names it, such as `recipe.teacher`.
+        identity: of the needed run; it is the value at that path in the frozen configuration.
         run: its folder below the root, `sweep/arm/seed-n`.
-        flops_per_token: what using it takes for each training token of the run that needs it.
+        flops_per_token: FLOPs that its use costs for each training token of the run that needs it.
     """
 
     path: str
@@ -34,10 +34,10 @@ class Code:
     """The code of a process.
 
     Attributes:
-        commit: of the repository that tracks the lab; None without one, as for an installed wheel.
-        changes: SHA-256 of the uncommitted changes to tracked files; None where there are none, or no repository.
-        digest: SHA-256 of the Python files that a worker runs. The same for a checkout and for the wheel that is built
-            from it.
+        commit: of the repository that tracks the lab; None without a repository, as for an installed wheel.
+        changes: SHA-256 of the uncommitted changes to tracked files; None without changes or without a repository.
+        digest: SHA-256 of the Python files that a worker runs. A checkout and the wheel built from it have the same
+            digest.
     """
 
     commit: str | None
@@ -45,20 +45,20 @@ class Code:
     digest: str
 
     def describe(self) -> str:
-        """In a few words for a person: `commit 1a2b3c4d with changes (digest 5e6f7a8b)`."""
+        """A short description for a person: `commit 1a2b3c4d with changes (digest 5e6f7a8b)`."""
         where = f"commit {self.commit[:8]}{' with changes' if self.changes else ''}" if self.commit else "no commit"
         return f"{where} (digest {self.digest[:8]})"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a step of training is, as far as its speed and memory go: equal workloads cost the same time.
+    """What determines the speed and memory of a training step. Equal workloads take equal time.
 
     Attributes:
         digest: of the architecture, the shape of a step, precision, kernel, recipe and optimizer.
-        parameters: of the trained model.
-        flops_per_token: of training, a teacher's forward pass included.
-        tokens_per_forward: tokens that one forward pass sees.
+        parameters: number of parameters of the trained model.
+        flops_per_token: training FLOPs for each token, including a teacher's forward pass.
+        tokens_per_forward: tokens in one forward pass.
     """
 
     digest: str
@@ -70,11 +70,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Extensions:
-    """Where the components of a run come from that aren't the lab's.
+    """The origin of a run's components that aren't the lab's.
 
     Attributes:
-        path: of the user's own file of components; None where the run uses none of it.
-        sha256: of that file.
+        path: path of the user's own file of components; None where the run uses none of it.
+        sha256: SHA-256 of that file.
         packages: entry point of an installed package → the package and its version.
     """
 
@@ -84,10 +84,10 @@ class Extensions:
 
     @classmethod
     def of_json(cls, entry: Mapping[str, object]) -> Extensions:
-        """From the entry of a run.json.
+        """The extensions from their entry in a run.json.
 
         Raises:
-            WrongValue: a value in it is wrong.
+            WrongValue: a value is wrong.
         """
         extensions = Fields(entry, "extensions.")
         own, packages = extensions.fields("file"), extensions.fields("packages")
@@ -105,11 +105,11 @@ class Extensions:
 
 @dataclass(frozen=True)
 class Imported:
-    """A published model that a run was made of.
+    """The published model that an imported run is.
 
     Attributes:
         weights: SHA-256 of its weights.
-        source: the folder that it was read from.
+        source: the folder that it was read from; None where it isn't recorded.
     """
 
     weights: str
@@ -121,7 +121,7 @@ class Imported:
 
 
 def read_role(fields: Fields) -> Role:
-    """The role in a run.json, or of a run in a plan.json."""
+    """The `role` in a run.json, or in a row of a plan.json."""
     role = fields.text("role", "report")
     if role not in _ROLES:
         raise fields.wrong("role", "'report' or 'tune'")
@@ -129,12 +129,12 @@ def read_role(fields: Fields) -> Role:
 
 
 def read_need(fields: Fields) -> Need:
-    """A run that another consumes."""
+    """An entry of `needs` in a run.json or a plan.json."""
     return Need(fields.text("path"), fields.text("identity"), fields.text("run"), fields.finite("flops_per_token", 0.0))
 
 
 def read_code(fields: Fields) -> Code | None:
-    """The `code` of a run.json or a plan.json; None where none is recorded, or none with a digest."""
+    """The `code` in a run.json or a plan.json; None where it, or its digest, isn't recorded."""
     code = fields.fields("code")
     if not code or code.any("digest") is None:
         return None
@@ -150,9 +150,9 @@ def read_workload(fields: Fields) -> Workload | None:
         return Workload(
             digest=workload.text("digest"),
             precision=workload.text("precision"),
-            parameters=workload.whole("parameters"),
+            parameters=workload.integer("parameters"),
             flops_per_token=workload.finite("flops_per_token"),
-            tokens_per_forward=workload.whole("tokens_per_forward"),
+            tokens_per_forward=workload.integer("tokens_per_forward"),
         )
     except WrongValue:
         return None  # another version's: the forecast does without it

@@ -1,4 +1,4 @@
-"""Where a run stands: `state.json`, rewritten as a whole by the one process that holds the run."""
+"""state.json: the status of a run, rewritten as a whole by the one process that holds the run."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ class StateChanges(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """One state of a run.
+    """The state of a run.
 
     Attributes:
         status: queued, running, finished, diverged, failed, preempted, blocked, lost or cancelled.
         attempts: how many times a worker has begun the run.
-        reason: one line for a person: why it is blocked, failed, diverged, preempted, lost or cancelled.
-        failure: what kind of failure, for policies: out_of_memory, disk_full, time (a time limit before it could
-            checkpoint), bug, interrupted (its worker is gone), node_lost (with its machine), cancelled (by an operator
-            of the cluster, or by its user with the cluster's own commands), other_code (its worker refused it, and the
-            run stands as it did).
-        heartbeat: unix seconds of the last sign of life.
-        host: name of the machine that runs, or last ran, it.
-        pid: process on that host.
+        reason: why it is blocked, failed, diverged, preempted, lost or cancelled, in one line for a person.
+        failure: the kind of failure, which decides about retries: out_of_memory, disk_full, time (a time limit before
+            the first checkpoint), bug, interrupted (its worker is gone), node_lost (its machine is gone), cancelled (by
+            an operator of the cluster, or with the cluster's own commands), other_code (its worker refused it because
+            the code differs, and the run was not begun).
+        heartbeat: unix seconds of the worker's last heartbeat.
+        host: name of the machine that runs it, or ran it last.
+        pid: id of the worker's process on that host.
         progress: the last known progress, kept when the run stops.
     """
 
@@ -88,7 +88,7 @@ class State:
 
     @property
     def ended(self) -> bool:
-        """Whether the run has given its result: finished or diverged. Such a run is never run again."""
+        """Whether the run has its result: it finished or diverged. Such a run is never run again."""
         return self.status in ("finished", "diverged")
 
     def replace(self, **changes: Unpack[StateChanges]) -> State:
@@ -96,7 +96,7 @@ class State:
         return dataclasses.replace(self, **changes)
 
     def eta(self) -> float | None:
-        """Seconds of training still to go at the present speed; None where that is unknown."""
+        """Seconds of training left at the present speed; None where that isn't known."""
         p = self.progress
         if p is None or not p.step or not p.tokens_per_second or not math.isfinite(p.tokens_per_second):
             return None
@@ -109,16 +109,16 @@ def is_status(value: object) -> TypeGuard[Status]:
 
 
 def read_state(path: Path) -> State:
-    """The state in a `state.json`; a run whose file is missing has never been touched: queued.
+    """Read a run's state. A run without the file is queued.
 
     Raises:
-        BrokenRecord: the file can't be read, or is not a state.
+        BrokenRecord: the file can't be read, or isn't a state.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return State()
-    except (PermissionError, IsADirectoryError) as error:  # others may pass, as on a network's file system
+    except (PermissionError, IsADirectoryError) as error:  # other errors may be temporary on a network file system
         raise BrokenRecord(path, str(error.strerror)) from None
     return parse(path, content, _state, newest=VERSION, what="a run state")
 
@@ -129,7 +129,7 @@ def write_state(path: Path, state: State) -> None:
 
 
 _OLD_REFUSAL = "refused: made with "
-"""How the reason began before `other_code` was a failure of its own."""
+"""Earlier versions had no failure `other_code`: they recorded a reason that begins with this."""
 
 _KEYS = ("version", *(field.name for field in dataclasses.fields(State)))
 
@@ -146,7 +146,7 @@ def _state(fields: Fields) -> State:
     )
     if failure is None and reason is not None and reason.startswith(_OLD_REFUSAL):
         failure = "other_code"
-    attempts = fields.whole("attempts", 0)
+    attempts = fields.integer("attempts", 0)
     if attempts < 0:
         raise fields.wrong("attempts", "a whole number from 0 up")
     return State(
@@ -156,16 +156,16 @@ def _state(fields: Fields) -> State:
         failure=failure,  # type: ignore[arg-type]
         heartbeat=fields.finite_or_none("heartbeat"),
         host=fields.text_or_none("host"),
-        pid=fields.whole_or_none("pid"),
+        pid=fields.integer_or_none("pid"),
         progress=None if fields.any("progress") is None else _progress(fields.fields("progress")),
     )
 
 
 def _progress(fields: Fields) -> Progress:
     return Progress(
-        step=fields.whole("step"),
-        steps=fields.whole("steps"),
-        tokens=fields.whole("tokens"),
+        step=fields.integer("step"),
+        steps=fields.integer("steps"),
+        tokens=fields.integer("tokens"),
         loss=fields.number_or_none("loss"),
         tokens_per_second=fields.number_or_none("tokens_per_second"),
     )

@@ -1,4 +1,4 @@
-"""summary.json: what a run came to and what it cost. Written once, when its result stands."""
+"""summary.json: the final metrics and the costs of a run, written once when the run ends."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Summary:
     """The result of a run.
 
     Attributes:
-        status: finished or diverged; preempted in memory only, for a run that was stopped; None where a file, made by
-            hand, doesn't say.
+        status: finished or diverged; preempted in memory only, for a run that was stopped; None if the file has none,
+            as one edited by hand.
         reason: why it diverged or was stopped.
-        metrics: name → final value, NaN and infinities among them. What was never measured is not there.
-        costs: name → what it took: `tokens`, `steps`, `seconds`, `tokens_per_second`, `mfu`, `peak_memory_bytes`, …
-        data_digest: of the text that it was trained on; None where that isn't known.
-        data: what else is said of the text: its sizes.
-        provenance: under what circumstances it ran.
-        extra: what the file holds besides, such as a teacher. It is kept when the record is written.
+        metrics: name → final value, NaN and infinities included. Metrics that were never measured are left out.
+        costs: name → cost: `tokens`, `steps`, `seconds`, `tokens_per_second`, `mfu`, `peak_memory_bytes`, …
+        data_digest: digest of the text that it was trained on; None where that isn't known.
+        data: other facts about the text, such as its sizes.
+        provenance: how and where it ran.
+        extra: other entries of the file, such as a teacher. They are kept when the record is written.
     """
 
     status: str | None = None
@@ -45,12 +45,12 @@ class Summary:
 
     @property
     def result(self) -> Result | None:
-        """The status of a run that has its result."""
+        """The status of a run that has its result; None for others."""
         return _RESULTS.get(self.status or "")
 
     @property
     def steps(self) -> int | None:
-        """Optimizer steps that its weights have seen."""
+        """Optimizer steps that its weights were trained for."""
         steps = self.costs.get("steps")
         return steps if isinstance(steps, int) else None
 
@@ -70,7 +70,7 @@ class Summary:
 
 
 def read_summary(path: Path) -> Summary | None:
-    """The record in a summary.json; None where there is none.
+    """Read a summary; None where there is no file.
 
     Raises:
         BrokenRecord: it can't be read, or a value in it is wrong.
@@ -99,7 +99,7 @@ def _summary(fields: Fields) -> Summary:
     return Summary(
         status=fields.text_or_none("status"),
         reason=None if reason is None else str(reason),
-        metrics=fields.measured("metrics"),
+        metrics=fields.measurements("metrics"),
         costs=fields.numbers("costs"),
         data_digest=digest if isinstance(digest, str) else None,
         data={key: value for key, value in data.items() if key != "digest"},

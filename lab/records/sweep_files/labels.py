@@ -1,4 +1,4 @@
-"""What plan.json says of a sweep, and what each run.json repeats of it as it was when the run was made."""
+"""The labels of a sweep: its question and how its arms are compared. plan.json and every run.json have them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lab.records.checks import Fields, WrongValue, is_number, shorten
 
 @dataclass(frozen=True, kw_only=True)
 class SweepLabels:
-    """A sweep's question and how its arms are judged. What isn't recorded is None or empty.
+    """A sweep's question and how its arms are compared. A label that isn't recorded is None or empty.
 
     Attributes:
         baseline: the arm that the others are compared with.
-        metrics: that are compared, the deciding one first.
-        match: what is held equal over the arms.
-        matching: how they were matched, in full.
-        tune_metric: what the tuned values are picked by, lower is better.
-        equivalence: largest difference in the first metric that is of no consequence, in its unit.
+        metrics: the compared metrics, the deciding one first.
+        match: the quantity that is equal in all arms.
+        matching: how the arms were matched, in full.
+        tune_metric: the metric that tuned values are selected by; lower is better.
+        equivalence: the largest difference in the first metric that counts as equivalent, in its unit.
     """
 
     question: str | None = None
@@ -54,18 +54,18 @@ class SweepLabels:
 
     @property
     def tolerance(self) -> float | None:
-        """Largest difference from the baseline that counts as equal, as a fraction of it."""
+        """The largest deviation from the baseline that counts as matched, as a fraction."""
         tolerance = self.matching.get("tolerance")
         return float(tolerance) if is_number(tolerance) else None
 
     @property
     def knob(self) -> str | None:
-        """The option that matching solved for; None where nothing was solved."""
+        """The option that matching adjusted; None where it adjusted none."""
         knob = self.matching.get("knob")
         return knob if isinstance(knob, str) else None
 
     def completed_by(self, other: SweepLabels) -> SweepLabels:
-        """With what these leave open taken from others."""
+        """A copy in which missing labels are taken from `other`."""
         return SweepLabels(
             question=self.question if self.question is not None else other.question,
             baseline=self.baseline if self.baseline is not None else other.baseline,

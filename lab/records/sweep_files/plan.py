@@ -1,6 +1,6 @@
-"""`<root>/<sweep>/plan.json`: which runs a submitted sweep consists of, and where each of them stands.
+"""`<root>/<sweep>/plan.json`: the runs of a submitted sweep, and the folder of each run.
 
-A run that another sweep made first stands in that one's folder, as no identity is run twice.
+No identity is run twice: a run that another sweep made first is in that sweep's folder.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Picked:
-    """What an arm picked of the tuned axes.
+class SelectedCell:
+    """The tuned values that an arm selected.
 
     Attributes:
-        cell: name of the picked combination.
-        seeds: of the tuning runs that decided.
-        facts: what else is recorded of how it was picked.
+        cell: name of the selected combination of values.
+        seeds: seeds of the tuning runs that decided.
+        facts: other recorded facts about the selection.
     """
 
     cell: str
@@ -44,14 +44,14 @@ class PlanRow:
     """A run of a plan.
 
     Attributes:
-        arm, seed: its labels in this sweep, whichever sweep made it; None where a file, made by hand, doesn't say.
-        axes: value of every swept axis; None where the file doesn't say.
+        arm, seed: its arm and seed in this sweep, even if another sweep made it; None where they aren't recorded.
+        axes: swept axis → value; None where they aren't recorded.
         cell, tuned: name and values of the combination of tuned axes; empty where nothing is tuned.
-        folder: where it stands or is going to stand below the root, `sweep/arm/seed-n`.
-        numbers: costs and budget by name: `parameters`, `flops_per_token`, `kv_bytes_per_token`, …, `tokens`, `steps`,
+        folder: its folder below the root, `sweep/arm/seed-n`, which may not exist yet.
+        numbers: name → cost or budget: `parameters`, `flops_per_token`, `kv_bytes_per_token`, …, `tokens`, `steps`,
             `total_flops`, `cache_bytes`.
-        state: what was known of the run when the plan was made.
-        extra: what the row holds besides. It is kept when the plan is written.
+        state: the run's status when the plan was made.
+        extra: other entries of the row. They are kept when the plan is written.
     """
 
     identity: str
@@ -91,12 +91,12 @@ class PlanRecord:
     """A submitted sweep.
 
     Attributes:
-        labels: its question, baseline, metrics and what is held equal.
-        equal_flops: arm → the arm whose FLOPs in all it was given the tokens for.
-        code: what it was planned with.
+        labels: its question, baseline, metrics and matching.
+        equal_flops: arm → the arm whose total FLOPs its token budget matches.
+        code: the code that it was planned with.
         runs: in the plan's order.
-        selected: arm → what it picked of the tuned axes.
-        extra: what the file holds besides. It is kept when the plan is written.
+        selected: arm → the tuned values that it selected.
+        extra: other entries of the file. They are kept when the plan is written.
     """
 
     runs: tuple[PlanRow, ...]
@@ -104,16 +104,16 @@ class PlanRecord:
     labels: SweepLabels = field(default_factory=SweepLabels)
     equal_flops: Mapping[str, str] = field(default_factory=dict)
     code: Code | None = None
-    selected: Mapping[str, Picked] = field(default_factory=dict)
+    selected: Mapping[str, SelectedCell] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
 
-    def elsewhere(self, sweep: str) -> dict[str, str]:
-        """Identity → folder below the root, of the runs that stand elsewhere than in the sweep's own folder."""
+    def folders_elsewhere(self, sweep: str) -> dict[str, str]:
+        """Identity → folder below the root, for the runs outside of the sweep's own folder."""
         folders = {row.identity: row.folder for row in self.runs}
         return {key: folder for key, folder in folders.items() if folder and not folder.startswith(f"{sweep}/")}
 
     def with_folders(self, folders: Mapping[str, str]) -> PlanRecord:
-        """With where some runs stand, by identity."""
+        """A copy with other folders, by identity."""
         return replace(self, runs=tuple(replace(r, folder=folders.get(r.identity, r.folder)) for r in self.runs))
 
     def as_json(self) -> dict[str, object]:
@@ -131,15 +131,15 @@ class PlanRecord:
 
 
 def plan_path(root: Path | str, sweep: str) -> Path:
-    """Where a sweep's plan stands."""
+    """The file of a sweep's plan."""
     return Path(root, sweep, PLAN_FILE)
 
 
 def read_plan(root: Path | str, sweep: str) -> PlanRecord | None:
-    """A sweep's plan; None where there is none.
+    """Read a sweep's plan; None where there is none.
 
     Raises:
-        BrokenRecord: it can't be read, is no plan, or a value in it is wrong.
+        BrokenRecord: it can't be read, isn't a plan, or a value in it is wrong.
     """
     path = plan_path(root, sweep)
     try:
@@ -147,14 +147,14 @@ def read_plan(root: Path | str, sweep: str) -> PlanRecord | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # so nothing is there
+        if error.errno == errno.ENAMETOOLONG:  # no such file can exist
             return None
         raise BrokenRecord(path, f"can't be read: {error.strerror or error}") from None
     return parse(path, content, _plan, newest=VERSION, what="a plan")
 
 
-def sound_plan(root: Path | str, sweep: str) -> PlanRecord | None:
-    """As `read_plan`, but None where it can't be read, too: for what goes on without it."""
+def readable_plan(root: Path | str, sweep: str) -> PlanRecord | None:
+    """A sweep's plan; None where there is none, or where it can't be read."""
     try:
         return read_plan(root, sweep)
     except BrokenRecord:
@@ -162,7 +162,7 @@ def sound_plan(root: Path | str, sweep: str) -> PlanRecord | None:
 
 
 def write_plan_record(root: Path | str, sweep: str, plan: PlanRecord) -> Path:
-    """Replace the file in one step, a line a run: indented, ten thousand of them take seconds to write."""
+    """Replace the file in one step, with one line for each run: indented JSON of ten thousand runs takes seconds."""
     content = plan.as_json()
     head = json.dumps({key: value for key, value in content.items() if key != "runs"}, ensure_ascii=False)
     rows = ",\n".join(json.dumps(row.as_json(), ensure_ascii=False) for row in plan.runs)
@@ -172,25 +172,25 @@ def write_plan_record(root: Path | str, sweep: str, plan: PlanRecord) -> Path:
     return path
 
 
-def noted_folders(root: Path | str, sweep: str) -> dict[str, str]:
-    """Identity → folder below the root, of the runs that stand elsewhere than in the sweep's own folder."""
-    plan = sound_plan(root, sweep)
-    return {} if plan is None else plan.elsewhere(sweep)
+def recorded_folders(root: Path | str, sweep: str) -> dict[str, str]:
+    """Identity → folder below the root, for the runs outside of the sweep's own folder."""
+    plan = readable_plan(root, sweep)
+    return {} if plan is None else plan.folders_elsewhere(sweep)
 
 
-def note_folders(root: Path | str, sweep: str, folders: Mapping[str, str]) -> None:
-    """Write down where runs stand, identity → folder below the root; other runs' rows stay as they are.
+def record_folders(root: Path | str, sweep: str, folders: Mapping[str, str]) -> None:
+    """Record the folders of runs in a sweep's plan: identity → folder below the root. Other rows stay unchanged.
 
-    Nothing happens where the sweep has no plan.json, or that says so already.
+    Nothing is written where the sweep has no plan that can be read, or where the plan has these folders already.
     """
-    plan = sound_plan(root, sweep)
+    plan = readable_plan(root, sweep)
     if plan is not None and (changed := plan.with_folders(folders)) != plan:
         write_plan_record(root, sweep, changed)
 
 
 def shared_paths(root: Path | str, sweep: str) -> list[Path]:
-    """Folders of other sweeps in which runs of this one stand."""
-    folders = dict.fromkeys(noted_folders(root, sweep).values())
+    """The folders of this sweep's runs that belong to other sweeps."""
+    folders = dict.fromkeys(recorded_folders(root, sweep).values())
     return [path for folder in folders if (path := Path(root, folder)).is_dir()]
 
 
@@ -236,7 +236,7 @@ def _row(fields: Fields) -> PlanRow:
     return PlanRow(
         identity=fields.text("identity"),
         arm=arm,
-        seed=fields.whole("seed") if "seed" in fields else None,
+        seed=fields.integer("seed") if "seed" in fields else None,
         axes=fields.mapping_or_none("axes"),
         role=read_role(fields),
         cell=fields.text_or_none("cell") or "",
@@ -250,13 +250,13 @@ def _row(fields: Fields) -> PlanRow:
     )
 
 
-def _selected(entries: Mapping[str, object]) -> dict[str, Picked]:
-    """What the arms picked; an entry that names no cell is none."""
+def _selected(entries: Mapping[str, object]) -> dict[str, SelectedCell]:
+    """Arm → the tuned values that it selected. Entries without a cell are left out."""
     picked = {}
     for arm, entry in entries.items():
         if isinstance(entry, dict) and isinstance(cell := entry.get("cell"), str) and cell:
             seeds = entry.get("seeds")
             numbers = tuple(seed for seed in seeds if type(seed) is int) if isinstance(seeds, list) else ()
             facts = {key: value for key, value in entry.items() if key not in ("cell", "seeds")}
-            picked[arm] = Picked(cell, numbers, facts)
+            picked[arm] = SelectedCell(cell, numbers, facts)
     return picked

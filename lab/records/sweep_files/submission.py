@@ -170,11 +170,11 @@ _KEYS = frozenset(
 
 
 def _stopped(fields: Fields) -> StoppedSubmission:
-    return StoppedSubmission(fields.whole("count"), fields.text("error"), fields.text("run"))
+    return StoppedSubmission(fields.integer("count"), fields.text("error"), fields.text("run"))
 
 
 def _submission(path: Path, fields: Fields) -> SubmissionRecord:
-    if fields.whole("version") != VERSION:
+    if fields.integer("version") != VERSION:
         raise fields.wrong("version", f"version {VERSION}")
     for key in fields.others(_KEYS):
         raise WrongValue(key, "no such key")
@@ -206,7 +206,7 @@ def _submission(path: Path, fields: Fields) -> SubmissionRecord:
 def _task(fields: Fields) -> SubmittedTask:
     if not isinstance(fields.any("retry"), dict):
         raise fields.wrong("retry", "a mapping")
-    retry = {run: fields.fields("retry").whole(run) for run in fields.mapping("retry")}
+    retry = {run: fields.fields("retry").integer(run) for run in fields.mapping("retry")}
     if not isinstance(fields.any("runs"), list):
         raise fields.wrong("runs", "a list of runs")
     return SubmittedTask(fields.texts("runs"), retry)

@@ -76,7 +76,7 @@ def _values(runs: Iterable[ReportedRun], fact: Callable[[ReportedRun], str | Non
 
 def _code(run: ReportedRun) -> str | None:
     provenance = run.provenance
-    if not provenance.chosen(("code_digest", "commit")):
+    if not provenance.subset(("code_digest", "commit")):
         return None
     commit = provenance.commit
     place = f"commit {commit[:12]}" if commit else "no commit"
@@ -109,7 +109,7 @@ def _of_commit(commit: str, path: str) -> bytes | None:
 
 def _hardware(run: ReportedRun) -> str | None:
     provenance = run.provenance
-    if not provenance.chosen(("device", "host")):
+    if not provenance.subset(("device", "host")):
         return None
     device, processes = provenance.device, provenance.processes or 1
     model = provenance.cpu if device in (None, "cpu") else device
