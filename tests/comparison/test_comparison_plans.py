@@ -229,7 +229,7 @@ def test_reporting_runs_of_what_was_not_picked_are_left_out_and_told(tmp_path: P
     comparison = compared(tmp_path)
     assert comparison.sweep.arms["gqa"].statuses == {"missing": 2}
     assert len(comparison.sweep.left_out) == 2
-    assert "or of values that their arm didn't pick" in printed(comparison)
+    assert "or with values that their arm didn't pick" in printed(comparison)
 
 
 def test_the_view_shows_what_was_picked_and_no_tuning_run(tmp_path: Path) -> None:
@@ -277,13 +277,13 @@ def test_arms_of_other_sizes_are_marked_where_nothing_is_matched(tmp_path: Path)
     text = arms(tmp_path, "none", parameters=1_031_000, flops_per_token=5.9e6)
     assert "1.03M (+3.1%)" in line(text, "mha")
     assert "5.90M (-1.7%)" in line(text, "mha")
-    assert "Not matched: mha has +3.1% parameters, -1.7% FLOPs/token, beside the baseline." in text
+    assert "Not matched: mha has +3.1% parameters, -1.7% FLOPs/token, compared with the baseline." in text
     assert "%" not in line(text, "gqa")
 
 
 def test_arms_with_other_budgets_are_told_where_nothing_is_matched(tmp_path: Path) -> None:
     text = arms(tmp_path, "none", tokens=2 * 20_480)
-    assert "Not matched: mha has +100% FLOPs in all, beside the baseline." in text
+    assert "Not matched: mha has +100% FLOPs in all, compared with the baseline." in text
 
 
 def test_a_difference_within_the_tolerance_is_none(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_difference_within_the_tolerance_is_none(tmp_path: Path) -> None:
 def test_what_is_held_equal_is_said_and_an_arm_that_is_not_is_marked(tmp_path: Path) -> None:
     text = arms(tmp_path, "params", parameters=1_031_000, flops_per_token=5.9e6)
     assert "Held equal over the arms: params, within 0.5%." in text
-    assert "OFF the match: mha has +3.1% parameters, beside the baseline." in text
+    assert "OFF the match: mha has +3.1% parameters, compared with the baseline." in text
     assert "mha (off match)" in text
     assert "-1.7%" not in text, "FLOPs are not what is matched"
 
@@ -351,8 +351,8 @@ def test_of_thousands_of_arms_the_best_are_shown_and_the_others_counted(tmp_path
     assert line(text, f"arm_{MOST_ROWS - 2}")
     assert f"arm_{MOST_ROWS - 1} " not in text
     assert (
-        f"52 arms more: of {MOST_ROWS + 52}, the baseline and the best by validation loss are shown; "
-        "--json and --csv have all. Without a result for some seed: 1 of them." in text
+        f"52 more arms: of {MOST_ROWS + 52}, the baseline and the best by validation loss are shown; "
+        "--json and --csv have all. 1 of them lack a result for some seed." in text
     )
     assert len(export.as_data(comparison)["arms"]) == MOST_ROWS + 52
 

@@ -157,7 +157,9 @@ def test_one_pair_is_shown_without_an_interval(tmp_path: Path) -> None:
 
 def test_a_finished_run_whose_metric_is_nan_is_told(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": [3.2, 3.3, math.nan]})
-    assert "both: validation loss is not finite for seed 2, the mean is of the other 2." in printed(compared(tmp_path))
+    assert "both: validation loss is not finite for seed 2, so the mean is over the other 2." in printed(
+        compared(tmp_path)
+    )
 
 
 def test_a_finished_run_that_did_not_measure_a_metric_is_told(tmp_path: Path) -> None:

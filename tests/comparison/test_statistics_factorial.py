@@ -190,7 +190,7 @@ def test_a_sweep_of_one_axis_and_one_with_twins_have_no_effects() -> None:
     assert one.reason == "fewer than two axes vary: the differences from the baseline are the effects"
     sweep = swept(AXES, noisy)
     sweep.arms["twin"] = ArmResults("twin", dict(sweep.arms["heads=a,window=c"].axes), {}, {})
-    assert factorial(sweep, "val/loss").reason == "arms heads=a,window=c and twin stand in the same cell of the axes"
+    assert factorial(sweep, "val/loss").reason == "arms heads=a,window=c and twin have the same values on all axes"
 
 
 def noisy2(values: tuple[Any, ...], seed: int) -> float:
@@ -233,7 +233,7 @@ def test_the_table_says_which_seed_is_in_no_effect_and_which_cell_is_missing(tmp
     grid(tmp_path / "a", lost=("mha", 64, 1))
     text = printed(compare(collect(tmp_path / "a", "grid")))
     assert "means over the other axes, in 2 seeds" in text
-    assert "Seed 1 is in no effect: without a result of heads=mha,window=64." in text
+    assert "Seed 1 is in no effect: no result for heads=mha,window=64." in text
     grid(tmp_path / "b", without=("mha", 64))
     text = printed(compare(collect(tmp_path / "b", "grid")))
     assert "No effects of the axes: 1 of 4 cells have no arm, such as model/heads=mha, window=64." in text

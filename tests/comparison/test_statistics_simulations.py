@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from lab.comparison.statistics.paired import paired_difference
-from lab.comparison.statistics.resampling import RESAMPLES, SEED, bootstrap_interval
+from lab.comparison.statistics.resampling import BOOTSTRAP_RESAMPLES, SEED, bootstrap_interval
 from lab.comparison.statistics.verdicts import Judgement, judge
 from lab.planning.forecast.power import POWER, seeds_to_equate, smallest_effect
 from lab.planning.solve.selection import Cell, TuningRun, select_cell
@@ -123,7 +123,7 @@ def test_the_bootstraps_interval_is_nearly_as_good_from_ten_seeds() -> None:
     differences = losses[:, 1] - losses[:, 0]
     generator = np.random.default_rng(SEED)
     found = stats.bootstrap(
-        (differences,), np.mean, axis=1, n_resamples=RESAMPLES, method="BCa", batch=500, rng=generator
+        (differences,), np.mean, axis=1, n_resamples=BOOTSTRAP_RESAMPLES, method="BCa", batch=500, rng=generator
     ).confidence_interval
     for sweep in range(10):
         interval = bootstrap_interval(list(map(float, differences[sweep])), 0.95)

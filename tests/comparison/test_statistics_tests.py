@@ -18,8 +18,8 @@ from lab.comparison.statistics.equivalence import equivalence_interval, equivale
 from lab.comparison.statistics.paired import PairedDifference, holm, paired_difference
 from lab.comparison.statistics.resampling import (
     BOOTSTRAP_PAIRS,
+    BOOTSTRAP_RESAMPLES,
     MOST_FLIPPED,
-    RESAMPLES,
     SEED,
     SIGN_FLIP_PAIRS,
     bootstrap_interval,
@@ -162,7 +162,7 @@ def test_a_sign_flip_p_value_is_a_share_of_all_choices_and_the_same_for_the_oppo
 def test_the_bootstrap_is_scipys(n: int, level: float) -> None:
     for values in (drawn(n, 1), [math.exp(value) for value in drawn(n, 2)]):
         expected = stats.bootstrap(
-            (np.array(values),), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="BCa",
+            (np.array(values),), np.mean, confidence_level=level, n_resamples=BOOTSTRAP_RESAMPLES, method="BCa",
             rng=np.random.default_rng(SEED),
         ).confidence_interval  # fmt: skip
         found = bootstrap_interval(values, level)

@@ -160,7 +160,7 @@ def test_an_arm_that_diverged_says_so_beside_its_number_everywhere(tmp_path: Pat
     text = printed(comparison)
     assert "better (diverged in 1 of 5 seeds)" in line(text, "lower")
     assert "(diverged in 5 of 5 seeds)" in line(text, "lost")
-    assert "lower diverged in 1 of 5 seeds: its numbers are of seeds that didn't, and may flatter it." in text
+    assert "lower diverged in 1 of 5 seeds: its numbers leave these out, so they may look better than they are." in text
     assert ",1 of 5 seeds,diverged in 1 of 5 seeds; 4 of 5 seeds paired\n" in export.as_csv(comparison)
 
 
@@ -223,7 +223,7 @@ def test_the_legend_says_what_is_corrected_and_where_an_interval_misleads(tmp_pa
     p = comparison.rows[1].cells["val/loss"].p_holm
     assert p is not None
     assert (
-        "close: the interval of its validation loss excludes 0, but with this many arms one may do so by chance: "
+        "close: the interval of its validation loss excludes 0, but with this many arms an interval may do so by chance: "
         f"corrected p = {p:.2g}." in text
     )
     fake_sweep(tmp_path, {"both": BOTH, "other": shifted(0.05)}, sweep="two")

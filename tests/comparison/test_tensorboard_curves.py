@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lab.comparison.read.collect import collect
 from lab.comparison.read.curves import band, difference
-from lab.comparison.tensorboard.bands import MOST_POINTS, unit
+from lab.comparison.tensorboard.bands import POINTS_PER_CURVE, unit
 from lab.comparison.tensorboard.custom_scalars import margin
 from lab.comparison.tensorboard.serve import build_view
 from lab.comparison.tensorboard.text_tab import escape, texts_of
@@ -80,7 +80,7 @@ def test_one_seed_has_a_curve_whose_band_is_no_wider_than_it_and_that_is_said(tm
     mean, low, high = (curve(folder, tag) for tag in margin("mean", "tokens", "val/loss"))
     assert mean == low == high
     assert len(mean) == 4
-    assert said(folder) == "1 of 1 seeds (0); one seed has no interval"
+    assert said(folder) == "1 of 1 seeds (0); one seed, so no interval"
 
 
 def said(folder: Path) -> str:
@@ -111,7 +111,7 @@ def test_a_curve_has_no_more_points_than_a_chart_shows_the_first_and_the_last_am
     run = fake_run(tmp_path, curves=True)
     write_curves(run.path, 9990, 3.0)
     found = curve(build_view(tmp_path, "softcap") / "both", margin("mean", "tokens", "val/loss").value)
-    assert len(found) == MOST_POINTS
+    assert len(found) == POINTS_PER_CURVE
     assert (found[0][0], found[-1][0]) == (10 * 512, 9990 * 512)
 
 
@@ -196,7 +196,7 @@ def test_the_question_the_plan_and_the_table_are_texts(tmp_path: Path) -> None:
 
 def test_a_sweep_without_a_question_says_so(tmp_path: Path) -> None:
     fake_run(tmp_path, question=None)
-    assert texts_of(collect(tmp_path, "softcap"))["question"] == "The sweep softcap states no question."
+    assert texts_of(collect(tmp_path, "softcap"))["question"] == "The sweep softcap has no question."
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from lab.comparison.tensorboard.hparams import Axes
+from lab.comparison.tensorboard.hparams import TypedAxes
 from lab.comparison.tensorboard.serve import build_view, serve, server
 from lab.records import State
 from lab.refusals import RequestError
@@ -99,7 +99,7 @@ def test_there_is_one_experiment_record_with_the_swept_axes_alone_and_no_nameles
     ],
 )
 def test_an_axis_has_one_type(values: list[Any], typed: list[Any]) -> None:
-    axes = Axes([{"x": value} for value in values])
+    axes = TypedAxes([{"x": value} for value in values])
     found = [axes.typed({"x": value})["x"] for value in values]
     assert found == typed
     assert len({type(value) for value in found}) == 1

@@ -1,1 +1,1 @@
-"""How sure a comparison is: paired differences, intervals, corrections, effects and laws."""
+"""The statistics of a comparison: paired differences, intervals, corrections, effects and scaling laws."""

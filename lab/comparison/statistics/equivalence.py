@@ -1,7 +1,8 @@
-"""Equivalence: whether a difference is shown to be negligible, within a margin that the sweep names.
+"""Equivalence tests: whether a difference is shown to lie within a margin that the sweep declares negligible.
 
-Two one-sided t tests (Schuirmann 1987): one that the difference is above -margin, one that it is below +margin. Both
-must hold, so the larger of the two p-values counts. At α this is the same as the 1 - 2α interval lying within ±margin.
+Two one-sided t tests (Schuirmann 1987): one shows that the difference is above -margin, the other that it is below
++margin. Both must succeed, so the larger p-value counts. The tests succeed at α exactly if the 1 - 2α interval lies
+within ±margin.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ class Equivalence:
 
     Attributes:
         margin: in the metric's unit.
-        p: of the two one-sided tests; None below two pairs.
-        p_holm: corrected for the number of arms; None if `p` is.
-        interval: the interval of level 1 - 2α that belongs to the tests at α; None below two pairs.
+        p: the p-value of the two one-sided tests; None with fewer than two pairs.
+        p_holm: `p` corrected for the number of arms; None if `p` is.
+        interval: the 1 - 2α interval, which corresponds to the tests at α; None with fewer than two pairs.
     """
 
     margin: float
@@ -30,9 +31,9 @@ class Equivalence:
 
 
 def equivalence_p(difference: PairedDifference, margin: float) -> float | None:
-    """The p-value of the two one-sided paired t tests against ±margin; None below two pairs.
+    """The p-value of the two one-sided paired t tests against ±margin; None with fewer than two pairs.
 
-    If the difference is within the margin and the same on every seed, it is 1/2ⁿ, that of the signs.
+    If the difference is the same on every seed and within the margin, it is 1/2ⁿ, the p-value of the sign test.
     """
     from scipy.special import stdtr
 
@@ -45,7 +46,7 @@ def equivalence_p(difference: PairedDifference, margin: float) -> float | None:
 
 
 def equivalence_interval(difference: PairedDifference, alpha: float) -> Interval | None:
-    """The 1 - 2α interval that belongs to the tests at α; None below two pairs, and from α = 1/2 on."""
+    """The 1 - 2α interval, which corresponds to the tests at α; None with fewer than two pairs, or if α ≥ 1/2."""
     if difference.mean is None or difference.sd is None or alpha >= 0.5:
         return None
     return t_interval(difference.mean, difference.sd, difference.n, 1 - 2 * alpha)

@@ -1,9 +1,9 @@
 """Main effects and pairwise interactions of a grid's axes, each as a contrast within the seeds.
 
-In a grid, every arm is evidence about every axis: an effect is a mean over all cells, and so uses the seeds of all of
-them. Seeds are blocks: each contrast is computed in every seed and judged by the paired t test over the seeds, so that
-its variation from seed to seed is its own error. For two levels this is the F test of an analysis of variance with
-repeated measures. Only a full grid has effects: no cell may be missing, and only seeds that all cells have count.
+In a grid, every arm is evidence about every axis: an effect is a mean over all cells. Seeds are blocks: each contrast
+is computed in every seed and tested by a paired t test over the seeds, so that its error is its own variation from seed
+to seed. For two levels this equals the F test of a repeated-measures analysis of variance. Only a full grid has
+effects: no cell may be missing, and only the seeds that have a result in all cells count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Factor:
 
     Attributes:
         name: the axes' names, joined by " & ".
-        levels: as the sweep's file writes them. The first is the reference: the baseline's, or that of the first arm.
+        levels: written as in the sweep's file. The first is the reference: the level of the baseline or, without a
+            baseline, of the first arm.
     """
 
     name: str
@@ -45,13 +46,16 @@ class Effect:
 
     Attributes:
         factors: one name, or two.
-        levels: one level of each factor, compared with the factor's reference.
+        levels: one level of each factor, which is compared with the factor's reference.
+        references: the reference of each factor.
         values: the contrast in each seed. For one factor it is the mean over the other factors of
-            y(level) - y(reference); for two, y(a, b) - y(a₀, b) - y(a, b₀) + y(a₀, b₀): by how much the effect of one
+            y(level) - y(reference); for two, y(a, b) - y(a₀, b) - y(a, b₀) + y(a₀, b₀): how much the effect of one
             factor depends on the other.
-        interval: the t interval of the mean over seeds; None for one seed.
-        p: of the two-sided t test.
-        p_holm: corrected for the number of effects on this metric.
+        mean: the mean of the values.
+        sd: their sample standard deviation; None for one seed.
+        interval: the t interval of the mean; None for one seed.
+        p: the p-value of the two-sided t test; None for one seed.
+        p_holm: `p` corrected for the number of effects on this metric.
     """
 
     factors: tuple[str, ...]
@@ -66,7 +70,7 @@ class Effect:
 
     @property
     def name(self) -> str:
-        """`model/heads: mha less gqa`; of two, `model/heads mha (not gqa) × model.span.window 64 (not 16)`."""
+        """`model/heads: mha less gqa`; for two factors, `model/heads mha (not gqa) × model.span.window 64 (not 16)`."""
         if len(self.factors) == 1:
             return f"{self.factors[0]}: {self.levels[0]} less {self.references[0]}"
         parts = zip(self.factors, self.levels, self.references, strict=True)
@@ -80,8 +84,8 @@ class Factorial:
     Attributes:
         factors: empty if fewer than two axes vary.
         effects: main effects, then interactions; corrected together.
-        seeds: the seeds that every cell has, and that the effects are computed from.
-        lacking: (seed, the arms without a finite value there) for each seed that is left out.
+        seeds: the seeds with a result in every cell; the effects are computed from these.
+        lacking: (seed, arms) for each seed that is left out: the arms that have no finite value for it.
         reason: why there are no effects; None if there are.
     """
 
@@ -98,19 +102,19 @@ def factorial(sweep: SweepResults, metric: str, *, level: float = 0.95) -> Facto
     import numpy as np
 
     arms = list(sweep.arms.values())
-    factors, places = _design(sweep)
+    factors, cell_of_arm = _design(sweep)
     if len(factors) < 2:
         return Factorial(metric, reason="fewer than two axes vary: the differences from the baseline are the effects")
     design = Factorial(metric, factors)
     cells: dict[tuple[int, ...], ArmResults] = {}
     for arm in arms:
-        twin = cells.setdefault(places[arm.name], arm)
-        if twin is not arm:
-            return replace(design, reason=f"arms {twin.name} and {arm.name} stand in the same cell of the axes")
+        first = cells.setdefault(cell_of_arm[arm.name], arm)
+        if first is not arm:
+            return replace(design, reason=f"arms {first.name} and {arm.name} have the same values on all axes")
     shape = tuple(len(factor.levels) for factor in factors)
-    absent = math.prod(shape) - len(cells)
-    if absent:
-        return replace(design, reason=f"{absent:,} of {math.prod(shape):,} cells have no arm{_such_as(factors, cells)}")
+    empty = math.prod(shape) - len(cells)
+    if empty:
+        return replace(design, reason=f"{empty:,} of {math.prod(shape):,} cells have no arm{_example(factors, cells)}")
     values = {arm.name: arm.values(metric) for arm in arms}
     all_seeds = sorted({seed for arm in arms for seed in arm.runs})
     lacking = {seed: tuple(name for name in values if not _is_finite(values[name], seed)) for seed in all_seeds}
@@ -127,11 +131,11 @@ def factorial(sweep: SweepResults, metric: str, *, level: float = 0.95) -> Facto
 
 
 def _design(sweep: SweepResults) -> tuple[tuple[Factor, ...], dict[str, tuple[int, ...]]]:
-    """The factors, and the cell of each arm: the number of its level of each factor."""
+    """The factors, and the cell of each arm: the index of its level of each factor."""
     first = sweep.arms.get(sweep.baseline) or next(iter(sweep.arms.values()))
     arms = [first, *(arm for arm in sweep.arms.values() if arm is not first)]
     columns = {axis: tuple(_text(arm.axes.get(axis)) for arm in arms) for axis in sweep.axes}
-    groups: list[list[str]] = []  # axes of which each one's level tells the others'
+    groups: list[list[str]] = []  # axes that change together
     for axis, column in columns.items():
         if len(set(column)) < 2:
             continue
@@ -159,9 +163,9 @@ def _change_together(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
 
 
 def _effects(y: np.ndarray, factors: tuple[Factor, ...], level: float) -> Iterator[Effect]:
-    """Main effects and interactions of y [levels of each factor…, seeds]."""
+    """Main effects and interactions of y [levels of factor 0, levels of factor 1, …, seeds]."""
     numbers = range(len(factors))
-    sizes = abs(y).max(axis=tuple(numbers)).tolist()  # of each seed
+    sizes = abs(y).max(axis=tuple(numbers)).tolist()  # the largest absolute value of each seed
     for f in numbers:
         means = y.mean(axis=tuple(other for other in numbers if other != f))  # [levels, seeds]
         for i in range(1, len(factors[f].levels)):
@@ -192,8 +196,8 @@ def _effect(
     )
 
 
-def _such_as(factors: tuple[Factor, ...], cells: dict[tuple[int, ...], ArmResults]) -> str:
-    """The first cell without an arm, among the first ten thousand."""
+def _example(factors: tuple[Factor, ...], cells: dict[tuple[int, ...], ArmResults]) -> str:
+    """The first cell without an arm; empty if none of the first ten thousand cells is one."""
     for cell in itertools.islice(itertools.product(*(range(len(factor.levels)) for factor in factors)), 10_000):
         if cell not in cells:
             levels = (f"{factor.name}={factor.levels[i]}" for factor, i in zip(factors, cell, strict=True))

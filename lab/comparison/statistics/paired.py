@@ -1,8 +1,8 @@
 """Differences from a baseline, paired by seed, with the paired t interval and Holm's correction.
 
-Runs of two arms with the same seed share their data order and the initial values of every weight that both have, so
-their difference is less noisy than either value. At three seeds the paired t interval covers the truth as often as it
-promises; an interval from the normal distribution covers 81%, a percentile bootstrap 76%.
+Runs of two arms with the same seed share the order of their data and the initial values of all weights that both have,
+so their difference is less noisy than either value. With three seeds, the paired 95% t interval covers the true mean in
+95% of cases; a normal interval does in 81%, a percentile bootstrap in 76%.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ K = TypeVar("K", bound=Hashable)
 Sign = Literal["lower", "higher", "unclear"]
 
 ROUNDING = 1e-12
-"""Relative to the values that a difference was computed from: a smaller difference is rounding, and counts as 0."""
+"""Differences smaller than this, relative to the values that they were computed from, are rounding and count as 0."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sample:
     Attributes:
         n: the number of finite values.
         mean: of the finite values; None if there is none.
-        sd: sample standard deviation (n - 1); None below two values.
+        sd: sample standard deviation (n - 1); None with fewer than two values.
         not_finite: seeds whose value is NaN or infinite. No mean includes them, so they must be shown.
     """
 
@@ -52,20 +52,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """An arm less its baseline, over the seeds that both have.
+    """The differences arm - baseline over the seeds that both have.
 
     Attributes:
         seeds: the seeds of the pairs, ascending.
-        values: the differences, in the order of the seeds. Values that differ by rounding alone are made equal.
-        mean: the mean difference, arm - baseline; None without a pair.
-        sd: the sample standard deviation of the differences; None below two pairs.
-        interval: the paired t interval of the mean difference. None below two pairs, and if all differences are the
-            same and not 0: then nothing is known about their spread.
-        p: of the two-sided paired t test, not corrected for the number of arms; None below two pairs.
-        correlation: Pearson's, between the two arms over the pairs: how much pairing helped. None below three pairs
-            (two points always lie on a line), and if an arm has the same value for every seed.
-        unpaired: seeds that only one of the two has.
-        not_finite: seeds that both have, with a value that is NaN or infinite.
+        values: the differences, in the order of the seeds. Values that differ only by rounding are made equal.
+        mean: the mean difference; None without a pair.
+        sd: the sample standard deviation of the differences; None with fewer than two pairs.
+        interval: the paired t interval of the mean difference. None with fewer than two pairs, and if all differences
+            are the same but not 0, which tells nothing about their spread.
+        p: the p-value of the two-sided paired t test, not corrected for the number of arms; None with fewer than two
+            pairs.
+        correlation: Pearson's correlation of the two arms over the pairs, which tells how much pairing helps. None with
+            fewer than three pairs (two points always lie on a line), and if an arm has the same value for every seed.
+        unpaired: seeds that only one of the two arms has.
+        not_finite: seeds for which at least one of the two values is NaN or infinite.
     """
 
     seeds: tuple[int, ...]
@@ -80,25 +81,27 @@ class PairedDifference:
 
     @property
     def n(self) -> int:
-        """Pairs."""
+        """The number of pairs."""
         return len(self.seeds)
 
     @property
     def sign(self) -> Sign:
-        """The sign of the difference if its own interval excludes zero. Not corrected for the number of arms; an
-        arm's verdict is in verdicts.py."""
+        """The sign of the difference if its interval excludes zero, else `unclear`.
+
+        It isn't corrected for the number of arms and is no verdict; see `verdicts`.
+        """
         if self.interval is None or not self.interval.excludes_zero:
             return "unclear"
         return "lower" if self.interval.high < 0 else "higher"
 
     @property
     def identical(self) -> bool:
-        """Whether arm and baseline have the same value on every seed, of two seeds or more."""
+        """Whether arm and baseline have the same value on every seed, with at least two seeds."""
         return self.n > 1 and self.mean == 0 and self.sd == 0
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know besides the numbers, in a few words each."""
+        """Short remarks that must be shown beside the numbers."""
         remarks = []
         if self.n == 0:
             remarks.append("no seed in common with the baseline")
@@ -129,7 +132,7 @@ def sample(values: Mapping[int, float]) -> Sample:
 def paired_difference(
     arm: Mapping[int, float], baseline: Mapping[int, float], *, level: float = 0.95
 ) -> PairedDifference:
-    """The difference arm - baseline over shared seeds (seed → value), with its paired t interval.
+    """The difference arm - baseline (both seed → value) over shared seeds, with its paired t interval.
 
     The interval is mean ± t(1 - (1 - level)/2, n - 1) · sd / √n (Student 1908).
 
@@ -159,7 +162,7 @@ def paired_difference(
 
 def t_interval(mean: float, sd: float, n: int, level: float) -> Interval:
     """The t interval of a mean of `n` values whose sample standard deviation is `sd`; a single point if `sd` is 0."""
-    from scipy.special import stdtrit  # half a second, which help texts and completion shouldn't take
+    from scipy.special import stdtrit  # takes half a second, which would slow down help and completion
 
     if sd == 0:
         return Interval(mean, mean, level)
@@ -170,8 +173,8 @@ def t_interval(mean: float, sd: float, n: int, level: float) -> Interval:
 def t_test_p(mean: float, sd: float, n: int) -> float:
     """The two-sided p-value of the hypothesis that the mean of `n` values is 0.
 
-    If `sd` is 0, it is that of the exact sign-flip test, 2/2ⁿ, or 1 for a mean of 0. A metric that moves in steps, as
-    an accuracy does, now and then moves by the same step on two seeds.
+    If `sd` is 0, this is the p-value of the exact sign-flip test: 2/2ⁿ, or 1 for a mean of 0. This happens to metrics
+    that change in steps: an accuracy may differ by the same step on two seeds.
     """
     from scipy.special import stdtr
 
@@ -183,7 +186,7 @@ def t_test_p(mean: float, sd: float, n: int) -> float:
 def holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
     """P-values corrected for their number by Holm's step-down procedure (1979); None stays None.
 
-    A comparison that has no p-value yet counts too, so that a verdict doesn't change when its p-value arrives.
+    A comparison without a p-value counts too, so that other verdicts don't change once it has one.
     """
     corrected: dict[K, float | None] = dict.fromkeys(p_values)
     known = {key: p for key, p in p_values.items() if p is not None}
@@ -195,13 +198,17 @@ def holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
 
 
 def merge_rounding(values: Sequence[float], sizes: Sequence[float]) -> tuple[float, ...]:
-    """The values; if they differ by rounding alone, their mean in place of each, or 0 if that is rounding too.
+    """Make values equal that differ only by rounding.
 
-    Accuracies in steps of 0.05 that gain a step on every seed have gained the same.
+    If all values are equal up to rounding, each is replaced by their mean, or by 0 if the mean is rounding as well.
+    Otherwise they are returned unchanged. For example, accuracies in steps of 0.05 that gain one step on every seed
+    have gained the same.
 
     Args:
-        sizes: of the numbers that each value was computed from: the rounding of 3.2 - 3.1 is that of 3.2, not of 0.1.
-            Their median counts, so that a single broken value doesn't turn all others into rounding.
+        values: differences, or other contrasts.
+        sizes: the magnitude of the numbers that each value was computed from: the rounding error of 3.2 - 3.1 is
+            relative to 3.2, not to 0.1. The median is used, so that a single huge number doesn't make all values
+            count as rounding.
     """
     if len(values) < 2:
         return tuple(values)
@@ -213,7 +220,7 @@ def merge_rounding(values: Sequence[float], sizes: Sequence[float]) -> tuple[flo
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """The mean of finite values; that of equal values is exactly their value."""
+    """The mean of finite values. The mean of equal values is exactly that value."""
     return values[0] if max(values) == min(values) else math.fsum(values) / len(values)
 
 

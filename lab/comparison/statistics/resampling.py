@@ -1,8 +1,8 @@
-"""Tests and intervals without the assumption of a normal distribution: exact sign flips, and the bootstrap.
+"""Tests and intervals that don't assume a normal distribution: the exact sign-flip test, and the bootstrap.
 
-Both need more seeds than the t test. Below six pairs no sign-flip p-value is under 0.05: two of the 2ⁿ choices of signs
-are always as extreme as the differences themselves. Below ten pairs the bootstrap's interval is too short: at three
-pairs an interval that promises 95% covers 73%.
+Both need more seeds than the t test. With fewer than six pairs no sign-flip p-value is below 0.05, since two of the 2ⁿ
+choices of signs are always as extreme as the observed differences. With fewer than ten pairs the bootstrap interval is
+too short: with three pairs, a 95% interval covers the true mean in 73% of cases.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 SIGN_FLIP_PAIRS = 6
 BOOTSTRAP_PAIRS = 10
 MOST_FLIPPED = 40
-"""With more pairs the exact test takes gigabytes, and the t test needs no second opinion."""
-RESAMPLES = 9_999
+"""With more pairs the exact test would take gigabytes, and the t test needs no confirmation."""
+BOOTSTRAP_RESAMPLES = 9_999
 SEED = 0
 _DIGITS = -round(math.log10(ROUNDING))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
-    """The two-sided p-value of a mean difference of 0, if each difference is as likely as its opposite.
+    """The exact two-sided p-value of the hypothesis that every difference is as likely as its negative.
 
-    It is exact: the share of all 2ⁿ choices of signs whose sum is at least as far from 0 as that of the differences.
-    The sums of each half of the pairs are combined by sorting, so that 2^(n/2) sums are enough. None below
-    SIGN_FLIP_PAIRS and above MOST_FLIPPED.
+    It is the fraction of all 2ⁿ choices of signs whose sum is at least as far from 0 as the observed sum. The sums of
+    the two halves of the pairs are combined by sorting, so that 2^(n/2) sums are enough. None with fewer than
+    `SIGN_FLIP_PAIRS` or more than `MOST_FLIPPED` pairs.
     """
     import numpy as np
 
     n = len(differences)
     if not SIGN_FLIP_PAIRS <= n <= MOST_FLIPPED:
         return None
-    # Sums that are equal but for rounding count as equal.
+    # Sums that differ only by rounding count as equal.
     observed = abs(math.fsum(differences)) - ROUNDING * math.fsum(map(abs, differences))
     if observed <= 0:
         return 1.0
@@ -49,7 +49,7 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 def bootstrap_interval(differences: Sequence[float], level: float) -> Interval | None:
     """The bias-corrected and accelerated bootstrap interval of the mean (Efron 1987), from a fixed seed.
 
-    None below BOOTSTRAP_PAIRS. If all differences are the same but for rounding, it is a single point.
+    None with fewer than `BOOTSTRAP_PAIRS` pairs. If all differences are equal up to rounding, it is a single point.
     """
     if len(differences) < BOOTSTRAP_PAIRS:
         return None
@@ -57,25 +57,25 @@ def bootstrap_interval(differences: Sequence[float], level: float) -> Interval |
     if max(differences) - min(differences) <= ROUNDING * size:
         return Interval(mean_of(differences), mean_of(differences), level)
     import numpy as np
-    from scipy import stats  # a second, which sweeps of fewer seeds shouldn't take
+    from scipy import stats  # takes a second, so sweeps of fewer seeds don't import it
 
     def mean(values: np.ndarray, axis: int) -> np.ndarray:
-        # The correction for bias counts how many resamples lie below the mean of the sample: means that differ from it
-        # by rounding alone must equal it.
+        # The bias correction counts the resampled means below the sample's mean: means that differ from it only by
+        # rounding must equal it.
         means: np.ndarray = np.mean(values, axis=axis).round(_DIGITS)
         return means
 
-    found = stats.bootstrap(
+    bootstrap = stats.bootstrap(
         (np.array(differences) / size,),
         mean,
         confidence_level=level,
-        n_resamples=RESAMPLES,
+        n_resamples=BOOTSTRAP_RESAMPLES,
         method="BCa",
         rng=np.random.default_rng(SEED),
     )
-    low, high = found.confidence_interval
-    if (1 - level) / 2 * RESAMPLES < 1:  # no resample lies outside of such an interval
-        low, high = found.bootstrap_distribution.min(), found.bootstrap_distribution.max()
+    low, high = bootstrap.confidence_interval
+    if (1 - level) / 2 * BOOTSTRAP_RESAMPLES < 1:  # no resample lies outside of such an interval
+        low, high = bootstrap.bootstrap_distribution.min(), bootstrap.bootstrap_distribution.max()
     return Interval(float(low) * size, float(high) * size, level)
 
 

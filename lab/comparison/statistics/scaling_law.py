@@ -1,10 +1,10 @@
-"""L(N, D) = E + A / N^α + B / D^β fitted to runs: how the loss falls with parameters and tokens.
+"""Fit the scaling law L(N, D) = E + A / N^α + B / D^β: how the loss falls with parameters N and tokens D.
 
-Approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556, appendix D.3): the Huber loss of log L, minimised by L-BFGS from a
-grid of starts. Approach 2 is biased even without noise. As Besiroglu et al. 2024 (arXiv 2404.10102) found, the
-loss must be summed, and the optimiser must not stop early; here it is scaled so that the optimiser's tolerances have a
-meaning. Intervals come from a bootstrap over the runs: with nine configurations, a bootstrap over configurations covers
-65 to 78% where it promises 95%.
+This is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556, appendix D.3): L-BFGS minimises the Huber loss of log L
+from a grid of starts. (Approach 2 is biased even without noise.) As Besiroglu et al. 2024 (arXiv 2404.10102) showed,
+the loss must be summed, and the optimiser must not stop early; the loss is scaled here to suit the optimiser's
+tolerances. Intervals come from a bootstrap over runs: with nine configurations, the 95% intervals of a bootstrap over
+configurations cover the truth in only 65 to 78% of cases.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 HUBER = 1e-3
-RESAMPLES = 200
-_STARTED, _POLISHED = 12, 2  # the best starts of the grid, and the best of their rough solutions
-_NEGLIGIBLE, _LOG_ZERO = 1e-3, -100.0  # the share of the loss below which a term is 0, and the logarithm set for it
+LAW_RESAMPLES = 200
+_N_STARTS, _N_POLISHED = 12, 2  # starts taken from the grid; rough solutions that are optimised further
+_NEGLIGIBLE, _LOG_ZERO = 1e-3, -100.0  # the share of the loss below which a term counts as 0, and the log set for it
 _LOG_HUGE = 700.0  # nearly the logarithm of the largest float
-_PROBED = 20  # resamples that are also tried from the second start before it is given up
-_STEPS_ROUGH, _STEPS, _STEPS_RESAMPLE = 200, 3_000, 500  # of the optimiser: from the grid, to the end, for a resample
+_N_TRIALS = 20  # resamples that also try the second start, before it is dropped
+_STEPS_ROUGH, _STEPS, _STEPS_RESAMPLE = 200, 3_000, 500  # optimiser steps: from the grid, to the end, for a resample
 _SEED = 0
-# Hoffmann's starts: log A and log B, log E, α and β.
+# Hoffmann's grid of starts: log A, log B, log E, α, β.
 _GRID = (range(0, 30, 5), range(0, 30, 5), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
 
 
 class NoLaw(ValueError):
-    """The points follow no such law. The message says why."""
+    """The points don't follow a law of this form. The message gives the reason."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """One run: its parameters, the tokens that it was trained on, and its final loss in nats per token."""
+class ScalingPoint:
+    """One run: its number of parameters, its training tokens, and its final loss in nats per token."""
 
     parameters: float
     tokens: float
@@ -56,16 +56,16 @@ class Law:
     beta: float
 
     def loss(self, parameters: float, tokens: float) -> float:
-        """In nats per token; infinite if no float holds it."""
+        """The law's loss in nats per token; infinite if it is too large for a float."""
         return self.e + _term(self.a, parameters, self.alpha) + _term(self.b, tokens, self.beta)
 
     @property
     def falls(self) -> bool:
-        """Whether loss falls with parameters and with tokens, and all numbers of the law are finite."""
+        """Whether the loss falls with parameters and with tokens, and all constants are finite."""
         return min(self.alpha, self.beta) > 0 and math.isfinite(self.a + self.b + self.e)
 
     def has_floor_below(self, loss: float) -> bool:
-        """Whether E is more than a hundredth of a loss: a smaller E has no visible effect on how losses fall."""
+        """Whether E is more than a hundredth of a loss: a smaller E has no measurable effect on how losses fall."""
         return self.e > 0.01 * loss
 
     @property
@@ -76,37 +76,38 @@ class Law:
 
 @dataclass(frozen=True)
 class LawFit:
-    """A law and how certain it is.
+    """A fitted law and its uncertainty.
 
     Attributes:
-        intervals: of e, a, b, alpha, beta and optimal_exponent: percentiles of the bootstrap's laws.
-        laws: the bootstrap's laws.
-        rms: root mean square of log(loss) - log(law).
+        intervals: of e, a, b, alpha, beta and optimal_exponent: percentiles over the bootstrap's laws.
+        laws: the laws fitted to the bootstrap's resamples.
+        points: the runs that the law is fitted to.
+        rms: root mean square of log(loss) - log(law's loss).
     """
 
     law: Law
     intervals: dict[str, Interval]
     laws: tuple[Law, ...]
-    points: tuple[Point, ...]
+    points: tuple[ScalingPoint, ...]
     rms: float
 
     @property
     def has_floor(self) -> bool:
-        """Whether E is certainly above 0: nearly all of the bootstrap's laws have a floor."""
+        """Whether E is significantly above 0: at least the level's share of the bootstrap's laws have a floor."""
         least = min(point.loss for point in self.points)
         level = self.intervals["e"].level
         return sum(law.has_floor_below(least) for law in self.laws) >= level * len(self.laws)
 
     def band(self, parameters: float, tokens: float) -> Interval:
-        """The bootstrap's interval of the law's loss."""
+        """The bootstrap interval of the law's loss."""
         return _interval([law.loss(parameters, tokens) for law in self.laws], self.intervals["e"].level)
 
 
-def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMPLES) -> LawFit:
-    """Fit the law to points that `scaling.refusal` accepts.
+def fit_law(points: Sequence[ScalingPoint], *, level: float = 0.95, resamples: int = LAW_RESAMPLES) -> LawFit:
+    """Fit the law to points for which `scaling.no_fit_reason` is None.
 
     Raises:
-        NoLaw: the loss doesn't fall with parameters or with tokens, or the interval of an exponent holds 0.
+        NoLaw: the loss doesn't fall with parameters or with tokens, or the interval of an exponent contains 0.
     """
     import numpy as np
 
@@ -114,27 +115,27 @@ def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMP
     problem = _Problem(n, d, y)
     ones = np.ones(len(points))
     rough = problem.solutions(_starts(problem), ones, _STEPS_ROUGH)
-    best = problem.solutions(rough[:_POLISHED], ones, _STEPS)[0]
+    best = problem.solutions(rough[:_N_POLISHED], ones, _STEPS)[0]
     best_law = problem.law(best)
     if not best_law.falls:
-        raise NoLaw(f"the loss doesn't fall with {_least_certain([best_law])} as a law would have it")
+        raise NoLaw(f"the loss doesn't fall with {_least_certain([best_law])} as the law requires")
     generator = np.random.default_rng(_SEED)
     best, second_start = problem.starts_of_resample(best)
     laws: list[Law] = []
     second_helps = False
     for _ in range(resamples):
-        # Weights instead of a draw with replacement (Rubin 1981): no resample has too few sizes for a fit.
+        # Random weights instead of draws with replacement (Rubin 1981): every resample has enough sizes for a fit.
         weights = generator.exponential(size=len(points))
         weights /= weights.mean()
         theta = problem.solutions([best], weights, _STEPS_RESAMPLE)[0]
-        if second_start is not None and (second_helps or len(laws) < _PROBED):
+        if second_start is not None and (second_helps or len(laws) < _N_TRIALS):
             other = problem.solutions([second_start], weights, _STEPS_RESAMPLE)[0]
             if problem.value(other, weights)[0] < problem.value(theta, weights)[0]:
                 theta, second_helps = other, True
         laws.append(problem.law(theta))
     falling = [law for law in laws if law.falls]
     if len(laws) - len(falling) > (1 - level) / 2 * len(laws):
-        raise NoLaw(f"the runs don't tell that the loss falls with {_least_certain(laws)}")
+        raise NoLaw(f"the runs don't show that the loss falls with {_least_certain(laws)}")
     residuals = y - np.log([best_law.loss(point.parameters, point.tokens) for point in points])
     names = ("e", "a", "b", "alpha", "beta", "optimal_exponent")
     intervals = {name: _interval([getattr(law, name) for law in falling], level) for name in names}
@@ -142,7 +143,7 @@ def fit(points: Sequence[Point], *, level: float = 0.95, resamples: int = RESAMP
 
 
 def _least_certain(laws: Sequence[Law]) -> str:
-    """Parameters or tokens: the one that the loss falls with in fewer of the laws."""
+    """`parameters` or `tokens`: the one with which the loss falls in fewer of the laws."""
     not_falling = {
         "parameters": sum(law.alpha <= 0 or not math.isfinite(law.a) for law in laws),
         "tokens": sum(law.beta <= 0 or not math.isfinite(law.b) for law in laws),
@@ -151,7 +152,7 @@ def _least_certain(laws: Sequence[Law]) -> str:
 
 
 def _term(scale: float, size: float, exponent: float) -> float:
-    """scale / size^exponent."""
+    """scale / size^exponent; infinite if it is too large for a float."""
     if scale <= 0:
         return 0.0
     power = math.log(scale) - exponent * math.log(size)
@@ -176,10 +177,10 @@ class _Problem:
         return np.stack([a - alpha * self.n, b - beta * self.d, np.full_like(self.y, e)])
 
     def starts_of_resample(self, best: ndarray) -> tuple[ndarray, ndarray | None]:
-        """The start for a resample and, if a term of the best law is negligible, a second one in which it isn't.
+        """The start for a resample and, if a term of the best law is negligible, a second start where it isn't.
 
-        No gradient leads from the one to the other. In the first, the negligible term is set to 0, since the optimiser
-        would take long to follow its vanishing slope.
+        Gradient steps don't lead from one to the other. In the first start the negligible term is set to 0, since the
+        optimiser would be slow to follow its vanishing gradient.
         """
         import numpy as np
 
@@ -205,13 +206,13 @@ class _Problem:
         r = (top + np.log(total) - self.y) / HUBER
         size = np.abs(r)
         loss = np.where(size <= 1, r**2 / 2, size - 0.5)
-        pull = weights * np.clip(r, -1, 1) / HUBER
-        gradient = shares @ pull
-        slopes = [-(shares[0] * self.n) @ pull, -(shares[1] * self.d) @ pull]
+        loss_gradient = weights * np.clip(r, -1, 1) / HUBER  # by the law's log loss at every point
+        gradient = shares @ loss_gradient
+        slopes = [-(shares[0] * self.n) @ loss_gradient, -(shares[1] * self.d) @ loss_gradient]
         return float(weights @ loss), np.concatenate([gradient, slopes])
 
     def solutions(self, starts: Iterable[ndarray], weights: ndarray, steps: int) -> list[ndarray]:
-        """The θ that L-BFGS finds from each start in so many steps, the best first."""
+        """The θ that L-BFGS finds from each start in at most `steps` steps, the best first."""
         from scipy.optimize import minimize
 
         options = {"maxiter": steps, "maxfun": steps, "ftol": 1e-14, "gtol": 1e-8, "maxcor": 20}
@@ -228,7 +229,7 @@ class _Problem:
 
 
 def _starts(problem: _Problem) -> list[ndarray]:
-    """The best starts of Hoffmann's grid, by their loss before any step."""
+    """The starts of Hoffmann's grid that have the lowest loss."""
     import numpy as np
 
     blocks, losses = [], []
@@ -245,7 +246,7 @@ def _starts(problem: _Problem) -> list[ndarray]:
         blocks.append(starts)
         losses.append(np.where(size <= 1, size**2 / 2, size - 0.5).sum(axis=1))
     candidates = np.concatenate(blocks)
-    return [candidates[i] for i in np.argsort(np.concatenate(losses), kind="stable")[:_STARTED]]
+    return [candidates[i] for i in np.argsort(np.concatenate(losses), kind="stable")[:_N_STARTS]]
 
 
 def _interval(values: Sequence[float], level: float) -> Interval:

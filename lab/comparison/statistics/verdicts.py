@@ -1,7 +1,7 @@
-"""The verdict on an arm: better, worse, different, equivalent, or can't tell and how many seeds would tell.
+"""The verdict on an arm: better, worse, different, equivalent, or can't tell and how many seeds it needs.
 
-The arms of one metric are judged together. Holm's procedure corrects their p-values, those of the difference and those
-of equivalence each as a family of their own, so that α is the chance that any arm is wrongly called better or worse.
+All arms are judged together, one metric at a time. Holm's procedure corrects their p-values, those of the difference
+and those of equivalence separately, so that α bounds the probability that any arm is wrongly called better or worse.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ Verdict = Literal["better", "worse", "different", "equivalent", "can't tell"]
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What is known about one arm's difference from the baseline in one metric.
+    """The evidence about one arm's difference from the baseline in one metric.
 
     Attributes:
-        verdict: `equivalent` whenever that is shown, even for a significant difference: it is negligible. `different`
-            is for a metric whose better direction isn't known. None for the baseline.
-        p: of the two-sided paired t test; None below two pairs.
-        p_holm: corrected for the number of arms.
-        sign_flip_p: of the exact sign-flip test, not corrected; None below six pairs.
-        bootstrap: the BCa interval of the mean difference, not corrected; None below ten pairs.
+        verdict: `equivalent` whenever equivalence is shown, even if the difference is significant: it is negligible.
+            `different` is a significant difference in a metric whose better direction isn't known. None for the
+            baseline.
+        p: the p-value of the two-sided paired t test; None with fewer than two pairs.
+        p_holm: `p` corrected for the number of arms.
+        sign_flip_p: the p-value of the exact sign-flip test, not corrected; None with fewer than six pairs.
+        bootstrap: the BCa interval of the mean difference, not corrected; None with fewer than ten pairs.
         equivalence: None without a margin.
-        seeds_needed: the number of seeds that would give a verdict with the power of a plan, if the true difference
-            and its spread are the observed ones. None unless the verdict is `can't tell`, and without an observation.
+        seeds_needed: the total number of seeds that would give a verdict with the power that plans use, if the true
+            difference and its spread equal the observed ones. None unless the verdict is `can't tell`, and with fewer
+            than two pairs.
     """
 
     verdict: Verdict | None = None
@@ -55,9 +57,9 @@ def judge(
     """Judge all arms of one metric (arm → its difference from the baseline).
 
     Args:
-        better: the direction in which the metric improves; None if that isn't known.
+        better: the direction in which the metric improves; None if it isn't known.
         level: 1 - α.
-        margin: the largest negligible difference; None to call nothing equivalent.
+        margin: the largest negligible difference; None for no equivalence test.
     """
     alpha = 1 - level
     p_holm = holm({arm: difference.p for arm, difference in differences.items()})
@@ -105,13 +107,13 @@ def _verdict(
 
 
 def _seeds_needed(difference: PairedDifference, comparisons: int, alpha: float, margin: float | None) -> int | None:
-    """The smaller of two numbers: seeds that find the difference, and seeds that show it to be within the margin."""
+    """The smaller of two numbers of seeds: to show the difference, and to show that it is within the margin."""
     mean, sd = difference.mean, difference.sd
     if mean is None or sd is None:
         return None
-    if sd == 0:  # as many as the sign-flip test needs
+    if sd == 0:  # the number that the sign-flip test needs
         signs = math.floor(math.log2(comparisons / alpha)) + 1
         return 1 + signs if mean else signs if margin is not None else None
-    equating = None if margin is None else seeds_to_equate(margin, sd, comparisons, alpha, mean)
-    finding = seeds_needed(mean, sd, comparisons, alpha) if mean else None
-    return min((seeds for seeds in (finding, equating) if seeds is not None), default=None)
+    for_equivalence = None if margin is None else seeds_to_equate(margin, sd, comparisons, alpha, mean)
+    for_difference = seeds_needed(mean, sd, comparisons, alpha) if mean else None
+    return min((seeds for seeds in (for_difference, for_equivalence) if seeds is not None), default=None)

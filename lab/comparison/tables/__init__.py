@@ -1,1 +1,1 @@
-"""A comparison as a table: in the terminal, in LaTeX and Markdown, as JSON and CSV."""
+"""A comparison as a table: for the terminal, LaTeX, Markdown, JSON and CSV."""

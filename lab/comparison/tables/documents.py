@@ -1,4 +1,4 @@
-"""The comparison as a table for a text, in LaTeX (booktabs) or Markdown. It says what `lab compare` prints."""
+"""The comparison as a table for documents, in LaTeX (booktabs) or Markdown, with the content of `lab compare`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def comparison_in_markdown(comparison: Comparison, rows: Sequence[ComparisonRow]
     """The table alone.
 
     Args:
-        escape: makes of a text the Markdown that shows it unchanged: dialects differ in what they escape.
+        rows: the rows to include.
+        escape: escapes plain text for the Markdown dialect of the reader.
     """
     heads = [(escape(name), is_number) for name, is_number in columns(comparison, comparison.sweep.metrics)]
     return markdown_table(heads, ([escape(text) for text in row] for row in _rows(comparison, rows)))
@@ -64,7 +65,8 @@ def markdown_table(heads: Sequence[tuple[str, bool]], rows: Iterator[list[str]])
     """A Markdown table.
 
     Args:
-        heads: the columns, each with whether its numbers are aligned to the right.
+        heads: the title of each column, and whether it is aligned to the right.
+        rows: the cells of each row.
     """
     rule = "|".join("---:" if is_number else "---" for _, is_number in heads)
     lines = [f"| {' | '.join(name for name, _ in heads)} |", f"|{rule}|"]
@@ -72,7 +74,7 @@ def markdown_table(heads: Sequence[tuple[str, bool]], rows: Iterator[list[str]])
 
 
 def _rows(comparison: Comparison, rows: Sequence[ComparisonRow]) -> Iterator[list[str]]:
-    """The cells as texts. A mean has its spread over seeds beside it, as readers of a paper expect."""
+    """The cells as text. As usual in papers, a mean is followed by its standard deviation over seeds."""
     for row in rows:
         texts = [text.plain for text in cells(comparison, row, comparison.sweep.metrics)]
         for number, metric in enumerate(comparison.sweep.metrics):
@@ -82,18 +84,18 @@ def _rows(comparison: Comparison, rows: Sequence[ComparisonRow]) -> Iterator[lis
 
 
 def _latex(text: str) -> str:
-    """Text as LaTeX prints it unchanged, on one line."""
+    """Text escaped for LaTeX, on one line."""
     return _escape_latex(" ".join(text.split()))
 
 
 def _latex_arm(arm: str) -> str:
-    """An arm's name at the start of a row, where LaTeX would take a bracket for an option of the line before."""
+    """An arm's name for the start of a row, where LaTeX would read a bracket as an option of the previous line."""
     text = _latex(arm)
     return f"{{{text}}}" if text.startswith(("[", "*")) else text
 
 
 def _latex_numbers(text: str) -> str:
-    """Text with its numbers set as mathematics, so that a minus is no hyphen."""
+    """Text with its numbers in math mode, so that a minus isn't printed as a hyphen."""
     parts, end = [], 0
     for match in _NUMBER.finditer(text):
         digits, _, power = match[0].replace(",", "{,}").partition("e")

@@ -1,6 +1,6 @@
 """The comparison of a sweep's arms as JSON and as CSV.
 
-Field names don't change without a new VERSION; new columns of the CSV stand at its end.
+Renaming a field requires a new VERSION. New CSV columns are added at the end.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lab.comparison.statistics.paired import Interval
 
 VERSION = 2
 
-Data = dict[str, object]
-"""Plain lists and dicts, as JSON has them."""
+JsonData = dict[str, object]
+"""A JSON object: its values are plain lists, dicts, strings, numbers, booleans and None."""
 
 _FIRST = (
     *("sweep", "arm", "is_baseline", "metric", "states", "n", "mean", "sd"),
@@ -36,12 +36,12 @@ _LAST = (
 
 
 def as_json(comparison: Comparison) -> str:
-    """The comparison as strict JSON: what isn't finite or isn't known is null."""
+    """The comparison as strict JSON: values that aren't finite or aren't known are null."""
     return json.dumps(_strict(as_data(comparison)), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def as_data(comparison: Comparison) -> Data:
-    """The comparison as plain lists and dicts, with the fields of the JSON."""
+def as_data(comparison: Comparison) -> JsonData:
+    """The comparison as plain lists and dicts, with the fields of `as_json`; floats may be NaN or infinite."""
     sweep = comparison.sweep
     return {
         "version": VERSION,
@@ -64,7 +64,7 @@ def as_data(comparison: Comparison) -> Data:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line for each arm and metric. Swept axes are `axis:<name>`, what an arm picked of tuned axes `tuned:<name>`."""
+    """A line for each arm and metric. Columns of swept axes are called `axis:<name>`, of tuned axes `tuned:<name>`."""
     axes, tuned = comparison.sweep.axes, comparison.sweep.tuned
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -94,7 +94,7 @@ def as_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _row_data(row: ComparisonRow, audit: Audit) -> Data:
+def _row_data(row: ComparisonRow, audit: Audit) -> JsonData:
     return {
         "arm": row.arm.name,
         "is_baseline": row.is_baseline,
@@ -122,7 +122,7 @@ def _row_data(row: ComparisonRow, audit: Audit) -> Data:
     }
 
 
-def _cell_data(cell: ComparisonCell) -> Data:
+def _cell_data(cell: ComparisonCell) -> JsonData:
     difference = cell.difference
     low, high = _ends(difference.interval if difference else None) or (None, None)
     return {
@@ -150,8 +150,8 @@ def _cell_data(cell: ComparisonCell) -> Data:
     }
 
 
-def _cell_columns(cell: ComparisonCell) -> Data:
-    """A cell's data with the ends of its intervals, and its remarks, in columns of their own."""
+def _cell_columns(cell: ComparisonCell) -> JsonData:
+    """A cell's data for the CSV, in which the ends of intervals have columns of their own."""
     equivalence = cell.equivalence
     low, high = _ends(cell.bootstrap) or (None, None)
     equivalence_low, equivalence_high = _ends(equivalence.interval if equivalence else None) or (None, None)
@@ -172,7 +172,7 @@ def _ends(interval: Interval | None) -> list[float] | None:
     return [interval.low, interval.high] if interval else None
 
 
-def _effects_data(effects: Factorial) -> Data:
+def _effects_data(effects: Factorial) -> JsonData:
     return {
         "metric": effects.metric,
         "factors": [{"name": factor.name, "levels": list(factor.levels)} for factor in effects.factors],
@@ -186,7 +186,7 @@ def _effects_data(effects: Factorial) -> Data:
 
 
 def _axis_text(axes: Mapping[str, object], axis: str) -> str:
-    """An axis's value as a sweep's file writes it: null and true, not None and True. Empty if the arm lacks it."""
+    """An arm's value on an axis, written as in the sweep's file: null and true, not None and True; empty if none."""
     if axis not in axes:
         return ""
     value = axes[axis]

@@ -1,4 +1,4 @@
-"""The lines below a comparison's table: what its numbers mean, and everything that a mean or a row doesn't show."""
+"""The lines below a comparison's table: what its numbers mean, and everything that its cells can't show."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lab.comparison.statistics.paired import Interval, seed_list
 from lab.units import measure, percent, plural
 
 MOST_LINES = 12
-"""Lines of one kind; if there are more, the last line says how many."""
+"""The most lines of one kind. If there are more, another line gives their number."""
 
 
 def footnotes(comparison: Comparison) -> Iterator[str]:
-    """All lines, in their order."""
+    """All lines, in order."""
     sweep = comparison.sweep
     yield (
         f"Difference: arm less baseline ({sweep.baseline}), mean over the seeds that finished in both, "
@@ -26,16 +26,16 @@ def footnotes(comparison: Comparison) -> Iterator[str]:
     yield directions[:1].upper() + directions[1:] + "."
     if sweep.baseline not in sweep.arms:
         yield f"The baseline {sweep.baseline} has no runs: there is nothing to compare with."
-    for lines, rest in _LISTS:
-        yield from _at_most(list(lines(comparison)), rest)
+    for lines, omitted in _LISTS:
+        yield from _at_most(list(lines(comparison)), omitted)
     yield from _unigram(comparison)
     yield from _audit(comparison)
     if sweep.left_out:
-        other = ", replaced by a newer one of the same seed, or of values that their arm didn't pick"
-        reasons = other if sweep.tuned else " or replaced by a newer one of the same seed"
+        with_tuning = ", replaced by a newer run of the same seed, or with values that their arm didn't pick"
+        reasons = with_tuning if sweep.tuned else " or replaced by a newer run of the same seed"
         yield f"Left out: {plural(len(sweep.left_out), 'run')}, not in the plan{reasons}."
     broken = [f"Can't be read: {path} ({problem})." for path, problem in sweep.broken]
-    yield from _at_most(broken, "folders more can't be read")
+    yield from _at_most(broken, "more folders can't be read")
 
 
 def _direction(metric: str) -> str:
@@ -45,15 +45,15 @@ def _direction(metric: str) -> str:
     return f"{direction} {title(metric)} is better"
 
 
-def _at_most(lines: list[str], rest: str) -> Iterator[str]:
-    """The first of many lines, and how many there are besides."""
+def _at_most(lines: list[str], omitted: str) -> Iterator[str]:
+    """The first lines, and one with the number of omitted lines, which the text `omitted` describes."""
     yield from lines[:MOST_LINES]
     if len(lines) > MOST_LINES:
-        yield f"{len(lines) - MOST_LINES} {rest}: --json has all."
+        yield f"{len(lines) - MOST_LINES} {omitted}: --json has all."
 
 
 def _verdicts(comparison: Comparison) -> Iterator[str]:
-    """What it takes to be called better, worse or equivalent."""
+    """The rules for the verdicts."""
     alpha, arms, sweep = 1 - comparison.level, comparison.comparisons, comparison.sweep
     line = f"Green and better, red and worse: the paired t test has p < {alpha:.3g}"
     if arms > 1:
@@ -78,11 +78,14 @@ def _diverged(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         diverged = next((cell.diverged for cell in row.cells.values()), None)
         if diverged and row.arm.finished:
-            yield f"{row.arm.name} diverged in {diverged}: its numbers are of seeds that didn't, and may flatter it."
+            yield (
+                f"{row.arm.name} diverged in {diverged}: its numbers leave these out, so they may look better than "
+                "they are."
+            )
 
 
 def _second_opinions(comparison: Comparison) -> Iterator[str]:
-    """Verdicts that an interval seems to contradict, or that the exact sign-flip test alone wouldn't give."""
+    """Verdicts that an interval seems to contradict, or that the exact sign-flip test doesn't support."""
     alpha = 1 - comparison.level
     for row in comparison.rows:
         for cell in row.cells.values():
@@ -90,7 +93,7 @@ def _second_opinions(comparison: Comparison) -> Iterator[str]:
             if cell.verdict == "can't tell" and cell.difference and cell.difference.sign != "unclear":
                 yield (
                     f"{row.arm.name}: the interval of its {title(cell.metric)} excludes 0, but with this many arms "
-                    f"one may do so by chance: corrected p = {cell.p_holm:.2g}."
+                    f"an interval may do so by chance: corrected p = {cell.p_holm:.2g}."
                 )
             if cell.verdict in ("better", "worse", "different") and p is not None and p >= alpha:
                 yield (
@@ -100,7 +103,7 @@ def _second_opinions(comparison: Comparison) -> Iterator[str]:
 
 
 def _noise(comparison: Comparison) -> Iterator[str]:
-    """How much the baseline moves by itself."""
+    """How much the baseline varies without any change."""
     for metric, floor in comparison.noise.items():
         parts = []
         if floor.seeds_sd is not None:
@@ -112,7 +115,7 @@ def _noise(comparison: Comparison) -> Iterator[str]:
 
 
 def _effects(comparison: Comparison) -> Iterator[str]:
-    """Main effects and interactions on the first metric; or why a grid that is nearly complete has none."""
+    """Main effects and interactions on the first metric, or why a nearly complete grid has none."""
     design = comparison.effects.get(comparison.sweep.metrics[0])
     if design is None or len(design.factors) < 2:
         return
@@ -126,7 +129,7 @@ def _effects(comparison: Comparison) -> Iterator[str]:
     )
     for seed, arms in design.lacking:
         others = f" and {len(arms) - 3} more" if arms[3:] else ""
-        yield f"Seed {seed} is in no effect: without a result of {', '.join(arms[:3])}{others}."
+        yield f"Seed {seed} is in no effect: no result for {', '.join(arms[:3])}{others}."
     for effect in design.effects:
         p = "" if effect.p_holm is None else f", p = {effect.p_holm:.2g}"
         yield f"{effect.name}: {with_interval(effect.mean, effect.interval)}{p}."
@@ -141,7 +144,7 @@ def with_interval(mean: float, interval: Interval | None) -> str:
 
 
 def _picks(comparison: Comparison) -> Iterator[str]:
-    """What each arm picked of the tuned axes, and on what grounds."""
+    """The values that each arm picked on the tuned axes, and why."""
     for row in comparison.rows:
         if row.arm.selection is not None:
             yield f"{row.arm.name}: {row.arm.selection.describe()}."
@@ -154,8 +157,8 @@ def _reasons(comparison: Comparison) -> Iterator[str]:
         for seed, run in row.arm.runs.items():
             if run.status in ("blocked", "failed", "lost", "cancelled") and run.reason:
                 seeds.setdefault((run.status, run.reason), []).append(seed)
-        for (status, reason), of_reason in seeds.items():
-            yield f"{row.arm.name}: {seed_list(of_reason)} {status}: {reason}."
+        for (status, reason), numbers in seeds.items():
+            yield f"{row.arm.name}: {seed_list(numbers)} {status}: {reason}."
 
 
 def _gaps(comparison: Comparison) -> Iterator[str]:
@@ -166,7 +169,7 @@ def _gaps(comparison: Comparison) -> Iterator[str]:
             if sample.not_finite:
                 yield (
                     f"{row.arm.name}: {title(metric)} is not finite for {seed_list(sample.not_finite)}, "
-                    f"the mean is of the other {sample.n}."
+                    f"so the mean is over the other {sample.n}."
                 )
             unmeasured = row.arm.finished - sample.n - len(sample.not_finite)
             if unmeasured:
@@ -175,24 +178,24 @@ def _gaps(comparison: Comparison) -> Iterator[str]:
 
 
 _LISTS: tuple[tuple[Callable[[Comparison], Iterator[str]], str], ...] = (
-    (_diverged, "arms more diverged in some seed"),
-    (_second_opinions, "verdicts more need a second look"),
-    (_noise, "metrics more have noise"),
-    (_effects, "lines more are about effects"),
-    (_picks, "arms more picked values"),
-    (_reasons, "lines more are about runs without a result"),
-    (_gaps, "lines more are about finished runs that a mean doesn't include"),
+    (_diverged, "more arms diverged in some seed"),
+    (_second_opinions, "more verdicts need a second look"),
+    (_noise, "more metrics have noise"),
+    (_effects, "more lines about effects"),
+    (_picks, "more arms picked values"),
+    (_reasons, "more lines about runs without a result"),
+    (_gaps, "more lines about finished runs that a mean doesn't include"),
 )
-"""Lines of which there may be many, each kind with how the number of further lines is worded."""
+"""Kinds of lines that may be many, each with the text that follows the number of omitted lines."""
 
 
 def _unigram(comparison: Comparison) -> Iterator[str]:
-    """How far the arms are below the loss of counting tokens: an arm that isn't has learnt next to nothing."""
+    """How far the arms are below the unigram loss: an arm that isn't below it has learnt next to nothing."""
     if comparison.unigram_loss is None:
         return
     low, high = comparison.unigram_loss
-    yardstick = measure(low) if high - low < 5e-5 else f"{measure(low)} to {measure(high)}"
-    line = f"Unigram loss (a model that only counts tokens): {yardstick} nats per token"
+    unigram_loss = measure(low) if high - low < 5e-5 else f"{measure(low)} to {measure(high)}"
+    line = f"Unigram loss (a model that only counts tokens): {unigram_loss} nats per token"
     means = {row.arm.name: row.cells[LOSS].sample.mean for row in comparison.rows if LOSS in row.cells}
     gaps = {name: low - mean for name, mean in means.items() if mean is not None}
     if gaps and min(gaps.values()) > 0:
@@ -205,7 +208,7 @@ def _unigram(comparison: Comparison) -> Iterator[str]:
 
 
 def _audit(comparison: Comparison) -> Iterator[str]:
-    """What is held equal, and which arms aren't."""
+    """The cost that is held equal, and the arms that differ in it."""
     audit = comparison.audit
     descriptions = {row.arm.name: audit.describe(row.arm.name) for row in comparison.rows}
     mismatches = _at_most_arms([f"{arm} has {costs}" for arm, costs in descriptions.items() if costs])
@@ -213,9 +216,9 @@ def _audit(comparison: Comparison) -> Iterator[str]:
         yield f"Held equal over the arms: {audit.match}, within {100 * audit.tolerance:g}%."
     if mismatches:
         heading = "OFF the match" if audit.is_matched else "Not matched"
-        yield f"{heading}: {'; '.join(mismatches)}, beside the baseline."
+        yield f"{heading}: {'; '.join(mismatches)}, compared with the baseline."
 
 
 def _at_most_arms(texts: list[str]) -> list[str]:
-    more = [f"and {len(texts) - MOST_LINES} arms more"] if len(texts) > MOST_LINES else []
+    more = [f"and {len(texts) - MOST_LINES} more arms"] if len(texts) > MOST_LINES else []
     return [*texts[:MOST_LINES], *more]

@@ -1,4 +1,4 @@
-"""`lab compare`: a sweep's arms as a table, with how certain its differences are."""
+"""The table of `lab compare`: a sweep's arms, their differences from the baseline, and how certain these are."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lab.comparison.tables.footnotes import footnotes, with_interval
 from lab.units import count, measure, percent
 
 MOST_ROWS = 200
-"""Nobody reads a longer table, and it takes seconds to lay out. The other rows are counted, and --json has them."""
+"""A longer table is unreadable and takes seconds to lay out. The other rows are counted, and --json has them."""
 
-MOST_SEEDS = 1000
-"""If more seeds than this would be needed, their exact number says nothing more."""
+MOST_SEEDS_SHOWN = 1000
+"""Larger numbers of needed seeds are shown as "over 1,000"."""
 
 _STYLES = {"better": "green", "worse": "red", "different": "bold", "equivalent": "cyan"}
 
@@ -30,25 +30,25 @@ _STYLES = {"better": "green", "worse": "red", "different": "bold", "equivalent":
 def show(comparison: Comparison, console: Console | None = None) -> None:
     """Print the comparison.
 
-    Without a terminal it is as wide as it needs to be, so that nothing is folded or cut. On a terminal that is too
-    narrow for it, each metric has a table of its own, and the costs another.
+    Without a terminal the table is as wide as its content, so that nothing is folded or cut. If a terminal is too
+    narrow for the table, each metric gets its own table, and so do the costs.
     """
     console = console or Console()
     rows = printed_rows(comparison)
     heading = Text(comparison.sweep.question or comparison.sweep.name, style="bold")
     lines = [Text(line) for line in (*omitted_rows(comparison, rows), *footnotes(comparison))]
-    whole = _table(comparison, rows, comparison.sweep.metrics, costs=True)
-    page = Group(heading, whole, *lines)
+    full_table = _table(comparison, rows, comparison.sweep.metrics, costs=True)
+    page = Group(heading, full_table, *lines)
     if not console.is_terminal:
         console.width = max(console.width, _width(page, console))
-    elif _width(whole, console) > console.width:
+    elif _width(full_table, console) > console.width:
         parts = [_table(comparison, rows, (metric,), costs=False) for metric in comparison.sweep.metrics]
         page = Group(heading, *parts, _table(comparison, rows, (), costs=True), *lines)
     console.print(page)
 
 
 def printed_rows(comparison: Comparison) -> tuple[ComparisonRow, ...]:
-    """The rows to print, in their order: all, or the baseline and the best by the first metric."""
+    """The rows to print, in the sweep's order: all, or the baseline and the best arms by the first metric."""
     rows, metric = comparison.rows, comparison.sweep.metrics[0]
     if len(rows) <= MOST_ROWS:
         return rows
@@ -57,30 +57,30 @@ def printed_rows(comparison: Comparison) -> tuple[ComparisonRow, ...]:
 
 
 def rank(row: ComparisonRow, metric: str) -> tuple[bool, float]:
-    """For sorting: the baseline first, then the arms from the best mean on, those without a mean last."""
+    """Sort key: the baseline first, then the arms from the best mean to the worst, arms without a mean last."""
     mean = row.cells[metric].sample.mean
     sign = -1 if better(metric) == "higher" else 1
     return not row.is_baseline, math.inf if mean is None else sign * mean
 
 
 def omitted_rows(comparison: Comparison, printed: Sequence[ComparisonRow]) -> list[str]:
-    """How many rows aren't printed, and how many of them lack a result."""
+    """A line with the number of rows that aren't printed; empty if all are."""
     names = {row.arm.name for row in printed}
     others = [row.arm for row in comparison.rows if row.arm.name not in names]
     if not others:
         return []
     metric = comparison.sweep.metrics[0]
-    which = f"the best by {title(metric)}" if better(metric) else f"those with the lowest {title(metric)}"
+    shown = f"the best by {title(metric)}" if better(metric) else f"those with the lowest {title(metric)}"
     incomplete = sum(arm.finished < len(arm.runs) for arm in others)
-    remark = f" Without a result for some seed: {incomplete:,} of them." if incomplete else ""
+    remark = f" {incomplete:,} of them lack a result for some seed." if incomplete else ""
     return [
-        f"{len(others):,} arms more: of {len(comparison.rows):,}, the baseline and {which} are shown; "
+        f"{len(others):,} more arms: of {len(comparison.rows):,}, the baseline and {shown} are shown; "
         f"--json and --csv have all.{remark}"
     ]
 
 
 def _width(content: RenderableType, console: Console) -> int:
-    """How many columns it takes when nothing is folded."""
+    """The width of the content in characters if nothing is folded."""
     return Measurement.get(console, console.options.update(width=10_000), content).maximum
 
 
@@ -94,7 +94,7 @@ def _table(comparison: Comparison, rows: Sequence[ComparisonRow], metrics: Seque
 
 
 def columns(comparison: Comparison, metrics: Sequence[str], *, costs: bool = True) -> list[tuple[str, bool]]:
-    """The table's columns, each with whether its numbers are aligned to the right."""
+    """The title of each column, and whether it is aligned to the right."""
     heads = [("arm", False), ("n", False)]
     for metric in metrics:
         heads += [(title(metric), True), (f"difference [{percent(comparison.level)}]", False)]
@@ -112,7 +112,7 @@ def cells(comparison: Comparison, row: ComparisonRow, metrics: Sequence[str], *,
 
 
 def _name(row: ComparisonRow, comparison: Comparison) -> Text:
-    """The arm, marked if it is off the match that the sweep declares."""
+    """The arm's name, marked if the arm isn't matched as the sweep declares."""
     text = Text(row.arm.name)
     if comparison.audit.is_matched and comparison.audit.mismatches(row.arm.name):
         text.append(" (off match)", style="yellow")
@@ -120,7 +120,7 @@ def _name(row: ComparisonRow, comparison: Comparison) -> Text:
 
 
 def _cost(row: ComparisonRow, cost: str, comparison: Comparison) -> Text:
-    """A cost, and how far it is from the baseline's if that is beyond the tolerance: "1.27M (+3.1%)"."""
+    """A cost, followed by its deviation from the baseline's if that exceeds the tolerance: "1.27M (+3.1%)"."""
     text = Text(count(row.arm.costs.get(cost)))
     deviation = comparison.audit.mismatches(row.arm.name).get(cost)
     if deviation is not None and math.isfinite(deviation):
@@ -129,7 +129,7 @@ def _cost(row: ComparisonRow, cost: str, comparison: Comparison) -> Text:
 
 
 def _seeds(row: ComparisonRow) -> Text:
-    """How many seeds gave a result, and the status of the others: "4 (1 diverged)"."""
+    """The number of finished seeds, and the status of the others: "4 (1 diverged)"."""
     text = Text(str(row.arm.finished))
     others = ", ".join(f"{n} {status}" for status, n in row.arm.statuses.items() if status != "finished")
     if others:
@@ -144,7 +144,7 @@ def _difference(cell: ComparisonCell, row: ComparisonRow) -> Text:
     elif difference is None:
         text = Text("–")
     else:
-        # The verdict is a word besides its colour: colours are lost in a pipe, and on many readers.
+        # The verdict is also written out: a pipe drops colours, and not every reader can tell them apart.
         numbers = "" if difference.mean is None else with_interval(difference.mean, difference.interval)
         text = Text(" ".join(filter(None, (numbers, _verdict(cell)))), style=_STYLES.get(cell.verdict or "", ""))
     if cell.diverged:
@@ -155,13 +155,15 @@ def _difference(cell: ComparisonCell, row: ComparisonRow) -> Text:
 
 
 def _verdict(cell: ComparisonCell) -> str:
-    """The verdict, with the seeds that would give one: "can't tell (12 seeds)". Empty if a remark says enough: that
-    there is one pair or none, or no difference at all."""
+    """The verdict, with the number of seeds that it needs: "can't tell (12 seeds)".
+
+    Empty if there are fewer than two pairs or no difference on any seed: a remark says so already.
+    """
     if cell.p is None or cell.verdict is None or cell.difference is None:
         return ""
     if cell.verdict == "can't tell" and cell.difference.identical:
         return ""
     if cell.seeds_needed is None:
         return cell.verdict
-    needed = f"{cell.seeds_needed}" if cell.seeds_needed <= MOST_SEEDS else f"over {MOST_SEEDS:,}"
+    needed = f"{cell.seeds_needed}" if cell.seeds_needed <= MOST_SEEDS_SHOWN else f"over {MOST_SEEDS_SHOWN:,}"
     return f"{cell.verdict} ({needed} seeds)"

@@ -1,1 +1,1 @@
-"""A comparison as a TensorBoard view: curves with bands, HParams, custom scalars, text."""
+"""A comparison as a TensorBoard view: curves with bands, HParams, Custom Scalars and Text."""

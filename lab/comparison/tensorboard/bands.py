@@ -1,5 +1,6 @@
-"""Curves that TensorBoard itself doesn't have: an arm's mean over its seeds and its difference from the baseline, both
-with their bands, over tokens and over FLOPs. They are event files of the view, whose steps are tokens or FLOPs.
+"""Curves that TensorBoard can't compute: an arm's mean over its seeds and its difference from the baseline.
+
+Both come with bands, over tokens and over FLOPs. They are written as event files whose steps are tokens or FLOPs.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from lab.comparison.read.results import ArmResults, RunResult, SweepResults
 from lab.comparison.tensorboard.custom_scalars import margin
 from lab.comparison.tensorboard.event_files import EventRecord, event_file, scalars
 
-MOST_POINTS = 100
-"""In one curve. A chart shows no more, and a thousand runs' would take minutes to write."""
+POINTS_PER_CURVE = 100
+"""The most points of one curve: a chart shows no more, and with a thousand runs, writing more would take minutes."""
 
 _MOST_STEPS = 2.0**62  # steps are 64-bit integers
-_VERSION = 2  # of the files' content; files of another version are made again
+_VERSION = 2  # of the files' content; files of another version are written again
 _LEVEL = 0.95
 _UNITS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
 _AXES: tuple[X, ...] = ("tokens", "flops")
@@ -28,21 +29,21 @@ Curves = Mapping[tuple[str, X], Mapping[int, MetricCurve]]
 
 
 class Unit(NamedTuple):
-    """What one step of a curve over FLOPs stands for."""
+    """The FLOPs that one step of a curve over FLOPs stands for."""
 
     flops: float
     name: str
 
     @property
     def axes(self) -> tuple[str, str]:
-        """The axes that curves are over, by their names in tags."""
+        """The names in tags of the axes that curves are over."""
         return "tokens", self.name
 
 
 def unit(sweeps: Sequence[SweepResults]) -> Unit:
-    """The unit of FLOPs, so that steps are whole numbers: the largest in which the longest run takes 100,000.
+    """The unit of FLOPs: the largest in which the longest run takes at least 100,000 steps.
 
-    MFLOPs if no run's budget is known.
+    Steps are whole numbers, so a larger unit would merge points. MFLOPs if no run's budget is known.
     """
     longest = max((_total_flops(arm) for sweep in sweeps for arm in sweep.arms.values()), default=0.0)
     return Unit(*next((unit for unit in _UNITS if longest >= 1e5 * unit[0]), _UNITS[-1]))
@@ -56,10 +57,11 @@ def _total_flops(arm: ArmResults) -> float:
 
 
 class Bands:
-    """The files of one sweep's arms.
+    """Writes the event files of one sweep's arms.
 
     Args:
-        unit: of the FLOPs; the same for a whole view.
+        sweep: the sweep.
+        unit: the unit of FLOPs, which all sweeps of a view share.
     """
 
     def __init__(self, sweep: SweepResults, unit: Unit) -> None:
@@ -69,7 +71,7 @@ class Bands:
         self._baseline_curves: Curves | None = None
 
     def key(self, arm: ArmResults) -> str:
-        """A digest of everything that an arm's file depends on: a file with the same key needn't be made again."""
+        """A digest of everything that an arm's file depends on: a file with the same key needn't be rewritten."""
         runs = [*averaged_runs(arm).values(), *(averaged_runs(self._baseline).values() if self._baseline else ())]
         content = [
             _VERSION,
@@ -82,9 +84,14 @@ class Bands:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def file(self, arm: ArmResults, time: float) -> bytes | None:
-        """The event file of an arm's mean and of its difference from the baseline.
+        """The event file with an arm's mean and its difference from the baseline.
 
-        None if no metric has a curve of two points.
+        Args:
+            arm: the arm.
+            time: the time of all events, in unix seconds.
+
+        Returns:
+            The file's content; None if no metric has a curve of at least two points.
         """
         curves = self._curves(arm)
         records = []
@@ -92,17 +99,17 @@ class Bands:
             values: dict[int, dict[str, float]] = {}  # step → tag → value
             descriptions: dict[str, str] = {}
             for metric in self._metrics:
-                for kind, of_kind in self._bands(arm, curves, metric, axis).items():
-                    if len(of_kind.x) < 2:  # a metric that is measured at the end alone has no curve
+                for kind, curve_band in self._bands(arm, curves, metric, axis).items():
+                    if len(curve_band.x) < 2:  # a metric that is measured only at the end has no curve
                         continue
                     tags = margin(kind, name, metric)
-                    descriptions |= dict.fromkeys(tags, _description(arm, of_kind))
-                    for step, point in _points(of_kind, size):
+                    descriptions |= dict.fromkeys(tags, _description(arm, curve_band))
+                    for step, point in _points(curve_band, size):
                         values.setdefault(step, {}).update(zip(tags, point, strict=True))
-            for step, of_step in sorted(values.items()):
-                records.append(EventRecord(step, scalars(of_step, descriptions)))
-                # A description stands with the first point alone.
-                descriptions = {tag: text for tag, text in descriptions.items() if tag not in of_step}
+            for step, step_values in sorted(values.items()):
+                records.append(EventRecord(step, scalars(step_values, descriptions)))
+                # Only the first point of a tag carries its description.
+                descriptions = {tag: text for tag, text in descriptions.items() if tag not in step_values}
         return event_file(time, records) if records else None
 
     def _bands(self, arm: ArmResults, curves: Curves, metric: str, axis: X) -> dict[str, Band]:
@@ -125,35 +132,35 @@ class Bands:
 
 
 def _points(band: Band, size: float) -> list[tuple[int, tuple[float, float, float]]]:
-    """(step, (mean, low, high)) of at most `MOST_POINTS` points, the first and the last among them.
+    """(step, (mean, low, high)) of at most `POINTS_PER_CURVE` evenly spaced points, with the first and the last.
 
-    One seed has no band: both ends lie on the mean, since TensorBoard draws no chart without them.
+    A single seed has no band: low and high equal the mean, since TensorBoard draws no chart without them.
     """
     n = len(band.x)
-    places: Sequence[int] = range(n)
-    if n > MOST_POINTS:
-        places = sorted({round(i * (n - 1) / (MOST_POINTS - 1)) for i in range(MOST_POINTS)})
+    indices: Sequence[int] = range(n)
+    if n > POINTS_PER_CURVE:
+        indices = sorted({round(i * (n - 1) / (POINTS_PER_CURVE - 1)) for i in range(POINTS_PER_CURVE)})
     low, high = band.low or band.mean, band.high or band.mean
     points = {
-        round(band.x[i] / size): (band.mean[i], low[i], high[i]) for i in places if abs(band.x[i]) < _MOST_STEPS * size
+        round(band.x[i] / size): (band.mean[i], low[i], high[i]) for i in indices if abs(band.x[i]) < _MOST_STEPS * size
     }
     return sorted(points.items())
 
 
 def _description(arm: ArmResults, band: Band) -> str:
-    """The text beside an arm's curve: which seeds it is over, and the status of the others."""
+    """The text beside an arm's curve: the seeds that it averages, and the status of the others."""
     others = [f"seed {seed} {run.status}" for seed, run in arm.runs.items() if not run.finished]
     return "; ".join(
         [
             f"{len(band.seeds)} of {len(arm.runs)} seeds ({', '.join(map(str, band.seeds))})",
-            "95% t interval" if band.low else "one seed has no interval",
+            "95% t interval" if band.low else "one seed, so no interval",
             *others,
         ]
     )
 
 
 def _file_state(run: RunResult) -> tuple[int, ...]:
-    """Size and time of change, in nanoseconds, of the file with a run's curves; empty if there is none."""
+    """Size in bytes and modification time in nanoseconds of the file with a run's curves; empty if there is none."""
     if run.folder is None:
         return ()
     try:
@@ -164,6 +171,6 @@ def _file_state(run: RunResult) -> tuple[int, ...]:
 
 
 def last_change(arm: ArmResults) -> float:
-    """When a curve of the arm was last added to, in unix seconds; 0 if none has begun."""
+    """When a curve of the arm last changed, in unix seconds; 0 if the arm has no curve yet."""
     states = [_file_state(run) for run in averaged_runs(arm).values()]
     return max((state[1] / 1e9 for state in states if state), default=0.0)

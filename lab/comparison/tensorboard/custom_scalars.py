@@ -1,7 +1,8 @@
-"""The page of TensorBoard's Custom Scalars tab: the arms' means with their bands over seeds, and their differences from
-the baseline, for each metric over tokens and over FLOPs.
+"""The layout of TensorBoard's Custom Scalars tab.
 
-Each chart has a single series: if a run has some of a chart's series but not all, TensorBoard shows an error.
+It shows, for each metric, the arms' means over seeds and their differences from the baseline, with bands, over tokens
+and over FLOPs. Each chart has a single series: TensorBoard shows an error for a run that has only some of a chart's
+series.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lab.comparison.tensorboard.event_files import string
 
 
 class Margin(NamedTuple):
-    """The tags of one chart; their points have the same steps."""
+    """The tags of one chart: a curve and the edges of its band, at the same steps."""
 
     value: str
     lower: str
@@ -30,8 +31,14 @@ def margin(kind: str, axis: str, metric: str) -> Margin:
     return Margin(f"{chart}/{metric}", f"{chart}, band/{metric} low", f"{chart}, band/{metric} high")
 
 
-def page(metrics: Sequence[str], axes: Sequence[str], baseline: str) -> summary_pb2.Summary:
-    """The record that lays the page out; `baseline` names what the differences are from."""
+def chart_layout(metrics: Sequence[str], axes: Sequence[str], baseline: str) -> summary_pb2.Summary:
+    """The record that declares the tab's charts.
+
+    Args:
+        metrics: the metrics that have curves.
+        axes: the axes' names in tags.
+        baseline: the name of the baseline, for headings.
+    """
     categories = []
     for metric in metrics:
         for kind, heading in (

@@ -1,6 +1,6 @@
-"""Event files as bytes, written without TensorFlow. The same records give the same bytes.
+"""Event files as bytes, written without TensorFlow.
 
-So a view that is up to date can be told from one that isn't.
+The same records always give the same bytes, so that comparing files tells whether a view is up to date.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def event_file(time: float, records: Iterable[EventRecord]) -> bytes:
 
 
 def has_tag(content: bytes, tag: str) -> bool:
-    """Whether an event file that `event_file` made has a value with this tag."""
-    if tag.encode() not in content:  # nearly always the answer, and a hundred times as fast
+    """Whether an event file written by `event_file` has a value with this tag."""
+    if tag.encode() not in content:  # usually enough, and a hundred times as fast as parsing
         return False
     start = 0
     while start < len(content):
@@ -47,7 +47,12 @@ def has_tag(content: bytes, tag: str) -> bool:
 
 
 def scalars(values: Mapping[str, float], descriptions: Mapping[str, str] | None = None) -> summary_pb2.Summary:
-    """Tag → value, and for some tags the description that TensorBoard shows."""
+    """A record of scalars.
+
+    Args:
+        values: tag → value.
+        descriptions: tag → the description that TensorBoard shows, for some of the tags.
+    """
     summary = summary_pb2.Summary()
     for tag, value in values.items():
         scalar = summary.value.add(tag=tag, simple_value=value)
@@ -57,27 +62,27 @@ def scalars(values: Mapping[str, float], descriptions: Mapping[str, str] | None 
 
 
 def texts(markdown: Mapping[str, str]) -> summary_pb2.Summary:
-    """Tag → Markdown, for the Text tab."""
+    """A record of texts (tag → Markdown) for the Text tab."""
     metadata = text_metadata.create_summary_metadata(display_name=None, description=None)
     metadata.data_class = summary_pb2.DATA_CLASS_TENSOR
     return summary_pb2.Summary(value=[string(tag, text.encode(), metadata) for tag, text in markdown.items()])
 
 
 def string(tag: str, content: bytes, metadata: summary_pb2.SummaryMetadata) -> summary_pb2.Summary.Value:
-    """A string under a tag, as a tensor without dimensions."""
+    """A string value with a tag, as a scalar tensor."""
     shape = tensor_shape_pb2.TensorShapeProto()
     tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=[content])
     return summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
 def _frame(event: bytes) -> bytes:
-    """An event as TensorBoard's RecordWriter writes it, whose checksums in Python take thirty times as long."""
+    """An event framed as by TensorBoard's RecordWriter, whose checksums in Python are thirty times slower."""
     length = struct.pack("<Q", len(event))
     return b"".join((length, _checksum(length), event, _checksum(event)))
 
 
 def _checksum(content: bytes) -> bytes:
-    """The masked CRC-32C, as in TensorFlow's record format."""
+    """The masked CRC-32C of TensorFlow's record format."""
     crc = google_crc32c.value(content)
     masked = ((crc >> 15) | (crc << 17)) + 0xA282EAD8
     return struct.pack("<I", masked & 0xFFFFFFFF)

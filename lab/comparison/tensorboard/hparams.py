@@ -1,7 +1,7 @@
 """The records that fill TensorBoard's HParams tab, as the bytes of event files.
 
-The tab has rules, and loses columns or values if one is broken: one experiment record in a log folder, one type for
-each axis, one end for each session. `summary_v2` and the `_pb2` modules work without TensorFlow.
+The tab loses columns or values unless a log folder has one experiment record, each axis has one type, and each session
+has one end. `summary_v2` and the `_pb2` modules work without TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lab.records import is_number
 Value = bool | float | str
 
 _COSTS = {f"costs/{name}": COST_TITLES[name] for name in (*COSTS, "tokens_per_second")}
-"""The tags of the columns of costs, and their titles."""
+"""The tags and titles of the columns of costs."""
 
 
-class Axes:
-    """Swept axes, with all values of an axis in one type, as TensorBoard needs it.
+class TypedAxes:
+    """Swept axes with one type for all values of an axis, as TensorBoard requires.
 
-    If all values of an axis are numbers, or all are booleans, they stay so. Other axes become text, such as a window
-    of `128` or `null`.
+    If all values of an axis are numbers, or all are booleans, they keep their type. Otherwise all become text, such as
+    the windows `128` and `null`.
 
     Args:
         arms: axis → value, for each arm.
@@ -42,11 +42,11 @@ class Axes:
         self._types = {axis: _type(values) for axis, values in self._values.items()}
 
     def typed(self, axes: Mapping[str, object]) -> dict[str, Value]:
-        """One arm's values, each in the type of its axis."""
+        """One arm's values, each converted to the type of its axis."""
         return {axis: _convert(value, self._types[axis]) for axis, value in axes.items()}
 
     def infos(self) -> list[api_pb2.HParamInfo]:
-        """The axes as the experiment record declares them, with all their values."""
+        """The axes with all their values, for the experiment record."""
         return [
             api_pb2.HParamInfo(
                 name=axis,
@@ -63,11 +63,12 @@ class Axes:
         return list(dict.fromkeys(_convert(value, self._types[axis]) for value in self._values[axis]))
 
 
-def experiment(axes: Axes, metrics: Sequence[str]) -> summary_pb2.Summary:
+def experiment(axes: TypedAxes, metrics: Sequence[str]) -> summary_pb2.Summary:
     """The record that declares the columns: the swept axes, and the metrics and costs with their titles.
 
     Args:
-        metrics: scalar tags.
+        axes: the swept axes.
+        metrics: the tags of the metrics.
     """
     columns = {metric: title(metric) for metric in metrics} | _COSTS
     infos = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, name in columns.items()]
@@ -76,11 +77,13 @@ def experiment(axes: Axes, metrics: Sequence[str]) -> summary_pb2.Summary:
 
 
 def session_start(group: str, axes: Mapping[str, Value], costs: Mapping[str, float], created: float) -> bytes:
-    """An event file that makes its folder a session of a group, the arm. The seeds of a group share one line.
+    """An event file that makes its folder a session of a group. The tab shows one line for each group.
 
     Args:
-        costs: the costs that are known before the run begins, by their names in a plan.
-        created: unix seconds.
+        group: the arm, whose seeds are the group's sessions.
+        axes: axis → the arm's value.
+        costs: the costs that are known before the run starts, by their names in a plan.
+        created: when the run was created, in unix seconds.
     """
     start = summary_v2.hparams_pb(dict(axes), trial_id=group, start_time_secs=created)
     return event_file(created, [EventRecord(0, start), *_scalars(0, _columns(costs))])
@@ -89,13 +92,14 @@ def session_start(group: str, axes: Mapping[str, Value], costs: Mapping[str, flo
 def session_end(
     succeeded: bool, metrics: Mapping[str, float], costs: Mapping[str, float], step: int, ended: float
 ) -> bytes:
-    """An event file that ends a session with its true status and the final values of its metrics.
+    """An event file that ends a session with its status and the final values of its metrics.
 
     Args:
-        metrics: scalar tag → value; NaN if the run has no result, so that no earlier value is taken for one.
+        succeeded: whether the run has finished.
+        metrics: tag → value; NaN if the run has no result, so that TensorBoard doesn't show an earlier value as final.
         costs: the costs that the run measured, by their names in its summary.
-        step: the last optimizer step. With a smaller one, TensorBoard would drop the points after it.
-        ended: unix seconds.
+        step: the last optimizer step. TensorBoard drops points with larger steps.
+        ended: when the run ended, in unix seconds.
     """
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)
@@ -104,7 +108,7 @@ def session_end(
 
 
 def _columns(costs: Mapping[str, float]) -> dict[str, float]:
-    """The costs that have a column, by the column's tag."""
+    """Tag → value of the costs that have a column."""
     return {f"costs/{name}": value for name, value in costs.items() if f"costs/{name}" in _COSTS}
 
 
@@ -135,7 +139,7 @@ def _convert(value: object, kind: type[Value]) -> Value:
         return value
     if kind is float and isinstance(value, int | float):
         return float(value)
-    # As YAML and JSON write it, so that it reads like the sweep's file: null, true, [128, 256].
+    # Written as in the sweep's file: null, true, [128, 256].
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,6 +1,6 @@
-"""The TensorBoard view of sweeps as a folder: building it, and serving it. `view` says what it contains.
+"""Build the TensorBoard view of sweeps as a folder, and serve it. `view` defines its content.
 
-It can be thrown away and rebuilt at any time, even while a TensorBoard shows it and runs are still writing.
+A view can be deleted and rebuilt at any time, even while TensorBoard shows it and runs are still writing.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ _KEPT_SECONDS = 60.0
 
 
 def build_view(root: Path | str, sweeps: str | Sequence[str], elsewhere: Path | None = None) -> Path:
-    """Build the view of one or more sweeps, or bring it up to date, and return where it is.
+    """Build or update the view of one or more sweeps, and return its path.
 
-    The new view replaces the old one in one step; a view that is up to date stays. Runs that haven't begun are not in
-    it. A run that failed or diverged has NaN as the final value of the sweep's metrics: TensorBoard would average its
-    last finite value with the other seeds' results.
+    A new view replaces the old one atomically; a view that is up to date isn't touched. Runs that haven't started
+    aren't shown. For a run that failed or diverged, the final values of the sweep's metrics are NaN: TensorBoard would
+    otherwise average its last finite value with the other seeds' results.
 
     Args:
-        elsewhere: where to build views of a root that this user can't write to.
+        root: the folder of the runs.
+        sweeps: the sweeps' names.
+        elsewhere: where to build views if this user can't write to the root.
 
     Returns:
-        `<root>/<sweep>/.tensorboard`, or for several sweeps a folder under `<root>/.tensorboard-views`, in which runs
-        are called `sweep/arm/seed-n`. Below `elsewhere` it is the same, in a folder for each root.
+        `<root>/<sweep>/.tensorboard`; for several sweeps, a folder under `<root>/.tensorboard-views`, in which runs are
+        called `sweep/arm/seed-n`. Below `elsewhere`, each root has a folder with the same layout.
 
     Raises:
         RequestError: no sweep is named, one of them has no runs, or the view can't be written.
@@ -55,21 +57,21 @@ def build_view(root: Path | str, sweeps: str | Sequence[str], elsewhere: Path | 
     if not names:
         raise RequestError("a TensorBoard view needs at least one sweep")
     collected = [collect(root, name) for name in names]
-    view = _place(root, names)
-    own = None if elsewhere is None else _place(elsewhere / _digest(os.path.realpath(root)), names)
-    if own is not None and not _may_write(view.parent):
-        # Even if another user's view is there and up to date: later changes wouldn't reach a TensorBoard on it.
-        view, own = own, None
+    view = _view_path(root, names)
+    private = None if elsewhere is None else _view_path(elsewhere / _digest(os.path.realpath(root)), names)
+    if private is not None and not _may_write(view.parent):
+        # Even if another user's view is up to date now, this process couldn't refresh it later.
+        view, private = private, None
     layout = lay_out(collected, previous=view)
     try:
         return _build(view, layout, apart=not view.is_relative_to(root))
     except OSError as error:
-        if own is None or error.errno not in _CLOSED:
+        if private is None or error.errno not in _CLOSED:
             raise RequestError(f"no view can be built in {view.parent}: {error.strerror or error}") from None
     try:
-        return _build(own, layout, apart=True)
+        return _build(private, layout, apart=True)
     except OSError as error:
-        raise RequestError(f"no view can be built in {own.parent}: {error.strerror or error}") from None
+        raise RequestError(f"no view can be built in {private.parent}: {error.strerror or error}") from None
 
 
 def _build(view: Path, layout: Layout, *, apart: bool) -> Path:
@@ -84,8 +86,8 @@ def _may_write(folder: Path) -> bool:
     return os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK)
 
 
-def _place(base: Path, names: Sequence[str]) -> Path:
-    """Where the view of these sweeps is, below a folder."""
+def _view_path(base: Path, names: Sequence[str]) -> Path:
+    """The path below `base` of the view of these sweeps."""
     return base / names[0] / VIEW if len(names) == 1 else base / f"{VIEW}-views" / _digest("\0".join(names))
 
 
@@ -101,15 +103,17 @@ def serve(
     refresh_seconds: float = 30.0,
     echo: Callable[[str], object] = print,
 ) -> None:
-    """Show a view until interrupted, on this machine's loopback address alone.
+    """Serve a view until interrupted, only on this machine's loopback address.
 
     Args:
-        port: the port to listen on; None is the first free one from 6006.
+        view: the view's folder.
+        port: the port to listen on; None for the first free port from 6006 on.
         refresh: called every `refresh_seconds`, so that new runs and results appear.
-        echo: prints the address once it answers.
+        refresh_seconds: seconds between two calls of `refresh`.
+        echo: prints the address once TensorBoard answers.
 
     Raises:
-        RequestError: the port is taken, or TensorBoard ended by itself; the message has its last lines.
+        RequestError: the port is in use, or TensorBoard exited; the message ends with its last lines.
     """
     with contextlib.suppress(KeyboardInterrupt), _ending_on_sigterm(), server(view, port) as (address, process):
         echo(f"TensorBoard: {address} (Ctrl-C ends it)")
@@ -166,20 +170,22 @@ def _is_current(view: Path, layout: Layout) -> bool:
                     return False
             elif not path.is_symlink() or path.resolve() != content.resolve():
                 return False
-    except OSError:  # it belongs to somebody else, or was replaced just now
+    except OSError:  # another user owns it, or it was replaced just now
         return False
     return True
 
 
 def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
-    """Build the view beside the old one, then point the link `view` to it: there is a whole view at every moment.
+    """Build a new view beside the old one, then point the link `view` to it, so that a complete view always exists.
 
     Args:
-        apart: the view is outside of the root.
+        view: the path of the link.
+        layout: the new view's files.
+        apart: whether the view lies outside the root; its links are then absolute.
 
     Raises:
         RequestError: a path of the layout leads out of the view.
-        OSError: the old view stays, and nothing is left behind.
+        OSError: the view can't be written. The old view is unchanged, and no files are left behind.
     """
     stem = VIEW if view.name == VIEW else view.name
     folder = view.with_name(f"{stem}-{secrets.token_hex(6)}")
@@ -190,7 +196,7 @@ def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
         for name, content in layout.items():
             path = home / name
             if ".." in path.parts or not path.is_relative_to(home) or path == home:
-                raise RequestError(f"{name}: can't be shown in a view, as it would stand outside of it")
+                raise RequestError(f"{name}: can't be shown in a view: its path would lie outside the view")
             path.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 path.write_bytes(content)
@@ -201,9 +207,9 @@ def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
         link.symlink_to(folder.name, target_is_directory=True)
         if view.is_symlink():
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                os.utime(view)  # follows the link: when the old view was replaced
+                os.utime(view)  # follows the link: marks when the old view was replaced
         elif view.is_dir():
-            shutil.rmtree(view)  # a copy of a root may hold a folder where the link was
+            shutil.rmtree(view)  # a copied root may have a folder in place of the link
         os.replace(link, view)
     except BaseException:
         link.unlink(missing_ok=True)
@@ -213,13 +219,13 @@ def _replace(view: Path, layout: Layout, *, apart: bool) -> None:
 
 
 def _remove_old(parent: Path, stem: str, current: Path) -> None:
-    """Remove the views that this one replaced, except for recent ones.
+    """Remove replaced views, except for recent ones.
 
-    A reader may just have followed the link to one, and would take every run for deleted; and another process may be
-    building one.
+    TensorBoard may be reading a recent view, and would show every run as deleted; and another process may be building
+    one.
     """
     for path in parent.glob(f"{stem}-*"):
-        # If it is gone or busy (network file systems keep what TensorBoard has open), the next rebuild finds it.
+        # A view may be gone already, or busy: network file systems keep open files. The next rebuild tries again.
         with contextlib.suppress(OSError):
             if path.name != current.name and time.time() - path.lstat().st_mtime > _KEPT_SECONDS:
                 path.unlink() if path.is_symlink() else shutil.rmtree(path)
@@ -227,7 +233,7 @@ def _remove_old(parent: Path, stem: str, current: Path) -> None:
 
 @contextlib.contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, so that TensorBoard ends too."""
+    """Handle SIGTERM like Ctrl-C, so that TensorBoard is stopped as well."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -245,8 +251,9 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, output: int) -> None:
             return
         time.sleep(0.05)
     lines = os.pread(output, 100_000, 0).decode(errors="replace").strip().splitlines()[-5:]
-    why = f"exit code {process.returncode}" if process.poll() is not None else f"no answer in {_STARTUP_SECONDS:.0f} s"
-    raise RequestError("\n".join([f"TensorBoard did not start ({why}):", *lines]))
+    timeout = f"no answer in {_STARTUP_SECONDS:.0f} s"
+    reason = timeout if process.poll() is None else f"exit code {process.returncode}"
+    raise RequestError("\n".join([f"TensorBoard did not start ({reason}):", *lines]))
 
 
 def _free(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""A sweep in words for TensorBoard's Text tab, in Markdown: its question, its plan, and the table."""
+"""The Markdown for TensorBoard's Text tab: a sweep's question, its plan, and its table."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
 
 def texts_of(sweep: SweepResults) -> dict[str, str]:
     """Tag → text: the question, the plan and the table. TensorBoard sorts them by tag."""
-    question = escape(sweep.question) if sweep.question else f"The sweep {escape(sweep.name)} states no question."
+    question = escape(sweep.question) if sweep.question else f"The sweep {escape(sweep.name)} has no question."
     return {"question": question, "the plan": _plan(sweep), "the table": _table(sweep)}
 
 
 def escape(text: str) -> str:
-    """Text as the Markdown of TensorBoard that shows it unchanged."""
+    """Plain text escaped for TensorBoard's Markdown."""
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
@@ -49,7 +49,7 @@ def _plan(sweep: SweepResults) -> str:
         f"metrics: {', '.join(title(metric) for metric in sweep.metrics)}."
     )
     more = len(sweep.arms) - MOST_ROWS
-    return f"{heading}\n\n{markdown_table(heads, rows)}" + (f"\n\n{more} arms more." if more > 0 else "")
+    return f"{heading}\n\n{markdown_table(heads, rows)}" + (f"\n\nand {more} more arms." if more > 0 else "")
 
 
 def _table(sweep: SweepResults) -> str:

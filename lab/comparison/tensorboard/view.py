@@ -1,10 +1,10 @@
-"""The content of a TensorBoard view of sweeps: links to the runs' event files, and the records that these lack.
+"""The content of a TensorBoard view of sweeps: links to the runs' event files, and additional event files.
 
-    <arm>/seed-<n>/     a run: its own event files, and its start and end for the HParams tab
-    <arm>/              the arm's mean over its seeds, its band, and its difference from the baseline
+    <arm>/seed-<n>/     a run: links to its event files, and its start and end for the HParams tab
+    <arm>/              the arm's mean over its seeds with its band, and its difference from the baseline
     about/              the columns of the HParams tab, the charts of Custom Scalars, and the texts
 
-Run folders are not changed. In a view of several sweeps, arms are called `sweep/arm`.
+Run folders aren't changed. In a view of several sweeps, arms are called `sweep/arm`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from lab.comparison.read.results import ArmResults, RunResult, SweepResults
 from lab.comparison.tensorboard import hparams
 from lab.comparison.tensorboard.bands import Bands, last_change, unit
-from lab.comparison.tensorboard.custom_scalars import margin, page
+from lab.comparison.tensorboard.custom_scalars import chart_layout, margin
 from lab.comparison.tensorboard.event_files import EventRecord, event_file, has_tag, texts
 from lab.comparison.tensorboard.text_tab import texts_of
 from lab.records import BrokenRecord, RunFolder, escape_text, is_measured
@@ -27,10 +27,10 @@ Layout = dict[str, Path | bytes]
 """Path inside the view → the file that it links to, or its content."""
 
 ABOUT = "about"
-"""The TensorBoard run that holds what belongs to the whole view. In the view's root it would be a run named `.`."""
+"""The TensorBoard run of the whole view's records. If they lay in the view's root, TensorBoard would call it `.`."""
 
-# TensorBoard reads a run's event files in the order of their names, and drops points after which a smaller step comes:
-# so the record of the start is the first, and that of the end the last.
+# TensorBoard reads a run's event files in the order of their names, and when steps decrease it drops the earlier points
+# with larger steps. So the start's file must sort first, and the end's file last.
 _FIRST = "events.out.tfevents.0000000000"
 _LAST = "events.out.tfevents.9999999999"
 
@@ -38,10 +38,11 @@ _MOST_STEPS = 2**62  # a record's step is a 64-bit integer
 
 
 def lay_out(sweeps: Sequence[SweepResults], previous: Path) -> Layout:
-    """Every file of a view.
+    """All files of a view.
 
     Args:
-        previous: the view as it stands. An arm's curves are taken from it if nothing that they depend on has changed.
+        sweeps: the sweeps' results.
+        previous: the existing view. An arm's curves are taken from it if nothing that they depend on has changed.
     """
     several = len(sweeps) > 1
     arms = {
@@ -52,7 +53,7 @@ def lay_out(sweeps: Sequence[SweepResults], previous: Path) -> Layout:
     settings = {
         group: ({"sweep": sweep.name} if several else {}) | arm.settings for group, (sweep, arm) in arms.items()
     }
-    axes = hparams.Axes(settings.values())
+    axes = hparams.TypedAxes(settings.values())
     flops = unit(sweeps)
     bands = {sweep.name: Bands(sweep, flops) for sweep in sweeps}
     layout: Layout = {}
@@ -62,15 +63,15 @@ def lay_out(sweeps: Sequence[SweepResults], previous: Path) -> Layout:
                 files = _run_files(run, run.folder, group, arm, axes.typed(settings[group]), sweep.metrics)
                 layout |= {f"{group}/seed-{seed}/{name}": content for name, content in files.items()}
         layout |= _curve_file(group, arm, bands[sweep.name], previous)
-    # A single experiment record, whatever the number of sweeps: a second one would hide columns.
+    # One experiment record for all sweeps: a second one would hide columns.
     metrics = list(dict.fromkeys(metric for sweep in sweeps for metric in sweep.metrics))
     baseline = "the baseline" if several else sweeps[0].baseline
     markdown = {f"{sweep.name}/{tag}": text for sweep in sweeps for tag, text in texts_of(sweep).items()}
     with_curves = [metric for metric in metrics if _has_curve(layout, margin("mean", "tokens", metric).value)]
-    records = [hparams.experiment(axes, metrics), page(with_curves, flops.axes, baseline), texts(markdown)]
+    records = [hparams.experiment(axes, metrics), chart_layout(with_curves, flops.axes, baseline), texts(markdown)]
     content = event_file(0.0, [EventRecord(0, record) for record in records])
-    # The name contains a digest, as that of a run's end contains its status: a TensorBoard that has read a file learns
-    # of a change only from another file.
+    # The name contains a digest of the content (and that of a run's end the status), because a running TensorBoard
+    # doesn't read a file again: it notices a change only as a file with a new name.
     layout[f"{ABOUT}/{_FIRST}.about.{hashlib.sha256(content).hexdigest()[:16]}"] = content
     return layout
 
@@ -83,7 +84,7 @@ def _run_files(
     axes: Mapping[str, hparams.Value],
     metrics: Sequence[str],
 ) -> Layout:
-    """The files of one run by their names; none before it has begun."""
+    """Name → file of one run; empty before the run has started."""
     events = sorted(path for path in folder.path.glob("*tfevents*") if not path.name.startswith("."))
     ended = run.status in ("finished", "diverged", "failed")
     if not events and not ended:
@@ -96,7 +97,7 @@ def _run_files(
 
 
 def _curve_file(group: str, arm: ArmResults, bands: Bands, previous: Path) -> Layout:
-    """The file with the arm's curves; none before a curve has two points."""
+    """The file with the arm's curves; empty before a curve has two points."""
     changed = last_change(arm)
     if not changed:
         return {}
@@ -105,13 +106,13 @@ def _curve_file(group: str, arm: ArmResults, bands: Bands, previous: Path) -> La
     try:
         content = (previous / name).read_bytes()
     except OSError:
-        begun = min(_created(run.folder) for run in arm.runs.values() if run.folder is not None)
-        content = bands.file(arm, begun)  # TensorBoard lists runs by the time of their first record
+        created = min(_created(run.folder) for run in arm.runs.values() if run.folder is not None)
+        content = bands.file(arm, created)  # TensorBoard sorts runs by the time of their first record
     return {} if content is None else {name: content}
 
 
 def _has_curve(layout: Layout, tag: str) -> bool:
-    """Whether an arm has a curve with this tag: some metrics are measured at the end alone."""
+    """Whether any arm has a curve with this tag: some metrics are measured only at the end."""
     return any(isinstance(content, bytes) and has_tag(content, tag) for content in layout.values())
 
 
@@ -121,7 +122,7 @@ def _session_end(run: RunResult, folder: RunFolder, metrics: Sequence[str]) -> b
     else:
         values = dict.fromkeys(metrics, math.nan)
     steps, ended = [_step(run.costs.get("steps"))], None
-    with contextlib.suppress(BrokenRecord, OSError):  # then the summary is enough
+    with contextlib.suppress(BrokenRecord, OSError):  # without a readable state, the summary is enough
         state = folder.state
         steps.append(_step(state.progress.step if state.progress else None))
         ended = state.heartbeat
@@ -134,12 +135,12 @@ def _session_end(run: RunResult, folder: RunFolder, metrics: Sequence[str]) -> b
 
 
 def _step(value: object) -> int:
-    """A step as a file has it; 0 if that isn't a possible step."""
+    """A step read from a file; 0 if it isn't a valid step."""
     return int(value) if is_measured(value) and 0 <= value < _MOST_STEPS else 0
 
 
 def _changed(path: Path) -> float:
-    """When a file was last written, in unix seconds; 0 if it is missing or can't be looked at."""
+    """When a file was last changed, in unix seconds; 0 if it is missing or can't be accessed."""
     try:
         return path.stat().st_mtime
     except OSError:
