@@ -223,8 +223,8 @@ def test_the_legend_says_what_is_corrected_and_where_an_interval_misleads(tmp_pa
     p = comparison.rows[1].cells["val/loss"].p_holm
     assert p is not None
     assert (
-        "close: the interval of its validation loss excludes 0, but with this many arms an interval may do so by chance: "
-        f"corrected p = {p:.2g}." in text
+        "close: the interval of its validation loss excludes 0, but with this many arms an interval may do so "
+        f"by chance: corrected p = {p:.2g}." in text
     )
     fake_sweep(tmp_path, {"both": BOTH, "other": shifted(0.05)}, sweep="two")
     assert "corrected" not in printed(compare(collect(tmp_path, "two")))
