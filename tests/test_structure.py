@@ -127,7 +127,7 @@ def test_planning_loads_no_lightning() -> None:
     assert "lightning" not in loaded_by("plan", "quickstart", "--json")
 
 
-def test_no_file_is_a_cupboard() -> None:
+def test_no_file_is_called_utils_helpers_misc_or_common() -> None:
     assert not [path for path in SOURCES if path.stem in ("utils", "helpers", "misc", "common")]
 
 

@@ -83,7 +83,7 @@ def test_rates_of_a_device_are_all_dense(entry: dict[str, Any]) -> None:
         assert entry["bfloat16"] / entry["tf32"] == pytest.approx(2, rel=0.03)
 
 
-def test_no_device_stands_twice() -> None:
+def test_no_device_is_listed_twice() -> None:
     names = [name for entry in ENTRIES for name in entry["names"]]
     assert len(names) == len(set(names))
 

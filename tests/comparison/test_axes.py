@@ -34,7 +34,7 @@ def assert_axis(found: Scale, values: list[float]) -> None:
 @pytest.mark.parametrize("pad", [0.0, 0.04, 0.07])
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("values", [*NEAR, *FAR])
-def test_any_values_have_an_axis(values: list[float], log: bool, pad: float) -> None:
+def test_every_list_of_values_has_an_axis(values: list[float], log: bool, pad: float) -> None:
     assert_axis(scale(values, log=log, pad=pad), values)
     assert_axis(scale(values, log=log, pad=pad, named=values), values)
     assert_axis(scale(values, log=log, pad=pad, zero=True), values)

@@ -185,7 +185,7 @@ def test_a_file_system_that_is_read_only_is_told_when_it_says_so(
     assert build_view(tmp_path / "runs", "softcap", tmp_path / "cache").is_relative_to(tmp_path / "cache")
 
 
-def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_run(tmp_path, curves=True)
 
     def full(*_: object) -> None:

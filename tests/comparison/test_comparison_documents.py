@@ -75,7 +75,7 @@ def test_latex_is_set(tmp_path: Path, name: str) -> None:
     subprocess.run(["pdflatex", "-halt-on-error", "page.tex"], cwd=tmp_path, check=True, capture_output=True)
 
 
-def test_one_form_at_a_time(tmp_path: Path) -> None:
+def test_several_output_formats_exclude_each_other(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": BOTH})
     done = CliRunner().invoke(command, ["softcap", "--root", str(tmp_path), "--latex", "--csv"])
     assert done.exit_code != 0

@@ -197,7 +197,7 @@ def test_a_baseline_without_runs_is_told(tmp_path: Path) -> None:
     assert "The baseline both has no runs" in printed(compared(tmp_path))
 
 
-def test_runs_left_out_are_told(tmp_path: Path) -> None:
+def test_runs_that_are_left_out_are_reported(tmp_path: Path) -> None:
     fake_run(tmp_path, identity="a" * 16)
     fake_run(tmp_path, identity="b" * 16)
     assert "Left out: 1 run," in printed(compared(tmp_path))

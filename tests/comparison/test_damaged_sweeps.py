@@ -142,7 +142,7 @@ def test_a_cell_without_a_value_of_an_axis_that_its_arm_tunes_is_named(tmp_path:
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "{}", '"runs"', "\x00", '{"runs": {}}', '{"runs": [[]]}'])
-def test_a_plan_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_plan_is_refused_by_its_path(tmp_path: Path, content: str) -> None:
     two(tmp_path)
     (tmp_path / "softcap" / "plan.json").write_text(content)
     with pytest.raises(RequestError, match=r"softcap/plan\.json: .*plan the sweep again"):

@@ -56,7 +56,7 @@ def test_several_sweeps_stand_below_each_other(root: Path) -> None:
 
 
 @pytest.mark.parametrize("x", ["step", "tokens", "seconds"])
-def test_a_row_a_point_of_a_curve(root: Path, x: str) -> None:
+def test_a_curve_has_one_row_for_each_point(root: Path, x: str) -> None:
     points = lab.curves("softcap", metric="val/loss", x=x, root=root)  # type: ignore[arg-type]
     assert list(points.columns) == ["sweep", "arm", "is_baseline", "seed", x, "val/loss"]
     name = {"seconds": "time"}.get(x, x)

@@ -120,7 +120,7 @@ def test_every_link_leads_to_something_on_the_page(driver: Chrome) -> None:
     assert number > 100
 
 
-def test_no_id_stands_twice(driver: Chrome) -> None:
+def test_no_id_appears_twice(driver: Chrome) -> None:
     ids = driver.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
 

@@ -91,7 +91,7 @@ def test_what_differs_by_rounding_alone_is_the_same_and_not_certainly_better() -
 
 
 @pytest.mark.parametrize("spread", [1e-10, 1e-8, 1e-3])
-def test_a_small_spread_is_a_spread(spread: float) -> None:
+def test_a_tiny_spread_gives_the_p_value_of_scipy(spread: float) -> None:
     arm = [3.0 + 0.1 + spread, 3.5 + 0.1, 3.2 + 0.1 - spread]
     found = paired(arm, [3.0, 3.5, 3.2])
     assert found.p == pytest.approx(stats.ttest_rel(arm, [3.0, 3.5, 3.2]).pvalue, rel=1e-9)

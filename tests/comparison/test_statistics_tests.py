@@ -133,7 +133,7 @@ def test_sign_flips_are_scipys_permutation_test(n: int) -> None:
     assert sign_flip_p(values) == pytest.approx(expected.pvalue, rel=1e-12)
 
 
-def test_ties_count_as_being_as_far() -> None:
+def test_ties_count_as_equally_extreme() -> None:
     assert sign_flip_p([1.0, 1.0, 1.0, 1.0, 1.0, 1.0]) == 2 / 64
     assert sign_flip_p([0.1, 0.2, 0.3, -0.1, -0.2, -0.3]) == 1
     assert sign_flip_p([0.0] * 6) == 1

@@ -116,7 +116,7 @@ def changed_architectures() -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize("change", changed_architectures())
-def test_every_option_bites(reference: Gemma2ForCausalLM, change: str) -> None:
+def test_every_option_changes_the_output(reference: Gemma2ForCausalLM, change: str) -> None:
     tokens = torch.randint(0, 61, (2, 17), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         theirs = reference(input_ids=tokens, use_cache=False).logits

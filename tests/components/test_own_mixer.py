@@ -137,7 +137,7 @@ def test_its_reach_is_counted_and_true() -> None:
     assert reach(beside) == (4 - 1) + (4 - 1) + 1
 
 
-def test_it_keeps_documents_apart() -> None:
+def test_an_own_mixer_keeps_documents_apart() -> None:
     model = Decoder.initialized(architecture("model/mixer=leaky_conv"), seed=0).double()
     tokens = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(3))
     documents = torch.tensor([[0] * 5 + [1] * 7])

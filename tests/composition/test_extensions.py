@@ -78,7 +78,7 @@ def test_a_component_of_your_own_composes_is_listed_and_planned(write: Write) ->
         compose("gemma2_tiny", ["model/softcap=scaled", "model.softcap.ten=1"])
 
 
-def test_fifteen_lines_are_enough() -> None:
+def test_an_own_component_takes_at_most_fifteen_lines() -> None:
     assert len(OWN.splitlines()) <= 15
 
 

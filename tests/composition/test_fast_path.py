@@ -89,7 +89,7 @@ class TestAnEditIsSeenAtOnce:
         path.write_text("defaults: [gemma2_tiny, _self_]\noptimizer: {lr: 0.5}\n")
         return path
 
-    def test_of_a_value(self, file: Path) -> None:
+    def test_an_edited_value_is_read_again(self, file: Path) -> None:
         assert compose("mine").experiment.optimizer.lr == 0.5  # type: ignore[attr-defined]
         file.write_text("defaults: [gemma2_tiny, _self_]\noptimizer: {lr: 0.25}\n")
         assert compose("mine").experiment.optimizer.lr == 0.25  # type: ignore[attr-defined]

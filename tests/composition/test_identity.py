@@ -138,7 +138,7 @@ def test_a_changed_default_of_any_option_is_another_run_if_it_can_change_the_res
     registry.changed()
 
 
-def test_most_options_can_be_tried_so() -> None:
+def test_at_least_nine_in_ten_options_have_a_default_that_can_be_tested() -> None:
     experiments = ((without(to_plain(EXPERIMENTS[str(case.values[0])]), str(case.values[1]))) for case in CASES)
     assert sum(loaded(plain) is not None for plain in experiments) >= 0.9 * len(CASES) > 50
 
@@ -155,7 +155,7 @@ def test_most_options_can_be_tried_so() -> None:
         ("validation.tokens=65k", False),
     ],
 )
-def test_what_a_value_changes(override: str, same: bool | None) -> None:
+def test_a_value_changes_the_identity_only_if_it_affects_the_result(override: str, same: bool | None) -> None:
     before, after = compose("gemma2_tiny").experiment, compose("gemma2_tiny", [override]).experiment
     path = override.partition("=")[0]
     assert (identity(before) == identity(after)) == (not counts(path, before) if same is None else same)

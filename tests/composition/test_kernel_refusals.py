@@ -53,11 +53,11 @@ HONOURED = [
 
 
 @pytest.mark.parametrize(("kernel", "overrides"), HONOURED)
-def test_a_kernel_that_can_is_not(kernel: str, overrides: list[str]) -> None:
+def test_a_kernel_that_can_train_every_layer_is_accepted(kernel: str, overrides: list[str]) -> None:
     assert compose("gemma2_tiny", [f"train.kernel={kernel}", *overrides]).experiment.train.kernel == kernel
 
 
-def test_every_kernel_is_shown_both_ways_unless_it_trains_everything() -> None:
+def test_every_kernel_has_a_refused_and_an_accepted_case_unless_it_trains_everything() -> None:
     assert {kernel for kernel, _ in HONOURED} == set(names())
     assert {kernel for kernel, _, _ in REFUSED} | {"blockwise", "reference"} == set(KERNELS)
 
@@ -78,7 +78,7 @@ def test_a_misspelt_kernel_is_answered_with_the_nearest(given: str, meant: str) 
 
 
 @pytest.mark.parametrize("command", [["plan", "quickstart"], ["train", "gemma2_tiny"]])
-def test_the_commands_end_with_2_and_make_nothing(command: list[str], tmp_path: Path) -> None:
+def test_the_commands_exit_with_2_and_create_nothing(command: list[str], tmp_path: Path) -> None:
     run = [sys.executable, "-m", "lab.cli.main", *command, "train.kernel=sdpa"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2

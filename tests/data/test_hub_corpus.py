@@ -72,7 +72,7 @@ def test_the_digest_follows_the_content_and_what_is_read_of_it(dataset: str, cac
         ({"dataset": "nobody/nothing"}, r"'nobody/nothing': the Hub can't be reached and the dataset was never read"),
     ],
 )
-def test_what_is_not_there_is_named(changes: dict[str, Any], message: str, dataset: str, cache: Path) -> None:
+def test_a_missing_part_is_named(changes: dict[str, Any], message: str, dataset: str, cache: Path) -> None:
     with pytest.raises(DataError, match=message):
         read(Hub(**{"dataset": dataset, **changes}), cache)
 

@@ -59,7 +59,7 @@ def test_orders_of_three_are_equally_frequent() -> None:
     assert all(150 < count < 250 for count in seen.values())
 
 
-def test_neighbours_are_torn_apart() -> None:
+def test_neighbouring_items_are_far_apart_after_permutation() -> None:
     steps = np.abs(np.diff(whole(10_000, "0/0")))
     assert abs(steps.mean() - 10_000 / 3) < 150  # of two independent uniform places
 

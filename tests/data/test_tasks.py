@@ -145,13 +145,13 @@ def test_what_does_not_fit_is_refused_by_name(make: Any, context: int, vocabular
     assert message in str(error.value)
 
 
-def test_least_sizes_are_enough() -> None:
+def test_every_task_fits_into_its_smallest_context_and_vocabulary() -> None:
     for task, least, vocabulary in [(MQAR(pairs=5), 20, 12), (AssociativeRecall(pairs=5), 11, 12), (Induction(), 3, 3)]:
         drawn(task, least, vocabulary)
     drawn(Passkey(digits=32), 65, 13)
     drawn(SelectiveCopying(copied=33), 66, 4)
 
 
-def test_a_task_holds_no_text(tmp_path: Path) -> None:
+def test_a_synthetic_task_has_no_text_to_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="corpus 'mqar' generates ids and has no text to read"):
         MQAR().open(tmp_path)

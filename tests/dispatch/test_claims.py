@@ -162,7 +162,7 @@ def test_a_holder_learns_that_it_was_taken_over(tmp_path: Path) -> None:
     assert not claim.beat()
 
 
-def test_a_beat_makes_a_claim_young(tmp_path: Path) -> None:
+def test_a_heartbeat_renews_a_claim(tmp_path: Path) -> None:
     claim = Claim.take(tmp_path)
     assert claim is not None
     os.utime(claim.path, (0, 0))

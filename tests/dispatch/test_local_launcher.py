@@ -60,7 +60,7 @@ def test_runs_begin_in_the_order_given(make: Make) -> None:
     assert began == sorted(began)
 
 
-def test_changes_are_told(make: Make) -> None:
+def test_each_change_of_status_is_reported(make: Make) -> None:
     run = make("caps/both/seed-0")
     told: list[str] = []
     run_all([run], on_change=lambda run: told.append(f"{run.name} {run.state.status}"))

@@ -228,7 +228,7 @@ def test_a_worker_refuses_a_run_whose_need_has_not_finished(tmp_path: Path) -> N
     assert runs["student"].state.status == "finished"
 
 
-def test_a_real_worker_refuses_it_too(tmp_path: Path) -> None:
+def test_a_worker_process_is_blocked_by_an_unfinished_need(tmp_path: Path) -> None:
     runs = make(tmp_path, family())
     command = [sys.executable, "-m", "lab.dispatch.worker", str(runs["student"].path)]
     assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == BLOCKED

@@ -1,4 +1,4 @@
-"""A run is run with the code that it was made with, or its user says otherwise and that is on record."""
+"""A run uses the code with which it was planned, unless the user allows other code; then that is recorded."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class TestTheDigest:
         )
         assert done.stdout.split() == ["None", "None", code_version.digest_of(copy)]
 
-    def test_costs_no_import_of_torch(self) -> None:
+    def test_the_code_version_needs_no_import_of_torch(self) -> None:
         script = "import sys; from lab import code_version; code_version.current(); print('torch' in sys.modules)"
         done = subprocess.run(
             [sys.executable, "-c", script],

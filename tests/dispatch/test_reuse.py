@@ -122,7 +122,7 @@ def test_what_is_broken_or_no_run_is_not_used(tmp_path: Path, first: list[RunFol
 
 
 class TestTheSweepsPlan:
-    def test_says_where_each_run_stands(self, tmp_path: Path, first: list[RunFolder]) -> None:
+    def test_the_plan_records_the_folder_of_each_run(self, tmp_path: Path, first: list[RunFolder]) -> None:
         plan = sweep("second", 1, 7)
         write_plan(tmp_path, plan)
         prepare(plan, tmp_path)

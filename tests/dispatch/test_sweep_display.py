@@ -151,7 +151,7 @@ def test_a_folder_that_vanishes_does_not_end_the_display(make: Make) -> None:
     ("seconds", "said"),
     [(0, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (185, "3:05"), (7385, "2:03:05"), (273600, "3 d 4 h")],
 )
-def test_durations_are_for_people(seconds: float, said: str) -> None:
+def test_durations_are_shown_in_readable_units(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 

@@ -178,7 +178,7 @@ def test_the_output_of_a_job_is_shown_where_its_run_said_nothing(folder: Path, u
     assert "no such module" in lab("logs", "mine/a/seed-1").stdout
 
 
-def test_the_doctor_looks_at_it(folder: Path) -> None:
+def test_the_doctor_checks_a_launcher_from_a_package(folder: Path) -> None:
     refused = lab("doctor", "--on", "detached", "launcher.nice=50", "--json")
     problems = [each for each in json.loads(refused.stdout)["findings"] if each["problem"]]
     assert refused.exit_code == 2

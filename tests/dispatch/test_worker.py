@@ -47,7 +47,7 @@ def attempt(run: RunFolder, outcome: Outcome | BaseException | None = None, **op
     return execute(run, train, stop=options.pop("stop", None) or Stop(), capture=False, **options)  # type: ignore[arg-type]
 
 
-def test_a_finished_run(make: Make) -> None:
+def test_a_finished_run_ends_with_code_0_and_a_summary(make: Make) -> None:
     run = make("caps/both/seed-0")
     assert work(run) == FINISHED == 0
     state = run.state
@@ -57,7 +57,7 @@ def test_a_finished_run(make: Make) -> None:
     assert holder(run.path) is None
 
 
-def test_a_diverged_run(make: Make) -> None:
+def test_a_diverged_run_ends_with_its_exit_code_and_reason(make: Make) -> None:
     run = make("caps/both/seed-0", do="diverge")
     assert work(run) == DIVERGED == 3
     assert run.state.status == "diverged"

@@ -53,7 +53,7 @@ def test_curves_are_lines_of_a_colour_an_arm() -> None:
         (["imported/mine", "one/base/seed-0"], ["imported/mine", "one/base"]),
     ],
 )
-def test_runs_are_told_apart(names: list[str], labels: list[str]) -> None:
+def test_runs_have_distinct_labels(names: list[str], labels: list[str]) -> None:
     figure: Any = pictures.curves([(name, curve((0, 1.0), (1, 2.0))) for name in names])
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == labels
     assert len({line.get_color() for line in figure.axes[0].get_lines()}) == len(names)

@@ -92,7 +92,7 @@ def test_weights_keep_their_dtype_both_ways(pair: Callable[[str], Pair], tmp_pat
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_out_and_in_again_is_the_same(pair: Callable[[str], Pair], tmp_path: Path, name: str) -> None:
+def test_an_exported_model_imports_as_the_same_model(pair: Callable[[str], Pair], tmp_path: Path, name: str) -> None:
     one = pair(name)
     export_folder(one.architecture, one.state, tmp_path / "out")
     architecture, state, tokenizer = import_folder(tmp_path / "out")
@@ -207,7 +207,7 @@ def test_a_configuration_that_can_t_be_honoured_is_refused_by_key(
     assert str(folder) in str(refusal.value)
 
 
-def test_a_size_is_never_guessed() -> None:
+def test_a_missing_hidden_size_is_refused() -> None:
     config = {key: value for key, value in CONFIGS["qwen3_8b"].items() if key != "hidden_size"}
     with pytest.raises(RequestError, match=r"has no hidden_size"):
         load_architecture(config)

@@ -50,7 +50,7 @@ def breaks(architecture: Architecture, pair: Pair, expected: torch.Tensor) -> bo
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_option_is_idle(pair: Callable[[str], Pair], name: str) -> None:
+def test_every_option_of_a_family_changes_the_output(pair: Callable[[str], Pair], name: str) -> None:
     one = pair(name)
     with torch.no_grad():
         expected = decoder(one.architecture, one.state)(batch()[0])

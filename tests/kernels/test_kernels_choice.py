@@ -193,7 +193,7 @@ def test_a_fused_backward_pass_is_strict_about_order_while_it_runs():
         torch.set_deterministic_debug_mode(before)
 
 
-def test_the_choice_reads_no_tensor():
+def test_choosing_a_kernel_reads_no_tensor_values():
     inputs = draw_inputs(queries=300, sinks=True, documents=True)
     on_meta = {n: getattr(inputs, n).to("meta") for n in ("q", "k", "v", "sinks", "documents")}
     assert choose(AttentionSpec(1.0, softcap=50.0), replace(inputs, **on_meta)).name == "blockwise"

@@ -154,7 +154,7 @@ def test_without_a_measurement_it_says_what_to_measure() -> None:
         fitted("3cpuh", GPU)
 
 
-def test_tuning_runs_are_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuning_runs_count_towards_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sweeps").mkdir()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweeps" / "tuned.yaml").write_text(

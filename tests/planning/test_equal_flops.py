@@ -14,7 +14,7 @@ from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.plan_file import load_plan, write_plan
 from lab.refusals import RequestError
 from lab.units import count
-from tests.planning.test_show import preview, shown
+from tests.planning.test_print_plan import preview, shown
 
 Write = Callable[[str], None]
 
@@ -85,7 +85,7 @@ def test_a_student_itself_may_train_for_longer(sweep: Write) -> None:
     assert runs["long"].total_flops == pytest.approx(runs["big"].total_flops, rel=0.01)
 
 
-def test_a_saved_plan_keeps_it(sweep: Write, tmp_path: Path) -> None:
+def test_a_saved_plan_keeps_equal_flops(sweep: Write, tmp_path: Path) -> None:
     sweep(ARMS + "equal_flops: {longer: taught}")
     plan = plan_sweep("mine")
     write_plan(plan, tmp_path / "plan.json")

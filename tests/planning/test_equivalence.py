@@ -19,7 +19,7 @@ from lab.planning.plan.plan_file import load_plan, write_plan
 from lab.planning.plan.store import save_plan
 from tests.planning.plans import shipped
 from tests.planning.test_power import OWN
-from tests.planning.test_show import preview, shown
+from tests.planning.test_print_plan import preview, shown
 
 TEXT = "question: Is it harmless?\nexperiment: gemma2_tiny\narms: {a: {}, b: {model/heads: mha}}\n"
 

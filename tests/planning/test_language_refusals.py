@@ -1,4 +1,4 @@
-"""Every sweep in bad_sweeps/ is refused with the message that its first line expects, and leaves nothing behind."""
+"""Every sweep in bad_sweeps/ is refused with the message that its first line expects, and creates nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def expected(path: Path) -> str:
     return first.removeprefix("# expected: ")
 
 
-def test_the_corpus_is_there() -> None:
+def test_the_corpus_of_bad_sweeps_has_at_least_70_files() -> None:
     assert len(FILES) >= 70
 
 
@@ -51,7 +51,7 @@ def test_a_mistaken_sweep_is_refused_with_its_line_and_key(folder: Path, path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("command", ["plan", "submit"])
-def test_the_commands_end_with_2_and_make_nothing(folder: Path, name: str, command: str) -> None:
+def test_the_commands_exit_with_2_and_create_nothing(folder: Path, name: str, command: str) -> None:
     shutil.copy(CORPUS / f"{name}.yaml", folder / "sweeps")
     before = sorted(folder.rglob("*"))
     done = lab(command, name)

@@ -316,7 +316,7 @@ def test_a_sweeps_arms_are_planned_as_they_were_matched(sweep: Any) -> None:
     assert plan.as_dict()["matching"]["values"] == plan.matching.values
 
 
-def test_a_swept_knob_is_refused(sweep: Any) -> None:
+def test_matching_by_a_knob_that_the_grid_sets_is_refused(sweep: Any) -> None:
     sweep("match: params\ngrid: {model.mlp.d_ff: [384, 500]}")
     with pytest.raises(RequestError, match=r"sweeps/mine\.yaml.*match: arm 'd_ff=500' sets model\.mlp\.d_ff itself"):
         plan_sweep("mine")

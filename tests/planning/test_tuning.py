@@ -123,7 +123,7 @@ def test_an_override_of_a_tuned_axis_is_refused_as_it_would_have_no_effect(sweep
         plan_sweep("mine", ["optimizer.lr=1"])
 
 
-def test_a_tuned_teacher_is_refused_as_nobody_knows_yet_which_run_it_is(sweep: Write) -> None:
+def test_a_tuned_teacher_is_refused_because_its_run_is_not_known_yet(sweep: Write) -> None:
     sweep("arms: {a: {}, b: {model/heads: mha}}\nneeds: {b: {recipe.teacher: a}}\n" + LR + "}")
     with pytest.raises(RequestError, match=r"needs.b.recipe.teacher: the runs of 'a' are known only after"):
         plan_sweep("mine")
@@ -191,7 +191,7 @@ def test_the_mean_over_the_seeds_decides_and_not_the_luckiest_run() -> None:
     assert found.seeds == (5, 6)
 
 
-def test_of_equals_the_first_is_picked() -> None:
+def test_the_first_of_equal_cells_is_picked() -> None:
     assert select_cell("a", cells(3, 1, 2), tried(_3=[2.0], _1=[1.5], _2=[1.5]), "val/loss").picked == cells(1)[0]
 
 
@@ -218,7 +218,7 @@ def test_a_run_that_is_missing_from_a_cell_that_diverged_is_not_waited_for() -> 
     )
 
 
-def test_where_every_cell_diverged_nothing_is_reported_and_it_says_so() -> None:
+def test_an_arm_whose_cells_all_diverged_picks_nothing_and_says_why() -> None:
     found = select_cell("a", cells(1, 2), tried(_1=["diverged"], _2=["diverged"]), "val/loss")
     assert found.all_diverged
     assert found.describe() == ("nothing picked: all 2 cells diverged on seed 5, so there are no runs to report")
@@ -238,14 +238,14 @@ def test_a_best_value_at_the_end_of_its_axis_is_noted(values: tuple[Any, ...], b
     assert found.edges == ({"optimizer.lr": edge} if edge else {})
 
 
-def test_a_pick_is_told_in_one_line() -> None:
+def test_a_pick_is_described_in_one_line() -> None:
     found = select_cell("a", cells(1, 2, 4), tried(_1=[3.0, 3.0], _2=[2.0, 2.0], _4=[1.0, 1.0]), "val/loss")
     assert found.describe() == (
         "optimizer.lr = 4, picked on seeds 5, 6 of 3 values; at the edge: the largest optimizer.lr tried"
     )
 
 
-def test_a_pick_on_record_is_kept_and_says_what_the_tuning_runs_say_now() -> None:
+def test_a_recorded_pick_is_kept_and_the_new_best_cell_is_named() -> None:
     found = select_cell("a", cells(1, 2), tried(_1=[3.0], _2=[2.0]), "val/loss")
     kept = selection.with_recorded_pick(found, SelectedCell("lr=1", (4,)))
     assert isinstance(kept, Selection)

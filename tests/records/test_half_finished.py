@@ -74,7 +74,7 @@ def test_it_is_continued_compared_and_reported_with_the_numbers_that_the_earlier
     assert all(name in page for name in RUNS)
 
 
-def test_its_saved_plan_is_read(folder: Path) -> None:
+def test_the_saved_plan_of_an_older_version_is_submitted(folder: Path) -> None:
     done = lab("submit", "saved_plan.json", "--any-code", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 still to begin, 1 to continue, 2 already finished" in done.stdout

@@ -129,7 +129,7 @@ def test_a_name_of_100_characters_is_fine() -> None:
     check_name("x" * 100)
 
 
-def test_an_identity_is_demanded(tmp_path: Path) -> None:
+def test_a_run_without_an_identity_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="identity"):
         make_run(tmp_path / "a/b/seed-0", "", {"identity": "../.."})
 
@@ -221,7 +221,7 @@ class TestResolve:
             resolve(root, "caps/niether/seed-1")
 
     @pytest.mark.parametrize("asked", ["", "zzzzzz"])
-    def test_a_name_of_nothing_is_refused(self, root: Path, asked: str) -> None:
+    def test_a_name_without_a_run_is_refused(self, root: Path, asked: str) -> None:
         with pytest.raises(UnknownRun, match="no run"):
             resolve(root, asked)
 

@@ -17,7 +17,7 @@ from lab.records.run_files.state import Progress, State, read_state, write_state
 PROGRESS = Progress(step=10, steps=40, tokens=1000, loss=2.5, tokens_per_second=50.0)
 
 
-def test_a_state_survives_its_file(tmp_path: Path) -> None:
+def test_a_written_state_is_read_back_equal(tmp_path: Path) -> None:
     state = State(status="preempted", attempts=2, reason="SIGTERM", heartbeat=1.5, host="n1", pid=7, progress=PROGRESS)
     write_state(tmp_path / "state.json", state)
     assert read_state(tmp_path / "state.json") == state

@@ -65,7 +65,7 @@ def test_what_is_just_within_the_limits_is_not_refused(cluster: Cluster, tmp_pat
         assert sbatch.dry_run(Settings(**settings), jobs) is None
 
 
-def test_the_jobs_there_are_count(fragile_cluster: Cluster, tmp_path: Path) -> None:
+def test_queued_jobs_count_towards_the_limit(fragile_cluster: Cluster, tmp_path: Path) -> None:
     fragile_cluster.sbatch("--account=small", "--array=0-2", "--hold", "--output=/dev/null", "--wrap", "true")
     (message,) = refused(Settings(account="small", runs_per_job=2), 4, tmp_path)
     assert "4 jobs on top of 3 of yours are more than the 5 that account small" in message

@@ -72,7 +72,7 @@ def test_the_working_folders_own_slurm_yaml_needs_no_name(folder: Path) -> None:
         ("01:00:01", 61),
     ],
 )
-def test_times_are_slurms(folder: Path, text: str, expected: int) -> None:
+def test_times_are_written_in_slurms_formats(folder: Path, text: str, expected: int) -> None:
     """2:30 is minutes and seconds; YAML by itself would read 2:00:00 as the number 7200."""
     write(folder / "launchers" / "slurm.yaml", f"time: {text}\nsignal_seconds: 10\n")
     assert load().time == load("slurm", [f"launcher.time={text}"]).time == minutes(text) == expected
@@ -88,7 +88,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     ("text", "shown", "mb"),
     [("8G", "8G", 8192), ("1500", "1500M", 1500), ("8GB", "8G", 8192), ("2t", "2T", 2 * 1024**2), ("100K", "100K", 1)],
 )
-def test_memory_is_slurms(text: str, shown: str, mb: int) -> None:
+def test_memory_is_written_in_slurms_units(text: str, shown: str, mb: int) -> None:
     found = load("slurm", [f"launcher.memory={text}"]).memory
     assert found == shown
     assert megabytes(found) == mb

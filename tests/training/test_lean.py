@@ -1,4 +1,4 @@
-"""Training starts without libraries that it doesn't use, and leaves everybody else's view of them as it was."""
+"""Starting to train imports no unused libraries, and changes nothing for other code that uses them."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_in_fp32_they_agree_to_its_rounding(two: Ranks, tmp_path: Path, strategy
 
 
 @both
-def test_bf16_reaches_all_of_them(two: Ranks, tmp_path: Path, strategy: str) -> None:
+def test_bf16_is_used_in_every_process(two: Ranks, tmp_path: Path, strategy: str) -> None:
     alone(tmp_path / "one", model="decoder", precision="bf16-mixed")
     alone(tmp_path / "fp32", model="decoder")
     two.train(tmp_path / "two", strategy, model="decoder", precision="bf16-mixed")

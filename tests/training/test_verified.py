@@ -147,6 +147,6 @@ def test_weights_have_the_models_own_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["step-1.ckpt.sha256", "last.ckpt", "step-.ckpt"])
-def test_other_names_have_no_step(name: str) -> None:
+def test_a_name_that_is_no_checkpoints_has_no_step(name: str) -> None:
     with pytest.raises(ValueError, match="not a checkpoint's name"):
         verified.step_of(Path(name))

@@ -1,4 +1,4 @@
-"""What each process of a run takes of a step's work."""
+"""The share of a step's work that each process of a run takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run said is shown whole, in parts, and as it is said, over all of its attempts."""
+"""A run's log is shown as a whole, in parts, and while it is written, over all attempts."""
 
 from __future__ import annotations
 

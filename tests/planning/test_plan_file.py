@@ -1,4 +1,4 @@
-"""A frozen plan is what was planned, whatever happens to the files that it was planned from; or it is refused."""
+"""A saved plan runs exactly what was planned, whatever happens to the files behind it, or it is refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def unreadable(*_: object, **__: object) -> None:
     raise AssertionError("a YAML file was read")
 
 
-def test_it_comes_back_whole(folder: Path) -> None:
+def test_a_written_plan_is_read_back_equal(folder: Path) -> None:
     (folder / "sweeps" / "tuned.yaml").write_text(TUNED)
     for plan in (
         plan_sweep("quickstart"),

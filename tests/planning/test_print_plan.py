@@ -1,4 +1,4 @@
-"""The plan as it is read: what differs, what is equal, what it costs, at any width."""
+"""The printed plan: differences between arms, what is equal, and costs, at any width of the terminal."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_is_matched_by_which_knob_and_how_closely() -> None:
     assert "no knob had to be adjusted" in text
 
 
-def test_needs_are_told() -> None:
+def test_the_notes_name_the_runs_that_an_arm_needs() -> None:
     text = " ".join(shown(preview(shipped("distillation"), [])).split())
     assert "distilled needs teacher (its forward passes count in the total FLOPs)" in text
     teacher, student = (shipped("distillation").arms[arm][0].costs for arm in ("teacher", "plain"))
@@ -200,5 +200,5 @@ def test_differences_are_short_and_tell_the_keys_apart() -> None:
         (180_000, "2.1 d"), (9e8, "10,417 d"),
     ],
 )  # fmt: skip
-def test_durations(seconds: float | None, text: str) -> None:
+def test_durations_are_shown_in_readable_units(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

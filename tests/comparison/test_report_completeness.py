@@ -1,4 +1,4 @@
-"""A report leaves nothing out of a number unsaid, and reads whatever stands in the folders."""
+"""A report says what its numbers leave out, and copes with whatever the run folders hold."""
 
 from __future__ import annotations
 

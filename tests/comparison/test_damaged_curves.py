@@ -1,4 +1,4 @@
-"""Curves that a person, a crash or another program left in a state that no run writes."""
+"""Curves in a state that no run writes: edited by hand, cut by a crash, or written by another program."""
 
 from __future__ import annotations
 
