@@ -1,4 +1,4 @@
-"""One run: an experiment trained to its budget, recorded, checkpointed, and resumed as if it had never stopped."""
+"""Train one run: record its curves, write checkpoints, and resume after an interruption with the same result."""
 
 from lab.training import lean
 

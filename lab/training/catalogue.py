@@ -1,4 +1,4 @@
-"""Every recipe, optimizer and schedule of the lab: importing this registers them."""
+"""Imports, and so registers, every recipe, optimizer and schedule of the lab."""
 
 from lab.training.optimizers import optimizer as optimizer
 from lab.training.optimizers import schedule as schedule

@@ -1,8 +1,8 @@
-"""Whether a run's blocks go through torch.compile, and what happens where that fails.
+"""Decide whether to compile a run's blocks with torch.compile, and fall back if compilation fails.
 
-Only the blocks are compiled (embedding, head and loss are few large operations), and attention kernels stay as they are
-inside of them: every layer then shares the same few graphs, and compiling takes a minute where the whole model takes
-many. What is compiled differs from what is not in the last bits, so a run that goes on keeps to what it began with.
+Only the blocks are compiled, without their attention kernels. Embedding, head and loss are a few large operations and
+gain little. All layers then share a few graphs, so compilation takes about a minute instead of many. Compiled blocks
+differ from uncompiled ones in the last bits, so a resumed run keeps its first decision.
 """
 
 from __future__ import annotations
@@ -25,127 +25,128 @@ from lab.training.parallel.world import World
 
 Result = TypeVar("Result")
 
-REPAID_FLOPS = {"cpu": 1e14, "cuda": 1e17}
-"""Training FLOPs from which `auto` compiles, by kind of device.
+MIN_FLOPS = {"cpu": 1e14, "cuda": 1e17}
+"""Training FLOPs from which `auto` compiles, by device type.
 
-Compiling takes up to half a minute of two cores the first time and makes steps an eighth to a quarter shorter
-(benchmarks/train_throughput.md): it is repaid after some four minutes of training. These are several times that, at
-the speed of a few cores and of one large GPU.
+The first compilation takes up to half a minute on two cores and makes steps an eighth to a quarter shorter
+(benchmarks/train_throughput.md), so it pays off after about four minutes of training. These thresholds are several
+times that, at the speed of a few cores and of one large GPU.
 """
 
 
 @dataclass(frozen=True)
-class CompileVerdict:
+class CompileDecision:
     """Whether a run's blocks are compiled, and why."""
 
-    on: bool
+    is_on: bool
     reason: str
 
     def __str__(self) -> str:
-        return f"{'on' if self.on else 'off'}: {self.reason}"
+        return f"{'on' if self.is_on else 'off'}: {self.reason}"
 
     @classmethod
-    def stored(cls, text: str | None) -> CompileVerdict | None:
-        """From a checkpoint, which holds it as text; None if it holds none."""
+    def parse(cls, text: str | None) -> CompileDecision | None:
+        """Parse the text that a checkpoint stores; None if it stores none."""
         state, _, reason = (text or "").partition(": ")
         return cls(state == "on", reason) if text else None
 
 
 class Compiler:
-    """Compiles a model's blocks when training starts, if that is asked for or pays.
+    """Compiles a model's blocks when training starts, if requested or worthwhile.
 
     Attributes:
-        verdict: whether the blocks are compiled; None until training starts. A checkpoint keeps it.
+        decision: whether the blocks are compiled; None until training starts. Checkpoints store it.
     """
 
     def __init__(self, model: LanguageModel, train: Train, device: torch.device, world: World) -> None:
         """
         Raises:
-            OptionError: at train.compile, where it is `on` and can't be.
+            OptionError: at train.compile, if it is `on` and compilation isn't possible.
         """
-        self.verdict: CompileVerdict | None = None
+        self.decision: CompileDecision | None = None
         self._model, self._train, self._device = model, train, device
         self._obstacle = _obstacle(model, device, world)
-        self._untried = False
+        self._is_first_step = False
         self._compiled: list[Callable[..., object]] = []
         if train.compile == "on" and self._obstacle is not None:
             raise OptionError("train.compile", f"on is not possible here: {self._obstacle}; auto or off would train")
 
     def start(self) -> None:
-        """Decide, and compile from the next step on; an attempt that goes on from a checkpoint decides as it did."""
-        earlier, self.verdict = self.verdict, self._decide(self.verdict)
-        if earlier is not None and earlier.on != self.verdict.on:
-            _warn(f"{self.verdict}; it was {earlier}: from here on the last bits may differ")
-        elif self._train.compile == "auto" and self._repaid and self._obstacle is not None and earlier is None:
-            _warn(str(self.verdict))
-        if self.verdict.on:
+        """Decide whether to compile from the next step on. A resumed attempt keeps the decision in its checkpoint."""
+        earlier, self.decision = self.decision, self._decide(self.decision)
+        if earlier is not None and earlier.is_on != self.decision.is_on:
+            _warn(f"{self.decision}; it was {earlier}: from here on the last bits may differ")
+        elif self._train.compile == "auto" and self._pays_off and self._obstacle is not None and earlier is None:
+            _warn(str(self.decision))
+        if self.decision.is_on:
             shield_from_compiler()
             self._compiled = [torch.compile(block.forward, dynamic=False) for block in _blocks(self._model)]
             self._set_compiled(True)
-            self._untried = True
+            self._is_first_step = True
 
     def step(self, work: Callable[[], Result], undo: Callable[[], None]) -> Result:
-        """What `work` gives, a step's passes forward and backward: the first time is when compiling happens.
+        """Return the result of `work`, the forward and backward passes of a step. The first call compiles.
 
         Args:
-            undo: takes back what work may have done before it failed; it is then done again without compiling.
+            undo: reverts the effects of `work` if compilation fails; `work` is then called again without compilation.
+
         Raises:
-            OptionError: compiling failed where it was asked for.
+            OptionError: compilation failed, and train.compile is `on`.
         """
-        if not self._untried:
+        if not self._is_first_step:
             return work()
-        self._untried = False
+        self._is_first_step = False
         try:
-            with _unwarned():
+            with _no_tracing_warnings():
                 return work()
         except _failures() as error:
             reason = f"torch.compile failed: {_first_line(error)}"
             if self._train.compile == "on":
                 raise OptionError("train.compile", f"{reason}; auto or off would train") from error
-            self.verdict = CompileVerdict(False, reason)
-            _warn(str(self.verdict))
+            self.decision = CompileDecision(False, reason)
+            _warn(str(self.decision))
             self._set_compiled(False)
             undo()
             return work()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is called in here runs uncompiled: validation would need graphs of its own."""
-        in_force = any("forward" in vars(block) for block in _blocks(self._model))
+        """Run the blocks uncompiled within the context: validation would need graphs of its own."""
+        is_compiled = any("forward" in vars(block) for block in _blocks(self._model))
         self._set_compiled(False)
         try:
             yield
         finally:
-            self._set_compiled(in_force)
+            self._set_compiled(is_compiled)
 
-    def _set_compiled(self, on: bool) -> None:
-        """Let the blocks' compiled forward passes stand before those of their classes, or take them away."""
+    def _set_compiled(self, is_compiled: bool) -> None:
+        """Switch the blocks between their compiled forward passes and those of their classes."""
         for block, forward in zip(_blocks(self._model), self._compiled, strict=False):
-            if on:
+            if is_compiled:
                 block.forward = forward
             else:
                 vars(block).pop("forward", None)
 
-    def _decide(self, earlier: CompileVerdict | None) -> CompileVerdict:
+    def _decide(self, earlier: CompileDecision | None) -> CompileDecision:
         if self._train.compile != "auto":
-            return CompileVerdict(self._train.compile == "on", "asked for")
+            return CompileDecision(self._train.compile == "on", "asked for")
         if self._obstacle is not None:
-            return CompileVerdict(False, self._obstacle)
+            return CompileDecision(False, self._obstacle)
         if earlier is not None:
             return earlier
-        at_least = REPAID_FLOPS[self._device.type]
+        threshold = MIN_FLOPS[self._device.type]
         budget = f"the budget of about {self._flops:.1e} FLOPs"
-        if self._repaid:
-            return CompileVerdict(True, f"{budget} repays it (from {at_least:.0e})")
-        return CompileVerdict(False, f"{budget} does not repay it (from {at_least:.0e})")
+        if self._pays_off:
+            return CompileDecision(True, f"{budget} repays it (from {threshold:.0e})")
+        return CompileDecision(False, f"{budget} does not repay it (from {threshold:.0e})")
 
     @property
     def _flops(self) -> float:
         return 6.0 * self._train.tokens * sum(parameter.numel() for parameter in self._model.parameters())
 
     @property
-    def _repaid(self) -> bool:
-        return self._flops >= REPAID_FLOPS[self._device.type]
+    def _pays_off(self) -> bool:
+        return self._flops >= MIN_FLOPS[self._device.type]
 
 
 def _blocks(model: LanguageModel) -> list[nn.Module]:
@@ -153,7 +154,7 @@ def _blocks(model: LanguageModel) -> list[nn.Module]:
 
 
 def _obstacle(model: LanguageModel, device: torch.device, world: World) -> str | None:
-    """Why the blocks can't be compiled here; None if nothing is known to be in the way."""
+    """Why the blocks can't be compiled here; None if no reason is known."""
     if not _blocks(model):
         return "the model has no blocks"
     if world.several:
@@ -186,8 +187,8 @@ def _warn(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _unwarned() -> Iterator[None]:
-    """Tracing warns of what it cannot see through, such as the kernels that are kept from it."""
+def _no_tracing_warnings() -> Iterator[None]:
+    """Hide warnings about code that can't be traced, such as the attention kernels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor|functorch).*")
         yield

@@ -1,4 +1,4 @@
-"""What surrounds a run in its process: device, determinism, and a Lightning that keeps quiet."""
+"""The environment of a run in its process: device, determinism, and Lightning's messages."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from lab.training.parallel.world import World
 
 
 def device_of(accelerator: Accelerator, world: World | None = None) -> torch.device:
-    """The device to train on: of several processes, each its own.
+    """The device to train on. Each of several processes has its own.
 
     Raises:
-        OptionError: cuda is asked for where there is none, or there are fewer devices than processes on this node.
+        OptionError: there is no CUDA device, or there are fewer devices than processes on this node.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise OptionError("train.accelerator", "no CUDA device is available here; `auto` or `cpu` would train")
@@ -33,24 +33,24 @@ def device_of(accelerator: Accelerator, world: World | None = None) -> torch.dev
         return torch.device("cpu")
     if world is None or not world.several:
         return torch.device("cuda")
-    found = torch.cuda.device_count()
-    if found == 1:  # a launcher may show each process its own device only
+    n_devices = torch.cuda.device_count()
+    if n_devices == 1:  # a launcher may show each process only its own device
         return torch.device("cuda", 0)
-    if world.local_rank >= found:
+    if world.local_rank >= n_devices:
         raise OptionError(
             "train.accelerator",
-            f"{found} CUDA devices are here, and process {world.local_rank + 1} of this node needs one of its own: "
+            f"{n_devices} CUDA devices are here, and process {world.local_rank + 1} of this node needs one of its own: "
             "start fewer processes a node, or ask for more devices",
         )
     return torch.device("cuda", world.local_rank)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: allocated on a CUDA device, or resident in this process."""
+    """Peak memory in bytes so far: allocated on a CUDA device, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        # Not ru_maxrss, which starts at the size that the parent had when it started this process.
+        # Not ru_maxrss, which starts at the size of the parent process.
         return int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
     except (OSError, IndexError):
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -58,7 +58,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def facts(device: torch.device) -> ProvenanceFacts:
-    """What a run's provenance records of where it ran."""
+    """The facts about this machine in a run's provenance."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -67,25 +67,25 @@ def facts(device: torch.device) -> ProvenanceFacts:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """The same bits from the same inputs. An operation that cannot promise it warns once instead of failing the run."""
+    """Use deterministic algorithms within the context. An operation without one warns once."""
     mode = torch.get_deterministic_debug_mode()
-    filling: Any = torch.utils.deterministic
-    filled = filling.fill_uninitialized_memory
-    # cuBLAS reads this when it starts, and needs it for the promise.
+    options: Any = torch.utils.deterministic
+    fills_memory = options.fill_uninitialized_memory
+    # cuBLAS reads this when it starts, and is deterministic only with it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory finds reads of uninitialized values; it costs a pass over every tensor.
-    filling.fill_uninitialized_memory = False
+    # Filling new memory, which finds reads of uninitialized values, takes a pass over every tensor.
+    options.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
-        filling.fill_uninitialized_memory = filled
+        options.fill_uninitialized_memory = fills_memory
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's banners, tips and advice stay off the terminal; its errors don't."""
+    """Hide Lightning's banners, tips and warnings within the context, but not its errors."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

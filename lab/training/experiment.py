@@ -1,4 +1,4 @@
-"""The whole of a run's configuration, typed: what composition fills in and training reads."""
+"""The typed configuration of a run, which composition builds and training reads."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lab.training.options import Train, Validation
 from lab.training.recipes.base import NextTokenPrediction, Recipe
 
 TRAINING_METRICS = ("train", "val", "unigram")
-"""First parts of the names of what training itself measures."""
+"""First parts of the names of metrics that training itself measures."""
 
 
 class EvaluatorOptions(Component, kind="evaluator", home="lab.evaluation.catalogue"):
-    """What is measured of a trained model."""
+    """The options of an evaluator, which measures a trained model."""
 
     reads_text: ClassVar[bool] = False
-    """Whether it needs the text that a run was trained on or another, which a run on a synthetic task has not."""
+    """Whether the evaluator needs text. A run on a synthetic task has none."""
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse a run that can't be measured so, as far as its configuration tells.
+        """Check that this evaluator can measure the runs of an experiment, as far as its configuration tells.
 
         Raises:
             OptionError: at an option of this evaluator.
@@ -34,7 +34,7 @@ class EvaluatorOptions(Component, kind="evaluator", home="lab.evaluation.catalog
 
 
 def refusal_of_evaluation_name(name: str) -> str | None:
-    """Why an evaluation can't have a name, under which its metrics are `<name>/<metric>`; None if it can."""
+    """Why an evaluation can't have this name, which is the first part of its metrics; None if it can."""
     try:
         check_name(name)
     except ValueError as error:
@@ -47,11 +47,11 @@ class Experiment:
     """An architecture, its data, a recipe and a budget.
 
     Attributes:
-        name: the experiment's, as in `experiments/`.
-        seed: of the initial weights, of dropout, and of the order of the data unless `data.seed` is given.
+        name: the name of the experiment, as in `experiments/`.
+        seed: the random seed of the initial weights, of dropout, and of the order of the data unless `data.seed` is
+            set.
         recipe: what the model learns from.
-        evaluate: what is measured of the trained model besides its validation loss, each under the name that its
-            metrics begin with.
+        evaluate: name → evaluator, to measure the trained model with. The name is the first part of its metrics.
     """
 
     name: str = field(metadata={"affects_result": False})
@@ -66,15 +66,19 @@ class Experiment:
     evaluate: Mapping[str, EvaluatorOptions] = field(default_factory=dict, metadata={"affects_result": False})
 
     def __post_init__(self) -> None:
-        """Raise OptionError if two parts that are sound by themselves cannot go together."""
+        """Check the parts against each other.
+
+        Raises:
+            OptionError: two options that are valid on their own conflict.
+        """
         try:
             self.schedule.check(self.train.steps, self.train.tokens_per_step)
         except OptionError as error:
             raise OptionError(f"schedule.{error.option}", error.message) from None
-        tokens = self.data.tokenizer.vocab_size()
-        if self.model.vocab_size < tokens:
+        n_ids = self.data.tokenizer.vocab_size()
+        if self.model.vocab_size < n_ids:
             raise OptionError(
-                "model.vocab_size", f"{self.model.vocab_size:,} is too small for the tokenizer's {tokens:,} tokens"
+                "model.vocab_size", f"{self.model.vocab_size:,} is too small for the tokenizer's {n_ids:,} tokens"
             )
 
         limit = self.model.max_context
@@ -118,5 +122,5 @@ class Experiment:
 
     @property
     def data_seed(self) -> int:
-        """The seed of the order of the data."""
+        """The random seed of the order of the data."""
         return self.seed if self.data.seed is None else self.data.seed

@@ -1,4 +1,4 @@
-"""Training a built model on tokenized text, from wherever its newest whole checkpoint left it."""
+"""Train a model, from its newest complete checkpoint if there is one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from lab.training import environment
 from lab.training.checkpoints import verified
 from lab.training.checkpoints.lightning_io import VerifiedCheckpointIO
 from lab.training.compilation import Compiler
-from lab.training.conductor import Conductor
-from lab.training.data.batches import Steps, Text, training_batches, validation
+from lab.training.data.batches import StepBatches, Text, training_batches, validator
 from lab.training.module import NextToken
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
@@ -32,20 +31,22 @@ from lab.training.parallel.world import World
 from lab.training.progress.outcome import Outcome, Stopped
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.summary import summarize
+from lab.training.step_callback import StepCallback
 
 Conclude = Callable[[Summary], Summary]
-"""Given a finished run's summary, before it is written, returns it with what there is to add; may raise `Stopped`."""
+"""Called with the summary of a finished run before it is written; returns the complete summary. May raise `Stopped`."""
 
 _LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Procedure:
-    """How to train, apart from the model, the text, and what is learnt from it.
+    """How to train, apart from the model, the data and the recipe.
 
     Attributes:
-        seed: of the random numbers in the model, such as dropout's.
-        data_seed: of the order of the data.
+        train, validation, optimizer, schedule: as in the experiment.
+        seed: the random seed of the model, such as of dropout.
+        data_seed: the random seed of the order of the data.
     """
 
     train: Train
@@ -71,31 +72,34 @@ def fit(
 ) -> Outcome:
     """Train a model, tokens [B, T] to logits [B, T, V], in place, as `lab.training.loop.train` describes.
 
-    On what is drawn, the loss is taken where an item asks for something, and nowhere else.
+    On a synthetic task, the loss is the mean over the targets of its items.
 
-    With several processes, each calls this with the same arguments but for its rank. The first one writes everything
-    that is written, and alone is asked for reports; a stop that any of them is asked for stops all after the same step.
-    A checkpoint doesn't depend on the number of processes, so the next attempt may have another. Losses and
-    weights are those of one process but for the order in which sums are taken, and for what `NextToken` says of
-    dropout; a run of so many processes that was interrupted is, bit for bit, that of as many that was not. Afterwards
-    each process has the whole model, or under fsdp its part of it.
+    With several processes, each calls this function with the same arguments except for its rank. The first one writes
+    all files and reports progress. If any of them stops, all stop after the same step. A checkpoint doesn't depend on
+    the number of processes, which may differ in the next attempt. Losses and weights equal those of a single process,
+    except for the order of sums and for dropout (see `NextToken`). A run that is interrupted and resumed with the same
+    number of processes gives bitwise the same result. Afterwards each process has the whole model, or its shard of it
+    with fsdp.
 
     Args:
-        module: makes the recipe's Lightning module, called as `NextToken` is.
-        world: the processes that train the run together; by default this one alone.
-        utilization: what turns its speed into MFU; None to report none. The first process alone needs it.
-        conclude: what remains to be done with a finished run; the first process alone needs it.
+        module: builds the recipe's Lightning module; has the parameters of `NextToken`.
+        report: called with the progress.
+        stop: called after every step; True stops the run.
+        world: the processes that train the run together; this process alone by default.
+        utilization: converts speed to MFU; None for no MFU. Only the first process needs it.
+        conclude: completes the summary of a finished run. Only the first process needs it.
+
     Raises:
-        ValueError: the folder holds a run on another text or beyond the budget, the schedule does not fit into the
-            budget, the text is too short, or a step cannot be split over the processes.
+        ValueError: the folder has a run on other text or beyond the budget, the schedule doesn't fit the budget, the
+            text is too short, or a step can't be split over the processes.
     """
     world = world or World()
     procedure.schedule.check(procedure.train.steps, procedure.train.tokens_per_step)
     world.check(procedure.train)
     device = environment.device_of(procedure.train.accelerator, world)
     with connected(world, device) as group:
-        told = report if world.first else None
-        return _fit(model, text, procedure, folder, module, told, stop, group, device, utilization, conclude)
+        own_report = report if world.first else None
+        return _fit(model, text, procedure, folder, module, own_report, stop, group, device, utilization, conclude)
 
 
 def _fit(
@@ -114,14 +118,14 @@ def _fit(
     budget, world = procedure.train, group.world
     separator = None if isinstance(text, SyntheticData) or not budget.mask_documents else text.separator
     batches = training_batches(text, budget, procedure.data_seed)
-    validate = validation(text, model, budget, procedure.validation.tokens, separator, group, device)
+    validate = validator(text, model, budget, procedure.validation.tokens, separator, group, device)
     group.check_same("the text's digest", text.digest)
-    newest = group.from_first(verified.newest(folder) if world.first else None)
+    newest = group.broadcast(verified.newest(folder) if world.first else None)
     start = 0 if newest is None else verified.step_of(newest)
     if start > budget.steps:
         raise ValueError(f"{newest} is beyond the budget of {budget.steps:,} steps")
     compiler = Compiler(model, budget, device, world)
-    trained = module(
+    lightning_module = module(
         model,
         train=budget,
         optimizer=procedure.optimizer,
@@ -133,7 +137,7 @@ def _fit(
         n_targets=text.n_targets if isinstance(text, SyntheticData) else None,
     )
     recorder = Recorder(folder, from_step=start) if world.first else None
-    conductor = Conductor(
+    callback = StepCallback(
         train=budget,
         validation_interval=procedure.validation.interval(budget.tokens_per_step),
         folder=folder,
@@ -155,7 +159,7 @@ def _fit(
                 precision=_LIGHTNING_PRECISION[budget.precision],
                 max_steps=budget.steps,
                 logger=recorder or False,
-                callbacks=[conductor],
+                callbacks=[callback],
                 default_root_dir=folder,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
@@ -166,18 +170,16 @@ def _fit(
                 num_sanity_val_steps=0,
                 plugins=[VerifiedCheckpointIO(folder, newest), *_environment(world)],
             )
-            conductor.report(start, always=True)
-            _run(trainer, trained, Steps(batches, start, budget.steps, world.part(budget)), newest)
+            callback.report(start, always=True)
+            _run(trainer, lightning_module, StepBatches(batches, start, budget.steps, world.part(budget)), newest)
     finally:
         if recorder is not None:
             recorder.close()
-    status = conductor.status(trainer.global_step)
-    peak = group.most(max(conductor.peak_memory, environment.peak_memory(device)))
-    summary = summarize(
-        conductor, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world
-    )
-    provenance = summary.provenance.with_facts({"loss": trained.loss_form(device)})
-    summary = replace(summary, provenance=provenance, extra=trained.facts())
+    status = callback.status(trainer.global_step)
+    peak = group.max(max(callback.peak_memory, environment.peak_memory(device)))
+    summary = summarize(callback, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world)
+    provenance = summary.provenance.with_facts({"loss": lightning_module.loss_form(device)})
+    summary = replace(summary, provenance=provenance, extra=lightning_module.facts())
     if status == "finished" and world.first and conclude is not None:
         try:
             summary = conclude(summary)
@@ -185,28 +187,28 @@ def _fit(
             return Outcome("preempted", "asked to stop while the trained model was evaluated", summary)
     if status != "preempted" and world.first:
         RunFolder(folder).summary = summary
-    conductor.report(trainer.global_step, always=True)
-    return Outcome(status, conductor.reason, summary)
+    callback.report(trainer.global_step, always=True)
+    return Outcome(status, callback.reason, summary)
 
 
 def _placement(world: World, device: torch.device) -> dict[str, Any]:
-    """Lightning's options for where the run runs."""
+    """Lightning's options for devices and strategy."""
     if not world.several:
         return {"devices": 1}
     return {"devices": 1 if device.index is None else [device.index], "strategy": strategy_of(world, device)}
 
 
 def _environment(world: World) -> list[LightningEnvironment]:
-    """What keeps Lightning from finding SLURM, whose signals and requeue it would handle by itself."""
+    """A plugin that keeps Lightning from detecting Slurm, whose signals and requeue it would handle itself."""
     return [] if world.several else [LightningEnvironment()]
 
 
-def _run(trainer: Trainer, module: NextToken, steps: Steps, checkpoint: Path | None) -> None:
+def _run(trainer: Trainer, module: NextToken, steps: StepBatches, checkpoint: Path | None) -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, train_dataloaders=steps, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:
-        # Lightning turns Ctrl-C into an exit and ignores the next one; who called decides what it means.
+        # Lightning turns Ctrl-C into an exit and ignores the next one. Restore both for the caller.
         if isinstance(error.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, interrupt)
             raise error.__context__ from None

@@ -1,7 +1,7 @@
-"""Lightning without what it imports and the lab never uses: a process starts in half of the time.
+"""Import Lightning without libraries that the lab doesn't need from it, which halves the start-up time of a process.
 
-Lightning imports torchmetrics, which imports scipy.signal and transformers where they are installed, for metrics of
-sound and of text. While it is being imported, they are not installed.
+Lightning imports torchmetrics, which imports scipy.signal and transformers if they are installed, for metrics of audio
+and text. This module hides them while torchmetrics is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNUSED = frozenset({"matplotlib", "scipy", "transformers"})
 
 
 class _Lean(MetaPathFinder, Loader):
-    """Finds torchmetrics as everybody does, and executes it by the loader that was found."""
+    """Finds torchmetrics with the usual finders, and executes it with the usual loader while libraries are hidden."""
 
     def __init__(self) -> None:
         self._loader: Loader | None = None
@@ -45,32 +45,32 @@ class _Lean(MetaPathFinder, Loader):
         assert self._loader is not None
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
-        with _not_installed(UNUSED):
+        with _hidden(UNUSED):
             self._loader.exec_module(module)
 
 
 @contextmanager
-def _not_installed(names: frozenset[str]) -> Iterator[None]:
-    """As torchmetrics asks: by lightning_utilities."""
+def _hidden(names: frozenset[str]) -> Iterator[None]:
+    """Hide libraries from lightning_utilities, which torchmetrics uses to look for them."""
     from lightning_utilities.core import imports
 
-    asked: Any = imports
-    version, available = asked._version, asked.package_available
+    module: Any = imports
+    version, available = module._version, module.package_available
 
     def visible_version(name: str) -> str:
         if name in names:
             raise PackageNotFoundError(name)
-        found: str = version(name)
-        return found
+        installed: str = version(name)
+        return installed
 
-    asked._version, asked.package_available = visible_version, lambda name: name not in names and available(name)
+    module._version, module.package_available = visible_version, lambda name: name not in names and available(name)
     try:
         yield
     finally:
-        asked._version, asked.package_available = version, available
+        module._version, module.package_available = version, available
 
 
 def install() -> None:
-    """Before anything imports Lightning."""
+    """Install the finder. Call this before anything imports Lightning."""
     if IMPORTER not in sys.modules and not any(isinstance(finder, _Lean) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Lean())

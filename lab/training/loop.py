@@ -1,4 +1,4 @@
-"""One run from its configuration to its outcome: prepare the text, build the model, train it."""
+"""Train one run from its configuration: prepare the data, build the model, fit it."""
 
 from __future__ import annotations
 
@@ -29,39 +29,43 @@ def train(
     experiment: Experiment,
     folder: Path,
     *,
-    trained: Mapping[str, Teacher] | None = None,
+    teachers: Mapping[str, Teacher] | None = None,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
     world: World | None = None,
     conclude: Conclude | None = None,
 ) -> Outcome:
-    """Train an experiment in a run folder, or go on with what is there.
+    """Train an experiment in a run folder, or resume the run in it.
 
-    Writes tokenizer/, metrics.jsonl, TensorBoard events and checkpoints/, and summary.json once the run has finished
-    or diverged. A run that was interrupted at any moment, `kill -9` included, goes on from its newest whole checkpoint
-    and ends with the weights of one that was not, bit for bit on the same machine, libraries and number of threads.
+    Writes tokenizer/, metrics.jsonl, TensorBoard events and checkpoints/, and summary.json when the run has finished or
+    diverged. An interrupted run, even after `kill -9`, resumes from its newest complete checkpoint. Its final weights
+    are bitwise those of an uninterrupted run on the same machine, with the same libraries and number of threads.
 
     Args:
-        experiment: what to train.
-        folder: the run folder; made if it is missing.
-        trained: identity → run, for every run that the experiment refers to.
+        experiment: the configuration.
+        folder: the run folder; created if missing.
+        teachers: identity → loaded run, for every run that the experiment refers to.
         report: called with the progress at the start, at the end, and at most a few times a second in between.
-        stop: asked after every step; on True the run writes a checkpoint and ends as preempted.
-        world: the processes that train the run together, each of which calls this: see `lab.training.fit.fit`.
-        conclude: what remains to be done once the run is finished, before that is written down.
+        stop: called after every step; on True the run writes a checkpoint and ends as preempted.
+        world: the processes that train the run together. Each of them calls this function; see `lab.training.fit.fit`.
+        conclude: completes the summary of a finished run before it is written.
+
+    Returns:
+        How the run ended, with its summary.
+
     Raises:
-        ValueError: the experiment cannot be trained, such as a model with fewer tokens than its text, or a teacher with
-            others; or the folder holds a run of something else.
+        ValueError: the experiment can't be trained, for example because the vocabulary of the model or the tokenizer
+            of a teacher doesn't fit the text; or the folder has a run on other text.
     """
     text = load(experiment.data)
     if experiment.model.vocab_size < text.vocab_size:
         raise ValueError(
             f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"
         )
-    module = experiment.recipe.module(trained or {}, text.encoder)
+    module = experiment.recipe.module(teachers or {}, text.encoder)
     world = world or World()
-    # Before there is a model, so that what measuring needs is no part of the run's peak of memory.
-    utilization = utilization_of(experiment, trained or {}, world) if world.first else None
+    # Before the model exists, so that the memory of this measurement doesn't count as the run's.
+    utilization = utilization_of(experiment, teachers or {}, world) if world.first else None
     if world.first:
         text.keep_tokenizer(folder / TOKENIZER)
     model = Decoder.initialized(experiment.model, experiment.seed, kernel=experiment.train.kernel)
@@ -87,18 +91,18 @@ def train(
     )
 
 
-def utilization_of(experiment: Experiment, trained: Mapping[str, Teacher], world: World) -> Utilization:
-    """What turns the run's speed here into its MFU; on a CPU it may measure for a moment.
+def utilization_of(experiment: Experiment, teachers: Mapping[str, Teacher], world: World) -> Utilization:
+    """Converts the run's speed on this machine to MFU. On a CPU, this may measure the peak for a moment.
 
     Args:
-        trained: as for `train`.
+        teachers: as in `train`.
     """
     recipe = experiment.recipe
     context = experiment.train.context
     flops = costs(experiment.model, context).flops_per_token
     for option in run_options(type(recipe)):
-        used: Any = trained[getattr(recipe, option)].model
-        forward = costs(used.architecture, context).forward_flops_per_token
+        teacher: Any = teachers[getattr(recipe, option)].model
+        forward = costs(teacher.architecture, context).forward_flops_per_token
         flops += recipe.flops_in_step(option, forward)
     dtype = torch.bfloat16 if experiment.train.precision == "bf16-mixed" else torch.float32
     device = environment.device_of(experiment.train.accelerator, world)

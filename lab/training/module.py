@@ -1,7 +1,7 @@
-"""Next-token prediction as a Lightning module: one batch is one optimizer step, cut into as many passes as memory asks.
+"""Next-token prediction as a Lightning module: one batch is one optimizer step, divided into micro-batches.
 
-Optimization is manual so that a step is a pure function of (weights, optimizer state, step): the learning rate, the
-batch and the random numbers of dropout are all addressed by the step, and nothing has to be fast-forwarded to resume.
+Optimization is manual, so that a step is a pure function of (weights, optimizer state, step). The learning rate, the
+batch and the random numbers of dropout all depend on the number of the step, so nothing is skipped on resuming.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ from lab.training.data.documents import document_ids
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train
-from lab.training.parallel.group import ALONE, Group
-from lab.training.parallel.strategies import shard, whole
-from lab.training.parallel.world import Pass
+from lab.training.parallel.group import SINGLE_PROCESS, Group
+from lab.training.parallel.strategies import full_tensor, shard
+from lab.training.parallel.world import MicroBatch
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a training step measured.
+    """The measurements of a training step. All processes have the same values.
 
     Attributes:
-        loss: mean cross-entropy over the global batch before the step, nats per token; as all of this, the same in
-            every process.
-        grad_norm: global L2 norm of the gradient of that and the auxiliary losses together, before clipping.
+        loss: mean cross-entropy over the global batch before the step, in nats per token.
+        grad_norm: global L2 norm of the gradient of the objective, before clipping.
         lr: the learning rate of the step.
-        auxiliary: what the model asked to be added to the cross-entropy, weighted, by name; mean over the passes.
-        terms: what else the recipe measured, by name; mean over the global batch.
+        auxiliary: name → weighted auxiliary loss of the model; mean over the micro-batches.
+        terms: name → other value that the recipe measures; mean over the global batch.
     """
 
     loss: float
@@ -50,7 +49,7 @@ class StepResult:
 
     @property
     def fault(self) -> str | None:
-        """What is not finite, and why the step was therefore not taken; None for a step taken."""
+        """Which value is not finite, so that the step was not taken; None if the step was taken."""
         if not math.isfinite(self.loss):
             return f"the training loss is {self.loss}"
         for name, value in self.auxiliary.items():
@@ -66,13 +65,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a recipe makes of one pass, means over its tokens in nats.
+    """The losses of a micro-batch: scalars, means over its tokens in nats.
 
     Attributes:
-        next_token: cross-entropy against the text: a step's loss in every recipe, so that recipes can be compared.
-        objective: what is minimised, with the auxiliary losses in it.
-        auxiliary: what the model asked to be added, weighted, by name.
-        terms: what else is worth recording, by name, detached.
+        next_token: cross-entropy against the text. It is the loss of a step in every recipe, so that recipes can be
+            compared.
+        objective: the minimised loss, including the auxiliary losses.
+        auxiliary: name → weighted auxiliary loss of the model.
+        terms: name → other value to record, detached.
     """
 
     next_token: Tensor
@@ -82,14 +82,14 @@ class Losses:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Seed of the random numbers that a training step draws, a function of the two alone."""
+    """The random seed of a training step."""
     return int.from_bytes(hashlib.sha256(f"step/{seed}/{step}".encode()).digest()[:8], "little") >> 1
 
 
-def pass_seed(seed: int, step: int, first: int) -> int:
-    """The random seed of a pass, from the index of its first sequence in the global batch.
+def micro_batch_seed(seed: int, step: int, first: int) -> int:
+    """The random seed of a micro-batch, from the index of its first sequence in the global batch.
 
-    The first pass's is the step's.
+    The first micro-batch has the seed of the step.
     """
     if first == 0:
         return step_seed(seed, step)
@@ -97,8 +97,8 @@ def pass_seed(seed: int, step: int, first: int) -> int:
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:
-    # Not torch.manual_seed: it queues a call, with its traceback, for every kind of device that has not started, which
-    # takes longer than a small model's step and is never freed.
+    # Not torch.manual_seed: for every device type that isn't initialized it queues a call with its traceback, which
+    # takes longer than a step of a small model and is never freed.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
@@ -107,24 +107,24 @@ def _seed_generators(seed: int, device: torch.device) -> None:
 class NextToken(LightningModule):
     """Trains a language model on batches of (inputs, targets), each [B, T].
 
-    A batch may say where there is something to predict, at n places of each sequence: (inputs [B, T], targets [B, n],
-    places [B, n]). The loss is the mean over those then.
+    A batch may have targets at n places of each sequence only: (inputs [B, T], targets [B, n], places [B, n]). The loss
+    is then the mean over these.
 
-    With a `separator`, the id that ends a document, the model is also given the document ids, [B, T].
+    With a `separator`, the id that ends a document, the model also gets the document ids, [B, T].
 
-    A step whose loss or gradient is not finite is not taken, and says so in its result.
+    A step whose loss or gradient is not finite is not taken; `StepResult.fault` has the reason.
 
-    Several processes take a step together, each on its part of the batch, and it is the step of one process but for the
-    order in which sums are taken. With dropout it is another draw: a process by itself draws for one pass after the
-    other, several draw for each pass by its place in the batch. So any two numbers of processes that go through the
-    same passes drop the same activations, whichever process goes through which; a mixture of experts balances its
-    load over the tokens of a pass, in one process as in several.
+    Several processes take a step together, each on its part of the batch. The step is that of a single process except
+    for the order of sums and for dropout. A single process seeds its generators once per step; several processes seed
+    them for each micro-batch, by its place in the global batch. So with two or more processes, dropout depends on the
+    micro-batches but not on which process computes them. A mixture of experts always balances its load over the tokens
+    of a micro-batch.
 
-    Recipes that learn from more than the text derive from it.
+    Other recipes derive from this class.
     """
 
     from_logits: ClassVar[bool] = False
-    """Whether the recipe reads all logits, so that the model has to make them."""
+    """Whether the recipe needs all logits, so that the model can't compute the loss in chunks."""
 
     def __init__(
         self,
@@ -135,15 +135,17 @@ class NextToken(LightningModule):
         schedule: Schedule,
         seed: int,
         separator: int | None = None,
-        group: Group = ALONE,
+        group: Group = SINGLE_PROCESS,
         compiler: Compiler | None = None,
         n_targets: int | None = None,
     ) -> None:
         """
         Args:
+            seed: the random seed of the run.
+            separator: the id that ends a document, to mask documents; None not to.
+            group: the processes that train together; a batch is this process's part of the global batch.
+            compiler: compiles the model's blocks; None to compile nothing.
             n_targets: number of targets in a sequence; None if every token has one.
-            group: the processes that train together; a batch is this one's part of the global batch.
-            compiler: of the model's blocks; None to compile nothing.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -156,41 +158,43 @@ class NextToken(LightningModule):
         self._group = group
         self._compiler = compiler
         self._n_targets = n_targets
-        self._peaks: list[float] = []
+        self._peak_rates: list[float] = []
 
     def configure_model(self) -> None:
-        """Hold a part of each weight only, if that is the strategy."""
+        """Shard the model if the strategy requires it."""
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self._optimizer.build(self.model)
-        # Now, since a checkpoint's groups hold the rate of the step that it was taken at.
-        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        # Read now: after loading a checkpoint, the groups have the rate of its step.
+        self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         return optimizer
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Any]:
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
 
-        def passes() -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        def compute_gradients() -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
             _seed_generators(step_seed(self._seed, step), self.device)
             return self._accumulate(*batch)
 
         compiler = self._compiler
-        loss, auxiliary, terms = passes() if compiler is None else compiler.step(passes, undo=optimizer.zero_grad)
+        loss, auxiliary, terms = (
+            compute_gradients() if compiler is None else compiler.step(compute_gradients, undo=optimizer.zero_grad)
+        )
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
-        # Together, since each read waits for the device.
-        measured = torch.stack([value.to(loss) for value in (loss, *auxiliary.values(), *terms.values())])
-        norm_value, loss_value, *others = torch.cat([norm.to(loss).view(1), self._group.sum(measured)]).tolist()
+        norm = full_tensor(torch.nn.utils.get_total_norm(gradients))
+        # All values in one transfer, because each read waits for the device.
+        values = torch.stack([value.to(loss) for value in (loss, *auxiliary.values(), *terms.values())])
+        norm_value, loss_value, *others = torch.cat([norm.to(loss).view(1), self._group.sum(values)]).tolist()
         factor = self._schedule.factor(step, self._train.steps, self._train.tokens_per_step)
-        for group, peak in zip(optimizer.param_groups, self._peaks, strict=True):
+        for group, peak in zip(optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
         result = StepResult(
             loss=loss_value,
             grad_norm=norm_value,
-            lr=self._peaks[0] * factor,
+            lr=self._peak_rates[0] * factor,
             auxiliary=dict(zip(auxiliary, others, strict=False)),
             terms=dict(zip(terms, others[len(auxiliary) :], strict=True)),
         )
@@ -202,63 +206,65 @@ class NextToken(LightningModule):
         return {"result": result}
 
     def kernel_choices(self) -> dict[str, KernelChoice] | None:
-        """Which attention kernel each layer kind uses here and why no other, if the model can tell."""
+        """Layer kind → attention kernel used here, and the reasons against the others; None if the model can't tell."""
         sequences = self._group.world.sequences_per_forward(self._train)
         return self.model.kernel_choices(sequences, self._train.context, documents=self._train.mask_documents)
 
     def loss_form(self, device: torch.device) -> str:
-        """How the loss of a pass is computed: from all logits (`plain`), or in chunks that hold some of them."""
+        """How the loss of a micro-batch is computed: from all logits (`plain`), or in chunks."""
         tokens = self._group.world.sequences_per_forward(self._train) * (self._n_targets or self._train.context)
         return "plain" if self.from_logits else self.model.loss_form(tokens, device.type)
 
     def facts(self) -> dict[str, object]:
-        """What the run's summary says besides, by key."""
+        """Further entries of the run's summary."""
         return {}
 
     def _accumulate(
         self, inputs: Tensor, targets: Tensor, places: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Add the gradient of the global batch's objective, one of this process's passes after another.
+        """Accumulate the gradient of the global batch's objective over the micro-batches of this process.
 
         Returns:
-            This process's share of the mean loss, of the auxiliary losses and of the recipe's terms, detached; their
+            This process's share of the mean loss, of the auxiliary losses and of the recipe's terms, detached. Their
             sums over the processes are the means over the global batch.
         """
         world = self._group.world
-        passes = world.passes(self._train)
+        micro_batches = world.micro_batches(self._train)
         total = torch.zeros((), device=inputs.device)
         auxiliary: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
-        for number, each in enumerate(passes, start=1):
-            begin = each.first - passes[0].first
-            part = slice(begin, begin + each.size)
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            begin = micro_batch.first - micro_batches[0].first
+            part = slice(begin, begin + micro_batch.size)
             x, y, at_places = inputs[part], targets[part], None if places is None else places[part]
-            share = len(x) / self._train.global_batch if each.counts else 0.0
-            self._seed_pass(each)
+            share = len(x) / self._train.global_batch if micro_batch.is_counted else 0.0
+            self._seed_micro_batch(micro_batch)
             losses = self._measure(x, y, at_places)
-            with contextlib.nullcontext() if number == len(passes) else self._keeping_gradients():
-                # The processes' gradients are averaged, and their sum is wanted.
+            with contextlib.nullcontext() if number == len(micro_batches) else self._no_gradient_sync():
+                # Gradients are averaged over the processes, but the sum is needed.
                 self.manual_backward(losses.objective * (share * world.size))
             total = total + losses.next_token.detach() * share
-            for sums, found in ((auxiliary, losses.auxiliary), (terms, losses.terms)):
-                for name, term in found.items():
+            for sums, values in ((auxiliary, losses.auxiliary), (terms, losses.terms)):
+                for name, term in values.items():
                     sums[name] = sums.get(name, 0.0) + term.detach() * share
         return total, auxiliary, terms
 
-    def _seed_pass(self, each: Pass) -> None:
-        """Address the pass's random numbers by its place in the global batch; one process draws them in a row."""
+    def _seed_micro_batch(self, micro_batch: MicroBatch) -> None:
+        """Seed the generators by the place of the micro-batch in the global batch. A single process doesn't."""
         if self._group.world.several:
-            _seed_generators(pass_seed(self._seed, self.trainer.global_step, each.first), self.device)
+            _seed_generators(micro_batch_seed(self._seed, self.trainer.global_step, micro_batch.first), self.device)
 
-    def _keeping_gradients(self) -> contextlib.AbstractContextManager[None]:
-        """Let replicas exchange gradients in the last pass of a step only. Parts of them are exchanged in each pass,
-        or every process would have to hold them whole until then."""
+    def _no_gradient_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Delay the exchange of gradients between replicas until the last micro-batch of a step.
+
+        Shards exchange them in every micro-batch; otherwise each process would need memory for the whole gradient.
+        """
         strategy: Any = self.trainer.strategy
         block: Any = getattr(strategy, "block_backward_sync", contextlib.nullcontext)
         return block()  # type: ignore[no-any-return]
 
     def _measure(self, tokens: Tensor, targets: Tensor, places: Tensor | None = None) -> Losses:
-        """One pass over tokens [B, T]: what the model is to learn from it, and what it asks for besides."""
+        """Compute the losses of a micro-batch, tokens [B, T]."""
         if not self.from_logits:
             measured = self.model.losses(*self._inputs(tokens), targets=targets, places=places)
             return Losses(measured.next_token.mean(), measured.objective, measured.auxiliary)

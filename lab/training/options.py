@@ -1,4 +1,4 @@
-"""How much to train, on what, and how the work is cut up: the options of a run that belong to no component."""
+"""The options of a run that belong to no component: budget, shape of a step, and validation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Accelerator = Literal["auto", "cpu", "cuda"]
 Compile = Literal["auto", "on", "off"]
 
 
-_AS_YOU_LIKE = {"affects_result": False}
-"""Marks a field that changes how a run proceeds but not what it computes: it is no part of the run's identity."""
+_NO_EFFECT_ON_RESULT = {"affects_result": False}
+"""Metadata of a field that doesn't change the result of a run, and so isn't part of its identity."""
 
 
 def _at_least_one(option: str, value: int | None) -> None:
@@ -31,35 +31,35 @@ class Train:
     """The training budget and the shape of a step.
 
     Attributes:
-        tokens: the budget. The last step is whole, so up to one step's tokens more are trained on.
-        context: tokens a sequence.
-        global_batch: sequences an optimizer step; the loss is their mean.
-        micro_batch: sequences a forward pass, a divisor of global_batch; None for all at once. Gradients accumulate
-            over the passes, so memory changes and the result does not, but for rounding (and for which activations
-            dropout picks, and over which tokens a mixture of experts balances its load, where a model has either).
-        precision: fp32 throughout, or bf16 autocast over fp32 weights and optimizer states.
-        grad_clip: largest global L2 norm of the gradient of a step; None leaves it as it is.
-        mask_documents: whether attention stays inside a document of a packed sequence; else it sees the ones before it.
-        kernel: how attention is computed; `auto` picks the fastest that honours the whole specification.
-        compile: whether torch.compile compiles the model's blocks, which changes the last bits of what they compute (as
-            another device does): `auto` where the budget repays the compilation. The provenance says whether and why.
-        log_every: optimizer steps between two points of a training curve. The first and the last are always there.
+        tokens: the budget. It is rounded up to whole steps.
+        context: tokens per sequence.
+        global_batch: sequences per optimizer step; the loss is their mean.
+        micro_batch: sequences per forward pass, a divisor of global_batch; None for the whole batch. Gradients
+            accumulate over the micro-batches. This changes memory but not the result, except for rounding, for the
+            activations that dropout picks, and for the tokens over which a mixture of experts balances its load.
+        precision: fp32 throughout, or bf16 autocast with fp32 weights and optimizer states.
+        grad_clip: maximum global L2 norm of the gradient of a step; None for no clipping.
+        mask_documents: whether attention stays within a document of a packed sequence.
+        kernel: the attention kernel; `auto` picks the fastest that supports the whole specification.
+        compile: whether torch.compile compiles the model's blocks; `auto` compiles if the budget is large enough. This
+            changes the last bits of results, as another device does. The provenance has the decision and the reason.
+        log_every: optimizer steps between two points of a training curve. The first and the last step always have one.
         checkpoint_minutes: training time between two checkpoints. The end and a preemption always write one.
-        accelerator: where to train; `auto` takes a CUDA device if there is one.
+        accelerator: the device type; `auto` takes a CUDA device if there is one.
     """
 
     tokens: int
     context: int
     global_batch: int
-    micro_batch: int | None = field(default=None, metadata=_AS_YOU_LIKE)
+    micro_batch: int | None = field(default=None, metadata=_NO_EFFECT_ON_RESULT)
     precision: Precision = "fp32"
     grad_clip: float | None = 1.0
     mask_documents: bool = False
     kernel: str = "auto"
-    compile: Compile = field(default="auto", metadata=_AS_YOU_LIKE)
-    log_every: int = field(default=10, metadata=_AS_YOU_LIKE)
-    checkpoint_minutes: float = field(default=10.0, metadata=_AS_YOU_LIKE)
-    accelerator: Accelerator = field(default="auto", metadata=_AS_YOU_LIKE)
+    compile: Compile = field(default="auto", metadata=_NO_EFFECT_ON_RESULT)
+    log_every: int = field(default=10, metadata=_NO_EFFECT_ON_RESULT)
+    checkpoint_minutes: float = field(default=10.0, metadata=_NO_EFFECT_ON_RESULT)
+    accelerator: Accelerator = field(default="auto", metadata=_NO_EFFECT_ON_RESULT)
 
     def __post_init__(self) -> None:
         for option in ("tokens", "context", "global_batch", "micro_batch", "log_every"):
@@ -87,18 +87,18 @@ class Train:
 
     @property
     def sequences_per_forward(self) -> int:
-        """Sequences that one forward pass sees."""
+        """Sequences per forward pass."""
         return self.global_batch if self.micro_batch is None else self.micro_batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """When the model is measured on held-out text, and on how much of it.
+    """When to measure the model on held-out data, and on how much of it.
 
     Attributes:
-        every: training tokens between two validations, rounded to whole steps; None for one at the end only. There
-            is always one at the end.
-        tokens: size of the validation set, the same windows at every step of every run.
+        every: training tokens between two validations, rounded to whole steps; None to validate at the end only. There
+            is always a validation at the end.
+        tokens: number of validation tokens; the same windows at every step of every run.
     """
 
     every: int | None = None
@@ -109,12 +109,12 @@ class Validation:
         _at_least_one("tokens", self.tokens)
 
     def interval(self, tokens_per_step: int) -> int | None:
-        """Optimizer steps between two validations; None for none before the end."""
+        """Optimizer steps between two validations; None to validate at the end only."""
         return None if self.every is None else max(1, round(self.every / tokens_per_step))
 
 
 class RunConfiguration(Protocol):
-    """What a recipe may check of a run's configuration; `lab.training.experiment.Experiment` is one."""
+    """The parts of a configuration that a recipe may check; `lab.training.experiment.Experiment` is one."""
 
     @property
     def model(self) -> Architecture: ...

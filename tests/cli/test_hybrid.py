@@ -51,7 +51,7 @@ def test_a_killed_hybrid_ends_as_one_that_was_not_bit_for_bit(tmp_path: Path) ->
 
     worker = start(killed, tmp_path / "cache")
     deadline = time.monotonic() + 300
-    while not any(verified.step_of(path) >= 5 for path in verified.all_of(killed.path)):
+    while not any(verified.step_of(path) >= 5 for path in verified.list_checkpoints(killed.path)):
         assert worker.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -27,7 +27,7 @@ def test_the_model_has_the_checkpoints_weights_and_does_not_train(trained: Train
 
 def test_damaged_weights_are_never_used(trained: Trained, tmp_path: Path) -> None:
     run = RunFolder(shutil.copytree(trained.bytes.path, tmp_path / "runs" / "a" / "b" / "seed-0"))
-    for path in verified.all_of(run.path):
+    for path in verified.list_checkpoints(run.path):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)

@@ -121,7 +121,7 @@ class Storm:
     def _damage(self) -> None:
         """Cut the newest checkpoint short, while the job waits for its next start."""
         self.cluster.wait_for(self._jobs["damaged"], "PENDING")
-        newest, before = verified.all_of(self.folders["damaged"])[:2]
+        newest, before = verified.list_checkpoints(self.folders["damaged"])[:2]
         with newest.open("r+b") as file:
             file.truncate(newest.stat().st_size // 2)
         self.noted["damaged"] = {"newest": verified.step_of(newest), "before": verified.step_of(before)}
@@ -161,11 +161,11 @@ class Storm:
 
 
 def _hittable(folder: Path) -> bool:
-    return len(verified.all_of(folder)) >= 2
+    return len(verified.list_checkpoints(folder)) >= 2
 
 
 def _checkpoint(folder: Path) -> int:
-    return verified.step_of(verified.all_of(folder)[0])
+    return verified.step_of(verified.list_checkpoints(folder)[0])
 
 
 def _seen(folder: Path) -> dict[str, int]:

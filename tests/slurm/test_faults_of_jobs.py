@@ -115,7 +115,7 @@ def test_a_checkpoint_that_is_cut_short_is_passed_over_for_the_one_before(storm:
     damaged = storm.noted["damaged"]
     assert first == damaged["newest"]
     assert second == STEPS - damaged["before"]
-    assert f"step-{damaged['newest']:09d}.ckpt is passed over: its SHA-256 is not" in storm.log("damaged")
+    assert f"step-{damaged['newest']:09d}.ckpt is skipped: its SHA-256 is not" in storm.log("damaged")
 
 
 def test_a_run_that_the_administrator_cancelled_waits_for_its_user(storm: Past) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lab.training.fit import fit
 from lab.training.module import NextToken
 from lab.training.progress.outcome import Outcome
-from lab.training.recipes.student import Distilled
+from lab.training.recipes.student import DistillationModule
 from lab.training.recipes.teacher import Teacher
 
 from . import tiny
@@ -44,7 +44,7 @@ def teacher(model: tiny.TinyModel | None = None) -> Teacher:
 def distilled(given: Teacher | None = None, **options: Any) -> Callable[..., NextToken]:
     """What makes the Lightning module."""
     options = {"temperature": 1.0, "hard_label_weight": 0.0} | options
-    return functools.partial(Distilled, teacher=given or teacher(), **options)
+    return functools.partial(DistillationModule, teacher=given or teacher(), **options)
 
 
 VICTIM: dict[str, Any] = tiny.VICTIM

@@ -79,15 +79,15 @@ def compiler(model: nn.Module, tokens: int = 1000, world: World | None = None, *
 def test_auto_compiles_where_the_budget_repays_it() -> None:
     model = Blocks()
     parameters = sum(p.numel() for p in model.parameters())
-    enough = int(compilation.REPAID_FLOPS["cpu"] / 6 / parameters) + 1
+    enough = int(compilation.MIN_FLOPS["cpu"] / 6 / parameters) + 1
     short, long = compiler(model, enough - 1), compiler(model, enough)
     short.start()
-    assert short.verdict is not None
-    assert str(short.verdict).startswith("off: the budget of about")
+    assert short.decision is not None
+    assert str(short.decision).startswith("off: the budget of about")
     assert compiled(model) == [False] * 3
     long.start()
-    assert long.verdict is not None
-    assert str(long.verdict).startswith("on: the budget of about")
+    assert long.decision is not None
+    assert str(long.decision).startswith("on: the budget of about")
     assert compiled(model) == [True] * 3
 
 
@@ -123,7 +123,7 @@ def test_a_compiled_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path)
 
 def test_an_attempt_that_goes_on_decides_as_the_first_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(tmp_path, until=3)
-    monkeypatch.setitem(compilation.REPAID_FLOPS, "cpu", 1.0)
+    monkeypatch.setitem(compilation.MIN_FLOPS, "cpu", 1.0)
     outcome, _ = trained(tmp_path)
     assert verdict(outcome).startswith("off: the budget")
 
@@ -135,7 +135,7 @@ def test_a_failure_falls_back_says_so_and_spoils_nothing(
         raise torch._dynamo.exc.InternalTorchDynamoError("no luck")
 
     _, expected = trained(tmp_path / "off", compile="off")
-    monkeypatch.setitem(compilation.REPAID_FLOPS, "cpu", 1.0)
+    monkeypatch.setitem(compilation.MIN_FLOPS, "cpu", 1.0)
     outcome, actual = trained(tmp_path / "auto", Blocks(hinder=fail))
     assert verdict(outcome) == "off: torch.compile failed: no luck"
     assert tiny.same(actual, expected)
@@ -166,7 +166,7 @@ def test_a_missing_compiler_is_warned_of_or_refused(
     assert not (tmp_path / "on").exists()
     trained(tmp_path / "short")
     assert capsys.readouterr().err == ""
-    monkeypatch.setitem(compilation.REPAID_FLOPS, "cpu", 1.0)
+    monkeypatch.setitem(compilation.MIN_FLOPS, "cpu", 1.0)
     outcome, _ = trained(tmp_path / "auto")
     assert verdict(outcome).startswith("off: no C++ compiler")
     assert capsys.readouterr().err.startswith("warning: train.compile: off: no C++ compiler was found")

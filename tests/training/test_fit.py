@@ -251,9 +251,9 @@ def test_a_resumed_run_tells_where_it_starts(tmp_path: Path) -> None:
 
 def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path: Path) -> None:
     tiny.run(tmp_path / "rare", steps=5)
-    assert [verified.step_of(path) for path in verified.all_of(tmp_path / "rare")] == [5]
+    assert [verified.step_of(path) for path in verified.list_checkpoints(tmp_path / "rare")] == [5]
     tiny.run(tmp_path / "often", steps=5, checkpoint_minutes=1e-9)
-    assert [verified.step_of(path) for path in verified.all_of(tmp_path / "often")] == [5, 4]
+    assert [verified.step_of(path) for path in verified.list_checkpoints(tmp_path / "often")] == [5, 4]
 
 
 def test_a_checkpoint_is_never_ahead_of_the_curve_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

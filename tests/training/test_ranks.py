@@ -138,7 +138,7 @@ def test_a_stop_that_reaches_one_process_stops_all_after_the_same_step(
     outcomes = two.train(tmp_path / "cut", strategy, stop={"1": 5}, **options)
     reason = "asked to stop after step 5 of 8"
     assert [(outcome["status"], outcome["reason"]) for outcome in outcomes] == [("preempted", reason)] * 2
-    assert [verified.step_of(path) for path in verified.all_of(tmp_path / "cut")] == [5]
+    assert [verified.step_of(path) for path in verified.list_checkpoints(tmp_path / "cut")] == [5]
     two.train(tmp_path / "cut", strategy, **options)
     assert tiny.same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert tiny.timeless(tmp_path / "cut") == tiny.timeless(tmp_path / "whole")
@@ -164,7 +164,7 @@ def test_a_run_goes_on_with_another_number_of_processes(two: Ranks, tmp_path: Pa
     mixed = tmp_path / "mixed"
     assert train(World(), str(mixed), stop={"0": 3}, **options).status == "preempted"
     assert two.train(mixed, strategy, stop={"0": 3}, **options)[1]["status"] == "preempted"
-    assert verified.step_of(verified.all_of(mixed)[0]) == 6
+    assert verified.step_of(verified.list_checkpoints(mixed)[0]) == 6
     alone(mixed, **options)
     assert_close(mixed, tmp_path / "one")
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_is_that_of_one_process(two: Ranks, tmp_path: Path, strateg
     options: dict[str, Any] = {"model": "decoder", "double": True}
     alone(tmp_path / "one", **options)
     two.train(tmp_path / "two", strategy, **options)
-    one, of_two = (verified.read(verified.all_of(tmp_path / name)[0]) for name in ("one", "two"))
+    one, of_two = (verified.read(verified.list_checkpoints(tmp_path / name)[0]) for name in ("one", "two"))
     assert shapes(of_two) == shapes(one)
     for found, wanted in zip(of_two["optimizer_states"], one["optimizer_states"], strict=True):
         assert len(found["state"]) == len(wanted["state"]) > 0
@@ -219,7 +219,7 @@ def test_numbers_that_one_process_finds_not_finite_end_the_run_in_all(
 def test_a_clock_that_is_ahead_writes_a_checkpoint_in_all(two: Ranks, tmp_path: Path) -> None:
     outcomes = two.train(tmp_path, "fsdp", minutes={"0": 10.0, "1": 1e-9}, stop={"0": 5})
     assert [outcome["status"] for outcome in outcomes] == ["preempted", "preempted"]
-    assert [verified.step_of(path) for path in verified.all_of(tmp_path)] == [5, 4]
+    assert [verified.step_of(path) for path in verified.list_checkpoints(tmp_path)] == [5, 4]
 
 
 @both

@@ -134,7 +134,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path: Path)
     _, expected = tiny.run(reference)
     tiny.interrupted(resumed, 5)
     tiny.interrupted(resumed, 3)
-    newest, before = verified.all_of(resumed)
+    newest, before = verified.list_checkpoints(resumed)
     assert [verified.step_of(newest), verified.step_of(before)] == [8, 5]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -153,7 +153,7 @@ def test_a_run_with_no_whole_checkpoint_starts_over(tmp_path: Path) -> None:
     reference, resumed = tmp_path / "reference", tmp_path / "resumed"
     _, expected = tiny.run(reference)
     tiny.interrupted(resumed, 5)
-    for path in verified.all_of(resumed):
+    for path in verified.list_checkpoints(resumed):
         path.write_bytes(path.read_bytes()[:-1])
     _, actual = tiny.run(resumed)
     assert tiny.same(actual, expected)

@@ -16,7 +16,7 @@ from lab.data.batches import Batches
 from lab.training.fit import fit
 from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.recipes.label_smoothing import LabelSmoothing
-from lab.training.recipes.smoothing import Smoothed
+from lab.training.recipes.smoothing import LabelSmoothingModule
 
 from . import tiny
 from .test_fit import PlainDescent
@@ -31,7 +31,7 @@ def test_a_step_descends_the_smoothed_cross_entropy(tmp_path: Path, epsilon: flo
         optimizer=PlainDescent(),
         schedule=ConstantSchedule(),
     )
-    fit(after, tiny.TinyText(), plan, tmp_path, module=functools.partial(Smoothed, epsilon=epsilon))
+    fit(after, tiny.TinyText(), plan, tmp_path, module=functools.partial(LabelSmoothingModule, epsilon=epsilon))
 
     model = tiny.TinyModel().double()
     inputs, targets = Batches(tiny.TinyText().train, tiny.CONTEXT, tiny.BATCH, seed=6).at(0)

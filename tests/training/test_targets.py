@@ -18,8 +18,8 @@ from lab.training.fit import fit
 from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.recipes.distillation import Distillation
 from lab.training.recipes.student import soft_losses
-from lab.training.recipes.target_options import Targets, bytes_a_token
-from lab.training.recipes.targets import Few, TargetSelection
+from lab.training.recipes.target_options import Targets, bytes_per_token
+from lab.training.recipes.targets import TargetSelection, TeacherTargets
 
 from . import student, tiny
 from .test_fit import PlainDescent
@@ -39,7 +39,7 @@ def softmax(row: list[float], temperature: float) -> list[float]:
     return [power / math.fsum(powers) for power in powers]
 
 
-def weights(few: Few, temperature: float) -> Tensor:
+def weights(few: TeacherTargets, temperature: float) -> Tensor:
     """The distribution that a student is given, over the whole vocabulary: from the definitions, token by token."""
     dense = torch.zeros(*few.tokens.shape[:2], V, dtype=torch.float64)
     for b, t in itertools.product(range(dense.shape[0]), range(dense.shape[1])):
@@ -54,7 +54,7 @@ def weights(few: Few, temperature: float) -> Tensor:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loss_and_its_gradient_are_their_formulas(form: Targets, temperature: float) -> None:
     selection = TargetSelection(form, 4, temperature)
-    few = selection.of(logits(1), seed=0, step=0, first=0)
+    few = selection.select(logits(1), seed=0, step=0, first=0)
     mine = logits(0).requires_grad_()
     soft, _ = selection.losses(mine, few)
     w = weights(few, temperature)
@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradient_are_their_formulas(form: Targets, temperature
 
 
 def test_top_k_are_the_likeliest_renormalized() -> None:
-    few = TargetSelection("top_k", 2).of(logits(1), seed=0, step=0, first=0)
+    few = TargetSelection("top_k", 2).select(logits(1), seed=0, step=0, first=0)
     for row, ids in zip(logits(1).flatten(0, 1).tolist(), few.tokens.flatten(0, 1).tolist(), strict=True):
         assert sorted(ids) == sorted(sorted(range(V), key=lambda token: row[token])[-2:])
     p = logits(1).softmax(-1)
@@ -79,7 +79,7 @@ def test_top_k_are_the_likeliest_renormalized() -> None:
 @pytest.mark.parametrize("form", ["top_k", "sampled_renormalized"])
 def test_all_tokens_renormalized_are_the_full_distribution(form: Targets) -> None:
     selection = TargetSelection(form, V, 2.0)
-    found = selection.losses(logits(0), selection.of(logits(1), seed=0, step=0, first=0))
+    found = selection.losses(logits(0), selection.select(logits(1), seed=0, step=0, first=0))
     for few, full in zip(found, soft_losses(logits(0), logits(1), 2.0), strict=True):
         torch.testing.assert_close(few, full)
 
@@ -94,7 +94,7 @@ def test_sampled_targets_are_unbiased(form: Targets, k: int, temperature: float)
     theirs, row = logits(1)[:1, :1], logits(0)[:1, :1]
     mine = row.expand(*SHAPE, V).clone().requires_grad_()
     selection = TargetSelection(form, k, temperature)
-    few = selection.of(theirs.expand(*SHAPE, V), seed=0, step=0, first=0)
+    few = selection.select(theirs.expand(*SHAPE, V), seed=0, step=0, first=0)
     soft, kl = selection.losses(mine, few)
     soft.mean().backward()
     assert mine.grad is not None
@@ -109,13 +109,13 @@ def test_sampled_targets_are_unbiased(form: Targets, k: int, temperature: float)
     assert ((mine.grad.sum((0, 1)) - (q - p) / temperature).abs() < 4.5 * errors).all()
 
     top = TargetSelection("top_k", 3, temperature)
-    biased, _ = top.losses(row, top.of(theirs, seed=0, step=0, first=0))
+    biased, _ = top.losses(row, top.select(theirs, seed=0, step=0, first=0))
     assert abs(biased.item() - full.item()) > 10 * error, "or what is biased would pass too"
 
 
 def test_draws_without_replacement_are_those_of_an_urn() -> None:
     theirs = torch.tensor([0.5, 0.25, 0.15, 0.1]).log().double()
-    few = TargetSelection("sampled_renormalized", 2).of(theirs.expand(*SHAPE, 4), seed=3, step=0, first=0)
+    few = TargetSelection("sampled_renormalized", 2).select(theirs.expand(*SHAPE, 4), seed=3, step=0, first=0)
     p = theirs.exp().tolist()
     for a, b in itertools.combinations(range(4), 2):
         expected = p[a] * p[b] / (1 - p[a]) + p[b] * p[a] / (1 - p[b])
@@ -128,12 +128,12 @@ def test_draws_are_addressed_by_seed_step_and_sequence(form: Targets) -> None:
     theirs = torch.randn(1, 5, 50, generator=torch.Generator().manual_seed(0)).expand(4, 5, 50)
     selection = TargetSelection(form, 8)
     state = torch.get_rng_state()
-    whole = selection.of(theirs, seed=1, step=2, first=0)
+    whole = selection.select(theirs, seed=1, step=2, first=0)
     assert torch.equal(torch.get_rng_state(), state), "what the model draws is left as it was"
-    halves = [selection.of(theirs[:2], seed=1, step=2, first=first) for first in (0, 2)]
-    assert torch.equal(Few.joined(halves).tokens, whole.tokens)
-    assert torch.equal(whole.part(1, 2).tokens, whole.tokens[1:3])
-    others = [selection.of(theirs[:1], seed=seed, step=step, first=0) for seed, step in ((9, 2), (1, 3))]
+    halves = [selection.select(theirs[:2], seed=1, step=2, first=first) for first in (0, 2)]
+    assert torch.equal(TeacherTargets.concatenate(halves).tokens, whole.tokens)
+    assert torch.equal(whole.rows(1, 2).tokens, whole.tokens[1:3])
+    others = [selection.select(theirs[:1], seed=seed, step=step, first=0) for seed, step in ((9, 2), (1, 3))]
     found = [*whole.tokens, *(other.tokens[0] for other in others)]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(found, 2))
 
@@ -141,14 +141,14 @@ def test_draws_are_addressed_by_seed_step_and_sequence(form: Targets) -> None:
 def test_what_cannot_be_is_never_drawn() -> None:
     theirs = torch.full((1, 2000, V), -math.inf)
     theirs[..., 2] = theirs[..., 4] = 0.0
-    few = TargetSelection("sampled", 5).of(theirs, seed=0, step=0, first=0)
+    few = TargetSelection("sampled", 5).select(theirs, seed=0, step=0, first=0)
     assert few.tokens.unique().tolist() == [2, 4]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_teacher_that_is_not_finite_shows_in_the_loss(form: Targets) -> None:
     selection = TargetSelection(form, 3)
-    few = selection.of(torch.full((2, 3, V), math.nan), seed=0, step=0, first=0)
+    few = selection.select(torch.full((2, 3, V), math.nan), seed=0, step=0, first=0)
     assert few.tokens.lt(V).all()
     assert not selection.losses(logits(0), few)[1].isfinite().any()
 
@@ -170,7 +170,7 @@ def test_a_step_descends_the_objective(tmp_path: Path, form: Targets, micro_batc
     model, given = tiny.TinyModel().double(), student.Confident().double().eval()
     inputs, targets = Batches(tiny.TinyText().train, tiny.CONTEXT, tiny.BATCH, seed=6).at(0)
     mine = model(inputs)
-    few = selection.of(given(inputs).detach(), seed=plan.seed, step=0, first=0)
+    few = selection.select(given(inputs).detach(), seed=plan.seed, step=0, first=0)
     p = torch.zeros_like(mine)
     w = torch.full_like(few.tokens, 1, dtype=torch.float64) / 5
     w = w if few.logits is None else (few.logits / temperature).softmax(-1)
@@ -221,6 +221,6 @@ def test_k_is_gemmas_unless_it_is_given() -> None:
     assert Distillation(teacher="x").n_targets is None
     assert Distillation(teacher="x", targets="sampled").n_targets == 256
     assert Distillation(teacher="x", targets="sampled", k=8).n_targets == 8
-    assert bytes_a_token("top_k", 256, 256_000) == 2048
-    assert bytes_a_token("top_k", 256, 50_000) == 1536
-    assert bytes_a_token("sampled", 256, 50_000) == 516
+    assert bytes_per_token("top_k", 256, 256_000) == 2048
+    assert bytes_per_token("top_k", 256, 50_000) == 1536
+    assert bytes_per_token("sampled", 256, 50_000) == 516

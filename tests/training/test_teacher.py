@@ -68,7 +68,7 @@ def test_a_finished_run_teaches_with_its_last_weights(experiment: Experiment, ru
 
 
 def test_an_earlier_checkpoint_does_not_stand_in_for_the_last(experiment: Experiment, run: RunFolder) -> None:
-    last = verified.all_of(run.path)[0]
+    last = verified.list_checkpoints(run.path)[0]
     verified.write(verified.read(last), verified.checkpoint_path(run.path, 7))
     last.write_bytes(last.read_bytes()[:-1])
     assert verified.newest(run.path) == verified.checkpoint_path(run.path, 7)
@@ -85,10 +85,10 @@ def test_another_models_weights_are_refused(experiment: Experiment, run: RunFold
 def test_a_student_is_trained_from_the_run_and_says_so(experiment: Experiment, run: RunFolder, tmp_path: Path) -> None:
     taught = replace(experiment, recipe=Distillation(teacher="e" * 64), model=architecture(d_model=32))
     given = teacher.load(run, experiment, kernel="auto")
-    outcome = loop.train(taught, tmp_path / "student", trained={"e" * 64: given})
+    outcome = loop.train(taught, tmp_path / "student", teachers={"e" * 64: given})
     assert outcome.status == "finished"
     assert outcome.summary.as_json()["teacher"] == given.facts()
-    with pytest.raises(OptionError, match="run eeeeeeeeeeee… is needed, and was not brought along"):
+    with pytest.raises(OptionError, match="run eeeeeeeeeeee… is needed, and was not loaded"):
         loop.train(taught, tmp_path / "alone")
     assert not (tmp_path / "alone").exists()
 
@@ -97,7 +97,7 @@ def test_a_student_of_other_tokens_is_not_trained(experiment: Experiment, run: R
     given = teacher.load(run, experiment, kernel="auto")
     other = replace(bpe(experiment), recipe=Distillation(teacher="e" * 64))
     with pytest.raises(OptionError, match="school/big/seed-0 was trained on another tokenizer's tokens"):
-        loop.train(other, tmp_path / "student", trained={"e" * 64: given})
+        loop.train(other, tmp_path / "student", teachers={"e" * 64: given})
     assert not (tmp_path / "student").exists()
 
 

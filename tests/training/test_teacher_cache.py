@@ -25,8 +25,8 @@ from lab.dispatch.worker import failure
 from lab.training.fit import fit
 from lab.training.progress.outcome import Outcome
 from lab.training.recipes import teacher_cache
-from lab.training.recipes.target_options import Targets, bytes_a_token
-from lab.training.recipes.targets import Few, TargetSelection
+from lab.training.recipes.target_options import Targets, bytes_per_token
+from lab.training.recipes.targets import TargetSelection, TeacherTargets
 from lab.training.recipes.teacher import Teacher
 from lab.training.recipes.teacher_cache import TeacherCache
 
@@ -79,7 +79,7 @@ def test_a_cached_student_is_the_online_one_bit_for_bit(tmp_path: Path, form: Ta
     assert tiny.timeless(tmp_path / "first") == tiny.timeless(tmp_path / "online") == tiny.timeless(tmp_path / "second")
     assert (first.shown, second.shown) == (STEPS * tiny.BATCH, 0)
 
-    size = bytes_a_token(form, 5, tiny.VOCAB) * STEPS * tiny.TOKENS_PER_STEP
+    size = bytes_per_token(form, 5, tiny.VOCAB) * STEPS * tiny.TOKENS_PER_STEP
     on_disk = files(tmp_path / "cache")
     assert [path.suffix for path in on_disk] == [".bin"] * STEPS, "no lock and nothing temporary is left"
     assert sum(path.stat().st_size for path in on_disk) == size + 4 * STEPS, "what is announced, and a checksum a step"
@@ -167,11 +167,13 @@ def test_students_that_start_together_make_each_step_once(tmp_path: Path) -> Non
         together.wait()
         for step in range(20):
 
-            def say(step: int = step) -> Few:
+            def say(step: int = step) -> TeacherTargets:
                 made.append(step)
                 time.sleep(0.002)
                 tokens = torch.full((3, 4, 2), step)
-                return Few(tokens, tokens + torch.rand(3, 4, 2))  # whoever made it twice would see other numbers
+                return TeacherTargets(
+                    tokens, tokens + torch.rand(3, 4, 2)
+                )  # whoever made it twice would see other numbers
 
             found[number].append(cache.at(step, 0, torch.full((3, 4), step), say).values)
 
@@ -187,14 +189,14 @@ def test_students_that_start_together_make_each_step_once(tmp_path: Path) -> Non
 
 
 def test_a_teacher_that_fails_leaves_nothing_and_no_one_waiting(tmp_path: Path) -> None:
-    def fail() -> Few:
+    def fail() -> TeacherTargets:
         raise RuntimeError("the teacher is ill")
 
     inputs = torch.zeros(3, 4, dtype=torch.int64)
     with pytest.raises(RuntimeError, match="the teacher is ill"):
         cache_of(tmp_path).at(0, 0, inputs, fail)
     assert not [path for path in files(tmp_path) if path.suffix == ".bin"]
-    few = Few(torch.ones(3, 4, 2, dtype=torch.int64), torch.ones(3, 4, 2))
+    few = TeacherTargets(torch.ones(3, 4, 2, dtype=torch.int64), torch.ones(3, 4, 2))
     assert torch.equal(cache_of(tmp_path).at(0, 0, inputs, lambda: few).values, few.values)
 
 

@@ -126,7 +126,7 @@ def test_a_damaged_newer_name_does_not_push_out_the_whole_one(tmp_path: Path) ->
     truncate(damaged)
     io = VerifiedCheckpointIO(tmp_path, resumed_from=whole)
     io.save_checkpoint({"step": 6}, verified.checkpoint_path(tmp_path, 6))
-    assert [verified.step_of(path) for path in verified.all_of(tmp_path)] == [6, 5]
+    assert [verified.step_of(path) for path in verified.list_checkpoints(tmp_path)] == [6, 5]
 
 
 def test_what_an_interrupted_write_left_is_cleared(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ CASES = [
 def test_every_sequence_is_taken_once_and_all_processes_make_equally_many_passes() -> None:
     for batch, micro, size in CASES:
         plan = train(batch, micro)
-        passes = [world.passes(plan) for world in worlds(size)]
+        passes = [world.micro_batches(plan) for world in worlds(size)]
         assert len({len(each) for each in passes}) == 1
-        taken = [first for each in passes for p in each if p.counts for first in range(p.first, p.first + p.size)]
+        taken = [first for each in passes for p in each if p.is_counted for first in range(p.first, p.first + p.size)]
         assert taken == list(range(batch))
         for world, each in zip(worlds(size), passes, strict=True):
             part = world.part(plan)
@@ -45,20 +45,20 @@ def test_processes_go_through_the_passes_of_one_where_there_are_enough() -> None
     enough = [(batch, micro, size) for batch, micro, size in CASES if micro and batch // micro >= size]
     for batch, micro, size in enough:
         plan = train(batch, micro)
-        together = [p for world in worlds(size) for p in world.passes(plan) if p.counts]
-        assert together == World().passes(plan)
+        together = [p for world in worlds(size) for p in world.micro_batches(plan) if p.is_counted]
+        assert together == World().micro_batches(plan)
     assert len(enough) > 50
 
 
 def test_a_process_with_fewer_passes_goes_through_its_last_one_again_for_nothing() -> None:
-    first, second = (world.passes(train(6, 2)) for world in worlds(2))
-    assert [(p.first, p.counts) for p in first] == [(0, True), (0, False)]
-    assert [(p.first, p.counts) for p in second] == [(2, True), (4, True)]
+    first, second = (world.micro_batches(train(6, 2)) for world in worlds(2))
+    assert [(p.first, p.is_counted) for p in first] == [(0, True), (0, False)]
+    assert [(p.first, p.is_counted) for p in second] == [(2, True), (4, True)]
 
 
 @pytest.mark.parametrize("items", [1, 2, 3, 4, 7])
 def test_items_are_dealt_out_once_in_equally_many_turns(items: int) -> None:
-    dealt = [list(world.dealt(range(items))) for world in worlds(3)]
+    dealt = [list(world.distribute(range(items))) for world in worlds(3)]
     assert {len(each) for each in dealt} == {-(-items // 3)}
     assert sorted(item for each in dealt for item, counts in each if counts) == list(range(items))
 

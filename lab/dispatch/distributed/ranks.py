@@ -111,7 +111,9 @@ def train_part(
             run.add_provenance({"processes": world.size, "nodes": world.nodes, "strategy": strategy})
         with connected(world, device, store):
             conclude = conclusion(run, experiment.train.accelerator, stop) if world.first else None
-            return train(experiment, run.path, trained=needed, report=report, stop=stop, world=world, conclude=conclude)
+            return train(
+                experiment, run.path, teachers=needed, report=report, stop=stop, world=world, conclude=conclude
+            )
 
 
 def _lead(run: RunFolder, report: Report, stop: Stop, *, world: World, store: TCPStore | None, part: Part) -> Outcome:

@@ -1,1 +1,1 @@
-"""Checkpoint files: atomic, verified, read and written by Lightning."""
+"""Atomic, verified checkpoint files, which Lightning reads and writes."""

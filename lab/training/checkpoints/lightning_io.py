@@ -1,4 +1,4 @@
-"""How Lightning reads and writes a run's checkpoints: atomically, verified, and the last two of them."""
+"""The Lightning plugin that reads and writes checkpoints atomically, verifies them, and keeps the last two."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ class VerifiedCheckpointIO(CheckpointIO):
     """Stores checkpoints as `lab.training.checkpoints.verified` describes.
 
     Args:
-        run: the run folder, whose `checkpoints/` holds no other checkpoints.
-        resumed_from: the checkpoint that this attempt goes on from, and so the newest whole one; it stays until two
-            newer ones stand.
+        run: the run folder; its `checkpoints/` contains no other checkpoints.
+        resumed_from: the checkpoint that this attempt resumes from, the newest complete one. It is kept until there are
+            two newer ones.
     """
 
     def __init__(self, run: Path, resumed_from: Path | None = None) -> None:
         self._run = run
-        self._whole = [] if resumed_from is None else [resumed_from]
+        self._complete = [] if resumed_from is None else [resumed_from]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         if storage_options is not None:
             raise TypeError("checkpoints are written to a file system; there are no storage options")
         path = Path(path)
         verified.write(checkpoint, path)
-        # What this attempt knows to be whole is kept, rather than the newest names: one of those may be damaged.
-        self._whole = [*(other for other in self._whole if other != path), path][-verified.KEPT :]
-        verified.discard_all_but(self._run, self._whole)
+        # Keep the checkpoints that this attempt knows to be complete: one with a newer name may be damaged.
+        self._complete = [*(other for other in self._complete if other != path), path][-verified.MAX_CHECKPOINTS :]
+        verified.keep_only(self._run, self._complete)
 
     def load_checkpoint(
         self, path: str | Path, map_location: str | torch.device | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Raises DamagedCheckpoint unless the file is whole; loads tensors and plain values only."""
+        """Load tensors and plain values only.
+
+        Raises:
+            DamagedCheckpoint: the file is incomplete or damaged.
+        """
         if weights_only is False:
             raise ValueError("checkpoints are loaded with weights_only=True")
         content: dict[str, Any] = verified.read(Path(path), "cpu" if map_location is None else map_location)

@@ -1,8 +1,8 @@
-"""Checkpoint files that can tell whether they are whole: a SHA-256 beside each, checked before it is read.
+"""Verified checkpoint files: the SHA-256 beside each file is checked before the file is read.
 
-A checkpoint is `step-<n>.ckpt` with `step-<n>.ckpt.sha256` in the format of `sha256sum`. It is written under another
-name, synced and renamed, its digest before it: a checkpoint with a name but no digest, or another one, was interrupted
-or damaged, and the one before it is used.
+A checkpoint is `step-<n>.ckpt`, with `step-<n>.ckpt.sha256` in the format of `sha256sum`. It is written under a
+temporary name and synced; then its digest is written, and the file is renamed. A checkpoint without a matching digest
+is incomplete or damaged, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ import torch
 from lab.records import write_text
 
 FOLDER = "checkpoints"
-KEPT = 2
+MAX_CHECKPOINTS = 2
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
 class DamagedCheckpoint(RuntimeError):
-    """A checkpoint's contents are not those that were written."""
+    """The content of a checkpoint is not what was written."""
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where a run keeps its checkpoint after `step` optimizer steps."""
+    """The file of a run's checkpoint after `step` optimizer steps."""
     return run / FOLDER / f"step-{step:09d}.ckpt"
 
 
 def step_of(path: Path) -> int:
-    """Optimizer steps done at a checkpoint, read off its name."""
+    """The optimizer steps before a checkpoint, from the file's name.
+
+    Raises:
+        ValueError: it is not the name of a checkpoint.
+    """
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path.name} is not a checkpoint's name, such as step-000000100.ckpt")
@@ -43,7 +47,7 @@ def step_of(path: Path) -> int:
 
 
 def write(content: object, path: Path) -> None:
-    """Save `content` so that at every moment there is either a whole checkpoint of that name or none."""
+    """Save `content` atomically: at every moment there is a complete checkpoint of that name or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -60,10 +64,10 @@ def write(content: object, path: Path) -> None:
 
 
 def read(path: Path, map_location: str | torch.device = "cpu") -> Any:
-    """Load a checkpoint: tensors and plain values only, nothing that could run code.
+    """Load a checkpoint: tensors and plain values only, no code.
 
     Raises:
-        DamagedCheckpoint: its digest is missing or another one.
+        DamagedCheckpoint: its digest is missing or doesn't match.
     """
     fault = damage(path)
     if fault is not None:
@@ -72,7 +76,7 @@ def read(path: Path, map_location: str | torch.device = "cpu") -> Any:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, or None if it is whole."""
+    """The fault of a checkpoint file; None if it is complete."""
     try:
         expected = _digest_path(path).read_text(encoding="ascii").split()[0]
     except (OSError, IndexError, UnicodeDecodeError):
@@ -80,19 +84,19 @@ def damage(path: Path) -> str | None:
     return None if _sha256(path) == expected else "its SHA-256 is not the one recorded when it was written"
 
 
-def all_of(run: Path) -> list[Path]:
-    """A run's checkpoints, whole or not, the newest first."""
-    found = [path for path in (run / FOLDER).glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of, reverse=True)
+def list_checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints, complete or not, the newest first."""
+    paths = [path for path in (run / FOLDER).glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=step_of, reverse=True)
 
 
 def newest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None. Damaged ones are passed over with a warning."""
-    for path in all_of(run):
+    """The newest complete checkpoint of a run, or None. Damaged ones are skipped with a warning."""
+    for path in list_checkpoints(run):
         fault = damage(path)
         if fault is None:
             return path
-        _log.warning("%s is passed over: %s", path, fault)
+        _log.warning("%s is skipped: %s", path, fault)
     return None
 
 
@@ -102,9 +106,9 @@ def discard(path: Path) -> None:
     _digest_path(path).unlink(missing_ok=True)
 
 
-def discard_all_but(run: Path, kept: list[Path]) -> None:
-    """Remove the other checkpoints of a run, and what interrupted writes left."""
-    for path in all_of(run):
+def keep_only(run: Path, kept: list[Path]) -> None:
+    """Remove all other checkpoints of a run, and temporary files of interrupted writes."""
+    for path in list_checkpoints(run):
         if path not in kept:
             discard(path)
     for leftover in (run / FOLDER).glob(".step-*.ckpt*"):
@@ -115,7 +119,7 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint, on the CPU, ready for `load_state_dict` of its model.
 
     Raises:
-        DamagedCheckpoint: its digest is missing or another one.
+        DamagedCheckpoint: its digest is missing or doesn't match.
     """
     prefix = "model."
     return {name.removeprefix(prefix): value for name, value in read(path)["state_dict"].items()}
@@ -131,7 +135,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
+    """Make renames in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

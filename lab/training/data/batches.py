@@ -1,4 +1,4 @@
-"""What a run trains on and is validated on: batches by step, of text or of a synthetic task."""
+"""The batches of training and validation, from text or a synthetic task."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from components.language_model import LanguageModel
 from lab.data.batches import Batches, Tokens, validation_batches
 from lab.data.synthetic.synthetic_data import SyntheticBatches, SyntheticData
-from lab.training.data.validation import asked, validation_loss
+from lab.training.data.validation import task_metrics, validation_loss
 from lab.training.options import Train
 from lab.training.parallel.group import Group
 
 
 class Text(Protocol):
-    """What training needs of tokenized text; `lab.data.shards.TokenShards` is one."""
+    """Tokenized text for training; `lab.data.shards.TokenShards` is one."""
 
     @property
     def train(self) -> Tokens: ...
@@ -34,13 +34,13 @@ class Text(Protocol):
 
 
 def training_batches(data: Text | SyntheticData, train: Train, seed: int) -> Batches | SyntheticBatches:
-    """The global batch of every step, in an order or from draws that `seed` decides."""
+    """The global batches by step. The seed decides the order of text, or the items of a task."""
     if isinstance(data, SyntheticData):
         return data.batches(train.context, train.global_batch, seed)
     return Batches(data.train, train.context, train.global_batch, seed)
 
 
-def validation(
+def validator(
     data: Text | SyntheticData,
     model: LanguageModel,
     train: Train,
@@ -49,20 +49,25 @@ def validation(
     group: Group,
     device: torch.device,
 ) -> Callable[[], dict[str, float]]:
-    """What measures the model as it is when called: `val/loss`, and for a task `val/accuracy`."""
+    """A function that measures the model: `val/loss`, and for a task `val/accuracy`.
+
+    Args:
+        tokens: number of validation tokens.
+        separator: the id that ends a document, to mask documents; None not to.
+    """
     micro_batch = group.world.sequences_per_forward(train)
     if isinstance(data, SyntheticData):
         items = data.validation_batches(train.context, micro_batch, tokens)
-        return lambda: dict(zip(("val/loss", "val/accuracy"), asked(model, items, device, group), strict=True))
+        return lambda: dict(zip(("val/loss", "val/accuracy"), task_metrics(model, items, device, group), strict=True))
     windows = validation_batches(data.validation, train.context, micro_batch, tokens)
     return lambda: {"val/loss": validation_loss(model, windows, device, separator, group)}
 
 
-class Steps:
-    """A process's part of the batches of a run, from step `start` on.
+class StepBatches:
+    """The part of this process in the batches from step `start` on.
 
-    It has no length and no state, so that Lightning neither counts them nor winds them forward: a resumed run's
-    first batch is that of its first step.
+    Has no length and no state, so that Lightning doesn't count or skip batches: the first batch of a resumed run is
+    that of its first step.
     """
 
     def __init__(self, batches: Batches | SyntheticBatches, start: int, steps: int, part: range) -> None:
@@ -70,4 +75,4 @@ class Steps:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for step in range(self._start, self._steps):
-            yield tuple(each[self._part] for each in self._batches.at(step))
+            yield tuple(tensor[self._part] for tensor in self._batches.at(step))

@@ -1,4 +1,4 @@
-"""Which document each token of a packed sequence belongs to, for attention that stays inside a document."""
+"""Document ids of packed sequences, for attention that stays within a document."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from torch import Tensor
 
 
 def document_ids(tokens: Tensor, separator: int) -> Tensor:
-    """[B, T] token ids → [B, T] document ids, from 0 in each row; a separator belongs to the document that it ends."""
+    """[B, T] token ids → [B, T] document ids, from 0 in each row. A separator belongs to the document that it ends."""
     ends = tokens == separator
     return ends.cumsum(dim=1) - ends.long()

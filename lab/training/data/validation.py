@@ -1,4 +1,4 @@
-"""The loss on held-out text: the same windows at every step of every run, so that it moves only when the model does."""
+"""The loss on held-out data: the same batches at every step of every run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from components.language_model import LanguageModel
 from components.loss import token_losses
 from lab.training.data.documents import document_ids
-from lab.training.parallel.group import ALONE, Group
+from lab.training.parallel.group import SINGLE_PROCESS, Group
 from lab.training.parallel.strategies import reshard
 
 
@@ -21,15 +21,21 @@ def validation_loss(
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
     separator: int | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> float:
-    """Mean loss over every token of the batches, nats per token; each token counts once, whatever its batch's size.
+    """Mean loss over all tokens of the batches, in nats per token.
 
-    The model is measured in evaluation mode and left in the mode that it was in. With a `separator`, the id that ends
-    a document, it is also given the document ids.
+    The model is measured in evaluation mode; its mode is restored afterwards. With a `separator`, the id that ends a
+    document, it also gets the document ids.
 
-    The processes of a group deal the batches out among themselves, which have to be a sequence then, and all get the
-    same loss: one process's, but for the order in which sums are taken (in fp64).
+    Several processes divide the batches, which must then be a sequence. All get the same loss, that of a single process
+    except for the order of sums (in fp64).
+
+    Args:
+        batches: (inputs, targets), each [B, T].
+
+    Raises:
+        ValueError: there are no batches.
     """
 
     def losses(tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor]:
@@ -41,16 +47,18 @@ def validation_loss(
 
 
 @torch.no_grad()
-def asked(
+def task_metrics(
     model: LanguageModel,
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     device: torch.device,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> tuple[float, float]:
-    """Mean loss in nats, and the share of right answers, where items ask for something.
+    """Mean loss in nats per target, and the share of right answers, on a synthetic task.
 
-    As `validation_loss`, of batches (inputs [B, T], targets [B, n], places [B, n]). An answer is right if no other
-    token is likelier.
+    Works like `validation_loss`. An answer is right if it is the most likely token.
+
+    Args:
+        batches: (inputs [B, T], targets [B, n], places [B, n]).
     """
 
     def answers(tokens_BT: Tensor, targets_Bn: Tensor, places_Bn: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,40 +77,40 @@ def _means(
     device: torch.device,
     group: Group,
 ) -> list[float]:
-    """Means of the n things that `measure` says of each target of a batch."""
+    """Means over all targets of the n values that `measure` computes for each."""
     was_training = model.training
     model.eval()
     totals, targets = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(n)], 0
-    for batch, counts in _dealt(batches, group):
-        measured = measure(*(each.to(device) for each in batch))
-        if counts:
-            for total, values in zip(totals, measured, strict=True):
+    for batch, is_counted in _own_batches(batches, group):
+        results = measure(*(tensor.to(device) for tensor in batch))
+        if is_counted:
+            for total, values in zip(totals, results, strict=True):
                 total += values.double().sum()
             targets += batch[1].numel()
     model.train(was_training)
     reshard(model)
-    *sums, everybodys = group.sum(torch.stack([*totals, totals[0].new_tensor(targets)]))
-    if not everybodys:
+    *sums, n_targets = group.sum(torch.stack([*totals, totals[0].new_tensor(targets)]))
+    if not n_targets:
         raise ValueError("there is no validation batch to measure on")
-    return [float(total) / int(everybodys) for total in sums]
+    return [float(total) / int(n_targets) for total in sums]
 
 
 def target_losses(model: LanguageModel, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-    """Cross-entropy [B·T] of targets [B, T], without all logits at once if the model can do without."""
+    """Cross-entropy [B·T] of targets [B, T], in chunks of logits if the model supports it."""
     return model.losses(*inputs, targets=targets).next_token
 
 
-def _dealt(batches: Iterable[tuple[Tensor, ...]], group: Group) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+def _own_batches(batches: Iterable[tuple[Tensor, ...]], group: Group) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
     if not group.world.several:
         return ((batch, True) for batch in batches)
     assert isinstance(batches, Sequence)
-    return group.world.dealt(batches)
+    return group.world.distribute(batches)
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
-    """A loss in nats per token as bits per byte of the text that those tokens spell.
+    """Convert a loss in nats per token to bits per byte of text, which is comparable across tokenizers.
 
-    Comparable across tokenizers. `tokens` and `text_bytes` are those of the whole validation text, whose ratio stands
-    for that of the windows measured on.
+    Args:
+        tokens, text_bytes: size of the whole validation text. Its ratio is used for the measured windows too.
     """
     return loss / math.log(2) * tokens / text_bytes

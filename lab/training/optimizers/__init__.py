@@ -1,1 +1,1 @@
-"""How gradients become steps: optimizers and learning-rate schedules."""
+"""Optimizers and learning-rate schedules."""

@@ -1,4 +1,4 @@
-"""How gradients become steps, and which parameters weight decay reaches."""
+"""Optimizers, and which parameters weight decay applies to."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Component, kind="optimizer", home="lab.training.catalogue"):
-    """How gradients become steps."""
+    """The options of an optimizer."""
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of a model's parameters, its groups' `lr` at the schedule's peak."""
+        """Build the optimizer of a model's parameters. The `lr` of its groups is the peak of the schedule."""
         raise NotImplementedError
 
 
 @dataclass
 class ParameterGroups:
-    """A model's trained parameters by what weight decay means for them, each once and in the model's order.
+    """A model's trained parameters, grouped for weight decay; each once, in the order of the model.
 
     Attributes:
-        matrices: the weights of linear maps: two or more dimensions, experts stacked in a third included.
-        embeddings: tables that are looked up, whether or not the output head reads the same table.
-        others: norm gains, biases, sinks, scalars: whatever starts at a constant or has one dimension.
+        matrices: the weights of linear maps: two or more dimensions, including stacked experts.
+        embeddings: embedding tables, tied to the output head or not.
+        others: norm gains, biases, sinks, scalars: parameters that start at a constant or have one dimension.
     """
 
     matrices: list[nn.Parameter] = field(default_factory=list)
@@ -36,19 +36,19 @@ class ParameterGroups:
 
 
 def parameter_groups(model: nn.Module) -> ParameterGroups:
-    """Sort a model's parameters, by what its modules say they are for (`fills()`) and else by their shape."""
+    """Group a model's parameters: by the roles that its modules declare with `fills()`, otherwise by shape."""
     from torch import nn
 
     from components.initialization import Constant, Filled, Normal
 
     groups = ParameterGroups()
-    seen: set[int] = set()
+    grouped_ids: set[int] = set()
     for module in model.modules():
         fills = module.fills() if isinstance(module, Filled) else {}
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen or not parameter.requires_grad:
+            if id(parameter) in grouped_ids or not parameter.requires_grad:
                 continue
-            seen.add(id(parameter))
+            grouped_ids.add(id(parameter))
             match fills.get(name):
                 case Normal(role="embedding"):
                     groups.embeddings.append(parameter)
@@ -63,11 +63,18 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
 
 @register("adamw")
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), which reaches the matrices of projections only.
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), applied to the matrices of projections only.
 
-    Norm gains, biases and other vectors are never decayed. Neither are embedding tables, unless `decay_embedding` is
-    set: most tokens of a batch give a row no gradient, so decay alone would move it. A tied table is an embedding.
-    Each step takes lr · weight_decay off a decayed weight, so decay follows the schedule.
+    Norm gains, biases and other vectors are never decayed. Embedding tables, tied ones too, are decayed only with
+    `decay_embedding`: most rows get no gradient from a batch, so decay alone would move them. Each step multiplies a
+    decayed weight by 1 - lr · weight_decay, so decay follows the schedule.
+
+    Attributes:
+        lr: learning rate at the peak of the schedule.
+        betas: decay rates of the averages of the gradient and of its square.
+        eps: added to the denominator.
+        weight_decay: coefficient of weight decay.
+        decay_embedding: whether to decay embedding tables.
     """
 
     lr: float = 1e-3
@@ -88,14 +95,14 @@ class AdamW(Optimizer):
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         import torch
 
-        found = parameter_groups(model)
-        decayed, kept = list(found.matrices), list(found.others)
-        (decayed if self.decay_embedding else kept).extend(found.embeddings)
+        by_role = parameter_groups(model)
+        decayed, undecayed = list(by_role.matrices), list(by_role.others)
+        (decayed if self.decay_embedding else undecayed).extend(by_role.embeddings)
         groups = [
             {"params": parameters, "weight_decay": decay}
-            for parameters, decay in ((decayed, self.weight_decay), (kept, 0.0))
+            for parameters, decay in ((decayed, self.weight_decay), (undecayed, 0.0))
             if parameters
         ]
         beta1, beta2 = self.betas
-        # One kernel for all parameters: a loop over them costs more than the arithmetic in small models.
+        # Fused: in small models a loop over parameters takes longer than the arithmetic.
         return torch.optim.AdamW(groups, lr=self.lr, betas=(beta1, beta2), eps=self.eps, fused=True)

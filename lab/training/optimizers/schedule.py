@@ -1,7 +1,7 @@
-"""How the learning rate moves over a run, as a pure function of the step.
+"""Learning-rate schedules, as pure functions of the step.
 
-Every schedule rises linearly over `warmup_tokens`. Without a wasted step at rate zero: the first step of a warm-up of w
-steps has factor 1/(w+1), step w is the first at the peak, and a decay reaches its final value just after the last step.
+Every schedule rises linearly over `warmup_tokens`. No step has rate zero: the first step of a warm-up of w steps has
+factor 1/(w+1), step w is the first at the peak, and a decay reaches its final value just after the last step.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from components.registry import Component, OptionError, register
 
 
 class Schedule(Component, kind="schedule", home="lab.training.catalogue"):
-    """How the learning rate moves over a run."""
+    """The learning rate over a run."""
 
     warmup_tokens: int
 
     def factor(self, step: int, steps: int, tokens_per_step: int) -> float:
-        """What the learning rate is multiplied by at optimizer step `step` (0 is the first) of `steps`.
+        """The factor of the learning rate at optimizer step `step` of `steps`, counted from 0.
 
         Raises:
-            OptionError: the schedule does not fit into the budget.
+            OptionError: the schedule doesn't fit the budget.
             ValueError: there is no such step.
         """
         self.check(steps, tokens_per_step)
@@ -31,7 +31,7 @@ class Schedule(Component, kind="schedule", home="lab.training.catalogue"):
         return (step + 1) / (warmup + 1) if step < warmup else self._after_warmup(step, steps, warmup)
 
     def check(self, steps: int, tokens_per_step: int) -> None:
-        """Raise OptionError if the schedule does not fit into a budget of `steps`."""
+        """Raise OptionError if the schedule doesn't fit a budget of `steps`."""
         if self.warmup_steps(tokens_per_step) >= steps:
             raise OptionError(
                 "warmup_tokens",
@@ -40,7 +40,7 @@ class Schedule(Component, kind="schedule", home="lab.training.catalogue"):
             )
 
     def warmup_steps(self, tokens_per_step: int) -> int:
-        """Optimizer steps below the peak at the start."""
+        """Number of optimizer steps of the warm-up."""
         return math.ceil(self.warmup_tokens / tokens_per_step)
 
     def _after_warmup(self, step: int, steps: int, warmup: int) -> float:
@@ -56,7 +56,11 @@ class Schedule(Component, kind="schedule", home="lab.training.catalogue"):
 
 @register("constant")
 class ConstantSchedule(Schedule):
-    """The peak from the end of the warm-up to the end of the run."""
+    """The peak rate from the end of the warm-up to the end of the run.
+
+    Attributes:
+        warmup_tokens: length of the warm-up in tokens.
+    """
 
     warmup_tokens: int = 0
 
@@ -69,7 +73,12 @@ class ConstantSchedule(Schedule):
 
 @register("cosine")
 class Cosine(Schedule):
-    """Half a cosine from the peak to `final_fraction` of it (Loshchilov and Hutter 2017, without restarts)."""
+    """Half a cosine from the peak to `final_fraction` of it (Loshchilov and Hutter 2017, without restarts).
+
+    Attributes:
+        warmup_tokens: length of the warm-up in tokens.
+        final_fraction: final rate, as a share of the peak.
+    """
 
     warmup_tokens: int = 0
     final_fraction: float = 0.1
@@ -86,8 +95,14 @@ class Cosine(Schedule):
 class WarmupStableDecay(Schedule):
     """The peak, then a decay to `final_fraction` of it over the last `decay_fraction` of the run.
 
-    As in MiniCPM (Hu et al. 2024, arXiv:2404.06395). `shape` is the decay's: `linear`, `cosine`, or `sqrt`, the
-    1 − sqrt form that Hägele et al. 2024 (arXiv:2405.18392) found best.
+    As in MiniCPM (Hu et al. 2024, arXiv:2404.06395).
+
+    Attributes:
+        warmup_tokens: length of the warm-up in tokens.
+        decay_fraction: length of the decay, as a share of the run.
+        final_fraction: final rate, as a share of the peak.
+        shape: of the decay: `linear`, `cosine`, or `sqrt`, the 1 − sqrt form that was best for Hägele et al. 2024
+            (arXiv:2405.18392).
     """
 
     warmup_tokens: int = 0
@@ -103,7 +118,7 @@ class WarmupStableDecay(Schedule):
             raise OptionError("shape", f"must be one of linear, cosine, sqrt, got {self.shape!r}")
 
     def decay_steps(self, steps: int) -> int:
-        """Optimizer steps of the decay, the first of which is still at the peak."""
+        """Number of optimizer steps of the decay. The first of them is still at the peak."""
         return max(1, round(self.decay_fraction * steps))
 
     def check(self, steps: int, tokens_per_step: int) -> None:
@@ -120,14 +135,14 @@ class WarmupStableDecay(Schedule):
         progress = max(0.0, (step - (steps - decay)) / decay)
         match self.shape:
             case "linear":
-                left = 1 - progress
+                remaining = 1 - progress
             case "cosine":
-                left = (1 + math.cos(math.pi * progress)) / 2
+                remaining = (1 + math.cos(math.pi * progress)) / 2
             case "sqrt":
-                left = 1 - math.sqrt(progress)
-        return _between(1.0, self.final_fraction, left)
+                remaining = 1 - math.sqrt(progress)
+        return _between(1.0, self.final_fraction, remaining)
 
 
-def _between(peak: float, final: float, left: float) -> float:
-    """The value with `left` of the way from final to peak still to go."""
-    return final + (peak - final) * left
+def _between(peak: float, final: float, remaining: float) -> float:
+    """Interpolate: `final` if no part of the decay remains, `peak` if all of it does."""
+    return final + (peak - final) * remaining

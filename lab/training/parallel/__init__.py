@@ -1,1 +1,1 @@
-"""Training one run in several processes."""
+"""Train one run with several processes."""

@@ -1,7 +1,8 @@
-"""What the processes of a run tell each other apart from weights and gradients. A process by itself asks nobody."""
+"""Collective operations of the processes of a run, apart from weights and gradients."""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,49 +15,49 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from lab.training.parallel.world import World
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others in an exchange: while the first one writes a checkpoint, say. A process that
-dies breaks the exchange at once; one whose machine goes dark is for whoever started the processes to notice."""
+TIMEOUT = timedelta(minutes=30)
+"""Timeout of a collective operation, for example while the first process writes a checkpoint. If a process dies, the
+operation fails at once. If a whole machine fails, the launcher of the processes has to notice."""
 
 T = TypeVar("T")
 
 
 class Group:
-    """The processes that train a run. Everything here has to be called by all of them, in the same order.
+    """The processes that train a run. All of them must call the same methods, in the same order.
 
     Attributes:
-        world: where this process stands among them.
+        world: the rank of this process, and the number of processes.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag, True if it is so in any process."""
+        """For each flag, whether it is True in any process."""
         if not self.world.several:
             return flags
-        raised = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(raised, dist.ReduceOp.MAX)
-        return tuple(bool(flag) for flag in raised.tolist())
+        combined = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(combined, dist.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in combined.tolist())
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of the processes' values, the same tensor everywhere."""
+        """The sum of the values over all processes."""
         if not self.world.several:
             return values
         total = values.clone()
         dist.all_reduce(total)
         return total
 
-    def most(self, value: int) -> int:
-        """The largest of the processes' values."""
-        return max(self._all(value))
+    def max(self, value: int) -> int:
+        """The largest value of all processes."""
+        return builtins.max(self._all(value))
 
-    def from_first(self, value: T) -> T:
-        """The first process's value."""
+    def broadcast(self, value: T) -> T:
+        """The value of the first process."""
         return self._all(value)[0]
 
     def check_same(self, what: str, value: object) -> None:
-        """Raise ValueError in every process unless all of them have the same value."""
+        """Raise ValueError in every process if their values differ."""
         values = self._all(value)
         for rank, other in enumerate(values):
             if other != values[0]:
@@ -70,35 +71,38 @@ class Group:
         return values
 
 
-ALONE = Group(World())
-"""One process."""
+SINGLE_PROCESS = Group(World())
+"""The group of a run with one process."""
 
 
 @contextmanager
 def connected(world: World, device: torch.device, store: Store | None = None) -> Iterator[Group]:
-    """The group of a world's processes; where it is connected already, as it is.
+    """Connect the processes of a world, unless they are connected already.
 
-    After an error it stays as it is, since the others may be gone: the process has to end then.
+    After an error the connection stays open, because other processes may be gone: the process must then end.
 
     Args:
-        store: where the processes find each other; by default the first one listens at the world's address and port.
+        store: the rendezvous of the processes; by default the first one listens at the world's address and port.
+
+    Raises:
+        ValueError: the processes are already connected with another rank or size.
     """
     if not world.several:
         yield Group(world)
         return
-    made = not dist.is_initialized()
-    if made:
+    is_new = not dist.is_initialized()
+    if is_new:
         if store is None:
-            store = TCPStore(world.address, world.port, world.size, is_master=world.first, timeout=PATIENCE)
+            store = TCPStore(world.address, world.port, world.size, is_master=world.first, timeout=TIMEOUT)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # Small exchanges go through gloo even beside a GPU: they need not wait for it.
+        # Small CPU tensors use gloo even with GPUs, so that they don't wait for the GPU.
         backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE)
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
     if (dist.get_rank(), dist.get_world_size()) != (world.rank, world.size):
         raise ValueError(
             f"the process is rank {dist.get_rank()} of {dist.get_world_size()}, not {world.rank} of {world.size}"
         )
     yield Group(world)
-    if made:
+    if is_new:
         dist.destroy_process_group()

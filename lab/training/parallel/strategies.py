@@ -1,7 +1,7 @@
-"""Lightning's strategies for a run over several processes that somebody else has started and connected.
+"""Lightning strategies for several processes that are already started and connected.
 
-Both keep checkpoints as one process writes them: whole tensors under the model's own names, and the optimizer's state
-in its own order. So a run goes on with any number of processes, under either strategy.
+Both write the checkpoints of a single process: full tensors under the model's own names, and the optimizer's state in
+its own order. So a run can resume with any number of processes and with either strategy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lab.training.parallel.world import World
 
 
 class Environment(ClusterEnvironment):
-    """Tells Lightning where a process stands, and that the others run already."""
+    """Tells Lightning the rank of a process, and that the other processes are already running."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class Environment(ClusterEnvironment):
         return self._world.size
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: Lightning would work it out from devices and nodes, which need not be alike on every node."""
+        """Ignored: Lightning would derive the size from devices and nodes, but nodes may differ in their devices."""
 
     def global_rank(self) -> int:
         return self._world.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing, as for the size."""
+        """Ignored, for the same reason as the size."""
 
     def local_rank(self) -> int:
         return self._world.local_rank
@@ -65,11 +65,12 @@ class Environment(ClusterEnvironment):
 
 
 class Replicated(DDPStrategy):
-    """Every process holds the whole model and optimizer; gradients are averaged in the last pass of a step."""
+    """Every process has the whole model and optimizer. Gradients are averaged in the last micro-batch of a step."""
 
     def __init__(self, world: World, device: torch.device) -> None:
-        # Looking for unused parameters keeps torch from laying the buckets of gradients out anew after the first step,
-        # which would sum in another order: a resumed run of three or more processes would not be the undisturbed one.
+        # With `find_unused_parameters`, torch doesn't rebuild the gradient buckets after the first step. That would
+        # change the order of sums, so that a resumed run of three or more processes would differ from an uninterrupted
+        # one.
         super().__init__(
             cluster_environment=Environment(world),
             find_unused_parameters=True,
@@ -84,10 +85,10 @@ class Replicated(DDPStrategy):
 
 
 class Sharded(ModelParallelStrategy):
-    """Every process holds a part of each weight, its gradient and its optimizer state (FSDP2, torch's fully_shard).
+    """Every process has a shard of each weight, its gradient and its optimizer state (FSDP2, torch's fully_shard).
 
-    Not Lightning's FSDPStrategy: that one refuses a CPU, and holds weights in flattened buffers, whose optimizer state
-    is not one process's.
+    Lightning's FSDPStrategy doesn't support CPUs, and its flattened weights have another optimizer state than those of
+    a single process.
     """
 
     def __init__(self, world: World, device: torch.device) -> None:
@@ -104,14 +105,14 @@ class Sharded(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole weights, in the first process; the others help to gather them and get nothing."""
+        """The full weights in the first process; the others take part in gathering and get empty results."""
         assert self.model is not None
-        gathered: dict[str, Any] = _gathered(self.model.state_dict(), keep=self.is_global_zero)
+        gathered: dict[str, Any] = _gather(self.model.state_dict(), keep=self.is_global_zero)
         return gathered
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, in the first process, as an optimizer of unsharded parameters has it."""
-        gathered: dict[str, Any] = _gathered(_plain(optimizer).state_dict(), keep=self.is_global_zero)
+        """The full state in the first process, in the form of an optimizer of unsharded parameters."""
+        gathered: dict[str, Any] = _gather(_plain(optimizer).state_dict(), keep=self.is_global_zero)
         return gathered
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -126,29 +127,30 @@ class Sharded(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             parts = {
-                number: {name: _part(value, parameters[number]) for name, value in of_one.items()}
-                for number, of_one in state["state"].items()
+                number: {name: _part(value, parameters[number]) for name, value in values.items()}
+                for number, values in state["state"].items()
             }
             _plain(optimizer).load_state_dict({**state, "state": parts})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: object = None) -> None:
-        """One file, written by the first process through the checkpoint plugin, as under any other strategy."""
+        """Write one file, in the first process, with the checkpoint plugin."""
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """The whole checkpoint, in every process; each then takes its parts."""
+        """Load the full checkpoint in every process; each then takes its shards."""
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
 
 
 def strategy_of(world: World, device: torch.device) -> DDPStrategy | ModelParallelStrategy:
-    """The strategy of a run over several processes, each on its own device."""
+    """The strategy of a run with several processes, each on its own device."""
     return Sharded(world, device) if world.strategy == "fsdp" else Replicated(world, device)
 
 
 def shard(model: LanguageModel, mesh: DeviceMesh) -> None:
-    """Let each process hold its part of a model, in place: each of its blocks by itself, then the rest.
+    """Shard a model over the processes, in place: first each block, then the remaining parameters.
 
-    The rest, such as a tied embedding, is gathered for a whole pass, so the model may use it where it likes.
+    Remaining parameters, such as a tied embedding, are gathered for the whole forward pass, so that the model can use
+    them anywhere.
     """
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
@@ -158,31 +160,31 @@ def shard(model: LanguageModel, mesh: DeviceMesh) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of what a forward pass without a backward pass has gathered; nothing for a model that isn't sharded."""
+    """Free the weights that a forward pass without a backward pass has gathered. Does nothing to an unsharded model."""
     if isinstance(model, FSDPModule):
         model.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor, gathered if it is held in parts; then all processes have to ask for it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a tensor if it is sharded. All processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _gathered(found: Any, *, keep: bool) -> Any:
-    """A state in which every tensor is whole and on the CPU; empty where it isn't kept."""
-    if isinstance(found, Mapping):
-        gathered = {key: _gathered(value, keep=keep) for key, value in found.items()}
+def _gather(state: Any, *, keep: bool) -> Any:
+    """A state with full tensors on the CPU; without the tensors if `keep` is False."""
+    if isinstance(state, Mapping):
+        gathered = {key: _gather(value, keep=keep) for key, value in state.items()}
         return {key: value for key, value in gathered.items() if keep or not isinstance(value, Tensor)}
-    if isinstance(found, list | tuple):
-        return type(found)(_gathered(value, keep=keep) for value in found)
-    if not isinstance(found, Tensor):
-        return found
-    value = whole(found.detach())
+    if isinstance(state, list | tuple):
+        return type(state)(_gather(value, keep=keep) for value in state)
+    if not isinstance(state, Tensor):
+        return state
+    value = full_tensor(state.detach())
     return value.cpu() if keep else value.new_empty(0)
 
 
 def _part(value: Any, like: Any) -> Any:
-    """What this process holds of a whole tensor, if `like` is held in parts and of its shape."""
+    """The shard of this process of a full tensor, if `like` is sharded and has its shape; otherwise the tensor."""
     if isinstance(value, Tensor) and isinstance(like, DTensor) and value.shape == like.shape:
         value = value.to(like.device)
         return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
@@ -190,6 +192,6 @@ def _part(value: Any, like: Any) -> Any:
 
 
 def _plain(optimizer: Any) -> Optimizer:
-    """The optimizer under Lightning's wrapper."""
+    """The optimizer inside Lightning's wrapper."""
     plain: Optimizer = getattr(optimizer, "optimizer", optimizer)
     return plain

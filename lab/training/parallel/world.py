@@ -1,8 +1,8 @@
-"""The processes that train one run together, and what each of them takes of a step's work.
+"""The processes that train one run together, and the part of each in a step.
 
-The global batch is the experiment's, whatever the number of processes: each takes its own part of every step's batch,
-and the loss and the gradient are means over the whole. With a micro-batch that leaves no process without one, every
-process takes whole micro-batches, the same ones that a single process would go through.
+The global batch doesn't depend on the number of processes: each takes its own part of every batch, and loss and
+gradient are means over the whole batch. If there are enough micro-batches for all processes, each takes whole
+micro-batches, the same ones as a single process would.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One forward and backward pass of a process in a step.
+class MicroBatch:
+    """The sequences of one forward and backward pass of a process in a step.
 
     Attributes:
         first: index of its first sequence in the global batch.
-        size: sequences.
-        counts: whether it does; a process with fewer passes than others goes through its last one again at weight 0,
-            since all of them exchange weights and gradients in every pass.
+        size: number of sequences.
+        is_counted: False for a repetition with weight 0. All processes exchange weights and gradients in every pass, so
+            one with fewer micro-batches than others repeats its last one.
     """
 
     first: int
     size: int
-    counts: bool = True
+    is_counted: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Where a process stands among those that train a run. The default is a process by itself.
+    """The rank of a process among those that train a run. The default is a single process.
 
     Attributes:
-        rank: of this process, from 0; the first one alone writes in the run folder.
-        size: processes.
-        local_rank: of this process among those on its node.
-        nodes: on how many nodes the processes are.
-        strategy: ddp: each process holds the whole model; fsdp: each holds a part of every weight, of its gradient and
-            of its optimizer state. Without effect for one process.
-        address, port: where the first process can be reached by the others.
+        rank: of this process, from 0. Only the first process writes in the run folder.
+        size: number of processes.
+        local_rank: rank of this process on its node.
+        nodes: number of nodes.
+        strategy: ddp: each process has the whole model; fsdp: each has a shard of every weight, of its gradient and of
+            its optimizer state. No effect with one process.
+        address, port: at which the other processes reach the first one.
     """
 
     rank: int = 0
@@ -74,11 +74,11 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the first process, which writes."""
         return self.rank == 0
 
     def check(self, train: Train) -> None:
-        """Raise OptionError if a step cannot be split over the processes."""
+        """Raise OptionError if a step can't be split over the processes."""
         if train.global_batch < self.size:
             raise OptionError(
                 "global_batch",
@@ -87,36 +87,36 @@ class World:
             )
 
     def part(self, train: Train, rank: int | None = None) -> range:
-        """The sequences of the global batch that a process takes, this one by default.
+        """The sequences of the global batch for a process, this one by default.
 
-        They are consecutive, and no process has more than one micro-batch, or where micro-batches are too few one
-        sequence, more than another.
+        They are consecutive. The parts of two processes differ by at most one micro-batch, or by at most one sequence
+        if there are fewer micro-batches than processes.
         """
         rank = self.rank if rank is None else rank
         unit = self._unit(train)
         units = train.global_batch // unit
         return range(rank * units // self.size * unit, (rank + 1) * units // self.size * unit)
 
-    def passes(self, train: Train) -> list[Pass]:
-        """What this process goes through in a step; every process goes through equally many."""
+    def micro_batches(self, train: Train) -> list[MicroBatch]:
+        """The micro-batches of this process in a step. All processes have equally many."""
         size = self.sequences_per_forward(train)
         part = self.part(train)
-        own = [Pass(first, min(size, part.stop - first)) for first in range(part.start, part.stop, size)]
-        most = max(math.ceil(len(self.part(train, rank)) / size) for rank in range(self.size))
-        return own + [Pass(own[-1].first, own[-1].size, counts=False)] * (most - len(own))
+        own = [MicroBatch(first, min(size, part.stop - first)) for first in range(part.start, part.stop, size)]
+        count = max(math.ceil(len(self.part(train, rank)) / size) for rank in range(self.size))
+        return own + [MicroBatch(own[-1].first, own[-1].size, is_counted=False)] * (count - len(own))
 
     def sequences_per_forward(self, train: Train) -> int:
-        """The most sequences that one forward pass of any process sees."""
-        most = max(len(self.part(train, rank)) for rank in range(self.size))
-        return min(most, train.sequences_per_forward)
+        """The largest number of sequences in a forward pass of any process."""
+        largest = max(len(self.part(train, rank)) for rank in range(self.size))
+        return min(largest, train.sequences_per_forward)
 
-    def dealt(self, items: Sequence[T]) -> Iterator[tuple[T, bool]]:
-        """This process's share of items that are dealt out in turn, and whether each counts.
+    def distribute(self, items: Sequence[T]) -> Iterator[tuple[T, bool]]:
+        """The items of this process, and whether each is counted. Items are distributed in turn.
 
-        Every process gets equally many: where they run out, the last one again, not counting.
+        All processes get equally many: if there are too few, the last item is repeated and not counted.
         """
-        for turn in range(math.ceil(len(items) / self.size)):
-            index = turn * self.size + self.rank
+        for round_ in range(math.ceil(len(items) / self.size)):
+            index = round_ * self.size + self.rank
             yield items[min(index, len(items) - 1)], index < len(items)
 
     def _unit(self, train: Train) -> int:

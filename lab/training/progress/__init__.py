@@ -1,1 +1,1 @@
-"""What training reports: curves, throughput, summaries."""
+"""Curves, throughput and summaries of a run."""

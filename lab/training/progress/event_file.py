@@ -1,4 +1,4 @@
-"""TensorBoard's file of scalars, written point by point, in a folder that an earlier attempt may have written to."""
+"""Write TensorBoard event files, in a folder that may contain files of earlier attempts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class EventFile:
-    """A new event file in a folder. Each point is on its way to the disk when `add` returns.
+    """A new event file in a folder. `add` passes each point to the operating system at once.
 
     Args:
-        folder: where; TensorBoard shows all event files of a folder as one run.
-        from_step: points of earlier files beyond this step are void.
-        label: what the file's name ends in, to tell it from others.
+        folder: TensorBoard shows all event files of a folder as one run.
+        from_step: TensorBoard drops points of earlier files after this step.
+        label: the end of the file's name.
     """
 
     def __init__(self, folder: Path, from_step: int = 0, label: str = "0") -> None:
-        # TensorBoard reads the files in the order of their names and so must find this one last, also when it follows
-        # another within a second or the run moved to a machine whose clock is behind. SummaryWriter leaves that open.
+        # TensorBoard reads the files in the order of their names, so this one must be the last, even within the same
+        # second or on a machine whose clock is behind. SummaryWriter doesn't ensure that.
         earlier = [int(match[1]) for path in folder.iterdir() if (match := _NAME.match(path.name))]
         order = max([int(time.time()), *(number + 1 for number in earlier)])
         path = folder / f"events.out.tfevents.{order:010d}.{socket.gethostname()}.{os.getpid()}.{label}"
@@ -45,12 +45,12 @@ class EventFile:
     def add_images(self, images: Mapping[str, bytes], step: int) -> None:
         """Add PNG images, each under its tag."""
         for tag, png in images.items():
-            width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))  # of its header
+            width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))  # in the PNG header
             image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
             self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
 
     def sync(self) -> None:
-        """Bring every point to the disk."""
+        """Write all points to disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

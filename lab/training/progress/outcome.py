@@ -1,4 +1,4 @@
-"""What training says while it goes on, and when it ends."""
+"""How training ends."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from lab.records import Summary
 
 
 class Stopped(Exception):
-    """An evaluation was asked to stop; what it had done is kept, and the next one goes on from there."""
+    """An evaluation was stopped on request. Its finished parts are stored for the next evaluation."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended.
+    """The result of a call of `train`.
 
     Attributes:
         status: `finished` (the budget is spent), `diverged` (a loss or gradient is not finite), or `preempted`
-            (stopped when asked to, with a checkpoint to go on from).
-        reason: why, in words; None when finished.
-        summary: what summary.json holds, which a preempted run does not write.
+            (stopped on request, with a checkpoint to resume from).
+        reason: why the run isn't finished; None if it is.
+        summary: the content of summary.json. A preempted run doesn't write that file.
     """
 
     status: Literal["finished", "diverged", "preempted"]

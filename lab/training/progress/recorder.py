@@ -1,7 +1,7 @@
-"""The curves of a run: metrics.jsonl, which is the truth, and TensorBoard events, which are for looking at.
+"""The curves of a run, in metrics.jsonl and in TensorBoard events. metrics.jsonl is authoritative.
 
-Both are in steps of the optimizer and hold each point once however often the run was interrupted: a resumed run cuts
-away what its checkpoint doesn't know. Hyperparameters are not written here, since a table of them is about a sweep.
+Steps are optimizer steps. Each file has every point once, even after interruptions: a resumed run drops the points
+after its checkpoint. Hyperparameters aren't written here, because their table belongs to the sweep.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Recorder(Logger):
 
     Args:
         folder: the run folder.
-        from_step: optimizer steps that the run has already done. Points beyond it, from an attempt that went further
-            than its last checkpoint, are dropped.
+        from_step: optimizer steps before this attempt. Points after it, from an attempt that continued after its last
+            checkpoint, are dropped.
     """
 
     def __init__(self, folder: Path, from_step: int = 0) -> None:
@@ -32,7 +32,14 @@ class Recorder(Logger):
         self._events = EventFile(folder, from_step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record one point, in finite numbers: `metrics` holds `tokens`, `time` (seconds) and what was measured."""
+        """Record one point.
+
+        Args:
+            metrics: finite numbers, including `tokens` and `time` in seconds.
+
+        Raises:
+            ValueError: there is no step.
+        """
         if step is None:
             raise ValueError("a point needs its step")
         self._points.add(step, metrics)
@@ -42,15 +49,15 @@ class Recorder(Logger):
         self._events.add(scalars, step)
 
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
-        """Nothing: the comparison of a sweep writes them."""
+        """Ignored: the comparison of a sweep writes them."""
 
     def save(self) -> None:
-        """Bring every point to the disk. A checkpoint must not be ahead of the curve that it continues."""
+        """Write all points to disk, before a checkpoint that follows them."""
         self._points.sync()
         self._events.sync()
 
     def finalize(self, status: str) -> None:
-        """Bring every point to the disk."""
+        """Write all points to disk."""
         self.save()
 
     def close(self) -> None:

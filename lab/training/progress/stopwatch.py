@@ -1,4 +1,4 @@
-"""Training time and throughput, over all attempts of a run, apart from validation and checkpoints."""
+"""Training time and throughput over all attempts of a run, without validation and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from typing import TypedDict
 
 UNMEASURED_STEPS = 3
-"""Steps at the start of an attempt that count as time but not as speed: memory, caches and kernels settle in them."""
+"""Steps at the start of an attempt that count as time but not as speed, because caches and kernels warm up."""
 
 
 class StopwatchState(TypedDict):
-    """What a checkpoint keeps of a stopwatch: training time, and the measured part of it with its tokens."""
+    """The state of a stopwatch in a checkpoint: training time, and the time and tokens of the measured steps."""
 
     seconds: float
     timed_seconds: float
@@ -18,7 +18,7 @@ class StopwatchState(TypedDict):
 
 
 class Stopwatch:
-    """Runs from `start` to `lap`, once for each step; what happens in between laps is not training.
+    """Measures the time from `start` to `lap`, once per step. Time between `lap` and `start` is not training.
 
     Attributes:
         seconds: training time so far.
@@ -29,19 +29,23 @@ class Stopwatch:
         self._timed_seconds = 0.0
         self._timed_tokens = 0
         self._steps = 0
-        self._marked = (0.0, 0)
-        self._started: float | None = None
+        self._mark = (0.0, 0)
+        self._start_time: float | None = None
 
     def start(self) -> None:
-        """Training goes on from here."""
-        self._started = time.perf_counter()
+        """Start the clock of a step."""
+        self._start_time = time.perf_counter()
 
     def lap(self, tokens: int) -> None:
-        """End a step on `tokens` tokens; the stopwatch then stands still until the next `start`."""
-        if self._started is None:
+        """End a step of `tokens` tokens, and stop the clock until the next `start`.
+
+        Raises:
+            RuntimeError: the clock isn't running.
+        """
+        if self._start_time is None:
             raise RuntimeError("a lap needs a start")
-        seconds = time.perf_counter() - self._started
-        self._started = None
+        seconds = time.perf_counter() - self._start_time
+        self._start_time = None
         self.seconds += seconds
         self._steps += 1
         if self._steps > UNMEASURED_STEPS:
@@ -50,13 +54,13 @@ class Stopwatch:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Over all measured steps; None before the first."""
+        """Speed over all measured steps; None before the first."""
         return self._timed_tokens / self._timed_seconds if self._timed_seconds else None
 
     def since_mark(self) -> float | None:
-        """Tokens a second over the measured steps since the last call; None if there are none."""
-        seconds, tokens = self._timed_seconds - self._marked[0], self._timed_tokens - self._marked[1]
-        self._marked = (self._timed_seconds, self._timed_tokens)
+        """Tokens per second over the measured steps since the last call; None if there are none."""
+        seconds, tokens = self._timed_seconds - self._mark[0], self._timed_tokens - self._mark[1]
+        self._mark = (self._timed_seconds, self._timed_tokens)
         return tokens / seconds if seconds else None
 
     def state_dict(self) -> StopwatchState:
@@ -65,4 +69,4 @@ class Stopwatch:
     def load_state_dict(self, state: StopwatchState) -> None:
         self.seconds = state["seconds"]
         self._timed_seconds, self._timed_tokens = state["timed_seconds"], state["timed_tokens"]
-        self._marked = (self._timed_seconds, self._timed_tokens)
+        self._mark = (self._timed_seconds, self._timed_tokens)

@@ -1,4 +1,4 @@
-"""summary.json: what a run came to and what it cost."""
+"""Build the summary of a run: its results and costs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lab.training.options import Train
 from lab.training.parallel.world import World
 
 if TYPE_CHECKING:
-    from lab.training.conductor import Conductor
     from lab.training.data.batches import Text
+    from lab.training.step_callback import StepCallback
 
 
 def summarize(
-    conductor: Conductor,
+    callback: StepCallback,
     train: Train,
     text: Text | SyntheticData,
     model: LanguageModel,
@@ -30,18 +30,18 @@ def summarize(
     peak_memory: int,
     world: World,
 ) -> Summary:
-    """The summary of a run that stands at `steps`.
+    """The summary of a run after `steps` optimizer steps.
 
-    Losses are in nats per token. `train/loss` of a finished run is the mean of its last steps; of any other it is that
-    of the last step taken. A loss that was never measured, or never finite, has no entry, nor has an MFU whose
-    peak isn't known (the provenance says why). Tokens and their speed are of all processes together, seconds are the
-    first one's, and memory is that of the process that used most.
+    Losses are in nats per token. `train/loss` is the mean over the last steps of a finished run, and otherwise the loss
+    of the last step. A loss that was never finite has no entry. There is no MFU if the peak is unknown; the provenance
+    has the reason. Tokens and speed are totals over all processes, seconds are those of the first process, and memory
+    is that of the process with the highest peak.
     """
-    status = conductor.status(steps)
+    status = callback.status(steps)
     tokens = steps * train.tokens_per_step
-    seconds = conductor.stopwatch.seconds
-    speed = conductor.stopwatch.tokens_per_second or (tokens / seconds if seconds else None)
-    mfu = None if conductor.utilization is None else conductor.utilization.mfu(speed)
+    seconds = callback.stopwatch.seconds
+    speed = callback.stopwatch.tokens_per_second or (tokens / seconds if seconds else None)
+    mfu = None if callback.utilization is None else callback.utilization.mfu(speed)
     costs = {
         "tokens": tokens,
         "steps": steps,
@@ -53,33 +53,33 @@ def summarize(
     }
     return Summary(
         status=status,
-        reason=conductor.reason,
-        metrics=_metrics(conductor, text, status),
+        reason=callback.reason,
+        metrics=_metrics(callback, text, status),
         costs={name: cost for name, cost in costs.items() if cost is not None},
         data_digest=text.digest,
         data=_size(text),
-        provenance=Provenance.of(_provenance(conductor, text, device, world)),
+        provenance=Provenance.of(_provenance(callback, text, device, world)),
     )
 
 
 def _provenance(
-    conductor: Conductor, text: Text | SyntheticData, device: torch.device, world: World
+    callback: StepCallback, text: Text | SyntheticData, device: torch.device, world: World
 ) -> ProvenanceFacts:
     facts: ProvenanceFacts = {
         **environment.facts(device),
-        "kernels": conductor.kernels,
+        "kernels": callback.kernels,
         "data": text.digest,
         "processes": world.size,
         "nodes": world.nodes,
         "strategy": world.strategy if world.several else None,
     }
-    if conductor.kernels_passed_over is not None:
-        facts["kernels_passed_over"] = conductor.kernels_passed_over
-    if conductor.compiler is not None:
-        facts["compile"] = conductor.compilation
-    if conductor.utilization is not None:
-        facts["peak_flops_per_second"] = conductor.utilization.peak.flops_per_second
-        facts["peak_basis"] = conductor.utilization.peak.basis
+    if callback.kernels_passed_over is not None:
+        facts["kernels_passed_over"] = callback.kernels_passed_over
+    if callback.compiler is not None:
+        facts["compile"] = callback.compilation
+    if callback.utilization is not None:
+        facts["peak_flops_per_second"] = callback.utilization.peak.flops_per_second
+        facts["peak_basis"] = callback.utilization.peak.basis
     return facts
 
 
@@ -89,13 +89,13 @@ def _size(text: Text | SyntheticData) -> dict[str, int]:
     return {"train_tokens": len(text.train), "validation_tokens": len(text.validation)}
 
 
-def _metrics(conductor: Conductor, text: Text | SyntheticData, status: str) -> dict[str, float]:
+def _metrics(callback: StepCallback, text: Text | SyntheticData, status: str) -> dict[str, float]:
     metrics = {"unigram/loss": text.unigram_loss}
-    train_loss = conductor.final_train_loss if status == "finished" else conductor.train_loss
+    train_loss = callback.final_train_loss if status == "finished" else callback.train_loss
     if train_loss is not None:
         metrics["train/loss"] = train_loss
-    metrics |= conductor.validation
-    if conductor.validation and not isinstance(text, SyntheticData):
-        loss = conductor.validation["val/loss"]
+    metrics |= callback.validation
+    if callback.validation and not isinstance(text, SyntheticData):
+        loss = callback.validation["val/loss"]
         metrics["val/bits_per_byte"] = bits_per_byte(loss, len(text.validation), text.validation_bytes)
     return metrics

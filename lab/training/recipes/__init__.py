@@ -1,1 +1,1 @@
-"""What a model learns from: the text, or a teacher's predictions."""
+"""Recipes: what a model learns from, such as the text or the predictions of a teacher."""

@@ -1,7 +1,7 @@
-"""What a model learns from: the text alone, or another model's predictions of it as well.
+"""Recipes: what a model learns from, such as the text or another model's predictions.
 
-An option that refers to a run says so in its field's metadata. Planning puts that run's identity there, and whoever
-trains brings the run itself.
+An option may refer to another run, which the metadata of its field states. Planning replaces it with the identity of
+that run, and the worker loads the run for training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lab.training.recipes.teacher import Teacher
 
 REFERS_TO_RUN = {"refers_to_run": True, "expected": "a run, such as sweep/arm/seed-0"}
-"""Metadata of a component's text option that names a run, and in a frozen configuration holds its identity."""
+"""Metadata of a text option that names a run. In a frozen configuration its value is the identity of the run."""
 
 
 def run_options(component: type[Component]) -> tuple[str, ...]:
@@ -30,55 +30,57 @@ def run_options(component: type[Component]) -> tuple[str, ...]:
 
 
 class Recipe(Component, kind="recipe", home="lab.training.catalogue"):
-    """What a model learns from."""
+    """The options of a recipe, which decides what a model learns from."""
 
     def check(self, experiment: RunConfiguration) -> None:
-        """Refuse what doesn't go with the rest of an experiment.
+        """Check the options against the rest of an experiment.
 
         Raises:
-            OptionError: at the option that doesn't.
+            OptionError: at the option that conflicts with it.
         """
 
     def check_run(
         self, option: str, needed: RunConfiguration, experiment: RunConfiguration, tokenizer: Path | None
     ) -> None:
-        """Refuse a run that an option refers to, as far as configurations tell.
+        """Check a run that an option refers to, as far as configurations tell.
 
         Args:
-            needed: the run's.
-            experiment: the one that this recipe is part of.
-            tokenizer: folder in which the needed run keeps its tokenizer; None for a run that is still to be made.
+            needed: the configuration of that run.
+            experiment: the configuration that this recipe is part of.
+            tokenizer: the folder of that run's tokenizer; None if the run doesn't exist yet.
+
         Raises:
-            OptionError: at `option`, saying why that run can't be used.
+            OptionError: at `option`, with the reason why the run can't be used.
         """
 
     def flops_per_token(self, option: str, forward: float) -> float:
-        """What using the run that an option refers to takes, FLOPs for each token that is trained on.
+        """The FLOPs per training token of using the run that an option refers to.
 
         Args:
-            forward: FLOPs of a forward pass of the needed run's model, a token.
+            forward: FLOPs per token of a forward pass of that run's model.
         """
         return 0.0
 
     def flops_in_step(self, option: str, forward: float) -> float:
-        """The part of `flops_per_token` that every step takes, by which its speed is judged."""
+        """The part of `flops_per_token` in every step, which counts for MFU."""
         return self.flops_per_token(option, forward)
 
     @property
     def work(self) -> str:
-        """What tells apart recipes whose steps take another time, the runs that they refer to aside."""
+        """A key for the time of a step. Recipes with the same key take the same time, apart from other runs."""
         return self.name
 
     def cache_bytes(self, experiment: RunConfiguration) -> int:
-        """Bytes that a run keeps in the cache of what other runs' models say; 0 where it keeps none."""
+        """Bytes of other models' outputs that a run stores in the cache."""
         return 0
 
-    def module(self, trained: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
-        """What makes the Lightning module, called as `lab.training.module.NextToken` is.
+    def module(self, teachers: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
+        """A function that builds the Lightning module, with the parameters of `lab.training.module.NextToken`.
 
         Args:
-            trained: identity → run, for every run that an option refers to.
-            tokenizer: of the text that is trained on.
+            teachers: identity → loaded run, for every run that an option refers to.
+            tokenizer: the encoder of the training text.
+
         Raises:
             OptionError: a run is missing or can't be used on this text.
         """
@@ -87,9 +89,9 @@ class Recipe(Component, kind="recipe", home="lab.training.catalogue"):
 
 @register("next_token")
 class NextTokenPrediction(Recipe):
-    """The text alone: cross-entropy of each token given those before it."""
+    """Learn from the text alone: cross-entropy of each token given the tokens before it."""
 
-    def module(self, trained: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
+    def module(self, teachers: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
         from lab.training.module import NextToken
 
         return NextToken

@@ -1,4 +1,4 @@
-"""Distillation as options. `lab.training.recipes.student` trains by it."""
+"""The options of distillation. `lab.training.recipes.student` implements it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
 from lab.training.recipes.base import REFERS_TO_RUN, Recipe
-from lab.training.recipes.target_options import K, Targets, bytes_a_token
+from lab.training.recipes.target_options import DEFAULT_K, Targets, bytes_per_token
 from lab.units import count
 
 if TYPE_CHECKING:
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 class Distillation(Recipe):
     """A teacher's distribution over each next token: cross-entropy -Σ p_teacher log p_student.
 
-    As Gemma 2's small models were trained (2408.00118, section 3.2), where no temperature and no share of hard labels
-    is stated. The teacher runs along with the student, in evaluation mode, on the same tokens and documents; or its
-    outputs are kept, and runs that train on the same batches read them.
+    Gemma 2's small models were trained like this (2408.00118, section 3.2); the paper states no temperature and no
+    share of hard labels. The teacher predicts the same tokens and documents as the student, in evaluation mode. Its
+    outputs can be cached, for all runs that train on the same batches.
 
     Attributes:
-        teacher: the run to learn from, finished and of the same tokenizer: by its path below the root, or its identity.
-        temperature: divides both models' logits; the term is then multiplied by its square, so that its gradient keeps
-            its size beside the hard labels' (Hinton et al. 2015, 1503.02531, section 2).
-        hard_label_weight: share of the ordinary cross-entropy in the objective; the teacher's term has the rest.
-        targets: what is learnt of the teacher's distribution p. `full`: all of it. `top_k`: its k likeliest tokens,
-            p renormalised over them. `sampled`: k tokens drawn from p with replacement, each with weight 1/k, so that
-            the loss's expectation over draws is that of `full`. `sampled_renormalized`: k different tokens drawn with
-            p's probabilities, p renormalised over them, as Gemma 3 (2503.19786, section 2.2) describes its own; its
-            expectation isn't that of `full` unless k is 1 or the whole vocabulary.
-        k: how many tokens; None for 256 as in Gemma 3, where targets aren't full.
-        cache: keep the teacher's outputs in the lab's cache, and read them where they are already: not with full
-            targets, which would be larger than any text. Results are those of a teacher that runs along, bit for bit.
+        teacher: a finished run with the same tokenizer: its path below the root, or its identity.
+        temperature: divides the logits of both models. The teacher's term is multiplied by its square, so that the
+            temperature doesn't change the size of the gradient (Hinton et al. 2015, 1503.02531, section 2).
+        hard_label_weight: the share of the ordinary cross-entropy in the objective.
+        targets: the part of the teacher's distribution p to learn from. `full`: all of it. `top_k`: the k most likely
+            tokens, with p renormalized over them. `sampled`: k tokens drawn from p with replacement, each with weight
+            1/k; the expected loss is that of `full`. `sampled_renormalized`: k distinct tokens drawn from p, with p
+            renormalized over them, as described for Gemma 3 (2503.19786, section 2.2); the expected loss is that of
+            `full` only if k is 1 or the size of the vocabulary.
+        k: number of tokens; None for 256, as in Gemma 3. Must be None for full targets.
+        cache: store the teacher's outputs in the lab's cache and read them from there. Not possible with full targets,
+            which would be too large. The results are bitwise the same.
     """
 
     teacher: str = field(metadata=REFERS_TO_RUN)
@@ -67,8 +67,8 @@ class Distillation(Recipe):
 
     @property
     def n_targets(self) -> int | None:
-        """How many tokens of the teacher's distribution are learnt from; None for all."""
-        return None if self.targets == "full" else self.k or K
+        """Number of tokens of the teacher's distribution to learn from; None for all."""
+        return None if self.targets == "full" else self.k or DEFAULT_K
 
     def check(self, experiment: RunConfiguration) -> None:
         vocab_size = experiment.model.vocab_size
@@ -92,7 +92,7 @@ class Distillation(Recipe):
             raise OptionError(option, reason)
 
     def flops_per_token(self, option: str, forward: float) -> float:
-        """A forward pass of the teacher: with a cache too, which somebody's passes have to fill."""
+        """A forward pass of the teacher, also with a cache, because some run has to fill it."""
         return forward
 
     def flops_in_step(self, option: str, forward: float) -> float:
@@ -107,25 +107,25 @@ class Distillation(Recipe):
     def cache_bytes(self, experiment: RunConfiguration) -> int:
         if not self.cache or self.n_targets is None:
             return 0
-        a_token = bytes_a_token(self.targets, self.n_targets, experiment.model.vocab_size)
-        return a_token * _trained_tokens(experiment.train)
+        size = bytes_per_token(self.targets, self.n_targets, experiment.model.vocab_size)
+        return size * _trained_tokens(experiment.train)
 
-    def module(self, trained: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
+    def module(self, teachers: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
         from lab.data.cache import default_cache
-        from lab.training.recipes.student import Distilled
+        from lab.training.recipes.student import DistillationModule
         from lab.training.recipes.targets import TargetSelection
         from lab.training.recipes.teacher import digest_of
 
-        teacher = trained.get(self.teacher)
+        teacher = teachers.get(self.teacher)
         if teacher is None:
-            raise OptionError("recipe.teacher", f"run {self.teacher[:12]}… is needed, and was not brought along")
+            raise OptionError("recipe.teacher", f"run {self.teacher[:12]}… is needed, and was not loaded")
         if teacher.tokenizer != digest_of(tokenizer):
             raise OptionError(
                 "recipe.teacher", f"{teacher.run} was trained on another tokenizer's tokens than this text is in"
             )
         k = self.n_targets
         return functools.partial(
-            Distilled,
+            DistillationModule,
             teacher=teacher,
             temperature=self.temperature,
             hard_label_weight=self.hard_label_weight,

@@ -1,4 +1,4 @@
-"""Label smoothing as options. `lab.training.recipes.smoothing` trains by it."""
+"""The options of label smoothing. `lab.training.recipes.smoothing` implements it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @register("label_smoothing")
 class LabelSmoothing(Recipe):
-    """The text, each token of it taken as a little of every other: cross-entropy against (1 - ε) · token + ε / V.
+    """Learn from the text with smoothed labels: cross-entropy against (1 - ε) · token + ε / V.
 
-    The control for what distillation does by softening targets alone (Szegedy et al. 2015, 1512.00567, section 7): as
-    torch's cross_entropy(label_smoothing=ε), over all V logits of the model. The loss of a step stays the plain
-    cross-entropy; what is minimised is recorded as `objective`.
+    A control for distillation, which also softens the targets (Szegedy et al. 2015, 1512.00567, section 7). The
+    objective is torch's cross_entropy(label_smoothing=ε) over all V logits, and is recorded as `objective`. The loss of
+    a step is still the plain cross-entropy.
 
     Attributes:
-        epsilon: share of the uniform distribution in the targets.
+        epsilon: the share of the uniform distribution in the targets.
     """
 
     epsilon: float = 0.1
@@ -33,7 +33,7 @@ class LabelSmoothing(Recipe):
         if not 0 < self.epsilon < 1:
             raise OptionError("epsilon", f"must lie between 0 and 1, got {self.epsilon}; with none, recipe=next_token")
 
-    def module(self, trained: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
-        from lab.training.recipes.smoothing import Smoothed
+    def module(self, teachers: Mapping[str, Teacher], tokenizer: Encoder) -> Callable[..., NextToken]:
+        from lab.training.recipes.smoothing import LabelSmoothingModule
 
-        return functools.partial(Smoothed, epsilon=self.epsilon)
+        return functools.partial(LabelSmoothingModule, epsilon=self.epsilon)

@@ -11,10 +11,10 @@ from components.loss import in_fp32, token_losses
 from lab.training.module import Losses, NextToken
 
 
-class Smoothed(NextToken):
-    """Trains a model as `NextToken` does, on (1 - ε) · cross-entropy + ε · the mean of -log q over the vocabulary.
+class LabelSmoothingModule(NextToken):
+    """Minimises (1 - ε) · cross-entropy + ε · the mean of -log q over the vocabulary.
 
-    The loss of a step stays the cross-entropy against the text. Beside it stands `objective`, what is minimised.
+    The loss of a step is the cross-entropy against the text; the minimised value is recorded as `objective`.
     """
 
     from_logits = True
@@ -25,7 +25,7 @@ class Smoothed(NextToken):
 
     def _losses(self, tokens: Tensor, targets: Tensor, logits: Tensor) -> Losses:
         hard = token_losses(logits, targets).mean()
-        exact = in_fp32(logits)
-        uniform = (exact.logsumexp(-1) - exact.mean(-1)).mean()
+        logits_fp32 = in_fp32(logits)
+        uniform = (logits_fp32.logsumexp(-1) - logits_fp32.mean(-1)).mean()
         objective = (1 - self._epsilon) * hard + self._epsilon * uniform
         return Losses(hard, objective, terms={"objective": objective.detach()})

@@ -1,4 +1,4 @@
-"""A finished run that another one learns from: its model, what is said of it, and whether the two go together."""
+"""Teachers: finished runs that other runs learn from."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Teacher:
     """A finished run, loaded.
 
     Attributes:
-        identity: the run's, 64 hexadecimal digits.
-        run: its folder below the root.
-        model: tokens [B, T] (and document ids) to logits [B, T, V]: in evaluation mode, fp32, without gradients.
+        identity: the run's identity, 64 hexadecimal digits.
+        run: the run's folder below the root.
+        model: tokens [B, T] (and document ids) to logits [B, T, V]; in evaluation mode, fp32, without gradients.
         tokenizer: `digest_of` its tokenizer.
-        data_digest: of the text that it was trained on; None where that isn't known.
-        val_loss: its validation loss, nats per token; None where it was never measured.
-        measured_on: of the text that its loss was measured on, where that is another than it was trained on.
+        data_digest: digest of its training text; None if unknown.
+        val_loss: its validation loss in nats per token; None if never measured.
+        measured_on: digest of the text of that loss, if it isn't the training text.
     """
 
     identity: str
@@ -44,12 +44,12 @@ class Teacher:
 
     @property
     def vocab_size(self) -> int:
-        """Logits at every position."""
+        """Number of logits at each position."""
         architecture: Any = self.model.architecture
         return int(architecture.vocab_size)
 
     def facts(self) -> dict[str, object]:
-        """What the summary of a run that learnt from it says of it."""
+        """The entry about the teacher in a student's summary."""
         return {
             "identity": self.identity,
             "run": self.run,
@@ -61,13 +61,14 @@ class Teacher:
 
 
 def load(run: RunFolder, experiment: RunConfiguration, *, kernel: str) -> Teacher:
-    """A finished run, ready to be learnt from.
+    """Load a finished run as a teacher.
 
     Args:
-        experiment: what its config.yaml says.
-        kernel: how its attention is computed.
+        experiment: the configuration in its config.yaml.
+        kernel: the attention kernel.
+
     Raises:
-        RequestError: its last checkpoint is missing or damaged, or is not of that experiment.
+        RequestError: its last checkpoint is missing or damaged, or doesn't fit the configuration.
     """
     from components.decoder import Decoder
 
@@ -93,10 +94,10 @@ def load(run: RunFolder, experiment: RunConfiguration, *, kernel: str) -> Teache
 
 
 def refusal(teacher: RunConfiguration, student: RunConfiguration, tokenizer: Path | None) -> str | None:
-    """Why one run's model can't teach another, from their configurations; None if it can.
+    """Why one run can't teach another, from their configurations; None if it can.
 
     Args:
-        tokenizer: folder in which the teacher's run keeps its tokenizer; None for a run that is still to be made.
+        tokenizer: the folder of the teacher's tokenizer; None if that run doesn't exist yet.
     """
     if not _same_tokens(teacher.data, student.data, tokenizer):
         names = f"'{teacher.data.tokenizer.name}'", f"'{student.data.tokenizer.name}'"
@@ -115,7 +116,7 @@ def refusal(teacher: RunConfiguration, student: RunConfiguration, tokenizer: Pat
 
 
 def digest_of(tokenizer: Encoder) -> str:
-    """SHA-256 of everything by which a tokenizer turns text into ids, wherever and however it was written down."""
+    """SHA-256 of everything that decides how an encoder turns text into ids, hex. Independent of its folder."""
     digest = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.vocab_size} {tokenizer.separator}\n".encode())
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         tokenizer.save(Path(folder))
@@ -124,20 +125,20 @@ def digest_of(tokenizer: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _same_tokens(teacher: Data, student: Data, kept: Path | None) -> bool:
-    """Whether two runs read the same tokens; a tokenizer that is still to be learnt is known by what it learns from."""
+def _same_tokens(teacher: Data, student: Data, folder: Path | None) -> bool:
+    """Whether two runs have the same tokens. A tokenizer that isn't trained yet is identified by its training text."""
     if teacher.tokenizer == student.tokenizer:
-        learnt_from = (teacher.corpus, teacher.validation_fraction), (student.corpus, student.validation_fraction)
-        if isinstance(teacher.tokenizer, Byte | File) or learnt_from[0] == learnt_from[1]:
+        texts = (teacher.corpus, teacher.validation_fraction), (student.corpus, student.validation_fraction)
+        if isinstance(teacher.tokenizer, Byte | File) or texts[0] == texts[1]:
             return True
     if isinstance(teacher.tokenizer, Byte) != isinstance(student.tokenizer, Byte):
         return False
     if not isinstance(student.tokenizer, File):
         return False
-    if kept is not None and kept.is_dir():
-        given = teacher.tokenizer.load(kept)
+    if folder is not None and folder.is_dir():
+        encoder = teacher.tokenizer.load(folder)
     elif isinstance(teacher.tokenizer, File):
-        given = teacher.tokenizer.fit(tuple)
+        encoder = teacher.tokenizer.fit(tuple)
     else:
         return False
-    return digest_of(given) == digest_of(student.tokenizer.fit(tuple))
+    return digest_of(encoder) == digest_of(student.tokenizer.fit(tuple))

@@ -1,11 +1,11 @@
-"""What a teacher says of the batches of training, kept as one file a step, so that its forward passes are made once.
+"""A cache of a teacher's outputs on training batches, one file per step, so that each is computed only once.
 
     <cache>/teachers/<digest>/  about.json  <thousands of steps>/<step>-<first sequence>-<digest of the tokens>.bin
 
-A folder is for one teacher and all that its outputs depend on besides the text: `about.json` says what. A file is named
-after the very tokens that it is about, so that no other text, order or batch can be taken for it. It is whole or
-absent, and made under a lock by whoever needs it first; students that start together wait for each other's steps, and
-one that is interrupted leaves every step that it had made.
+A folder belongs to one teacher and the settings that its outputs depend on, which are in `about.json`. The name of a
+file contains the digest of its tokens, so that it can't be mistaken for other text, another order or another batch.
+Files are written atomically, under a lock: students that run at the same time wait for each other's steps. After an
+interruption all finished steps remain.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from lab.data.cache import locked, write_atomically
 from lab.data.content import digest_of
 from lab.data.errors import DataError
 from lab.records import write_bytes
-from lab.training.recipes.target_options import bytes_a_token
-from lab.training.recipes.targets import Few, TargetSelection
+from lab.training.recipes.target_options import bytes_per_token
+from lab.training.recipes.targets import TargetSelection, TeacherTargets
 from lab.units import count
 
 _VERSION = 1
@@ -38,17 +38,17 @@ _CHECKSUM = 4
 
 
 class TeacherCache:
-    """The kept outputs of one teacher, in one form.
+    """The cached outputs of one teacher with one selection.
 
     Attributes:
-        folder: where they lie.
-        bytes: what those of the whole run take.
+        folder: the folder of the files.
+        bytes: size of the outputs for the whole run.
     """
 
     def __init__(
         self,
         cache: Path,
-        made_by: Mapping[str, object],
+        origin: Mapping[str, object],
         selection: TargetSelection,
         vocab_size: int,
         *,
@@ -57,102 +57,105 @@ class TeacherCache:
     ) -> None:
         """
         Args:
-            cache: the lab's.
-            made_by: the teacher's identity and all that its outputs depend on besides the tokens that it is shown.
+            cache: the lab's cache folder.
+            origin: the teacher's identity and all settings that its outputs depend on, apart from the tokens.
             vocab_size: every token is below it.
-            tokens_per_step, steps: of the run.
+            tokens_per_step, steps: the size of the run.
         """
-        self._about = {"version": _VERSION, **made_by}
+        self._about = {"version": _VERSION, **origin}
         self.folder = cache / "teachers" / digest_of(self._about)[:32]
         self._selection = selection
         self._ids = np.dtype("<u2" if vocab_size <= 1 << 16 else "<i4")
-        self._step_bytes = bytes_a_token(selection.targets, selection.k, vocab_size) * tokens_per_step
+        self._step_bytes = bytes_per_token(selection.targets, selection.k, vocab_size) * tokens_per_step
         self._steps = steps
         self.bytes = self._step_bytes * steps
         self._written = 0
 
-    def announce(self) -> None:
-        """Say on standard error, which a run's log holds, where the outputs are kept and what they take."""
-        said = f"the teacher's outputs take {count(self.bytes)}B for {self._steps:,} steps, in {self.folder}"
-        print(said, file=sys.stderr, flush=True)
+    def print_size(self) -> None:
+        """Print the size and the folder of the outputs to standard error, which is part of a run's log."""
+        message = f"the teacher's outputs take {count(self.bytes)}B for {self._steps:,} steps, in {self.folder}"
+        print(message, file=sys.stderr, flush=True)
 
     def facts(self) -> dict[str, object]:
-        """What a run's summary says; `written_bytes` are those that its last attempt added."""
+        """The entry in a run's summary; `written_bytes` are those of its last attempt."""
         return {"folder": str(self.folder), "bytes": self.bytes, "written_bytes": self._written}
 
-    def at(self, step: int, first: int, inputs: Tensor, say: Callable[[], Few]) -> Few:
-        """What the teacher says of a step's tokens: read, or made and kept.
+    def at(self, step: int, first: int, inputs: Tensor, compute: Callable[[], TeacherTargets]) -> TeacherTargets:
+        """The teacher's targets for the tokens of a step: read from the cache, or computed and stored.
 
         Args:
-            first: index of the first sequence in the step's global batch.
-            inputs: [B, T]
-            say: makes it.
+            first: index of the first sequence in the global batch.
+            inputs: int64 [B, T].
+            compute: computes the targets.
+
         Raises:
             DataError: the cache can't be written.
-            OSError: there is no room on the disk for what is left of the run.
+            OSError: the disk doesn't have enough space for the rest of the run.
         """
-        seen = hashlib.sha256(f"{list(inputs.shape)}\n".encode() + inputs.cpu().numpy().tobytes()).hexdigest()
-        path = self.folder / f"{step // 1000:05d}" / f"{step:08d}-{first}-{seen[:32]}.bin"
+        digest = hashlib.sha256(f"{list(inputs.shape)}\n".encode() + inputs.cpu().numpy().tobytes()).hexdigest()
+        path = self.folder / f"{step // 1000:05d}" / f"{step:08d}-{first}-{digest[:32]}.bin"
         shape = (*inputs.shape, self._selection.k)
-        kept = self._read(path, shape)
-        if kept is None:
+        targets = self._read(path, shape)
+        if targets is None:
             try:
-                kept = self._make(path, shape, step, say)
+                targets = self._make(path, shape, step, compute)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 raise DataError(
                     f"{self.folder}: the cache can't be written ({error}); LAB_CACHE names another folder"
                 ) from error
-        return kept.to(inputs.device)
+        return targets.to(inputs.device)
 
-    def _make(self, path: Path, shape: tuple[int, ...], step: int, say: Callable[[], Few]) -> Few:
+    def _make(
+        self, path: Path, shape: tuple[int, ...], step: int, compute: Callable[[], TeacherTargets]
+    ) -> TeacherTargets:
         self._check_room(step)
         lock = path.with_suffix(".lock")
-        with locked(lock, lambda: None) as alone:
-            if (theirs := self._read(path, shape)) is None:
-                content = self._packed(say())
-                if alone:
-                    for left_over in path.parent.glob(f".{path.name}.*"):
-                        left_over.unlink()
+        with locked(lock, lambda: None) as is_locked:
+            if (existing := self._read(path, shape)) is None:
+                content = self._pack(compute())
+                if is_locked:
+                    for stale in path.parent.glob(f".{path.name}.*"):
+                        stale.unlink()
                 write_bytes(path, content)
                 self._written += len(content)
-            # Whoever opens another lock from here on finds the file.
+            # A process that opens a new lock from now on finds the file.
             with suppress(OSError):
                 lock.unlink()
-        return theirs if theirs is not None else self._unpacked(content, shape)
+        return existing if existing is not None else self._unpack(content, shape)
 
     def _check_room(self, step: int) -> None:
-        """Once, before the first write: a disk that fills up later fails that step's write."""
+        """Check the free space once, before the first write. If the disk fills up later, that write fails."""
         if self._written:
             return
         write_atomically(self.folder / "about.json", json.dumps(self._about, indent=1) + "\n")
-        needed, free = self._step_bytes * (self._steps - step), shutil.disk_usage(self.folder).free
-        if needed > free:
+        n_needed, n_free = self._step_bytes * (self._steps - step), shutil.disk_usage(self.folder).free
+        if n_needed > n_free:
             raise OSError(
                 errno.ENOSPC,
-                f"No space left on device: the teacher's outputs take {count(needed)}B more, {count(free)}B are free; "
-                "recipe.cache=false needs none, a smaller recipe.k less",
+                f"No space left on device: the teacher's outputs take {count(n_needed)}B more, {count(n_free)}B are "
+                "free; recipe.cache=false needs none, a smaller recipe.k less",
                 str(self.folder),
             )
 
-    def _packed(self, few: Few) -> bytes:
-        content = few.tokens.cpu().numpy().astype(self._ids).tobytes()
-        content += few.values.float().cpu().numpy().astype("<f4").tobytes()
+    def _pack(self, targets: TeacherTargets) -> bytes:
+        content = targets.tokens.cpu().numpy().astype(self._ids).tobytes()
+        content += targets.values.float().cpu().numpy().astype("<f4").tobytes()
         return content + zlib.crc32(content).to_bytes(_CHECKSUM, "little")
 
-    def _read(self, path: Path, shape: tuple[int, ...]) -> Few | None:
+    def _read(self, path: Path, shape: tuple[int, ...]) -> TeacherTargets | None:
         try:
             content = path.read_bytes()
         except OSError:
             return None
-        whole = zlib.crc32(content[:-_CHECKSUM]).to_bytes(_CHECKSUM, "little") == content[-_CHECKSUM:]
-        return self._unpacked(content, shape) if whole else None
+        is_complete = zlib.crc32(content[:-_CHECKSUM]).to_bytes(_CHECKSUM, "little") == content[-_CHECKSUM:]
+        return self._unpack(content, shape) if is_complete else None
 
-    def _unpacked(self, content: bytes, shape: tuple[int, ...]) -> Few:
+    def _unpack(self, content: bytes, shape: tuple[int, ...]) -> TeacherTargets:
         tokens = np.frombuffer(content, self._ids, math.prod(shape))
         values = torch.from_numpy(np.frombuffer(content[tokens.nbytes : -_CHECKSUM], "<f4").copy())
         ids = torch.from_numpy(tokens.astype(np.int64)).view(shape)
         if self._selection.targets == "sampled":
-            return Few(ids, entropy=values.view(shape[:-1]))
-        return Few(ids, values.view(shape))
+            return TeacherTargets(ids, entropy=values.view(shape[:-1]))
+        return TeacherTargets(ids, values.view(shape))

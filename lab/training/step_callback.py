@@ -1,7 +1,7 @@
-"""What happens between two steps, in order: look at the loss, record, validate, checkpoint, report, and stop if asked.
+"""The Lightning callback after each step: check the loss, record, validate, checkpoint, report, and stop on request.
 
-The order makes an interrupted run continuous. A checkpoint is written after everything that its step records has
-reached the disk, so whatever a resumed run finds beyond the checkpoint can be dropped and is measured again.
+The order matters for resuming. A checkpoint is written after all points of its step are on disk, so a resumed run can
+drop all points after its checkpoint and measure them again.
 """
 
 from __future__ import annotations
@@ -21,45 +21,46 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lab.accounting.utilization import Utilization
 from lab.records import Progress
 from lab.training.checkpoints import verified
-from lab.training.compilation import Compiler, CompileVerdict
+from lab.training.compilation import CompileDecision, Compiler
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
-from lab.training.parallel.group import ALONE, Group
+from lab.training.parallel.group import SINGLE_PROCESS, Group
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.stopwatch import Stopwatch
 
 REPORT_SECONDS = 0.3
-"""Least time between two progress reports."""
+"""Minimum time between two progress reports."""
 
 
-class Conductor(Callback):
-    """Runs a training run step by step, and holds what a checkpoint keeps of it besides weights and optimizer.
+class StepCallback(Callback):
+    """Follows a run step by step. Checkpoints store its state beside weights and optimizer.
 
     Args:
-        train: the budget and the intervals of recording and checkpoints.
-        validation_interval: optimizer steps between validations; None for one at the end only.
+        train: the budget, and the intervals of recording and checkpoints.
+        validation_interval: optimizer steps between validations; None to validate at the end only.
         folder: the run folder.
-        recorder: where points go; None in a process that writes nothing.
-        validate: measures the model on what is held out now: `val/loss`, nats per token, and what goes with it.
-        report: told of progress.
-        stop: asked after every step whether to stop.
-        group: the processes that train together. They agree after every step whether to write a checkpoint and whether
-            to stop, so that one that was asked to, or whose clock is ahead, takes all along.
-        memory: most bytes in use so far in this attempt.
-        text_digest: of the text that is trained on, which must not change between attempts.
-        utilization: what turns a speed into MFU; None where nobody asks for it.
-        compiler: of the model's blocks, which starts with the training.
+        recorder: writes the points; None in a process that writes nothing.
+        validate: measures the model on held-out data; returns `val/loss` in nats per token and other metrics.
+        report: called with the progress.
+        stop: called after every step; True stops the run.
+        memory: returns the peak memory of this attempt in bytes.
+        text_digest: digest of the training text, which must not change between attempts.
+        group: the processes that train together. After every step they agree whether to write a checkpoint and whether
+            to stop: if one process decides to, all do.
+        utilization: converts speed to MFU; None for no MFU.
+        compiler: compiles the model's blocks when training starts; None to compile nothing.
+
     Attributes:
-        diverged: whether something was not finite.
-        reason: why it diverged or stopped.
-        train_loss: the last finite one.
-        validation: what `validate` measured last, with a finite loss; empty before.
-        last_losses: the training losses of the last steps, whose mean is less noisy than the last.
+        diverged: whether a value was not finite.
+        reason: why the run diverged or stopped.
+        train_loss: the last finite training loss, in nats per token.
+        validation: the metrics of the last validation with a finite loss; empty before.
+        last_losses: training losses of the last steps; their mean has less noise than the last one.
         stopwatch: training time so far.
-        peak_memory: most bytes in use up to the last checkpoint.
-        kernels: which attention kernel each layer kind uses, as far as the model can tell.
-        kernels_passed_over: for each layer kind why not each of the others.
-        utilization, compiler: as given.
+        peak_memory: peak memory in bytes up to the last checkpoint.
+        kernels: layer kind → attention kernel; None if unknown.
+        kernels_passed_over: layer kind → other kernel → reason against it; None if unknown.
+        utilization, compiler: the arguments.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Conductor(Callback):
         stop: Callable[[], bool] | None,
         memory: Callable[[], int],
         text_digest: str,
-        group: Group = ALONE,
+        group: Group = SINGLE_PROCESS,
         utilization: Utilization | None = None,
         compiler: Compiler | None = None,
     ) -> None:
@@ -99,18 +100,23 @@ class Conductor(Callback):
         self._group = group
         self.utilization, self.compiler = utilization, compiler
         self._checkpoint_due = train.checkpoint_minutes * 60
-        self._reported = -math.inf
+        self._last_report = -math.inf
         self._sigterm = signal.getsignal(signal.SIGTERM)
         self._threads = torch.get_num_threads()
 
+    @property
+    def state_key(self) -> str:
+        # Checkpoints store the state under this name. It is the name of the class in earlier versions.
+        return "Conductor"
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has put a handler of its own here, which would end the run without a checkpoint. Whoever started
-        # the run decides what signals mean.
+        # Lightning has installed its own handler, which would end the run without a checkpoint. Restore the one of the
+        # process that started the run.
         if threading.current_thread() is threading.main_thread() and self._sigterm is not None:
             signal.signal(signal.SIGTERM, self._sigterm)
-        # So has its launcher of processes with the number of threads, which changes the order of sums.
+        # Lightning's launcher changes the number of threads, and so the order of sums. Restore it too.
         torch.set_num_threads(self._threads)
-        # Here, because the model is on its device only from now until the end of training.
+        # Done here because the model is on its device only during training.
         assert isinstance(pl_module, NextToken)
         with trainer.precision_plugin.train_step_context():
             choices = pl_module.kernel_choices()
@@ -136,39 +142,39 @@ class Conductor(Callback):
             self._diverge(trainer, f"{result.fault} at step {step + 1}, which was not taken")
             return
         at_end = step == self._train.steps
-        self._note(result.loss)
+        self._add_loss(result.loss)
         if step == 1 or step % self._train.log_every == 0 or at_end:
             self._record_training(step, result)
         if at_end or (self._validation_interval and step % self._validation_interval == 0):
             with trainer.precision_plugin.val_step_context():
-                measured = self._validate()
-            loss = measured["val/loss"]
+                metrics = self._validate()
+            loss = metrics["val/loss"]
             if not math.isfinite(loss):
                 self._diverge(trainer, f"the validation loss is {loss} after step {step}")
                 return
-            self.validation = measured
-            self._record(step, measured)
-        asked = not at_end and self._stop is not None and self._stop()
-        stopping, due = self._group.any(asked, self.stopwatch.seconds >= self._checkpoint_due)
-        if at_end or stopping or due:
+            self.validation = metrics
+            self._record(step, metrics)
+        is_stop_requested = not at_end and self._stop is not None and self._stop()
+        is_stopping, is_due = self._group.any(is_stop_requested, self.stopwatch.seconds >= self._checkpoint_due)
+        if at_end or is_stopping or is_due:
             self._checkpoint(trainer, step)
         self.report(step)
-        if stopping:
+        if is_stopping:
             self.reason = f"asked to stop after step {step:,} of {self._train.steps:,}"
             trainer.should_stop = True
         self.stopwatch.start()
 
     def status(self, step: int) -> Literal["finished", "diverged", "preempted"]:
-        """How the run stands, having ended at `step`."""
+        """The status of the run after it has ended at `step`."""
         if self.diverged:
             return "diverged"
         return "finished" if step == self._train.steps else "preempted"
 
     def report(self, step: int, *, always: bool = False) -> None:
-        """Tell how far the run is, unless it was told a moment ago."""
-        if self._report is None or not (always or time.monotonic() - self._reported >= REPORT_SECONDS):
+        """Report the progress, unless the last report was less than REPORT_SECONDS ago."""
+        if self._report is None or not (always or time.monotonic() - self._last_report >= REPORT_SECONDS):
             return
-        self._reported = time.monotonic()
+        self._last_report = time.monotonic()
         tokens = step * self._train.tokens_per_step
         speed = self.stopwatch.tokens_per_second
         self._report(Progress(step, self._train.steps, tokens, loss=self.train_loss, tokens_per_second=speed))
@@ -193,53 +199,53 @@ class Conductor(Callback):
                 f"{state_dict['text_digest']}, and is {self._text_digest}"
             )
         self.train_loss = state_dict["train_loss"]
-        before = state_dict.get("val_loss")  # of checkpoints that held the loss alone
-        self.validation = state_dict.get("validation") or ({} if before is None else {"val/loss": before})
+        val_loss = state_dict.get("val_loss")  # in checkpoints of earlier versions
+        self.validation = state_dict.get("validation") or ({} if val_loss is None else {"val/loss": val_loss})
         self.last_losses = list(state_dict["last_losses"])
         self.stopwatch.load_state_dict(state_dict["stopwatch"])
         self.peak_memory = state_dict["peak_memory"]
         self.kernels = state_dict["kernels"]
-        self.kernels_passed_over = state_dict.get("kernels_passed_over")  # checkpoints of before have none
+        self.kernels_passed_over = state_dict.get("kernels_passed_over")  # missing in checkpoints of earlier versions
         if self.compiler is not None:
-            self.compiler.verdict = CompileVerdict.stored(state_dict.get("compile"))
+            self.compiler.decision = CompileDecision.parse(state_dict.get("compile"))
         self._checkpoint_due = self.stopwatch.seconds + self._train.checkpoint_minutes * 60
 
     @property
     def compilation(self) -> str | None:
-        """Whether the blocks are compiled, and why, as checkpoints and summaries hold it; None where it isn't known."""
-        verdict = None if self.compiler is None else self.compiler.verdict
-        return None if verdict is None else str(verdict)
+        """Whether the blocks are compiled, and why, as in checkpoints and summaries; None if undecided."""
+        decision = None if self.compiler is None else self.compiler.decision
+        return None if decision is None else str(decision)
 
     @property
     def final_train_loss(self) -> float:
-        """Mean training loss of the last steps: a twentieth of the budget, at most 100 steps."""
+        """The mean training loss of the last steps: a twentieth of the budget, at most 100 steps."""
         return statistics.fmean(self.last_losses)
 
-    def _note(self, loss: float) -> None:
+    def _add_loss(self, loss: float) -> None:
         self.train_loss = loss
-        kept = min(100, math.ceil(self._train.steps / 20))
-        self.last_losses = [*self.last_losses, loss][-kept:]
+        n_losses = min(100, math.ceil(self._train.steps / 20))
+        self.last_losses = [*self.last_losses, loss][-n_losses:]
 
     def _record_training(self, step: int, result: StepResult) -> None:
-        measured = {"train/loss": result.loss, "train/lr": result.lr, "train/grad_norm": result.grad_norm}
-        measured |= {f"train/{name}": value for name, value in (result.auxiliary | result.terms).items()}
+        metrics = {"train/loss": result.loss, "train/lr": result.lr, "train/grad_norm": result.grad_norm}
+        metrics |= {f"train/{name}": value for name, value in (result.auxiliary | result.terms).items()}
         speed = self.stopwatch.since_mark()
         if speed is not None:
-            measured["train/tokens_per_second"] = speed
+            metrics["train/tokens_per_second"] = speed
         mfu = None if self.utilization is None else self.utilization.mfu(speed)
         if mfu is not None:
-            measured["train/mfu"] = mfu
-        self._record(step, measured)
+            metrics["train/mfu"] = mfu
+        self._record(step, metrics)
 
-    def _record(self, step: int, measured: dict[str, float]) -> None:
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
         if self._recorder is not None:
             point = {"tokens": step * self._train.tokens_per_step, "time": round(self.stopwatch.seconds, 3)}
-            self._recorder.log_metrics(point | measured, step)
+            self._recorder.log_metrics(point | metrics, step)
 
     def _checkpoint(self, trainer: Trainer, step: int) -> None:
         if self._recorder is not None:
             self._recorder.save()
-        self.peak_memory = self._group.most(max(self.peak_memory, self._memory()))
+        self.peak_memory = self._group.max(max(self.peak_memory, self._memory()))
         trainer.save_checkpoint(verified.checkpoint_path(self._folder, step), weights_only=False)
         self._checkpoint_due = self.stopwatch.seconds + self._train.checkpoint_minutes * 60
 
