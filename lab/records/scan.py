@@ -123,16 +123,16 @@ def resolve(root: Path | str, name: str) -> RunFolder:
     root, runs = Path(root), {}
     for run in find_runs(root):
         runs[run.path.relative_to(root).as_posix()] = run
-    wanted = name.strip().rstrip("/")
-    if wanted in runs:
-        return runs[wanted]
+    stripped = name.strip().rstrip("/")
+    if stripped in runs:
+        return runs[stripped]
     for run in runs.values():
-        if wanted and Path(wanted).resolve() == run.path.resolve():
+        if stripped and Path(stripped).resolve() == run.path.resolve():
             return run
     identities = {key: run.identity for key, run in runs.items()}
-    matches = [key for key in runs if identities[key] == wanted]
+    matches = [key for key in runs if identities[key] == stripped]
     matches = matches or [
-        key for key in runs if wanted and (key.startswith(wanted) or identities[key].startswith(wanted))
+        key for key in runs if stripped and (key.startswith(stripped) or identities[key].startswith(stripped))
     ]
     if len(matches) == 1:
         return runs[matches[0]]
@@ -142,7 +142,7 @@ def resolve(root: Path | str, name: str) -> RunFolder:
     problem = f"no run is called '{name}'"
     if not runs:
         raise UnknownRun(f"{problem}: there are none in {root}", kind="not_found", given=name)
-    near = difflib.get_close_matches(wanted, [*runs, *identities.values()], n=5, cutoff=0.4)
+    near = difflib.get_close_matches(stripped, [*runs, *identities.values()], n=5, cutoff=0.4)
     keys = [key for text in near for key in runs if text in (key, identities[key])]
     if not keys:
         fix = f"`lab status` lists the {len(runs)} runs in {root}"

@@ -55,9 +55,9 @@ def readings(module: ast.Module) -> Iterator[str]:
         return isinstance(node, ast.Name) and node.id in errors
 
     def is_text_of_error(node: ast.expr) -> bool:
-        return (
-            isinstance(node, ast.Call) and ast.unparse(node.func) in ("str", "repr") and any(map(is_error, node.args))
-        )
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            return False
+        return node.func.id in ("str", "repr") and any(map(is_error, node.args))
 
     texts = {"reason", "message", "problem"}  # and the names that hold the text of an error
     for node in ast.walk(module):
