@@ -15,7 +15,7 @@ def plan(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return lab("plan", *arguments, cwd=cwd)
 
 
-def test_a_plan_is_read_from_top_to_bottom_and_makes_nothing(tmp_path: Path) -> None:
+def test_a_plan_is_read_from_top_to_bottom_and_creates_nothing(tmp_path: Path) -> None:
     done = plan("kv_heads", "--budget", "1e14flops", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stdout

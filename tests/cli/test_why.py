@@ -144,7 +144,7 @@ class TestARunAlone:
         assert message in str(found.exception)
 
 
-def test_components_of_ones_own_are_told_by_version_and_text(folder: Path) -> None:
+def test_components_of_ones_own_are_reported_by_version_and_text(folder: Path) -> None:
     (folder / "sweeps" / "caps.yaml").write_text(
         "question: Why?\nexperiment: gemma2_tiny\narms: {own: {model/softcap: soft}}\n"
     )

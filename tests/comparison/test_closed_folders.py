@@ -129,7 +129,7 @@ def test_a_view_that_may_be_written_nowhere_is_refused_in_one_line(folder: Path)
         ("report", "neither/seed-0/state.json"),
     ],
 )
-def test_what_may_not_be_read_is_told_and_the_rest_shown(folder: Path, command: str, closed: str) -> None:
+def test_what_may_not_be_read_is_reported_and_the_rest_shown(folder: Path, command: str, closed: str) -> None:
     root, cache = folder / "runs", folder / "cache"
     fake_sweep(root, {"both": [3.0, 3.1], "neither": [3.2], "third": [3.4, 3.5]}, curves=True)
     options = {"tensorboard": ["--build-only"], "report": ["--out", str(cache / "report.html")]}.get(command, [])
@@ -144,7 +144,7 @@ def test_what_may_not_be_read_is_told_and_the_rest_shown(folder: Path, command: 
 
 
 @as_nobody
-def test_a_shared_run_in_a_closed_folder_is_told_once(folder: Path) -> None:
+def test_a_shared_run_in_a_closed_folder_is_reported_once(folder: Path) -> None:
     root, cache = folder / "runs", folder / "cache"
     shared, own = fake_run(root, "plain", sweep="earlier"), fake_run(root, "mha")
     plan(root, [row(shared, "gqa", 0), row(own, "mha", 0)])
@@ -168,9 +168,7 @@ def test_a_sweep_that_may_not_be_read_is_refused_in_one_line(folder: Path, close
     (root / closed).chmod(0o755)
 
 
-def test_a_file_system_that_is_read_only_is_told_when_it_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_file_system_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_run(tmp_path / "runs", curves=True)
     replace = serve._replace
 

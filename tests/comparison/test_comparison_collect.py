@@ -64,7 +64,7 @@ def test_an_unmeasured_metric_is_no_value_and_a_nan_is_one(tmp_path: Path) -> No
     assert list(collect(tmp_path, "softcap").arms["both"].values("val/accuracy")) == [1]
 
 
-def test_of_two_runs_of_an_arm_and_seed_the_newest_counts_and_the_other_is_told(tmp_path: Path) -> None:
+def test_of_two_runs_of_an_arm_and_seed_the_newest_counts_and_the_other_is_reported(tmp_path: Path) -> None:
     # The old one has its own folder name beside the new one's, as lab.records makes them.
     fake_run(tmp_path, loss=1.0, identity="a" * 16, created="2026-03-02T09:00:00+00:00")
     fake_run(tmp_path, loss=2.0, identity="b" * 16, created="2026-03-02T10:00:00+02:00")  # an hour before the other
@@ -109,7 +109,7 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> No
         collect(tmp_path, "softcap")
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_its_seed_missing(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_reported_and_its_seed_missing(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": [3.0, 3.1], "neither": [3.2, 3.3]})
     (tmp_path / "softcap" / "neither" / "seed-1" / "summary.json").write_text("{")
     found = collect(tmp_path, "softcap")

@@ -210,12 +210,12 @@ def test_an_arm_that_waits_for_a_tuning_run_has_no_value_and_says_which(tmp_path
     )
 
 
-def test_an_arm_whose_every_cell_diverged_says_so(tmp_path: Path) -> None:
+def test_an_arm_whose_every_cell_diverged_reports_it(tmp_path: Path) -> None:
     tuned(tmp_path, {**GOOD, "local": {0.001: "diverged", 0.002: "diverged"}}, report={"gqa": 0.002})
     assert "local: nothing picked: all 2 cells diverged on seed 5" in printed(compared(tmp_path))
 
 
-def test_a_recorded_pick_is_in_force_and_differing_tuning_runs_are_told(tmp_path: Path) -> None:
+def test_a_recorded_pick_is_in_force_and_differing_tuning_runs_are_reported(tmp_path: Path) -> None:
     picked = {"gqa": {"cell": "lr=0.004", "values": {"optimizer.lr": 0.004}, "seeds": [5]}}
     tuned(tmp_path, GOOD, report={"gqa": 0.004, "local": 0.004}, selected=picked)
     comparison = compared(tmp_path)
@@ -281,7 +281,7 @@ def test_arms_of_other_sizes_are_marked_where_nothing_is_matched(tmp_path: Path)
     assert "%" not in line(text, "gqa")
 
 
-def test_arms_with_other_budgets_are_told_where_nothing_is_matched(tmp_path: Path) -> None:
+def test_arms_with_other_budgets_are_reported_where_nothing_is_matched(tmp_path: Path) -> None:
     text = arms(tmp_path, "none", tokens=2 * 20_480)
     assert "Not matched: mha has +100% FLOPs in all, compared with the baseline." in text
 
@@ -292,7 +292,7 @@ def test_a_difference_within_the_tolerance_is_none(tmp_path: Path) -> None:
     assert "%" not in line(text, "mha")
 
 
-def test_what_is_held_equal_is_said_and_an_arm_that_is_not_is_marked(tmp_path: Path) -> None:
+def test_what_is_held_equal_is_reported_and_an_arm_that_is_not_is_marked(tmp_path: Path) -> None:
     text = arms(tmp_path, "params", parameters=1_031_000, flops_per_token=5.9e6)
     assert "Held equal over the arms: params, within 0.5%." in text
     assert "OFF the match: mha has +3.1% parameters, compared with the baseline." in text
@@ -357,7 +357,7 @@ def test_of_thousands_of_arms_the_best_are_shown_and_the_others_counted(tmp_path
     assert len(export.as_data(comparison)["arms"]) == MOST_ROWS + 52
 
 
-def test_a_broken_folder_of_another_sweep_is_told(tmp_path: Path) -> None:
+def test_a_broken_folder_of_another_sweep_is_reported(tmp_path: Path) -> None:
     shared = fake_run(tmp_path, "plain", 0, sweep="earlier")
     own = fake_run(tmp_path, "mha", 0)
     plan(tmp_path, [row(shared, "gqa", 0), row(own, "mha", 0)])

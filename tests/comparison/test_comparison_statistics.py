@@ -65,7 +65,7 @@ def test_one_pair_has_a_difference_and_no_interval() -> None:
     assert found.remarks == ("one pair (seed 3): no interval",)
 
 
-def test_only_shared_seeds_are_paired_and_the_others_are_told() -> None:
+def test_only_shared_seeds_are_paired_and_the_others_are_reported() -> None:
     found = paired_difference({0: 1.0, 1: 1.1, 2: 1.2, 7: 100.0}, {0: 0.5, 1: 0.7, 2: 0.6, 8: -100.0})
     assert found.seeds == (0, 1, 2)
     assert found.mean == pytest.approx(0.5)
@@ -81,7 +81,7 @@ def test_no_shared_seed_gives_no_difference() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("side", ["arm", "baseline"])
-def test_a_value_that_is_not_finite_leaves_the_pairs_and_is_told(bad: float, side: str) -> None:
+def test_a_value_that_is_not_finite_leaves_the_pairs_and_is_reported(bad: float, side: str) -> None:
     values = {"arm": dict(ARM), "baseline": dict(BASELINE)}
     values[side][2] = bad
     found = paired_difference(values["arm"], values["baseline"])

@@ -47,7 +47,7 @@ def test_a_row_has_mean_difference_interval_and_costs_in_readable_units(tmp_path
     ]
 
 
-def test_the_baselines_row_says_so(tmp_path: Path) -> None:
+def test_the_baselines_row_reports_it(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": BOTH, "neither": WORSE})
     assert line(printed(compared(tmp_path)), "both").split()[:4] == ["both", "3", "3.2100", "baseline"]
 
@@ -155,14 +155,14 @@ def test_one_pair_is_shown_without_an_interval(tmp_path: Path) -> None:
     assert "+0.1000 (one pair (seed 0): no interval)" in line(printed(compared(tmp_path)), "neither")
 
 
-def test_a_finished_run_whose_metric_is_nan_is_told(tmp_path: Path) -> None:
+def test_a_finished_run_whose_metric_is_nan_is_reported(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": [3.2, 3.3, math.nan]})
     assert "both: validation loss is not finite for seed 2, so the mean is over the other 2." in printed(
         compared(tmp_path)
     )
 
 
-def test_a_finished_run_that_did_not_measure_a_metric_is_told(tmp_path: Path) -> None:
+def test_a_finished_run_that_did_not_measure_a_metric_is_reported(tmp_path: Path) -> None:
     fake_run(tmp_path, seed=0, metrics=["val/accuracy"], results={"val/accuracy": 0.5})
     fake_run(tmp_path, seed=1, metrics=["val/accuracy"])
     assert "both: 1 run of 2 finished without a validation accuracy." in printed(compared(tmp_path))
@@ -192,7 +192,7 @@ def test_markup_in_a_name_is_printed_and_not_obeyed(tmp_path: Path) -> None:
     assert "[red]window[" in text
 
 
-def test_a_baseline_without_runs_is_told(tmp_path: Path) -> None:
+def test_a_baseline_without_runs_is_reported(tmp_path: Path) -> None:
     fake_run(tmp_path, "neither", baseline="both")
     assert "The baseline both has no runs" in printed(compared(tmp_path))
 

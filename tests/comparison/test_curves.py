@@ -212,7 +212,7 @@ def test_a_value_that_is_not_finite_is_no_point_and_a_later_one_of_a_step_counts
     assert run_curve(points(fake_run(tmp_path), lines), "val/loss") == MetricCurve((1.0, 2.0), (4.0, 2.5))
 
 
-def test_a_metric_that_another_ends_in_is_told_from_it(tmp_path: Path) -> None:
+def test_a_metric_that_another_ends_in_is_distinguished_from_it(tmp_path: Path) -> None:
     lines = [
         {"step": 1, "tokens": 1, "far/val/loss": 9.0},
         {"step": 2, "tokens": 2, "far/val/loss": 9.0, "val/loss": 1.0},

@@ -69,7 +69,7 @@ def test_an_odd_line_is_no_point_and_the_others_are(tmp_path: Path, odd: str) ->
 
 
 @pytest.mark.parametrize("first", ODD)
-def test_tokens_are_told_by_a_point_that_has_them(tmp_path: Path, first: str) -> None:
+def test_tokens_are_reported_by_a_point_that_has_them(tmp_path: Path, first: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(f"{first}\n" + "".join(json.dumps(point) + "\n" for point in GOOD))
     assert Points(path, ("val/loss",)).tokens_per_step() == 512

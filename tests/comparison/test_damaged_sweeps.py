@@ -79,7 +79,7 @@ def test_a_run_with_something_wrong_in_its_run_json_is_listed_as_broken(tmp_path
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
-def test_a_tolerance_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_tolerance_that_is_invalid_is_reported(tmp_path: Path) -> None:
     _, bad = two(tmp_path)
     change(bad, matching={"tolerance": "much"})
     assert "matching.tolerance: expected a number from 0 up" in collect(tmp_path, "softcap").broken[0][1]

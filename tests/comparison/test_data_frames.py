@@ -87,7 +87,7 @@ def test_a_mistake_names_the_nearest(root: Path, monkeypatch: pytest.MonkeyPatch
             ask()
 
 
-def test_a_metric_without_a_curve_is_told_from_one_that_isnt_there(root: Path) -> None:
+def test_a_metric_without_a_curve_is_distinguished_from_one_that_isnt_there(root: Path) -> None:
     with pytest.raises(RequestError, match=r"'unigram/loss': it is measured only at the end; lab\.results has it"):
         lab.curves("softcap", metric="unigram/loss", root=root)
     with pytest.raises(RequestError, match="'train/los'; did you mean 'train/loss'"):

@@ -48,7 +48,7 @@ def test_a_band_is_of_finished_runs_and_says_which_seeds_it_lacks(tmp_path: Path
     assert "1 seed " in f"{said} "  # neither's
 
 
-def test_spikes_are_means_over_runs_and_what_is_infinite_is_said(tmp_path: Path) -> None:
+def test_spikes_are_means_over_runs_and_what_is_infinite_is_reported(tmp_path: Path) -> None:
     fake_sweep(tmp_path, LOSSES)
     for seed in range(3):
         run = tmp_path / "softcap" / "both" / f"seed-{seed}"

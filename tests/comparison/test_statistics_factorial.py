@@ -158,7 +158,7 @@ def test_axes_in_step_are_one_factor() -> None:
     assert effect(found, "4, 128").mean == pytest.approx(2.0)
 
 
-def test_a_missing_cell_is_said_and_not_averaged_away() -> None:
+def test_a_missing_cell_is_reported_and_not_averaged_away() -> None:
     sweep = swept(THREE, noisy)
     del sweep.arms["heads=bb,window=dd,norm=f"]
     found = factorial(sweep, "val/loss")

@@ -66,7 +66,7 @@ NAMES = {"better": -1, "worse": 1, "can't tell": 0}
 
 
 @pytest.mark.parametrize(("arms", "seeds"), [(1, 3), (3, 3), (3, 5), (8, 5), (4, 10), (20, 3)])
-def test_arms_that_differ_in_nothing_are_told_apart_in_at_most_alpha_of_sweeps(arms: int, seeds: int) -> None:
+def test_arms_that_differ_in_nothing_are_found_different_in_at_most_alpha_of_sweeps(arms: int, seeds: int) -> None:
     losses = simulated(arms, seeds)
     found = told(losses)
     for sweep in range(60):

@@ -230,7 +230,7 @@ def test_the_legend_says_what_is_corrected_and_where_an_interval_misleads(tmp_pa
     assert "corrected" not in printed(compare(collect(tmp_path, "two")))
 
 
-def test_a_verdict_that_sign_flips_do_not_give_is_told(tmp_path: Path) -> None:
+def test_a_verdict_that_sign_flips_do_not_give_is_reported(tmp_path: Path) -> None:
     base = [3.0] * 8
     outlier = [3.0 + d for d in (0.02, 0.021, 0.019, 0.02, 0.022, 0.018, 0.02, -0.004)]
     fake_sweep(tmp_path, {"both": base, "arm": outlier})

@@ -74,7 +74,7 @@ def test_the_unit_of_flops_leaves_the_longest_run_a_hundred_thousand_steps(
     assert unit([collect(tmp_path, "softcap")]).name == expected
 
 
-def test_one_seed_has_a_curve_whose_band_is_no_wider_than_it_and_that_is_said(tmp_path: Path) -> None:
+def test_one_seed_has_a_curve_whose_band_is_no_wider_than_it_and_that_is_reported(tmp_path: Path) -> None:
     fake_sweep(tmp_path, {"both": [3.0]}, curves=True)
     folder = build_view(tmp_path, "softcap") / "both"
     mean, low, high = (curve(folder, tag) for tag in margin("mean", "tokens", "val/loss"))
@@ -115,7 +115,7 @@ def test_a_curve_has_no_more_points_than_a_chart_shows_the_first_and_the_last_am
     assert (found[0][0], found[-1][0]) == (10 * 512, 9990 * 512)
 
 
-def test_a_view_is_rebuilt_with_the_curves_that_stand_and_anew_where_a_run_went_on(tmp_path: Path) -> None:
+def test_a_view_is_rebuilt_with_the_curves_that_stand_and_anew_where_a_run_continued(tmp_path: Path) -> None:
     first = fake_run(tmp_path, status="running", curves=True)
     fake_run(tmp_path, "neither", order=1, baseline="both", curves=True)
     fake_run(tmp_path, "third", order=2, baseline="both", curves=True)
@@ -194,7 +194,7 @@ def test_the_question_the_plan_and_the_table_are_texts(tmp_path: Path) -> None:
     assert "diverged in 1 of 2 seeds" in neither, "beside its number"
 
 
-def test_a_sweep_without_a_question_says_so(tmp_path: Path) -> None:
+def test_a_sweep_without_a_question_reports_it(tmp_path: Path) -> None:
     fake_run(tmp_path, question=None)
     assert texts_of(collect(tmp_path, "softcap"))["question"] == "The sweep softcap has no question."
 

@@ -102,7 +102,7 @@ def test_a_block_is_its_formula_whatever_weighs_its_branches(name: str, options:
 
 
 @pytest.mark.parametrize("name", registry.names("residual"))
-def test_layer_scales_start_where_they_are_told_and_are_a_weight_a_branch_and_channel(name: str) -> None:
+def test_layer_scales_start_at_their_option_with_a_weight_for_each_branch_and_channel(name: str) -> None:
     style: Any = registry.lookup("residual", name)(layer_scale=0.01)
     found = {
         name: parameter

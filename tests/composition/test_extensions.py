@@ -195,7 +195,7 @@ def test_a_queued_run_is_trained_with_the_file_as_it_was_from_any_folder(write: 
     assert run.summary is not None
 
 
-def test_an_edit_without_a_new_version_is_said_and_repeats_nothing(write: Write, tmp_path: Path) -> None:
+def test_an_edit_without_a_new_version_is_reported_and_repeats_nothing(write: Write, tmp_path: Path) -> None:
     write(OWN)
     first = planned(tmp_path)
     write(OWN.replace("10 *", "11 *"))

@@ -53,7 +53,7 @@ def test_an_epoch_visits_every_window_once_and_the_next_in_another_order() -> No
     assert len(set(map(tuple, epochs))) == 6
 
 
-def test_a_batch_goes_on_into_the_next_epochs() -> None:
+def test_a_batch_continues_into_the_next_epochs() -> None:
     batches = Batches(np.arange(5 * 2 + 1), 2, 12, seed=1)  # 12 of 5 windows: epochs 0, 1 and part of 2
     visited = np.concatenate([batches.windows_at(0), batches.windows_at(1)[:3]]).tolist()
     assert [sorted(visited[i : i + 5]) for i in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3

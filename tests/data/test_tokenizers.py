@@ -34,7 +34,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("encoder", [ByteEncoder(), BPE_ENCODER], ids=["byte", "bpe"])
 @pytest.mark.parametrize("text", [*HOSTILE, "Ġ Ċ"])
-def test_hostile_text_comes_back_as_it_was(encoder: Encoder, text: str) -> None:
+def test_hostile_text_is_read_back_unchanged(encoder: Encoder, text: str) -> None:
     (ids,) = encoder.encode_batch([text])
     assert encoder.decode(ids.tolist()) == text
     assert encoder.separator not in ids
@@ -154,7 +154,7 @@ def test_sizes_of_unigram_and_bpe_files_are_the_librarys(tmp_path: Path) -> None
     assert [ids.tolist() for ids in theirs] == [ids.tolist() for ids in ours]
 
 
-def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
+def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     save(path, {"<unk>": 0, "</s>": 1})
     tokenizer = File(path=str(path))

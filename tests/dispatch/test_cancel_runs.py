@@ -39,7 +39,7 @@ def test_a_run_that_waits_is_never_begun(make: Make) -> None:
     assert (begun(first), results(second)) == (0, 1)
 
 
-def test_a_running_run_checkpoints_and_the_next_one_goes_on(make: Make, tmp_path: Path, until: Until) -> None:
+def test_a_running_run_checkpoints_and_the_next_one_continues(make: Make, tmp_path: Path, until: Until) -> None:
     long, other = make("caps/both/seed-0", steps=3000), make("caps/both/seed-1")
     with launcher(tmp_path) as process:
         until(lambda: (long.path / "step.txt").exists())
@@ -142,7 +142,7 @@ def test_a_running_job_is_ended_only_after_patience_and_if_it_has_nothing_else(m
     assert a.state.status == "cancelled"
 
 
-def test_what_could_not_be_cancelled_is_said(make: Make) -> None:
+def test_what_could_not_be_cancelled_is_reported(make: Make) -> None:
     run = make("caps/both/seed-0")
     jobs = FakeJobs({"7": [run]}, {})
     jobs.cancel = lambda jobs: "scancel had no answer in 20 s"  # type: ignore[method-assign]

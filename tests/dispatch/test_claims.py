@@ -104,7 +104,7 @@ def test_of_many_processes_one_takes_over_a_dead_ones_claim(tmp_path: Path) -> N
         taker.end()
 
 
-def test_a_dead_process_that_nobody_has_waited_for_holds_nothing(tmp_path: Path) -> None:
+def test_a_zombie_process_holds_no_claim(tmp_path: Path) -> None:
     zombie = Taker(tmp_path)
     assert winners([zombie]) == 1
     os.kill(zombie.process.pid, 9)

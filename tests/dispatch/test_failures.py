@@ -113,7 +113,7 @@ def test_the_kernels_kills_are_counted_in_the_own_control_group(tmp_path: Path) 
     ("code", "memory_was_short", "status", "failure"),
     [(-9, True, "failed", "out_of_memory"), (-9, False, "lost", "interrupted"), (-15, True, "lost", "interrupted")],
 )
-def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_from_one_that_somebody_killed(
+def test_a_worker_killed_for_its_memory_is_distinguished_from_one_killed_by_a_user(
     make: Make, code: int, memory_was_short: bool, status: str, failure: str
 ) -> None:
     run = make("caps/both/seed-0")

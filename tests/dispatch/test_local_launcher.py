@@ -68,7 +68,7 @@ def test_each_change_of_status_is_reported(make: Make) -> None:
     assert told[1] == "caps/both/seed-0 finished"
 
 
-def test_what_has_a_result_is_skipped_and_what_was_cut_off_goes_on(make: Make) -> None:
+def test_what_has_a_result_is_skipped_and_what_was_cut_off_continues(make: Make) -> None:
     before: dict[str, State] = {
         "finished": State(status="finished", attempts=1),
         "diverged": State(status="diverged", attempts=1),
@@ -121,7 +121,7 @@ def test_a_runs_crash_takes_no_other_run_along(make: Make, do: str, status: str,
     assert holder(crash.path) is None
 
 
-def test_a_killed_run_goes_on_in_the_next_call(make: Make) -> None:
+def test_a_killed_run_continues_in_the_next_call(make: Make) -> None:
     run = make("caps/both/seed-0", do="kill")
     assert run_all([run]).outcomes == {run.name: "lost"}
     assert run_all([run]).outcomes == {run.name: "finished"}

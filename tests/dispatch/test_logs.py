@@ -82,7 +82,7 @@ def test_following_waits_over_a_preemption_and_ends_with_the_run(run: RunFolder)
     assert told == ["preempted"]
 
 
-def test_following_a_run_that_nothing_goes_on_with_ends(run: RunFolder) -> None:
+def test_following_a_run_that_nothing_continues_with_ends(run: RunFolder) -> None:
     (run.path / "log.txt").write_text("a\n")
     run.state = State(status="failed")
     assert list(follow(run, lambda: status.read_row(run))) == ["a"]

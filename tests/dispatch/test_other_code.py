@@ -121,7 +121,7 @@ class TestSubmitting:
         with pytest.raises(RequestError, match=f"1 run was {NAMED}"):
             prepare([Planned(0)], tmp_path, retry_failed=True)
 
-    def test_a_plan_of_other_code_makes_nothing(self, tmp_path: Path) -> None:
+    def test_a_plan_of_other_code_creates_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=f"1 run was {NAMED}"):
             prepare([Planned(0, OTHER)], tmp_path / "runs")
         assert not (tmp_path / "runs").exists()
@@ -145,7 +145,7 @@ class TestSubmitting:
         monkeypatch.setattr(code_version, "digest", lambda: "ef" * 32)
         assert execute(run, trained, stop=Stop(), capture=False) == REFUSED
 
-    def test_a_launcher_says_what_its_workers_refused_and_goes_on(self, tmp_path: Path) -> None:
+    def test_a_launcher_says_what_its_workers_refused_and_continues(self, tmp_path: Path) -> None:
         """The code may be edited while a sweep runs, and later workers are the edited one."""
         found = prepare([Planned(0), Planned(1)], tmp_path)
         from lab.records import write_json
@@ -213,7 +213,7 @@ class TestTheDigest:
         assert done.stdout.strip() == "False"
 
 
-def test_uncommitted_changes_are_told_by_their_content(tmp_path: Path) -> None:
+def test_uncommitted_changes_are_reported_by_their_content(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@x", *arguments], check=True)
 

@@ -91,7 +91,7 @@ def test_how_a_job_ended_tells_what_became_of_a_run_that_fell_silent(
     assert not found.open
 
 
-def test_who_cancelled_and_which_node_was_lost_is_said(row: Rows) -> None:
+def test_who_cancelled_and_which_node_was_lost_is_reported(row: Rows) -> None:
     assert "by root" in (join(row("running"), job_view("12", "CANCELLED", cancelled_by="root")).reason or "")
     assert "n3" in (join(row("running"), job_view("12", "NODE_FAIL", nodes="n3")).reason or "")
     assert "signal 9" in (join(row("running"), job_view("12", "FAILED", exit_code="0:9")).reason or "")
@@ -105,7 +105,7 @@ def test_what_became_of_a_job_before_a_run_began_is_not_the_runs_doing(row: Rows
     assert "before the run began" in (found.reason or "")
 
 
-def test_a_lost_run_whose_job_is_in_the_queue_again_goes_on(row: Rows) -> None:
+def test_a_lost_run_whose_job_is_in_the_queue_again_continues(row: Rows) -> None:
     found = join(row("running", attempts=1), job_view("12", "PENDING", reason="BeginTime"))
     assert (found.status, found.waits_for, found.open) == ("preempted", "BeginTime", True)
 
@@ -217,7 +217,7 @@ def test_an_accounting_that_is_late_does_not_revive_a_job(make: Make, tmp_path: 
     assert joined(tmp_path)[0]["seed-0"].failure == "time"
 
 
-def test_without_an_answer_the_folders_word_stands_and_a_line_says_so(make: Make, tmp_path: Path, slurm: Slurm) -> None:
+def test_without_an_answer_the_folders_state_is_shown_with_a_note(make: Make, tmp_path: Path, slurm: Slurm) -> None:
     run = make("caps/both/seed-0")
     send(tmp_path, "7", (run,))
     slurm.queue = Reply(reason="slurm_load_jobs error: Unable to contact slurm controller")

@@ -103,7 +103,7 @@ def test_a_run_of_two_finishes_and_both_say_so(undisturbed: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_is_killed_the_other_ends_and_the_next_attempt_goes_on(
+def test_when_one_is_killed_the_other_ends_and_the_next_attempt_continues(
     make: Make, until: Until, undisturbed: RunFolder, victim: int
 ) -> None:
     run = make("killed", pause=0.1)
@@ -172,7 +172,7 @@ def test_a_run_that_is_held_is_left_alone_by_all(make: Make) -> None:
     assert run.state == State()
 
 
-def test_a_process_that_does_not_come_is_told(make: Make) -> None:
+def test_a_process_that_does_not_come_is_reported(make: Make) -> None:
     run = make("late", steps=3)
     with started(run, of_two=[0], ARRIVAL=3) as processes:
         assert processes[0].wait() == FAILED

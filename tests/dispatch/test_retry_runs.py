@@ -156,7 +156,7 @@ def test_a_run_that_is_being_run_is_left_alone(stands: Stands) -> None:
     assert run.state.status == "running"
 
 
-def test_a_released_run_goes_on_with_whichever_launcher_comes(make: Make) -> None:
+def test_a_released_run_continues_with_whichever_launcher_comes(make: Make) -> None:
     run = make("caps/both/seed-0", do="bug")
     run_local([run], threads=1, worker=FAKE_WORKER)
     assert (run.state.status, run.state.failure) == ("failed", "bug")
@@ -167,7 +167,7 @@ def test_a_released_run_goes_on_with_whichever_launcher_comes(make: Make) -> Non
     assert (run.state.status, run.state.attempts, results(run)) == ("finished", 2, 1)
 
 
-def test_a_cancelled_run_goes_on_only_after_it_was_released(make: Make) -> None:
+def test_a_cancelled_run_continues_only_after_it_was_released(make: Make) -> None:
     run = make("caps/both/seed-0")
     cancel([run])
     run_local([run], threads=1, worker=FAKE_WORKER)

@@ -113,7 +113,7 @@ def test_without_tuned_axes_there_is_one_stage(sweep: Sweep) -> None:
     assert "selected" not in json.loads(Path("runs/tuned/plan.json").read_text())
 
 
-def test_repeating_it_goes_on_where_the_folders_stand_and_then_has_nothing_to_do(sweep: Sweep) -> None:
+def test_repeating_it_continues_where_the_folders_stand_and_then_has_nothing_to_do(sweep: Sweep) -> None:
     killed = stages(sweep()).next()  # between the stages, with one tuning run still to come
     assert killed is not None
     for folder in killed.order[:-1]:
@@ -241,7 +241,7 @@ def results(root: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_a_submit_killed_between_stages_and_repeated_comes_to_the_same(tmp_path: Path) -> None:
+def test_a_submit_killed_between_stages_and_repeated_gives_the_same_result(tmp_path: Path) -> None:
     overrides = "".join(f"  {key}: {value}\n" for key, value in TINY.items())
     for folder in ("whole", "killed"):
         (tmp_path / folder / "sweeps").mkdir(parents=True)

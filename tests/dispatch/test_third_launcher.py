@@ -116,7 +116,7 @@ def test_status_tells_which_run_has_its_turn_and_why_the_others_wait(folder: Pat
     assert len(jobs(folder)) == 3
 
 
-def test_an_interrupted_sweep_goes_on_with_what_is_missing(folder: Path, until: Until) -> None:
+def test_an_interrupted_sweep_continues_with_what_is_missing(folder: Path, until: Until) -> None:
     held = hold(folder)
     submit()
     until(lambda: statuses() == ["running", "queued", "queued"])
@@ -157,7 +157,7 @@ def test_a_run_is_tried_again_where_it_was_sent(folder: Path, until: Until) -> N
     until(lambda: statuses() == ["finished"] * 3)
 
 
-def test_a_sweep_that_tunes_goes_on_while_it_is_waited_for(folder: Path) -> None:
+def test_a_sweep_that_tunes_continues_while_it_is_waited_for(folder: Path) -> None:
     path = folder / "sweeps" / "mine.yaml"
     path.write_text(
         yaml.safe_dump(yaml.safe_load(path.read_text()) | {"seeds": [0], "tune": {"optimizer.lr": [0.001, 0.002]}})

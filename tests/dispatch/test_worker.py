@@ -97,7 +97,7 @@ def test_the_log_holds_all_output_of_every_attempt(make: Make) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_a_signal_preempts_and_the_next_worker_goes_on(make: Make, until: Until, number: signal.Signals) -> None:
+def test_a_signal_preempts_and_the_next_worker_continues(make: Make, until: Until, number: signal.Signals) -> None:
     run = make("caps/both/seed-0", steps=400, pause=0.005)
     worker = start(run)
     until(lambda: (run.path / "step.txt").exists())

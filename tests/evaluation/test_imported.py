@@ -92,7 +92,7 @@ def test_the_identity_follows_the_weights(lab: Lab, exported: Callable[[str], Pa
     assert {path.name for path in (root / "imported").iterdir()} == set(runs)
 
 
-def test_an_import_that_cannot_be_honoured_makes_nothing(
+def test_an_import_that_cannot_be_honoured_creates_nothing(
     lab: Lab, exported: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder, root = exported("bytes"), tmp_path / "runs"

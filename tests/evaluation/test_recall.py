@@ -137,7 +137,7 @@ def test_far_may_be_from_another_distance(trained: Trained) -> None:
     assert 0 < metrics["far_accuracy"] < 1
 
 
-def test_batches_change_nothing_and_an_interrupted_evaluation_goes_on(local: RunFolder) -> None:
+def test_batches_change_nothing_and_an_interrupted_evaluation_continues(local: RunFolder) -> None:
     evaluator = Recall(points=((32, 4), (48, 6)), examples=50, batch=20)
     whole = asked(local, evaluator, Remembers(257, 13))
     assert asked(local, replace(evaluator, batch=7), Remembers(257, 13)) == whole

@@ -120,7 +120,7 @@ def test_a_comparison_reads_it_like_any_metric(run: RunFolder) -> None:
     assert arm.values("in_parts/accuracy") == {0: pytest.approx(10 / 3)}
 
 
-def test_one_that_was_stopped_goes_on_with_the_parts_that_it_has_not_done(run: RunFolder) -> None:
+def test_one_that_was_stopped_continues_with_the_parts_that_it_has_not_done(run: RunFolder) -> None:
     whole = evaluate(run, asked(), save_as="whole").record.as_json()
     computed.clear()
     with pytest.raises(Stopped):

@@ -311,7 +311,7 @@ def test_an_export_is_whole_or_absent(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_tokenizer_goes_along_both_ways(pair: Callable[[str], Pair], tmp_path: Path) -> None:
+def test_a_tokenizer_is_imported_and_exported(pair: Callable[[str], Pair], tmp_path: Path) -> None:
     one = pair("Llama 3")
     (tmp_path / "mine").mkdir()
     Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "mine" / "tokenizer.json"))

@@ -242,7 +242,7 @@ def test_an_arm_that_cannot_be_matched_is_named_with_the_nearest_values_and_what
     assert matched.values == {"plain": 192}
 
 
-def test_an_arm_that_is_too_large_at_the_knobs_end_says_so() -> None:
+def test_an_arm_that_is_too_large_at_the_smallest_knob_is_refused() -> None:
     text = refusal(Match(by="params"), base=gemma2(mlp=GEGLU(d_ff=2)), deep=gemma2(mlp=GEGLU(d_ff=2), n_layers=40))
     assert "1 gives +" in text
     assert "no other value is closer" in text

@@ -233,7 +233,7 @@ def test_a_teacher_that_does_not_fit_reaches_no_queue(
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "failed", "diverged", "preempted", "blocked", "lost"])
-def test_a_run_that_has_not_finished_teaches_nobody(tmp_path: Path, status: str) -> None:
+def test_an_unfinished_run_cannot_be_a_teacher(tmp_path: Path, status: str) -> None:
     stand(replace(plan_train("gemma2_tiny").runs[0], sweep="mine", arm="big"), tmp_path, status)
     with pytest.raises(RequestError, match=f"recipe.teacher: mine/big/seed-0 is {status}: only a finished run"):
         plan_train("gemma2_tiny", ["recipe=distillation", "recipe.teacher=mine/big/seed-0"], root=tmp_path)

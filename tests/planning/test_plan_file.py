@@ -211,7 +211,7 @@ def test_what_is_no_plan_is_refused(folder: Path, text: str) -> None:
         load_plan(folder / "x.json")
 
 
-def test_the_plan_beside_runs_is_told_from_a_frozen_one(folder: Path, frozen: Callable[[], dict[str, Any]]) -> None:
+def test_the_plan_beside_runs_is_not_a_frozen_plan(folder: Path, frozen: Callable[[], dict[str, Any]]) -> None:
     frozen()
     saved = save_plan(plan_sweep("mine"), folder / "runs")
     with pytest.raises(RequestError, match=r"isn't a frozen plan.*name the sweep"):

@@ -69,7 +69,7 @@ def test_every_arm_has_a_row_with_what_differs_and_what_it_costs() -> None:
     assert "global_only span" in arms["global_only"]
 
 
-def test_states_measured_time_and_what_is_left_are_told() -> None:
+def test_states_measured_time_and_what_is_left_are_reported() -> None:
     text = shown(preview(shipped(), past(shipped())))
     head = text.splitlines()[1]
     assert "4 new, 4 finished" in head
@@ -156,7 +156,7 @@ def test_many_arms_are_shown_in_part_with_the_baseline_among_them() -> None:
     assert len([name for name in rows(whole) if name.startswith("arm0")]) == 100
 
 
-def test_a_budget_is_told_as_seeds_tokens_and_effect() -> None:
+def test_a_budget_is_shown_as_seeds_tokens_and_effect() -> None:
     seen = past(shipped())
     power = detectable(shipped(), seen)
     fitted = fit_budget(shipped(), Budget.parse("2h"), Speeds(seen, HERE), power, parallel=2, threads=1, gpu=False)

@@ -159,7 +159,7 @@ def test_half_made_and_broken_folders_are_passed_over_and_reported(tmp_path: Pat
     assert all("run.json" in reason for _, reason in broken)
 
 
-def test_a_broken_state_is_told_by_its_file(tmp_path: Path) -> None:
+def test_a_broken_state_is_reported_by_its_file(tmp_path: Path) -> None:
     run = make(tmp_path, "a/x/seed-0")
     (run.path / "state.json").write_text('{"version": 1, "status": "sleeping"}')
     with pytest.raises(BrokenRecord, match=r"state\.json.*sleeping"):

@@ -90,7 +90,7 @@ def test_the_time_to_go_follows_from_tokens_and_speed() -> None:
     assert State(progress=replace(PROGRESS, tokens_per_second=math.nan)).eta() is None
 
 
-def test_a_diverged_loss_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_diverged_loss_is_read_back_unchanged(tmp_path: Path) -> None:
     write_json(tmp_path / "summary.json", {"val/loss": math.nan, "train/loss": math.inf})
     back = json.loads((tmp_path / "summary.json").read_text())
     assert math.isnan(back["val/loss"])

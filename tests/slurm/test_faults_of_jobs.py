@@ -66,21 +66,21 @@ def test_a_restart_of_the_controller_disturbs_no_run(storm: Past) -> None:
     assert storm.came_through("undisturbed", attempts=1) == [STEPS]
 
 
-def test_a_requeued_run_goes_on_at_the_step_where_it_stopped(storm: Past) -> None:
+def test_a_requeued_run_continues_at_the_step_where_it_stopped(storm: Past) -> None:
     first, second = storm.came_through("requeued", attempts=2)
     assert 0 < first < STEPS
     assert first + second == STEPS
     assert storm.jobs["requeued"] == ["REQUEUED", "COMPLETED"]
 
 
-def test_a_preempted_run_finishes_its_step_and_goes_on_after_it(storm: Past) -> None:
+def test_a_preempted_run_finishes_its_step_and_continues_after_it(storm: Past) -> None:
     first, second = storm.came_through("preempted", attempts=2)
     assert 0 < first < STEPS
     assert first + second == STEPS
     assert storm.noted["nodes"]["preempted"] == "n3"
 
 
-def test_a_run_whose_time_is_up_goes_on_in_the_next_start(storm: Past) -> None:
+def test_a_run_whose_time_is_up_continues_in_the_next_start(storm: Past) -> None:
     first, second = storm.came_through("out_of_time", attempts=2)
     assert 0 < first < STEPS
     assert first + second == STEPS
@@ -94,7 +94,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(storm: Past) 
     assert first + second > STEPS
 
 
-def test_a_run_of_a_lost_node_goes_on_from_its_last_checkpoint_on_another(storm: Past) -> None:
+def test_a_run_of_a_lost_node_continues_from_its_last_checkpoint_on_another(storm: Past) -> None:
     first, second = storm.came_through("moved", attempts=2)
     assert second == STEPS - storm.noted["dead"]["checkpoint"]
     assert first + second >= STEPS

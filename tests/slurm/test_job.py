@@ -37,7 +37,7 @@ def said(root: Path) -> str:
     return "".join(path.read_text() for path in root.glob("*/.slurm/*/*_log.out"))
 
 
-def test_told_of_its_time_limit_a_job_checkpoints_and_goes_on_later(
+def test_told_of_its_time_limit_a_job_checkpoints_and_continues_later(
     cluster: Cluster,
     make: Make,  # noqa: F811
     until: Until,  # noqa: F811
@@ -72,7 +72,7 @@ def test_the_true_time_limit_is_told_in_time(
     assert (run.state.status, run.state.reason) == ("preempted", "stopped by the time limit of its job")
 
 
-def test_a_preempted_job_goes_on_later(
+def test_a_preempted_job_continues_later(
     cluster: Cluster,
     make: Make,  # noqa: F811
     until: Until,  # noqa: F811
@@ -110,7 +110,7 @@ def test_a_cancelled_job_stays_cancelled(
     cluster.wait(lambda: begun(run) == 2, "second beginning")
 
 
-def test_without_requeueing_the_run_says_so(
+def test_without_requeueing_the_run_reports_it(
     cluster: Cluster,
     make: Make,  # noqa: F811
     until: Until,  # noqa: F811
@@ -140,7 +140,7 @@ def test_a_killed_worker_is_replaced_in_the_same_job(
     assert cluster.job(job)["Restarts"] == "0"
 
 
-def test_a_lost_node_s_run_goes_on_elsewhere(
+def test_a_lost_node_s_run_continues_elsewhere(
     fragile_cluster: Cluster,
     make: Make,  # noqa: F811
     until: Until,  # noqa: F811

@@ -98,7 +98,7 @@ def test_a_controller_that_does_not_answer_is_named(fragile_cluster: Cluster, tm
         submission.check(Settings(), 1, tmp_path)
 
 
-def test_without_slurm_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_the_reason_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RequestError) as refusal:
         submission.check(Settings(), 1, tmp_path)

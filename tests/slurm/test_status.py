@@ -117,7 +117,7 @@ def test_cancelling_a_sweep_empties_the_queue(sweep: Sweep, make: Make, cluster:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_job_that_the_administrator_cancels_is_told_apart(
+def test_a_job_that_the_administrator_cancels_is_distinguished(
     sweep: Sweep,
     make: Make,  # noqa: F811
     cluster: Cluster,
@@ -134,7 +134,7 @@ def test_a_job_that_the_administrator_cancels_is_told_apart(
     assert sweep.lab(retry_command, "caps", "--dry-run").stdout.endswith("1 run would be tried again\n")
 
 
-def test_a_time_limit_that_left_no_time_to_stop_is_told_apart(sweep: Sweep, make: Make, cluster: Cluster) -> None:  # noqa: F811
+def test_a_time_limit_that_left_no_time_to_stop_is_distinguished(sweep: Sweep, make: Make, cluster: Cluster) -> None:  # noqa: F811
     run = make("caps/both/seed-0", steps=FOR_EVER, deaf=True)
     (job,) = sweep.send(requeue=False, signal_seconds=1)
     sweep.wait(lambda row: row["status"] == "running" and row["step"])
@@ -150,7 +150,7 @@ def test_a_time_limit_that_left_no_time_to_stop_is_told_apart(sweep: Sweep, make
     assert run.state.failure == "time"
 
 
-def test_a_lost_node_is_told_apart(sweep: Sweep, make: Make, fragile_cluster: Cluster) -> None:  # noqa: F811
+def test_a_lost_node_is_distinguished(sweep: Sweep, make: Make, fragile_cluster: Cluster) -> None:  # noqa: F811
     make("caps/both/seed-0", steps=FOR_EVER)
     sweep.send(requeue=False)
     row = sweep.wait(lambda row: row["status"] == "running" and row["step"])
@@ -170,7 +170,7 @@ def test_status_and_cancel_work_without_accounting(sweep: Sweep, make: Make, fra
     assert "2 cancelled" in sweep.lab(cancel_command, "caps").stdout
 
 
-def test_without_a_controller_the_folders_are_shown_and_a_line_says_so(
+def test_without_a_controller_the_folders_are_shown_and_a_line_reports_it(
     sweep: Sweep,
     make: Make,  # noqa: F811
     fragile_cluster: Cluster,
@@ -194,7 +194,7 @@ def test_what_a_job_said_before_its_run_began_is_in_the_logs(sweep: Sweep, make:
     assert "no such module: cuda/99" in shown.stdout
 
 
-def test_following_a_log_goes_on_over_a_requeue_and_ends_with_the_run(
+def test_following_a_log_continues_over_a_requeue_and_ends_with_the_run(
     sweep: Sweep,
     make: Make,  # noqa: F811
     cluster: Cluster,

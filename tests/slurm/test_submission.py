@@ -280,7 +280,7 @@ def test_waiting_ends_with_the_runs(cluster: Cluster, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("nodes_may_send", [True, False])
-def test_a_sweep_that_tunes_goes_on_by_itself(cluster: Cluster, folder: Path, nodes_may_send: bool) -> None:
+def test_a_sweep_that_tunes_continues_by_itself(cluster: Cluster, folder: Path, nodes_may_send: bool) -> None:
     """Its reporting runs are sent by a job; where nodes may not send any, that job does them."""
     path = folder / "sweeps" / "mine.yaml"
     sweep = yaml.safe_load(path.read_text()) | {"seeds": [0], "tune": {"optimizer.lr": [0.001, 0.002]}}

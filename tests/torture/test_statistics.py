@@ -49,7 +49,7 @@ def relabelled(root: Path, order: np.ndarray) -> Comparison:
     return compare(collect(root, "names"))
 
 
-def test_arms_of_real_runs_that_differ_in_name_only_are_told_apart_in_at_most_alpha_of_sweeps(root: Path) -> None:
+def test_arms_of_real_runs_that_differ_in_name_only_are_found_different_in_at_most_alpha_of_sweeps(root: Path) -> None:
     values = np.array(list(losses(root).values()))
     assert len(set(values)) == len(values) == SEEDS * ARMS, "seeds differ"
     generator = np.random.default_rng(0)

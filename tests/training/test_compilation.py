@@ -91,7 +91,7 @@ def test_auto_compiles_where_the_budget_repays_it() -> None:
     assert compiled(model) == [True] * 3
 
 
-def test_validation_runs_uncompiled_and_training_goes_on_compiled() -> None:
+def test_validation_runs_uncompiled_and_training_continues_compiled() -> None:
     model = Blocks()
     chosen = compiler(model, compile="on")
     chosen.start()
@@ -101,7 +101,7 @@ def test_validation_runs_uncompiled_and_training_goes_on_compiled() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_the_same_and_says_so(tmp_path: Path) -> None:
+def test_a_compiled_run_learns_the_same_and_reports_it(tmp_path: Path) -> None:
     plain, expected = trained(tmp_path / "off", compile="off")
     fused, actual = trained(tmp_path / "on", compile="on")
     assert (verdict(plain), verdict(fused)) == ("off: asked for", "on: asked for")
@@ -121,7 +121,7 @@ def test_a_compiled_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path)
     assert tiny.timeless(tmp_path / "parts") == tiny.timeless(tmp_path / "whole")
 
 
-def test_an_attempt_that_goes_on_decides_as_the_first_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_that_continues_decides_as_the_first_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(tmp_path, until=3)
     monkeypatch.setitem(compilation.MIN_FLOPS, "cpu", 1.0)
     outcome, _ = trained(tmp_path)

@@ -158,7 +158,7 @@ def test_an_interrupted_run_of_three_is_the_undisturbed_one_bit_for_bit(
 
 
 @both
-def test_a_run_goes_on_with_another_number_of_processes(two: Ranks, tmp_path: Path, strategy: str) -> None:
+def test_a_run_continues_with_another_number_of_processes(two: Ranks, tmp_path: Path, strategy: str) -> None:
     options: dict[str, Any] = {"model": "decoder", "double": True}
     alone(tmp_path / "one", **options)
     mixed = tmp_path / "mixed"
@@ -169,7 +169,7 @@ def test_a_run_goes_on_with_another_number_of_processes(two: Ranks, tmp_path: Pa
     assert_close(mixed, tmp_path / "one")
 
 
-def test_a_run_goes_on_under_another_strategy(two: Ranks, three: Ranks, tmp_path: Path) -> None:
+def test_a_run_continues_under_another_strategy(two: Ranks, three: Ranks, tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": "decoder", "double": True}
     alone(tmp_path / "one", **options)
     two.train(tmp_path / "mixed", "ddp", stop={"0": 2}, **options)

@@ -70,7 +70,7 @@ def test_dropout_makes_a_difference_that_a_wrong_seed_would_show(tmp_path: Path)
 
 
 @pytest.mark.parametrize("at", [1, 4, 7, 11])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, at: int) -> None:
+def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(tmp_path: Path, at: int) -> None:
     reference, resumed = tmp_path / "reference", tmp_path / "resumed"
     expected_outcome, expected = tiny.run(reference, dropout=0.3)
     outcome = tiny.interrupted(resumed, at, dropout=0.3)

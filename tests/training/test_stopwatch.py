@@ -52,7 +52,7 @@ def test_speed_since_the_last_mark_forgets_what_came_before(clock: Clock) -> Non
     assert watch.tokens_per_second == 4.0
 
 
-def test_a_resumed_watch_goes_on_and_settles_again(clock: Clock) -> None:
+def test_a_resumed_watch_continues_and_settles_again(clock: Clock) -> None:
     first = Stopwatch()
     steps(first, clock, UNMEASURED_STEPS + 2)
     second = Stopwatch()

@@ -82,7 +82,9 @@ def test_another_models_weights_are_refused(experiment: Experiment, run: RunFold
         teacher.load(run, other, kernel="auto")
 
 
-def test_a_student_is_trained_from_the_run_and_says_so(experiment: Experiment, run: RunFolder, tmp_path: Path) -> None:
+def test_a_student_is_trained_from_the_run_and_reports_it(
+    experiment: Experiment, run: RunFolder, tmp_path: Path
+) -> None:
     taught = replace(experiment, recipe=Distillation(teacher="e" * 64), model=architecture(d_model=32))
     given = teacher.load(run, experiment, kernel="auto")
     outcome = loop.train(taught, tmp_path / "student", teachers={"e" * 64: given})

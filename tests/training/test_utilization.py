@@ -101,7 +101,7 @@ def test_a_teachers_forward_pass_is_work_too(experiment: Experiment, tmp_path: P
 
 
 @pytest.mark.usefixtures("known")
-def test_an_option_refers_to_a_run_only_if_it_says_so(experiment: Experiment) -> None:
+def test_an_option_refers_to_a_run_only_if_it_reports_it(experiment: Experiment) -> None:
     """Metadata such as `expected`, which an option that refers to a run has too, don't make it one."""
 
     @dataclass(frozen=True, kw_only=True)
