@@ -1,1 +1,1 @@
-"""One HTML file that says what a sweep came to, for others to read: facts → panels → page."""
+"""The report of a sweep as one HTML file, to share with others: data → panels → page."""

@@ -1,8 +1,8 @@
-"""Charts as inline SVG that keeps the size of its text and dots however wide the page is.
+"""Charts as inline SVG whose text and dots keep their size at any page width.
 
-Places are percentages, curves are drawn in an inner SVG that is stretched, and labels are HTML: a phone shows the same
-chart with letters of the same size. Colours are classes (`c0` the baseline, `c1` … the other arms), so that the page's
-style decides about light and dark. Every text is escaped.
+Positions are percentages, curves are drawn in an inner SVG that is stretched, and labels are HTML: a phone shows the
+same chart with text of the same size. Colours are CSS classes (number 0 is the baseline, 1, 2, … are the other arms),
+so that the style sheet chooses them for light and dark mode. All text is escaped.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from markupsafe import Markup
 from lab.report.scales import Scale, scale
 from lab.report.thinning import envelope, thin
 
-_UNITS = 10_000  # of the inner SVG
-_STRIP_ROOM = 0.75  # how far a strip's axis follows an interval beyond the seeds, as a share of their range
+_UNITS = 10_000  # the width and height of the inner SVG
+_STRIP_ROOM = 0.75  # how far a strip's axis may extend beyond the seeds to show an interval, relative to their range
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve, perhaps with a band.
+    """A curve, optionally with a band.
 
     Attributes:
         slot: the number of its colour.
-        detail: what the read-out says besides the name: how many seeds.
-        mark: an x to mark in the line's colour.
-        dotted: with a dot at each point.
-        dashed: a single run, not a mean.
+        low, high: the edges of the band; None for no band.
+        detail: shown after the name when the pointer is over the chart, such as the number of seeds.
+        mark: an x to mark with a vertical line in the curve's colour.
+        dotted: whether each point has a dot.
+        dashed: whether the curve is dashed: a single run, not a mean.
     """
 
     name: str
@@ -45,13 +46,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point that links to what it stands for.
+    """A point that links to a run or an arm.
 
     Attributes:
         slot: the number of its colour; None for grey.
-        detail: the read-out.
+        href: where it links to.
+        detail: the tooltip.
         size: the radius in pixels.
-        faint: one of many.
+        faint: whether it is drawn half transparent, behind other dots.
     """
 
     x: float
@@ -90,8 +92,14 @@ def chart(
     """A chart of lines and dots.
 
     Args:
-        front: the corners of a line behind the dots.
-        zero: draw the line y = 0 more strongly.
+        x, y: the axes.
+        x_title, y_title: the titles of the axes.
+        lines: curves.
+        dots: points with links.
+        labels: names beside points.
+        front: the points (x, y) of a dashed line behind the dots.
+        zero: whether to emphasise the line y = 0.
+        height: in pixels.
     """
     grid = [_horizontal("grid", place) for place, _ in y.ticks]
     if zero and 0 <= y.at(0) <= 1:
@@ -161,10 +169,15 @@ def strip(
     slot: int | None,
     margin: float | None = None,
 ) -> Markup:
-    """One row of a forest plot: the line of no difference, the interval and its mean, and below them a dot a seed.
+    """One row of a forest plot: a mean with its interval, above one dot for each seed, and a line at zero.
 
     Args:
-        margin: shade what is within it of no difference.
+        x: the axis.
+        mean: marked by a diamond; None for no diamond.
+        interval: its ends; None for no interval.
+        dots: one for each seed.
+        slot: the number of the colour; None for grey.
+        margin: shade the differences within ±margin; None for no shading.
     """
     colour, parts = _colour(slot), []
     if margin is not None:
@@ -198,7 +211,7 @@ def strip(
 
 
 def strip_scale(values: Iterable[float], intervals: Iterable[tuple[float, float]]) -> Scale:
-    """An axis for strips. It contains zero and every seed, and of the intervals as much as leaves the seeds room."""
+    """An axis for strips. It contains zero, every seed, and the parts of the intervals that are close to the seeds."""
     shown = [0.0, *values]
     low, high = min(shown), max(shown)
     room = _STRIP_ROOM * (high - low)
@@ -208,12 +221,12 @@ def strip_scale(values: Iterable[float], intervals: Iterable[tuple[float, float]
 
 
 def strip_axis(x: Scale) -> Markup:
-    """The labels below the strips."""
+    """The tick labels below the strips."""
     return Markup('<div class="axis">{}</div>').format(_concat(_tick_label(at, text) for at, text in x.ticks))
 
 
 def swatch(slot: int | None) -> Markup:
-    """A spot of an arm's colour."""
+    """A dot in an arm's colour."""
     return Markup('<i class="sw b{}"></i>').format(_colour(slot))
 
 
@@ -252,7 +265,7 @@ def _vertical(name: str, place: float) -> Markup:
 
 
 def _symbol(colour: str, x: str, path: str) -> Markup:
-    """A shape on the line of a strip's interval; `path` is relative to its place."""
+    """A shape on the line of a strip's interval; `path` is relative to the shape's position."""
     return Markup('<svg x="{}" y="11" overflow="visible"><path class="f{}" d="{}"/></svg>').format(x, colour, path)
 
 

@@ -1,4 +1,4 @@
-"""The page: data, then panels, then one HTML file that needs no network."""
+"""Render the report: collect the data, build the panels, and write one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lab.report.report_data import ReportData, read_report_data
 
 
 def report(root: Path, sweep: str) -> str:
-    """The report of a sweep as its runs are now, as HTML.
+    """The report of a sweep, in the current state of its runs, as HTML.
 
     Raises:
         RequestError: the sweep has no runs, or its plan can't be read.
@@ -29,7 +29,7 @@ def report(root: Path, sweep: str) -> str:
 
 
 def panels(data: ReportData) -> list[Panel]:
-    """The parts of the page, in their order."""
+    """The panels of the page, in order."""
     return [
         verdicts.panel(data),
         forest.panel(data),
@@ -47,7 +47,7 @@ def panels(data: ReportData) -> list[Panel]:
 
 
 def page(data: ReportData) -> str:
-    """The whole page. Its content security policy loads nothing, and runs no script but its own."""
+    """The whole page. Its content security policy lets it load nothing and run only its own script."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -67,7 +67,7 @@ def page(data: ReportData) -> str:
 
 
 def _states(data: ReportData) -> list[tuple[str, int, float]]:
-    """(status, runs, share in percent), the finished runs first."""
+    """(status, number of runs, percentage of all runs), the finished runs first."""
     counts = Counter({"finished": 0})
     counts.update(run.status for run in data.runs)
     return [(status, n, 100 * n / counts.total()) for status, n in counts.items() if n]

@@ -1,4 +1,4 @@
-"""What panels are put together from: tables, tabs, legends and links. Every text is escaped."""
+"""The building blocks of panels: tables, tabs, legends and links. All text is escaped."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lab.report.scales import Scale
 from lab.units import plural
 
 MOST_DOTTED = 24
-"""A line of at most so many points has a dot at each of them."""
+"""A line has a dot at each of its points if it has no more points than this."""
 
 Text = str | Markup
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One part of the page.
+    """One section of the page.
 
     Attributes:
         anchor: its id in the page.
-        lead: what it shows, in a sentence or two.
-        body: None if there is nothing to show.
-        missing: what would fill it if there is nothing to show: a sentence, and the command that does.
-        notes: small print below.
+        lead: a sentence or two about what it shows.
+        body: its content; None if there is nothing to show.
+        missing: shown if there is no content: a sentence on what is needed, and a command that provides it.
+        notes: small print below the content.
     """
 
     anchor: str
@@ -49,10 +49,12 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Text]], *, marked: Sequence[int] = ()) -> Markup:
-    """A table that scrolls sideways by itself if it is wider than the page.
+    """A table, which scrolls sideways if it is wider than the page.
 
     Args:
-        marked: numbers of rows that are set apart, such as the baseline's.
+        columns: the columns.
+        rows: the cells of each row.
+        marked: indices of highlighted rows, such as the baseline's.
     """
     head = concat(Markup('<th scope="col" class="{}">{}</th>').format(c.kind, c.title) for c in columns)
     body = []
@@ -71,12 +73,12 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Text]], *, marked: 
 
 
 def arm_table(columns: Sequence[Column], arms: Sequence[ReportedArm], rows: Iterable[Sequence[Text]]) -> Markup:
-    """A table with a row for each arm, the baseline's set apart."""
+    """A table with a row for each arm, in which the baseline's row is highlighted."""
     return table(columns, rows, marked=[number for number, arm in enumerate(arms) if arm.is_baseline])
 
 
 def tabs(parts: Sequence[tuple[Text, Markup]]) -> Markup:
-    """Several views of one thing, one of them shown at a time; without scripts all of them, each under its name."""
+    """Several views, of which one is shown at a time; without JavaScript all are shown, each under its name."""
     if len(parts) == 1:
         return parts[0][1]
     names = concat(Markup('<button type="button" role="tab">{}</button>').format(name) for name, _ in parts)
@@ -91,30 +93,30 @@ def concat(parts: Iterable[Text]) -> Markup:
 
 
 def arm_link(arm: ReportedArm) -> Markup:
-    """An arm's name with its colour, leading to its runs."""
+    """An arm's name with its colour, as a link to its runs."""
     return Markup('<span class="al">{}<a class="arm" href="#{}" title="{}">{}</a></span>').format(
         swatch(arm.slot), arm.anchor, arm.name, breakable(arm.name)
     )
 
 
 def breakable(name: str) -> Markup:
-    """A name that a narrow column breaks between its parts: after a comma, =, /, _ or a dot before a letter."""
+    """A name that may be broken after a comma, =, /, _ or a dot before a letter."""
     parts = re.split(r"(?<=[,=/_])|(?<=\.)(?=[a-z])", name)
     return Markup("<wbr>").join(parts)
 
 
 def runs_link(arm: ReportedArm, text: Text) -> Markup:
-    """A number of an arm, leading to its runs."""
+    """A number of an arm, as a link to its runs."""
     return Markup('<a class="n" href="#{}">{}</a>').format(arm.anchor, text)
 
 
 def run_link(run: ReportedRun, text: Text) -> Markup:
-    """A number of a run, leading to it."""
+    """A number of a run, as a link to the run."""
     return Markup('<a class="n" href="#{}">{}</a>').format(run.anchor, text)
 
 
 def every_run_link(text: Text) -> Markup:
-    """A number of several arms, leading to all runs."""
+    """A number of several arms, as a link to all runs."""
     return Markup('<a class="n" href="#runs">{}</a>').format(text)
 
 
@@ -142,7 +144,7 @@ def forest(rows: Iterable[Markup], axis: Scale, caption: Text, *, wide: bool = F
 
 
 def status_chips(arm: ReportedArm) -> Markup:
-    """How many runs have each status."""
+    """The number of runs with each status."""
     statuses = arm.row.arm.statuses.items()
     return Markup(" ").join(
         Markup('<span class="st {}">{} {}</span>').format(status, n, status) for status, n in statuses
@@ -153,7 +155,9 @@ def mean_line(arm: ReportedArm, band: Band, mark: float | None = None) -> Line:
     """An arm's mean over seeds with its band, in the arm's colour.
 
     Args:
-        mark: an x to mark.
+        arm: the arm.
+        band: the mean and its band.
+        mark: an x to mark with a vertical line; None for no mark.
     """
     return Line(
         arm.name,

@@ -1,6 +1,6 @@
-"""What a report shows of a sweep, as data: its comparison, and what each run folder says besides.
+"""The data of a report: a sweep's comparison, and further records of its run folders.
 
-Every run is read as it is now, so that a report can be made while the sweep is still running.
+Runs are read in their current state, so that a report can be made while the sweep is still running.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lab.records import (
 )
 
 MOST_CHARTED = 8
-"""Arms in a chart: nobody can tell more colours apart."""
+"""The most arms in a chart: readers can't tell more colours apart."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SEED = re.compile(r"^seed: .*\n", re.MULTILINE)
@@ -45,10 +45,10 @@ class ReportedRun:
         anchor: its id in the page.
         name: its path below the root; for a run without a folder, the path that it would have.
         record: its run.json; None without a folder, or if that can't be read.
-        attempts: how many times a worker has begun it.
-        failure: the kind of failure that ended it; None if none did.
-        evaluations: by their names.
-        jobs: ids of the Slurm jobs that were sent for it, the oldest first.
+        attempts: the number of times that a worker has started it.
+        failure: the kind of failure that ended it; None if it didn't fail.
+        evaluations: evaluation name → record.
+        jobs: ids of the Slurm jobs submitted for it, the oldest first.
         unread: why its state can't be read; None if it can.
     """
 
@@ -76,7 +76,7 @@ class ReportedRun:
 
     @property
     def provenance(self) -> Provenance:
-        """Where and with what it ran; empty before it did."""
+        """The environment that it ran in; empty before it has run."""
         return Provenance() if self.record is None else self.record.provenance
 
     @property
@@ -93,8 +93,8 @@ class ReportedArm:
         anchor: its id in the page.
         slot: the number of its colour in every chart, 0 for the baseline; None for an arm that charts leave out.
         runs: by seed, ascending.
-        differs: dotted key → (the baseline's value, the arm's), for the configuration without its seed.
-        uneven: keys in which the arm's own runs differ, apart from the seed; there should be none.
+        differs: dotted key → (the baseline's value, the arm's value), for the configuration without the seed.
+        uneven: keys other than the seed in which the arm's own runs differ; there should be none.
     """
 
     row: ComparisonRow
@@ -126,7 +126,7 @@ class ReportData:
         arms: all arms, in the sweep's order.
         other_runs: runs of the sweep that belong to no arm: those for tuning, and those left out.
         knob: the option that matching solved for; None if nothing was solved.
-        made: when this was read.
+        made: when the data was read.
     """
 
     root: Path
@@ -142,7 +142,7 @@ class ReportData:
 
     @property
     def metric(self) -> str:
-        """The metric that decides: the sweep's first."""
+        """The sweep's first metric, which the answer is about."""
         return self.comparison.sweep.metrics[0]
 
     @property
@@ -156,7 +156,7 @@ class ReportData:
 
     @property
     def listed(self) -> tuple[ReportedArm, ...]:
-        """The arms that tables show, in the sweep's order: all, or the baseline and the best."""
+        """The arms that tables show, in the sweep's order: all, or the baseline and the best arms."""
         if len(self.arms) <= MOST_ROWS:
             return self.arms
         best = {id(arm) for arm in sorted(self.arms, key=lambda arm: rank(arm.row, self.metric))[:MOST_ROWS]}
@@ -169,28 +169,28 @@ class ReportData:
 
     @property
     def chart_notes(self) -> list[str]:
-        """A note on which arms the charts show; none if they show all."""
+        """A note on which arms the charts show; empty if they show all."""
         n = len(self.charted)
         if n == len(self.arms):
             return []
-        return [f"Of {len(self.arms):,} arms the baseline and the {n - 1} best by {self.metric} are drawn."]
+        return [f"Charts show the baseline and the {n - 1} best of {len(self.arms):,} arms by {self.metric}."]
 
 
 def read_report_data(root: Path, comparison: Comparison) -> ReportData:
-    """Read what the run folders say besides what the comparison holds."""
+    """Read the records of the run folders that the comparison doesn't contain."""
     sweep = comparison.sweep
     jobs, slots = _jobs(root, sweep.name), _slots(comparison)
     baseline_row = next((row for row in comparison.rows if row.is_baseline), None)
     baseline = _configuration(baseline_row)[0] if baseline_row is not None else None
     arms, number = [], 0
-    for place, row in enumerate(comparison.rows):
+    for index, row in enumerate(comparison.rows):
         runs = []
         for run in row.arm.runs.values():
             runs.append(_run(run, f"run-{number}", sweep.name, jobs))
             number += 1
         config, uneven = _configuration(row)
         differs = differences(baseline, config) if baseline is not None and config is not None else {}
-        arms.append(ReportedArm(row, f"arm-{place}", slots.get(row.arm.name), tuple(runs), differs, uneven))
+        arms.append(ReportedArm(row, f"arm-{index}", slots.get(row.arm.name), tuple(runs), differs, uneven))
     other_runs = tuple(_run(run, "runs", sweep.name, jobs) for run in (*sweep.tuning, *sweep.left_out))
     plan = readable_plan(root, sweep.name)
     knob = None if plan is None else plan.labels.knob
@@ -198,7 +198,7 @@ def read_report_data(root: Path, comparison: Comparison) -> ReportData:
 
 
 def _slots(comparison: Comparison) -> dict[str, int]:
-    """Arm → colour: 0 for the baseline, then in the sweep's order; only for the best arms if there are many."""
+    """Arm → number of its colour: 0 for the baseline, then in the sweep's order; for many arms, only the best."""
     metric = comparison.sweep.metrics[0]
     best = sorted(comparison.rows, key=lambda row: rank(row, metric))
     if better(metric) is None:
@@ -227,12 +227,12 @@ def _run(run: RunResult, anchor: str, sweep: str, jobs: Mapping[str, list[str]])
 
 
 def _configuration(row: ComparisonRow) -> tuple[dict[str, object] | None, tuple[str, ...]]:
-    """An arm's configuration without its seed, and the keys in which its runs differ besides."""
+    """An arm's configuration without the seed, and the other keys in which its runs differ."""
     texts: dict[str, None] = {}
     for run in row.arm.runs.values():
         if run.folder is not None:
             with suppress(OSError, UnicodeDecodeError):
-                # A thousand files take two seconds to parse, and the seeds of an arm should differ in one line.
+                # Parsing is slow, two seconds for a thousand files, and an arm's files should differ only in this line.
                 texts[_SEED.sub("", run.folder.config_path.read_text(encoding="utf-8"))] = None
     configs = []
     for text in texts:
@@ -247,7 +247,7 @@ def _configuration(row: ComparisonRow) -> tuple[dict[str, object] | None, tuple[
 
 
 def _jobs(root: Path, sweep: str) -> dict[str, list[str]]:
-    """Run → the Slurm jobs that were sent for it, the oldest first."""
+    """Run → ids of the Slurm jobs submitted for it, the oldest first."""
     submissions = []
     for path in submission_paths(root, sweep):
         with suppress(BrokenRecord):

@@ -1,4 +1,4 @@
-"""The axes of charts: where a value stands between 0 and 1, and round ticks with their labels."""
+"""The axes of charts: the position of a value between 0 and 1, and round ticks with labels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lab.records import LARGEST_MEASUREMENT
 from lab.report.wording import MINUS
 from lab.units import count, duration
 
-_LABEL_DISTANCE = 0.07  # the share of an axis that a label needs
-_SAME = 1e-12  # relative to their size: between values that are closer there is no room for ticks
+_LABEL_DISTANCE = 0.07  # the smallest distance of two tick labels, as a fraction of the axis
+_SAME = 1e-12  # values whose relative difference is smaller count as the same
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Scale:
 
     Attributes:
         low, high: the values at its ends.
-        ticks: (place between 0 and 1, label).
+        log: whether the axis is logarithmic.
+        ticks: (position between 0 and 1, label).
     """
 
     low: float
@@ -31,7 +32,7 @@ class Scale:
     ticks: tuple[tuple[float, str], ...]
 
     def at(self, value: float) -> float:
-        """Where a value stands: 0 at the low end, 1 at the high one, beyond them for values beyond."""
+        """The position of a value: 0 at the low end, 1 at the high end; outside this range for values off the axis."""
         if self.log:
             if value <= 0:
                 return -1.0
@@ -48,13 +49,15 @@ def scale(
     label: Callable[[float], str] | None = None,
     zero: bool = False,
 ) -> Scale:
-    """An axis that contains all values, except those that no run can have measured.
+    """An axis that contains all values, except implausibly large ones.
 
     Args:
-        pad: the share of the axis that stays free at both ends.
-        named: values that get ticks instead of round ones, if they are two to nine.
-        label: makes the label of a tick; by default it is the number.
-        zero: contain 0 as well.
+        values: the values to show.
+        log: whether the axis is logarithmic.
+        pad: the fraction of the axis that stays free at each end.
+        named: values to put ticks at instead of at round values, if there are two to nine of them.
+        label: formats the label of a tick; the number by default.
+        zero: whether to include 0.
     """
     shown = [
         value for value in values if abs(value) <= LARGEST_MEASUREMENT and (value >= 1 / LARGEST_MEASUREMENT or not log)
@@ -86,18 +89,18 @@ def scale(
 
 
 def short_count(value: float) -> str:
-    """A tick's count: 2M, where a table has 2.00M."""
+    """A count for a tick label: "2M" instead of "2.00M"."""
     number, unit = re.fullmatch(r"(.*?)([kMGTPE]?)", count(value)).groups()  # type: ignore[union-attr]
     return (number.rstrip("0").rstrip(".") if "." in number else number).replace("-", MINUS) + unit
 
 
 def short_duration(seconds: float) -> str:
-    """A tick's time: 2 min."""
+    """A duration for a tick label: "2 min"."""
     return "0" if seconds == 0 else duration(seconds).replace(".0 ", " ")
 
 
 def _round_values(low: float, high: float, log: bool) -> list[float]:
-    """Round values within the axis: about five, or powers of ten, with 2 and 5 times them if there are few."""
+    """About five round values within the axis, or powers of ten, with twice and five times them over a short range."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     if log and high / low >= 4:
@@ -109,7 +112,7 @@ def _round_values(low: float, high: float, log: bool) -> list[float]:
 
 
 def _numbers(values: Sequence[float], log: bool) -> Callable[[float], str]:
-    """Labels with the decimals that tell the values apart; counts for large values."""
+    """Formats labels with enough decimals to tell the values apart; large values as counts."""
     sizes = [abs(value) for value in values if value]
     if not sizes or max(sizes) >= 10_000:
         return short_count

@@ -1,4 +1,4 @@
-"""Long curves with as many points as a chart can show: nothing is smoothed, and no extreme is lost."""
+"""Reduce long curves to the number of points that a chart can show, without smoothing or losing extremes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import itertools
 import math
 from collections.abc import Sequence
 
-MOST_POINTS = 240
-"""Points of a line; a chart is some six hundred pixels wide."""
+POINTS_PER_LINE = 240
+"""The most points of a line; a chart is about six hundred pixels wide."""
 
 
-def thin(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
-    """A line of at most about `most` points: the first, the last, and of each slice its lowest and its highest.
+def thin(x: Sequence[float], y: Sequence[float], most: int = POINTS_PER_LINE) -> tuple[list[float], list[float]]:
+    """A line of about `most` points at most: the first, the last, and the lowest and highest of each slice.
 
     Points that aren't finite are left out.
     """
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     if len(points) > most:
-        kept = {0, len(points) - 1}
+        indices = {0, len(points) - 1}
         for start, end in _slices(len(points), most // 2):
-            places = range(start, end)
-            kept |= {min(places, key=lambda i: points[i][1]), max(places, key=lambda i: points[i][1])}
-        points = [points[i] for i in sorted(kept)]
+            part = range(start, end)
+            indices |= {min(part, key=lambda i: points[i][1]), max(part, key=lambda i: points[i][1])}
+        points = [points[i] for i in sorted(indices)]
     return [a for a, _ in points], [b for _, b in points]
 
 
 def envelope(
-    x: Sequence[float], low: Sequence[float], high: Sequence[float], most: int = MOST_POINTS
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], most: int = POINTS_PER_LINE
 ) -> tuple[list[float], list[float], list[float]]:
-    """A band of at most about `most` points, in each slice as wide as it is at its widest.
+    """A band of about `most` points at most, which spans the lowest and the highest value in each slice.
 
-    Points with an end that isn't finite are left out.
+    Points with an edge that isn't finite are left out.
     """
     points = [point for point in zip(x, low, high, strict=True) if all(map(math.isfinite, point))]
     if len(points) > most:

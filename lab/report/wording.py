@@ -1,4 +1,4 @@
-"""Numbers and lists as the report words them: the same number of decimals in a column, a true minus."""
+"""Numbers and lists as text for the report: a fixed number of decimals in a column, and a proper minus sign."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ NONE = "–"
 
 
 def decimals_for(values: Iterable[float | None], spreads: Iterable[float | None]) -> int:
-    """Decimals for a column: two digits of the typical spread (a standard deviation), at least one, at most six.
+    """The number of decimals for a column: two digits of the median spread, between one and six decimals.
 
     Without a spread, four digits of the largest value.
+
+    Args:
+        values: the column's values.
+        spreads: standard deviations.
     """
     known = sorted(spread for spread in spreads if spread and math.isfinite(spread))
     if known:
@@ -25,7 +29,7 @@ def decimals_for(values: Iterable[float | None], spreads: Iterable[float | None]
 
 
 def fixed(value: float | None, decimals: int, *, signed: bool = False) -> str:
-    """A value with so many decimals; large ones with a prefix, as `lab.units.count` writes them."""
+    """A value with a fixed number of decimals; a large value as `lab.units.count` writes it."""
     if value is None:
         return NONE
     if not math.isfinite(value):
@@ -34,7 +38,7 @@ def fixed(value: float | None, decimals: int, *, signed: bool = False) -> str:
         text = count(value)
         return (f"+{text}" if signed and value > 0 else text).replace("-", MINUS)
     text = f"{value:{'+' if signed else ''}.{decimals}f}"
-    # -0.0000 says nothing that 0.0000 doesn't.
+    # Without a sign, -0.0000 is shown as 0.0000.
     return (text.lstrip("-") if not signed and float(text) == 0 else text).replace("-", MINUS)
 
 
@@ -45,16 +49,16 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def shorten(name: str, most: int = 44) -> str:
-    """A name for a sentence, without its middle if it is long."""
+def shorten_middle(name: str, most: int = 44) -> str:
+    """A name whose middle is replaced by an ellipsis if it is longer than `most` characters."""
     return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
 
 
 def as_written(value: object) -> str:
-    """A configuration's value, as its file has it."""
+    """A configuration's value, written as in its file."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def join(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -21,7 +21,7 @@ from lab.report.panels.audit import reproducibility
 from lab.report.panels.results import pareto
 from lab.report.report_data import MOST_CHARTED, ReportData, read_report_data
 from lab.report.scales import scale, short_count
-from lab.report.thinning import MOST_POINTS, envelope, thin
+from lab.report.thinning import POINTS_PER_LINE, envelope, thin
 from lab.report.wording import decimals_for, fixed
 from tests.comparison.fake_runs import fake_run, fake_sweep
 from tests.comparison.report_runs import SWEEP, rich_sweep
@@ -134,7 +134,7 @@ def test_only_so_many_arms_are_drawn_the_baseline_and_the_best(tmp_path: Path) -
     found = facts(tmp_path)
     assert [arm.name for arm in found.charted] == ["arm0", *(f"arm{i}" for i in range(5, 12))]
     assert [arm.slot for arm in found.charted] == list(range(MOST_CHARTED))
-    assert "Of 12 arms the baseline and the 7 best by val/loss are drawn." in report(tmp_path, "softcap")
+    assert "Charts show the baseline and the 7 best of 12 arms by val/loss." in report(tmp_path, "softcap")
 
 
 def test_a_hundred_runs_stay_well_below_eight_megabytes(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_pictures_beyond_the_budget_are_left_out_and_counted(tmp_path: Path, mon
 
     rich_sweep(tmp_path)
     size = (tmp_path / SWEEP / "global" / "seed-0" / "evaluations" / "attention_maps" / "maps.png").stat().st_size
-    monkeypatch.setattr(attention, "BUDGET", 3 * size)
+    monkeypatch.setattr(attention, "PICTURE_BYTES", 3 * size)
     page = report(tmp_path, SWEEP)
     assert page.count("data:image/png") == 3
     assert "1 picture left out" in page
@@ -197,7 +197,7 @@ def test_the_front_holds_whom_nobody_beats_on_both(tmp_path: Path) -> None:
     arms = {arm.name: arm for arm in facts(tmp_path).arms}
 
     def front(costs: dict[str, tuple[float, float]], more: bool, direction: str) -> list[str]:
-        held = [pareto.Place(arms[name], cost, value, ()) for name, (cost, value) in costs.items()]
+        held = [pareto.ArmPoint(arms[name], cost, value, ()) for name, (cost, value) in costs.items()]
         return [place.arm.name for place in pareto.front(held, more, direction)]
 
     assert front({"a": (1, 3.0), "b": (2, 2.9), "c": (2, 3.1)}, False, "lower") == ["a", "b"]
@@ -211,7 +211,7 @@ def test_thinning_keeps_the_ends_and_every_extreme() -> None:
     y = [draw.gauss(0, 1) for _ in range(5000)]
     y[1234], y[3210] = 50.0, -50.0
     xs, ys = thin(range(5000), y)
-    assert len(xs) <= MOST_POINTS + 2
+    assert len(xs) <= POINTS_PER_LINE + 2
     assert (xs[0], xs[-1], max(ys), min(ys)) == (0, 4999, 50.0, -50.0)
     assert xs == sorted(xs)
     assert all(y[int(a)] == b for a, b in zip(xs, ys, strict=True))
@@ -223,7 +223,7 @@ def test_a_thinned_band_is_nowhere_narrower_than_the_band() -> None:
     low = [draw.gauss(-3, 1) for _ in range(3000)]
     high = [draw.gauss(3, 1) for _ in range(3000)]
     xs, lows, highs = envelope(range(3000), low, high)
-    assert len(xs) <= MOST_POINTS
+    assert len(xs) <= POINTS_PER_LINE
     at = 0
     for x in range(3000):
         while at + 1 < len(xs) and xs[at + 1] <= x:

@@ -69,7 +69,7 @@ def test_a_cost_that_isnt_known_takes_no_seed_out_of_a_mean(tmp_path: Path) -> N
                 summary["costs"]["peak_memory_bytes"] = bytes_
                 write_json(run.path / "summary.json", summary)
     said = section(report(tmp_path, "softcap"), "pareto")
-    assert "Without a peak memory of training, so not drawn there: b (1 of 2) and c." in said
+    assert "Not drawn, because their peak memory of training is not known: b (1 of 2) and c." in said
     assert re.search(r"b, mean of 2: 3\.50* at 2\.00G", said)
 
 
@@ -130,5 +130,7 @@ def test_a_page_takes_the_place_of_nothing_but_a_page(tmp_path: Path) -> None:
 def test_compute_counts_the_runs_that_tuned(tmp_path: Path) -> None:
     tuned(tmp_path, GOOD, report=PICKED)
     said = section(report(tmp_path, "softcap"), "reproducibility")
-    assert "0.067 core-hours of training in 4 runs that ended; 81.9k tokens besides, for tuning or left out: " in said
-    assert "besides, for tuning or left out: 0.100 core-hours of training in 6 runs that ended; 123k tokens" in said
+    assert (
+        "0.067 core-hours of training in 4 runs that ended; 81.9k tokens in addition, for tuning or left out: " in said
+    )
+    assert "in addition, for tuning or left out: 0.100 core-hours of training in 6 runs that ended; 123k tokens" in said

@@ -1,1 +1,1 @@
-"""The parts of a report: one file a panel, each a function from the report's data to a Panel."""
+"""The panels of a report: one file for each panel, with a function from the report's data to a Panel."""

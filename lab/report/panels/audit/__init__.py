@@ -1,1 +1,1 @@
-"""Panels to check the answer by: whether arms are comparable, failures, the runs, and how to run them again."""
+"""Panels for checking the answer: whether the arms are comparable, failures, the runs, and how to run them again."""

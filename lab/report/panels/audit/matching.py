@@ -1,4 +1,4 @@
-"""Whether the arms are comparable: their costs beside the baseline's, and how their configurations differ."""
+"""Whether the arms are comparable: their costs compared with the baseline's, and how their configurations differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lab.comparison.audit import deviation, signed_percent
 from lab.comparison.metrics import COST_TITLES
 from lab.report.parts import Column, Panel, Text, arm_link, arm_table, breakable, runs_link, table
 from lab.report.report_data import ReportData, ReportedArm
-from lab.report.wording import MINUS, NONE, as_written, join
+from lab.report.wording import MINUS, NONE, as_written, join_names
 from lab.units import count, plural
 
 MOST_KEYS = 60
@@ -22,25 +22,28 @@ def panel(data: ReportData) -> Panel:
     if audit.is_matched:
         mismatched = sum(bool(audit.mismatches(arm.name)) for arm in data.arms)
         lead = f"Held equal over the arms: {audit.match}, within {100 * audit.tolerance:g}%."
-        lead += f" {plural(mismatched, 'arm')} beyond it, marked." if mismatched else " Every arm is within it."
+        exceeding = f" {plural(mismatched, 'arm')} outside this tolerance, marked below."
+        lead += exceeding if mismatched else " Every arm is within this tolerance."
     else:
-        lead = "The sweep holds nothing equal; differences from the baseline in size or compute are marked."
+        lead = "The sweep holds no cost equal; differences from the baseline in size or compute are marked."
     if any(data.knob in arm.differs for arm in data.arms):
         lead += f" Matching solved for {data.knob}."
     uneven = [arm for arm in data.arms if arm.uneven]
     notes: list[Text] = [
-        Markup('<span class="warn">{}: its own seeds differ in {}.</span>').format(arm.name, join(arm.uneven))
+        Markup('<span class="warn">{}: its own seeds differ in {}.</span>').format(arm.name, join_names(arm.uneven))
         for arm in uneven[:12]
     ]
     if not uneven:
-        notes.append("Within every arm the runs' configurations are the same but for the seed.")
+        notes.append("Within every arm, the configurations of the runs differ only in the seed.")
     selections = [arm.row.arm.selection for arm in data.listed if arm.row.arm.selection is not None]
     notes += [f"{selection.arm}: {selection.describe()}." for selection in selections[:MOST_PICKS]]
     if len(selections) > MOST_PICKS:
         more = plural(len(selections) - MOST_PICKS, "arm")
-        notes.append(f"{more} more picked a tuned value; `lab compare --json` has all.")
+        notes.append(f"{more} more picked a tuned value; `lab compare --json` lists all.")
     if data.chart_notes:
-        notes.append("Configurations of the arms that charts show; those of every arm are with its runs.")
+        notes.append(
+            "The table compares the arms that charts show. Differences of other arms are listed with their runs."
+        )
     body = _costs(data) + Markup("<h3>How the configurations differ</h3>") + _differences(data)
     return Panel("matching", "Are the arms comparable?", lead, body, notes=tuple(notes))
 
@@ -48,9 +51,9 @@ def panel(data: ReportData) -> Panel:
 def _costs(data: ReportData) -> Markup:
     known = [cost for cost in _COSTS if any(cost in arm.costs for arm in data.arms)]
     if not known:
-        return Markup('<p class="dim">No run says what it costs.</p>')
+        return Markup('<p class="dim">No costs are recorded.</p>')
     uneven = {cost for cost in known if len({arm.costs.get(cost) for arm in data.listed}) > 1}
-    # The heading stands over the costs, not over the deviations beside them.
+    # The heading is aligned with the costs, not with the deviations beside them.
     columns = [Column("arm", "text")]
     columns += [Column(COST_TITLES[cost] + _NO_DEVIATION if cost in uneven else COST_TITLES[cost]) for cost in known]
     rows = [[arm_link(arm), *(_cost(data, arm, cost, cost in uneven) for cost in known)] for arm in data.listed]
@@ -58,7 +61,11 @@ def _costs(data: ReportData) -> Markup:
 
 
 def _cost(data: ReportData, arm: ReportedArm, cost: str, uneven: bool) -> Text:
-    """A cost and, if any arm's differs in it, how far it is from the baseline's."""
+    """A cost and its deviation from the baseline's.
+
+    Args:
+        uneven: whether the arms differ in this cost; if not, deviations are left out.
+    """
     value, nothing = arm.costs.get(cost), _NO_DEVIATION if uneven else Markup("")
     if value is None:
         return NONE + nothing
@@ -79,7 +86,7 @@ def _differences(data: ReportData) -> Markup:
     arms = [arm for arm in data.charted if not arm.is_baseline]
     keys = list(dict.fromkeys(key for arm in arms for key in arm.differs))
     if not keys:
-        text = "Nothing but the arms' names." if arms else "There is only one arm."
+        text = "Only the names of the arms differ." if arms else "There is only one arm."
         return Markup('<p class="dim">{}</p>').format(text)
     columns = [Column("option", "text"), Column("baseline", "text"), *(Column(arm_link(arm), "text") for arm in arms)]
     rows: list[list[Text]] = []

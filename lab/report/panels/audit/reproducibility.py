@@ -1,4 +1,4 @@
-"""What ran, on what, and how to run it again."""
+"""The code, data and hardware of the runs, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.report.wording import NONE
 from lab.units import count, plural
 
 MOST_VALUES = 6
-"""Different values of one fact that are listed."""
+"""The most values of one fact that are listed."""
 
 
 def panel(data: ReportData) -> Panel:
@@ -33,19 +33,19 @@ def panel(data: ReportData) -> Panel:
         ("compute", _compute_with_others(runs, data.other_runs)),
         ("restarts", _restarts(runs)),
         ("SLURM", _slurm(runs)),
-        ("the sweep again", Markup("<code>lab submit {}</code>").format(shlex.quote(data.sweep))),
-        ("this page again", Markup("<code>lab report {}</code>").format(shlex.quote(data.sweep))),
+        ("repeat the sweep", Markup("<code>lab submit {}</code>").format(shlex.quote(data.sweep))),
+        ("rebuild this page", Markup("<code>lab report {}</code>").format(shlex.quote(data.sweep))),
     ]
     example = next((run for run in runs if train_command(run)), None)
     if example is not None:
-        rows.append(("any one run", _train_again(example)))
+        rows.append(("repeat one run", _train_again(example)))
     items = concat(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)
-    lead = "What the runs were made with, as each recorded it, and the commands that make them again."
+    lead = "The environment that each run recorded, and the commands that repeat the runs."
     return Panel("reproducibility", "Reproducibility", lead, Markup('<dl class="card">{}</dl>').format(items))
 
 
 def train_command(run: ReportedRun) -> str | None:
-    """The command that trains this run again: same configuration, same identity. None if it isn't known."""
+    """The command that trains this run again, with the same configuration and identity; None if it isn't known."""
     if run.record is None or run.record.experiment is None:
         return None
     experiment, arguments = run.record.experiment, list(run.record.overrides)
@@ -56,7 +56,7 @@ def train_command(run: ReportedRun) -> str | None:
 
 def _train_again(run: ReportedRun) -> Markup:
     return Markup(
-        '<code>{}</code> <small class="dim">(that is <a href="#{}">{}</a>; every run below has its own)</small>'
+        '<code>{}</code> <small class="dim">(for <a href="#{}">{}</a>; each run below has its own)</small>'
     ).format(train_command(run), run.anchor, run.name)
 
 
@@ -79,9 +79,9 @@ def _code(run: ReportedRun) -> str | None:
     if not provenance.subset(("code_digest", "commit")):
         return None
     commit = provenance.commit
-    place = f"commit {commit[:12]}" if commit else "no commit"
-    changed = " with uncommitted changes" if provenance.dirty else ""
-    return f"{place}{changed}, digest {_short(provenance.code_digest)}"
+    version = f"commit {commit[:12]}" if commit else "no commit"
+    changes = " with uncommitted changes" if provenance.dirty else ""
+    return f"{version}{changes}, digest {_short(provenance.code_digest)}"
 
 
 def _lock(runs: Iterable[ReportedRun]) -> Text:
@@ -89,15 +89,15 @@ def _lock(runs: Iterable[ReportedRun]) -> Text:
     commits = dict.fromkeys(commit for run in runs if (commit := run.provenance.commit))
     lines = []
     for commit in list(commits)[:MOST_VALUES]:
-        content = _of_commit(commit, "requirements.lock")
+        content = _file_of_commit(commit, "requirements.lock")
         if content is not None:
             lines.append(f"requirements.lock of {commit[:12]}: sha256 {hashlib.sha256(content).hexdigest()[:16]}")
     if not lines:
-        return "not known here: the runs' commit is not in this checkout" if commits else NONE
+        return "unknown: this checkout doesn't have the runs' commit" if commits else NONE
     return Markup("<br>").join(lines)
 
 
-def _of_commit(commit: str, path: str) -> bytes | None:
+def _file_of_commit(commit: str, path: str) -> bytes | None:
     if not commit.isalnum():
         return None
     command = ["git", "-C", str(PACKAGE), "show", f"{commit}:{path}"]
@@ -139,11 +139,11 @@ def hours(runs: Iterable[ReportedRun]) -> tuple[float, float]:
     for run in runs:
         if run.seconds is None:
             continue
-        spent = run.seconds / 3600 * (run.provenance.processes or 1)
+        process_hours = run.seconds / 3600 * (run.provenance.processes or 1)
         if run.provenance.device in (None, "cpu"):
-            core += spent * (run.provenance.threads or 1)
+            core += process_hours * (run.provenance.threads or 1)
         else:
-            gpu += spent
+            gpu += process_hours
     return gpu, core
 
 
@@ -152,7 +152,7 @@ def _compute_with_others(runs: list[ReportedRun], others: Iterable[ReportedRun])
     ended = [run for run in others if run.seconds is not None]
     if not ended:
         return _compute(runs)
-    return Markup("{}<br>besides, for tuning or left out: {}").format(_compute(runs), _compute(ended))
+    return Markup("{}<br>in addition, for tuning or left out: {}").format(_compute(runs), _compute(ended))
 
 
 def _compute(runs: list[ReportedRun]) -> Text:
@@ -174,8 +174,8 @@ def _restarts(runs: list[ReportedRun]) -> Text:
     restarts = sum(max(0, run.attempts - 1) for run in runs)
     moved = sum(bool(run.provenance.earlier) for run in runs)
     if not restarts:
-        return "none: every run was begun at most once"
-    remark = f"; {plural(moved, 'run')} went on under other circumstances (another host or version)" if moved else ""
+        return "none: every run was started at most once"
+    remark = f"; {plural(moved, 'run')} continued on another host or with another version" if moved else ""
     restarted = plural(sum(run.attempts > 1 for run in runs), "run")
     return f"{plural(restarts, 'restart')} or requeues, in {restarted}{remark}"
 
@@ -183,7 +183,7 @@ def _restarts(runs: list[ReportedRun]) -> Text:
 def _slurm(runs: list[ReportedRun]) -> Text:
     jobs = list(dict.fromkeys(job for run in runs for job in run.jobs))
     if not jobs:
-        return "no job was sent"
+        return "no job was submitted"
     more = f" and {len(jobs) - 12} more" if len(jobs) > 12 else ""
     return f"{plural(len(jobs), 'job')}: {', '.join(jobs[:12])}{more}"
 

@@ -1,4 +1,4 @@
-"""The runs themselves: where each is on disk, what it is, and how to make it again."""
+"""The list of runs: each run's folder, status, results, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def panel(data: ReportData) -> Panel:
     digits = {metric: decimals(data, metric) for metric in data.comparison.sweep.metrics}
     is_open = len(data.arms) <= 3
     arms = concat(_arm(arm, digits, is_open) for arm in data.arms)
-    lead = "Every run, arm by arm; paths are below the folder of runs."
+    lead = "All runs by arm. Paths are relative to the root folder of the runs."
     left_out = data.comparison.sweep.left_out
     notes: tuple[Text, ...] = ()
     if left_out:
-        notes = (f"Left out: {plural(len(left_out), 'run')} that are not in the plan or were replaced by newer ones.",)
+        notes = (f"Left out: {plural(len(left_out), 'run')} that are not in the plan or were replaced by newer runs.",)
     return Panel("runs", "Runs", lead, arms, notes=notes)
 
 
@@ -46,13 +46,13 @@ def _arm(arm: ReportedArm, digits: dict[str, int], is_open: bool) -> Markup:
 
 def _differences(arm: ReportedArm) -> Markup:
     if not arm.differs:
-        return Markup("The same configuration as the baseline.")
+        return Markup("Same configuration as the baseline.")
     items: list[Text] = [
         Markup("<code>{}: {} → {}</code>").format(key, as_written(reference), as_written(value))
         for key, (reference, value) in list(arm.differs.items())[:MOST_DIFFERENCES]
     ]
     more = len(arm.differs) - MOST_DIFFERENCES
-    items += [f"{plural(more, 'option')} more"] if more > 0 else []
+    items += [f"and {plural(more, 'more option')}"] if more > 0 else []
     return Markup("Differs from the baseline in {}").format(Markup(", ").join(items))
 
 
@@ -74,7 +74,7 @@ def _run(run: ReportedRun, digits: dict[str, int]) -> Markup:
         ("measured", "; ".join(measured)),
         ("cost", _costs(run)),
         ("evaluations", ", ".join(run.evaluations)),
-        ("again", Markup("<code>{}</code>").format(command) if command else ""),
+        ("repeat", Markup("<code>{}</code>").format(command) if command else ""),
     ]
     items = concat(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows if value)
     return Markup('<article id="{}"><h4>seed {}</h4><dl>{}</dl></article>').format(run.anchor, run.seed, items)
@@ -89,5 +89,5 @@ def _costs(run: ReportedRun) -> str:
     if "tokens_per_second" in costs:
         parts.append(f"{count(costs['tokens_per_second'])} tokens/s")
     if "peak_memory_bytes" in costs:
-        parts.append(f"{count(costs['peak_memory_bytes'])} bytes at most")
+        parts.append(f"peak memory {count(costs['peak_memory_bytes'])} bytes")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Stability and failures: the status of every run and its reason, and how rough its training was."""
+"""Stability and failures: the status of every run with its reason, and measures of how stable its training was."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def panel(data: ReportData) -> Panel:
             run_link(run, run.name), run.unread
         )
     note: Text = (
-        "Spikes and magnitudes are means over the finished runs that the stability evaluator has measured; if those "
-        "aren't all, it is said how many they are."
+        "Spikes and magnitudes are means over the finished runs that the stability evaluator has measured. If it has "
+        "not measured all of them, their number is shown."
     )
     if not measured:
-        note = Markup(
-            "For spikes of the curves and the largest logits, run <code>lab eval {} stability</code>."
-        ).format(data.sweep)
-    lead = "The status of every run. Nothing that failed or diverged is dropped; attempts count restarts and requeues."
+        note = Markup("To show loss spikes and the largest logits, run <code>lab eval {} stability</code>.").format(
+            data.sweep
+        )
+    lead = "The status of every run, including those that failed or diverged. Attempts count restarts and requeues."
     return Panel("stability", "Stability and failures", lead, body, notes=(note,))
 
 
 def _mean(arm: ReportedArm, key: str) -> Text:
-    """A metric's mean over the arm's finished runs. A value that isn't finite is a finding, and in no mean."""
+    """A metric's mean over the arm's finished runs. Values that aren't finite are listed beside the mean."""
     values = _values(arm, key)
     finite = [value for value in values.values() if math.isfinite(value)]
     parts = [fixed(math.fsum(finite) / len(finite), 1 if key.endswith("spikes") else 2)] if finite else []
@@ -69,7 +69,7 @@ def _mean(arm: ReportedArm, key: str) -> Text:
 
 
 def _values(arm: ReportedArm, key: str) -> dict[int, float]:
-    """A metric of the stability evaluator by seed, for finished runs; of several evaluations the first counts."""
+    """Seed → a metric of the stability evaluator, for finished runs; from the first evaluation that has it."""
     values: dict[int, float] = {}
     for run in arm.runs:
         for evaluation in run.evaluations.values() if run.finished else ():

@@ -1,1 +1,1 @@
-"""Panels of what was measured: training curves, curves of evaluators, and attention maps."""
+"""Panels of measurements: training curves, curves of evaluators, and attention maps."""

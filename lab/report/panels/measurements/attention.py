@@ -13,34 +13,35 @@ from lab.report.parts import Panel, arm_link, concat, run_link, tabs
 from lab.report.report_data import ReportData, ReportedArm, ReportedRun
 from lab.units import plural
 
-BUDGET = 2_500_000
-"""Bytes of pictures in a page; encoded in the page they take a third more."""
+PICTURE_BYTES = 2_500_000
+"""The most bytes of pictures in a page. Base64 encoding makes them a third larger."""
 
 _TITLE = "Where attention looks"
 _LEAD = (
-    "Attention maps of one run of each arm: a row of maps for each layer, a column for each head, queries downwards, "
-    "keys to the right."
+    "Attention maps of one run of each arm. Each layer has a row of maps and each head a column; queries run "
+    "downwards, keys to the right."
 )
 _KINDS = (("maps", "maps"), ("statistics", "statistics by head"))
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def panel(data: ReportData) -> Panel:
-    left, skipped, views = BUDGET, 0, []
+    bytes_left, skipped, views = PICTURE_BYTES, 0, []
     for kind, name in _KINDS:
         pictures = []
         for arm, run, path in _pictures(data, kind):
             content = path.read_bytes()
-            if not content.startswith(_SIGNATURE) or len(content) > left:
+            if not content.startswith(_SIGNATURE) or len(content) > bytes_left:
                 skipped += 1
                 continue
-            left -= len(content)
+            bytes_left -= len(content)
             pictures.append(_picture(arm, run, content, name))
         if pictures:
             views.append((name, Markup('<div class="maps">{}</div>').format(concat(pictures))))
-    notes = [f"{plural(skipped, 'picture')} left out, beyond {BUDGET / 1e6:g} MB or unreadable."] if skipped else []
+    limit = f"beyond {PICTURE_BYTES / 1e6:g} MB or unreadable"
+    notes = [f"{plural(skipped, 'picture')} left out, {limit}."] if skipped else []
     if not views:
-        reason = notes[0] if skipped else "No run has had its attention looked at."
+        reason = notes[0] if skipped else "No run has attention maps yet."
         return Panel("attention", _TITLE, _LEAD, missing=(reason, f"lab eval {data.sweep} attention_maps"))
     return Panel("attention", _TITLE, _LEAD, tabs(views), notes=(*notes, *data.chart_notes))
 

@@ -1,4 +1,4 @@
-"""What evaluators measured along an axis: loss by position and context, recall by distance, and any other curve."""
+"""Curves that evaluators measured: loss by position and context, recall by distance, and any others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.report.charts import Line, chart
 from lab.report.parts import Panel, figure, legend, mean_line, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import scale
-from lab.report.wording import join
+from lab.report.wording import join_names
 from lab.units import percent
 
 MOST_CURVES = 24
@@ -26,14 +26,14 @@ _TITLES = {
 }
 _LOSSES = ("loss_by_position", "loss_by_context", "loss_by_window")
 _RECALL = ("accuracy_by_distance",)
-_EVENTS = ("loss_spikes", "grad_norm_spikes")  # the events of a single run, which have no mean
+_EVENTS = ("loss_spikes", "grad_norm_spikes")  # events of a single run, which can't be averaged
 
 Key = tuple[str, str]
 """The names of an evaluation and of one of its curves."""
 
 
 class _Measured(NamedTuple):
-    """One run's curve, and how far the layers of its model together can look back."""
+    """One run's curve, and how many tokens back the layers of its model together can see."""
 
     curve: EvaluationCurve
     reach: float | None
@@ -49,28 +49,28 @@ def panels(data: ReportData) -> list[Panel]:
     losses = {key: arms for key, arms in curves.items() if key[1] in _LOSSES}
     recall = {key: arms for key, arms in curves.items() if key[1] in _RECALL}
     rest = {key: arms for key, arms in curves.items() if key[1] not in (*_LOSSES, *_RECALL, *_EVENTS)}
-    found = [
+    result = [
         _panel(
             data,
             losses,
             "positions",
             "Loss by position and context",
             "How much the text before a token helps each arm.",
-            ("No run has been measured along its context.", f"lab eval {data.sweep} context"),
+            ("No run has been evaluated by position and context yet.", f"lab eval {data.sweep} context"),
         ),
         _panel(
             data,
             recall,
             "recall",
             "Recall by distance",
-            "How far back the arms can look something up.",
-            ("No run has been asked to recall.", f"lab eval {data.sweep} recall"),
+            "How far back the arms can retrieve information.",
+            ("No run has been evaluated on recall yet.", f"lab eval {data.sweep} recall"),
         ),
     ]
     if rest:
-        lead = "Everything else that evaluators measured along an axis."
-        found.append(_panel(data, rest, "evaluations", "Other evaluations", lead, ("", "")))
-    return found
+        lead = "All other curves of evaluators."
+        result.append(_panel(data, rest, "evaluations", "Other evaluations", lead, ("", "")))
+    return result
 
 
 def _curves(data: ReportData) -> _Curves:
@@ -91,24 +91,24 @@ def _panel(data: ReportData, curves: _Curves, anchor: str, title: str, lead: str
     shown = list(curves.items())[:MOST_CURVES]
     lines = {key: _lines(data, arms) for key, arms in shown}
     views = [(_title(key, curves), _chart(arms, lines[key])) for key, arms in shown]
-    notes = ["Bands may extend beyond the axis, which is drawn to the means."]
-    if any(line.mark is not None for of_key in lines.values() for line in of_key):
-        notes.append("A dotted line in an arm's colour marks how far all its layers together can look back.")
+    notes = ["The vertical axis is scaled to the means; bands may extend beyond it."]
+    if any(line.mark is not None for view_lines in lines.values() for line in view_lines):
+        notes.append("A dotted line in an arm's colour marks how far back all its layers together can see.")
     notes += data.chart_notes
     measured = {arm for arms in curves.values() for arm in arms}
     unmeasured = [arm.name for arm in data.charted if arm.name not in measured]
     if unmeasured:
-        notes.append(f"Not measured yet: {join(unmeasured)}.")
+        notes.append(f"Not measured yet: {join_names(unmeasured)}.")
     notes += _missing_seeds(data, curves)
     if len(curves) > len(shown):
-        notes.append(f"{len(curves) - len(shown)} curves more are in the runs' evaluations.")
+        notes.append(f"{len(curves) - len(shown)} more curves are in the evaluations of the runs.")
     lead += f" Means over an arm's seeds with their {percent(data.comparison.level)} t bands."
     arms = [arm for arm in data.charted if arm.name in measured]
     return Panel(anchor, title, lead, legend(arms) + tabs(views), notes=tuple(notes))
 
 
 def _missing_seeds(data: ReportData, curves: _Curves) -> list[str]:
-    """Which seeds of the arms that are shown are in no mean, and why."""
+    """Notes on the seeds of the charted arms that no mean includes, with the reasons."""
     notes = []
     for arm in data.charted:
         seeds = {seed for arms in curves.values() for seed in arms.get(arm.name, ())}
@@ -118,16 +118,16 @@ def _missing_seeds(data: ReportData, curves: _Curves) -> list[str]:
             if run.seed not in seeds
         ]
         if seeds and missing:
-            notes.append(f"{arm.name} without seed {join(missing)}.")
+            notes.append(f"{arm.name} without seed {join_names(missing)}.")
     return notes
 
 
 def _title(key: Key, curves: _Curves) -> str:
-    """A curve's name in words, with its evaluation's if two have such a curve."""
+    """A curve's title; the name of the evaluation is added if several evaluations have this curve."""
     evaluation, curve = key
     name = _TITLES.get(curve, curve.replace("_", " "))
-    alone = sum(other[1] == curve for other in curves) == 1
-    return name if alone and curve in _TITLES else f"{evaluation}: {name}"
+    is_unique = sum(other[1] == curve for other in curves) == 1
+    return name if is_unique and curve in _TITLES else f"{evaluation}: {name}"
 
 
 def _lines(data: ReportData, arms: Mapping[str, _Seeds]) -> list[Line]:
@@ -146,10 +146,10 @@ def _line(arm: ReportedArm, seeds: _Seeds, level: float) -> Line:
 
 def _chart(arms: Mapping[str, _Seeds], lines: Sequence[Line]) -> Markup:
     first = next(iter(next(iter(arms.values())).values())).curve
-    places = sorted({x for line in lines for x in line.x})
-    log = bool(places) and places[0] > 0 and places[-1] >= 16 * places[0]
-    few = len(places) <= 9 and all(place == int(place) for place in places)
-    x = scale(places, log=log, pad=0.02, named=places if few else ())
+    xs = sorted({x for line in lines for x in line.x})
+    log = bool(xs) and xs[0] > 0 and xs[-1] >= 16 * xs[0]
+    few = len(xs) <= 9 and all(value == int(value) for value in xs)
+    x = scale(xs, log=log, pad=0.02, named=xs if few else ())
     values = [value for line in lines for value in line.y]
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.3 * (high - low)

@@ -1,4 +1,4 @@
-"""The curves of training with their bands over seeds, and their difference from the baseline's."""
+"""Training curves with bands over seeds, and their differences from the baseline's."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lab.report.charts import Line, chart
 from lab.report.parts import Panel, figure, legend, mean_line, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import scale, short_count, short_duration
-from lab.report.thinning import MOST_POINTS
-from lab.report.wording import join
+from lab.report.thinning import POINTS_PER_LINE
+from lab.report.wording import join_names
 from lab.units import percent
 
 _TITLE = "Training curves"
 _ALWAYS = ("val/loss", "train/loss")
-_START = 0.05  # the share of a training whose steep fall the vertical axis needn't contain
+_START = 0.05  # the first fraction of training, whose steep fall the vertical axis need not show
 
 
 class _Axis(NamedTuple):
-    """What curves are drawn over."""
+    """A horizontal axis of the charts."""
 
     x: X
     title: str
@@ -42,7 +42,7 @@ _ArmCurves = Mapping[int, Mapping[tuple[str, X], MetricCurve]]
 
 
 class _Curves(NamedTuple):
-    """One arm's curves of one metric by seed: those that its mean is over, and others that are drawn by themselves."""
+    """One arm's curves of one metric, by seed: those that its mean averages, and others that are drawn separately."""
 
     arm: ReportedArm
     averaged: Mapping[int, MetricCurve]
@@ -51,49 +51,49 @@ class _Curves(NamedTuple):
 
 def panel(data: ReportData) -> Panel:
     lead = (
-        f"The mean over an arm's seeds with its {percent(data.comparison.level)} t band, at the points that the seeds "
-        "share, and below it the difference from the baseline, paired by seed."
+        f"The mean over an arm's seeds with its {percent(data.comparison.level)} t band at the points that the seeds "
+        "share. Below it, the difference from the baseline, paired by seed."
     )
-    # The sweep's metrics, and the losses that every training has.
+    # The sweep's metrics, and the losses that every run records.
     metrics = list(dict.fromkeys([*data.comparison.sweep.metrics, *_ALWAYS]))
     axes = [axis.x for axis in _AXES]
     curves = {arm.name: {run.seed: run_curves(run.result, metrics, axes) for run in arm.runs} for arm in data.charted}
     views = [(title(metric), view) for metric in metrics if (view := _view(data, metric, curves)) is not None]
     if not views:
         return Panel(
-            "curves", _TITLE, lead, missing=("No run has written a curve yet.", f"lab submit {data.sweep} --wait")
+            "curves", _TITLE, lead, missing=("No run has recorded a curve yet.", f"lab submit {data.sweep} --wait")
         )
     single = [arm.name for arm in data.charted if len(averaged_runs(arm.row.arm)) == 1]
-    notes = [*data.chart_notes, *([f"One seed, so no band: {join(single)}."] if single else [])]
+    notes = [*data.chart_notes, *([f"One seed, so no band: {join_names(single)}."] if single else [])]
     notes.append(
-        f"Lines of more than {MOST_POINTS} points are drawn by the lowest and the highest value in each of "
-        f"{MOST_POINTS // 2} equal slices, bands at their widest there: nothing is smoothed. "
-        "The first twentieth of a training may lie outside of the vertical axis. A band is over the finished runs, "
-        "before there are two over those under way as well; other runs, such as diverged ones, are dashed lines of "
-        "their own, in no mean. Over FLOPs and time, seeds are joined on straight lines between neighbouring points."
+        f"Nothing is smoothed: a line of more than {POINTS_PER_LINE} points shows the lowest and the highest value in "
+        f"each of {POINTS_PER_LINE // 2} equal slices, and a band its widest extent there. The first twentieth of "
+        "training may lie outside the vertical axis. Means and bands are over finished runs and, until two have "
+        "finished, over unfinished runs as well. Other runs, such as diverged ones, are in no mean; each is a dashed "
+        "line. Over FLOPs and time, curves are interpolated linearly between neighbouring points."
     )
     return Panel("curves", _TITLE, lead, legend(data.charted) + tabs(views), notes=tuple(notes))
 
 
 def _view(data: ReportData, metric: str, curves: Mapping[str, _ArmCurves]) -> Markup | None:
-    """A metric's charts over each axis; None if no run has two points."""
+    """A metric's charts over all axes; None if no run has two points."""
     views = []
     for axis in _AXES:
-        arms = [_of_metric(arm, curves[arm.name], (metric, axis.x)) for arm in data.charted]
+        arms = [_arm_curves(arm, curves[arm.name], (metric, axis.x)) for arm in data.charted]
         charts = _charts(data, metric, axis, arms)
         if charts is not None:
             views.append((axis.tab, charts))
     return tabs(views) if views else None
 
 
-def _of_metric(arm: ReportedArm, curves: _ArmCurves, key: tuple[str, X]) -> _Curves:
-    with_points = {seed: of_run[key] for seed, of_run in curves.items() if len(of_run[key])}
+def _arm_curves(arm: ReportedArm, curves: _ArmCurves, key: tuple[str, X]) -> _Curves:
+    with_points = {seed: run_curves[key] for seed, run_curves in curves.items() if len(run_curves[key])}
     averaged = {seed: curve for seed, curve in with_points.items() if seed in averaged_runs(arm.row.arm)}
     return _Curves(arm, averaged, {seed: curve for seed, curve in with_points.items() if seed not in averaged})
 
 
 def _charts(data: ReportData, metric: str, axis: _Axis, arms: Sequence[_Curves]) -> Markup | None:
-    """The curves and their differences; None if no line has two points."""
+    """The chart of the curves and the chart of their differences; None if no line has two points."""
     level = data.comparison.level
     lines = [line for arm in arms for line in _lines(arm, level)]
     if not any(len(line.x) > 1 for line in lines):
@@ -137,12 +137,12 @@ def _chart(lines: Sequence[Line], axis: _Axis, name: str, *, zero: bool = False,
 
 
 def _shown(lines: Sequence[Line], end: float) -> list[float]:
-    """The values that the vertical axis contains: means after the start, and of the bands what doesn't flatten them."""
+    """The values that the vertical axis shows: the means after the start, and the parts of the bands near them."""
     late = [
         value
         for line in lines
-        for place, value in zip(line.x, line.y, strict=True)
-        if place >= _START * end and math.isfinite(value)
+        for x, value in zip(line.x, line.y, strict=True)
+        if x >= _START * end and math.isfinite(value)
     ]
     late = late or [value for line in lines for value in line.y if math.isfinite(value)]
     if not late:
@@ -153,7 +153,7 @@ def _shown(lines: Sequence[Line], end: float) -> list[float]:
         edge
         for line in lines
         for ends in (line.low, line.high)
-        for place, edge in zip(line.x, ends or (), strict=False)
-        if place >= _START * end and low - room <= edge <= high + room
+        for x, edge in zip(line.x, ends or (), strict=False)
+        if x >= _START * end and low - room <= edge <= high + room
     ]
     return [low, high, *([min(edges), max(edges)] if edges else [])]

@@ -1,1 +1,1 @@
-"""Panels of the answer: verdicts, differences, effects of axes, scaling laws, and quality against cost."""
+"""Panels with the answer: verdicts, differences, effects of axes, scaling laws, and quality against cost."""

@@ -7,18 +7,19 @@ from markupsafe import Markup
 from lab.comparison.metrics import better, title
 from lab.comparison.statistics.factorial import Effect, Factorial
 from lab.report.charts import Dot, strip, strip_scale
-from lab.report.panels.results.verdicts import DIRECTIONS, decimals, interval_text
+from lab.report.panels.results.verdicts import BETTER_ARROWS, decimals, interval_text
 from lab.report.parts import Panel, concat, every_run_link, forest, tabs
 from lab.report.report_data import ReportData
 from lab.report.scales import Scale
-from lab.report.wording import fixed, join, p_value
+from lab.report.wording import fixed, join_names, p_value
 from lab.units import percent, plural
 
 MOST_EFFECTS = 60
 _TITLE = "Main effects and interactions"
 _LEAD = (
-    "What each axis of the grid does on average over the others, and where two axes together do more, or less, than "
-    "their sum: the mean (diamond) with its interval, and below it one dot for each seed."
+    "The effect of each axis of the grid, averaged over the other axes, and interactions: how much two axes together "
+    "do more, or less, than the sum of their effects. Each row shows the mean (diamond) with its interval, and below "
+    "it one dot for each seed."
 )
 _COMMAND = "lab submit SWEEP  # with grid: {model/softcap: [none, gemma2], model/qk_norm: [none, rmsnorm]}"
 
@@ -28,12 +29,12 @@ def panel(data: ReportData) -> Panel:
     with_effects = {metric: design for metric, design in designs.items() if design.effects}
     if not with_effects:
         reason = next((design.reason for design in designs.values() if design.reason), "there is no result yet")
-        missing = (f"No effects: {reason}. A complete grid of two axes or more fills this.", _COMMAND)
+        missing = (f"No effects: {reason}. This panel needs a complete grid of at least two axes.", _COMMAND)
         return Panel("effects", _TITLE, _LEAD, missing=missing)
-    notes = ["p is that of a paired t test over seeds, corrected by Holm's procedure for all effects on a metric."]
+    notes = ["p-values are from paired t tests over seeds, corrected by Holm's procedure for all effects on a metric."]
     for seed, arms in next(iter(with_effects.values())).lacking[:12]:
         more = f" and {len(arms) - 3} more" if arms[3:] else ""
-        notes.append(f"Seed {seed} is in no effect: without a result of {join(arms[:3])}{more}.")
+        notes.append(f"Seed {seed} is in no effect: no result for {join_names(arms[:3])}{more}.")
     views = [(title(metric), _plot(data, design)) for metric, design in with_effects.items()]
     return Panel("effects", _TITLE, _LEAD, tabs(views), notes=tuple(notes))
 
@@ -55,9 +56,9 @@ def _plot(data: ReportData, design: Factorial) -> Markup:
         if effects
     ]
     more = len(design.effects) - len(shown)
-    rest = f"; {plural(more, 'interaction')} more in `lab compare --json`" if more else ""
+    rest = f"; {plural(more, 'more interaction')} in `lab compare --json`" if more else ""
     caption = Markup("effect on {}, {} interval{} <b>{}</b>").format(
-        title(design.metric), percent(data.comparison.level), rest, DIRECTIONS[better(design.metric)]
+        title(design.metric), percent(data.comparison.level), rest, BETTER_ARROWS[better(design.metric)]
     )
     return forest(rows, axis, caption, wide=True)
 

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from lab.comparison.metrics import better, title
 from lab.report.charts import Dot, strip, strip_scale
-from lab.report.panels.results.verdicts import DIRECTIONS, decimals, pill, verdict
+from lab.report.panels.results.verdicts import BETTER_ARROWS, decimals, pill, verdict
 from lab.report.parts import Panel, arm_link, forest, runs_link, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import Scale
@@ -21,13 +21,13 @@ def panel(data: ReportData) -> Panel:
     plots = [(title(metric), plot) for metric in sweep.metrics if (plot := _plot(data, metric)) is not None]
     if not plots:
         lead = "Each arm less the baseline, with a dot for each seed."
-        needed = "Needs one seed that has finished both in an arm and in the baseline."
-        return Panel("forest", _TITLE, lead, missing=(needed, f"lab submit {sweep.name} --wait"))
+        missing = "This panel needs a seed that has finished both in an arm and in the baseline."
+        return Panel("forest", _TITLE, lead, missing=(missing, f"lab submit {sweep.name} --wait"))
     lead = (
         f"Each arm less the baseline: the mean (diamond) with its {percent(data.comparison.level)} interval, and below "
-        "it one dot for each seed, which leads to the run."
+        "it one dot for each seed, which links to the run."
     )
-    notes = ["An interval that ends in an arrow goes on beyond the axis, which is drawn to the seeds."]
+    notes = ["The axis is scaled to the seeds. An interval that ends in an arrow extends beyond it."]
     if sweep.equivalence is not None:
         notes.append(
             f"Shaded: within ±{sweep.equivalence:g} of {title(data.metric)}, which the sweep calls equivalent."
@@ -47,7 +47,9 @@ def _plot(data: ReportData, metric: str) -> Markup | None:
     )
     rows = [_row(arm, metric, axis, decimals(data, metric)) for arm in arms]
     baseline = data.baseline.name if data.baseline else "the baseline"
-    caption = Markup("difference from {} in {} <b>{}</b>").format(baseline, title(metric), DIRECTIONS[better(metric)])
+    caption = Markup("difference from {} in {} <b>{}</b>").format(
+        baseline, title(metric), BETTER_ARROWS[better(metric)]
+    )
     return forest(rows, axis, caption)
 
 
@@ -81,6 +83,6 @@ def _row(arm: ReportedArm, metric: str, axis: Scale, n: int) -> Markup:
 
 
 def _differences(arm: ReportedArm, metric: str) -> dict[int, float]:
-    """Seed → arm less baseline, for the seeds with a finite value in both."""
+    """Seed → arm - baseline, for the seeds with a finite value in both."""
     difference = arm.row.cells[metric].difference
     return dict(zip(difference.seeds, difference.values, strict=True)) if difference else {}

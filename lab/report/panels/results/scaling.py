@@ -1,4 +1,4 @@
-"""How loss falls with size and data: the fitted law beside the runs that it was fitted to."""
+"""Scaling of the loss with size and data: the fitted law, and the runs that it is fitted to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.report.wording import as_written
 from lab.units import count, percent, plural
 
 MOST_BUDGETS = 7
-"""Budgets of tokens that a chart draws the law for."""
+"""The most token budgets for which a chart draws the law."""
 MOST_FITS = 12
 _TITLE = "Scaling"
 _LEAD = Markup(
@@ -31,7 +31,7 @@ def panel(data: ReportData) -> Panel:
     fits = [(group, group.fit) for group in groups if group.fit is not None]
     if not fits:
         reason = next((group.reason for group in groups if group.reason), "there is no result yet")
-        missing = (f"No fit: {reason}. A sweep over sizes and budgets of tokens fills this.", _COMMAND)
+        missing = (f"No fit: {reason}. This panel needs a sweep over sizes and token budgets.", _COMMAND)
         return Panel("scaling", _TITLE, _LEAD, missing=missing)
     notes = [
         f"Bands and intervals are {percent(data.comparison.level)} percentiles of a bootstrap over the runs. The best "
@@ -40,8 +40,8 @@ def panel(data: ReportData) -> Panel:
     notes += [f"{_name(group)}: no fit, {group.reason}." for group in groups if group.reason]
     if any(not fit.has_floor for _, fit in fits):
         notes.append(
-            "E can't be told from 0 if the losses come nowhere near a floor: then A and B take its place, and the "
-            "exponents are those of a law without one. Smaller losses, from larger sizes and budgets, would tell."
+            "If the losses don't come near a floor, E can't be distinguished from 0; A, B and the exponents are then "
+            "those of a law without a floor. Larger sizes and budgets, with smaller losses, would determine E."
         )
     views = [(_name(group), _view(data, fit, group)) for group, fit in fits[:MOST_FITS]]
     return Panel("scaling", _TITLE, _LEAD, tabs(views), notes=tuple(notes[:12]))
@@ -69,13 +69,13 @@ def _view(data: ReportData, fit: LawFit, group: Scaling) -> Markup:
         Markup('<li data-s="{0}"><i class="sw b{0}"></i>{1} tokens</li>').format(slot, count(budget))
         for budget, slot in slots.items()
     )
-    plot = chart(x, y, x_title="parameters N", y_title="validation loss (nats a token)", lines=lines, dots=dots)
+    plot = chart(x, y, x_title="parameters N", y_title="validation loss (nats per token)", lines=lines, dots=dots)
     caption = f"{plural(len(fit.points), 'run')}; the law is off by {100 * fit.rms:.2g}% on average (root mean square)"
     return Markup('<ul class="legend">{}</ul>{}{}').format(legend, figure(plot, caption), _parameters(fit))
 
 
 def _dots(arm: ReportedArm, slots: dict[float, int]) -> list[Dot]:
-    """An arm's finished runs, as the fit takes them."""
+    """Dots for an arm's finished runs, the points of the fit."""
     dots = []
     for run in arm.runs:
         loss = run.result.metrics.get("val/loss") if run.finished else None

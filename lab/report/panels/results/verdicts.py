@@ -1,4 +1,4 @@
-"""The verdicts: as a sentence for the top of the page, and as a table for each metric."""
+"""The verdicts: one sentence for the top of the page, and a table for each metric."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lab.comparison.metrics import better, title
 from lab.comparison.statistics.paired import Interval
 from lab.report.parts import Column, Panel, Text, arm_link, arm_table, runs_link, tabs
 from lab.report.report_data import ReportData, ReportedArm
-from lab.report.wording import NONE, decimals_for, fixed, shorten
+from lab.report.wording import NONE, decimals_for, fixed, shorten_middle
 from lab.units import percent, plural
 
-MOST_NAMED = 4
-"""Arms that a sentence names."""
+MOST_ARMS_IN_SENTENCE = 4
+"""The most arms that a sentence names."""
 
-DIRECTIONS = {"lower": "← better", "higher": "better →", None: ""}
-"""What stands at an axis of differences, by the direction in which the metric improves."""
+BETTER_ARROWS = {"lower": "← better", "higher": "better →", None: ""}
+"""The label of an axis of differences, by the direction in which the metric improves."""
 
 _PHRASES = {
     "better": ("is better than", "are better than"),
@@ -31,12 +31,12 @@ _PHRASES = {
 
 
 def verdict(cell: ComparisonCell) -> str | None:
-    """The verdict; None for the baseline, and if there is no pair."""
+    """The verdict; None for the baseline, and without a pair."""
     return None if cell.difference is None or cell.difference.mean is None else cell.verdict
 
 
 def sentence(data: ReportData) -> Markup:
-    """The answer on the sweep's first metric, and how far the sweep has come."""
+    """The answer on the sweep's first metric, and the sweep's progress."""
     return Markup(" ").join([_answer(data), *_progress(data)])
 
 
@@ -44,61 +44,66 @@ def panel(data: ReportData) -> Panel:
     comparison = data.comparison
     notes: list[Text] = list(_rules(data))
     if len(data.listed) < len(data.arms):
-        notes.append(f"{len(data.listed)} of {len(data.arms):,} arms are listed; `lab compare --csv` has all.")
+        notes.append(f"{len(data.listed)} of {len(data.arms):,} arms are listed; `lab compare --csv` lists all.")
     return Panel(
         "verdicts",
         "Verdicts",
-        Markup("Every arm beside the baseline, {}. A name or a number leads to its runs.").format(_baseline(data)),
+        Markup("Every arm compared with the baseline, {}. Names and numbers link to the runs.").format(_baseline(data)),
         tabs([(title(metric), _table(data, metric)) for metric in comparison.sweep.metrics]),
         notes=tuple(notes),
     )
 
 
 def pill(verdict: str | None) -> Markup:
-    """A verdict, as a word and a colour."""
+    """A verdict as a coloured word; empty for None."""
     if verdict is None:
         return Markup("")
     return Markup('<span class="v {}">{}</span>').format(verdict.replace(" ", "-").replace("'", ""), verdict)
 
 
 def decimals(data: ReportData, metric: str) -> int:
-    """The number of decimals of a metric throughout the page."""
+    """The number of decimals that the page shows of a metric."""
     cells = [arm.row.cells[metric] for arm in data.arms]
     spreads = [cell.difference.sd if cell.difference else cell.sample.sd for cell in cells]
     return decimals_for([cell.sample.mean for cell in cells], spreads)
 
 
 def interval_text(interval: Interval, n: int) -> str:
-    """`[−0.012, +0.034]`, with so many decimals."""
+    """An interval such as `[−0.012, +0.034]`, with `n` decimals."""
     return f"[{fixed(interval.low, n, signed=True)}, {fixed(interval.high, n, signed=True)}]"
 
 
 def _rules(data: ReportData) -> Iterator[str]:
-    """What the numbers are, and what it takes to be called better, worse or equivalent."""
+    """What the numbers mean, and the rules for the verdicts."""
     comparison = data.comparison
     alpha, level, arms = f"{1 - comparison.level:.3g}", percent(comparison.level), comparison.comparisons
     corrected = f" after Holm's correction for the {arms} arms of a metric" if arms > 1 else ""
     yield (
-        f"Differences are arm less baseline, paired by seed, with their {level} t interval. Runs that diverged or are "
-        f"missing are in no mean; they are counted beside it. Better and worse: a paired t test with p < {alpha}"
-        f"{corrected}; the intervals are not corrected."
+        f"Differences are arm less baseline, paired by seed, with their {level} t interval. Means leave out runs that "
+        f"diverged or are missing; their number is shown beside the mean. Better or worse: a paired t test has "
+        f"p < {alpha}{corrected}; the intervals are not corrected."
     )
     margin = comparison.sweep.equivalence
     if margin is not None:
-        yield f"Equivalent: {title(data.metric)} shown by two one-sided tests to be within ±{margin:g} of it."
+        yield (
+            f"Equivalent: two one-sided tests show that {title(data.metric)} is within ±{margin:g} of the baseline's."
+        )
     cells = [cell for row in comparison.rows for cell in row.cells.values()]
     if any(cell.seeds_needed for cell in cells):
         yield (
-            "Can't tell, with a number of seeds: that many would tell with 80% power, if the true difference is the "
-            "observed one."
+            "Can't tell (seeds): this number of seeds would give a verdict with 80% power, if the true difference and "
+            "its spread equal the observed ones."
         )
     if any(cell.difference and cell.difference.correlation is not None for cell in cells):
         yield (
-            "r of the pairs: the correlation of an arm's seeds with the baseline's. The higher it is, the more noise "
-            "pairing removes."
+            "r of the pairs: the correlation of an arm's values with the baseline's over the seeds. The higher it is, "
+            "the more noise pairing removes."
         )
     if 2 <= max((cell.difference.n for cell in cells if cell.difference), default=0) < 6:
-        yield "Below six pairs no exact sign-flip test can reach p < 0.05, so none is shown; a bootstrap takes ten."
+        yield (
+            "With fewer than six pairs, an exact sign-flip test can't reach p < 0.05, so it is not shown; a bootstrap "
+            "interval needs ten pairs."
+        )
 
 
 def _table(data: ReportData, metric: str) -> Markup:
@@ -163,7 +168,7 @@ def _p(arm: ReportedArm, p: float | None) -> Text:
 
 
 def _verdict_with_remarks(arm: ReportedArm, cell: ComparisonCell) -> Markup:
-    """The verdict with what must stand beside it."""
+    """The verdict with its remarks."""
     if arm.is_baseline:
         text = Markup('<span class="dim">baseline</span>')
     else:
@@ -176,7 +181,7 @@ def _verdict_with_remarks(arm: ReportedArm, cell: ComparisonCell) -> Markup:
 
 
 def _noise(data: ReportData, metric: str, n: int) -> Markup:
-    """How much the baseline moves by itself."""
+    """How much the baseline varies without any change."""
     floor, baseline = data.comparison.noise.get(metric), data.baseline
     if floor is None or baseline is None:
         return Markup("")
@@ -195,20 +200,20 @@ def _noise(data: ReportData, metric: str, n: int) -> Markup:
 
 
 def _unigram(data: ReportData, metric: str, n: int) -> Markup:
-    """The loss of counting tokens: an arm that isn't below it has learnt next to nothing."""
+    """The unigram loss: an arm that isn't below it has learnt next to nothing."""
     if metric != LOSS or data.comparison.unigram_loss is None:
         return Markup("")
     lowest, (low, high) = data.comparison.unigram_loss[0], (fixed(end, n) for end in data.comparison.unigram_loss)
     means = ((arm, arm.row.cells[metric].sample.mean) for arm in data.arms)
     above = [arm for arm, mean in means if mean is not None and mean >= lowest]
     warning = Markup('. <span class="warn">Not below it: {}.</span>').format(_names(above)) if above else "."
-    return Markup('<p class="note">A model that only counts tokens has {}{}</p>').format(
+    return Markup('<p class="note">Unigram loss (a model that only counts tokens): {}{}</p>').format(
         low if low == high else f"{low} to {high}", warning
     )
 
 
 def _answer(data: ReportData) -> Markup:
-    arms: dict[str, list[ReportedArm]] = {}  # by their verdicts
+    arms: dict[str, list[ReportedArm]] = {}  # by verdict
     for arm in data.arms:
         word = verdict(arm.row.cells[data.metric])
         if word is not None:
@@ -226,7 +231,7 @@ def _answer(data: ReportData) -> Markup:
 
 
 def _progress(data: ReportData) -> list[Markup]:
-    """How many runs have finished, and which arms have diverged or are off the match."""
+    """The number of finished runs, and the arms that diverged or aren't matched."""
     statuses = Counter(run.status for run in data.runs)
     runs = plural(statuses.total(), "run")
     finished = statuses.pop("finished", 0)
@@ -247,8 +252,9 @@ def _progress(data: ReportData) -> list[Markup]:
 
 def _names(arms: Sequence[ReportedArm]) -> Markup:
     links = [_link(arm) for arm in arms]
-    if len(links) > MOST_NAMED + 1:
-        return Markup("{} and {} arms more").format(Markup(", ").join(links[:MOST_NAMED]), len(links) - MOST_NAMED)
+    if len(links) > MOST_ARMS_IN_SENTENCE + 1:
+        more = len(links) - MOST_ARMS_IN_SENTENCE
+        return Markup("{} and {} more arms").format(Markup(", ").join(links[:MOST_ARMS_IN_SENTENCE]), more)
     return links[0] if len(links) == 1 else Markup("{} and {}").format(Markup(", ").join(links[:-1]), links[-1])
 
 
@@ -259,4 +265,4 @@ def _baseline(data: ReportData) -> Markup:
 
 
 def _link(arm: ReportedArm) -> Markup:
-    return Markup('<a href="#{}" class="arm" title="{}">{}</a>').format(arm.anchor, arm.name, shorten(arm.name))
+    return Markup('<a href="#{}" class="arm" title="{}">{}</a>').format(arm.anchor, arm.name, shorten_middle(arm.name))
