@@ -1,1 +1,1 @@
-"""What a person asks of a plan's runs: prepare, submit, retry, cancel."""
+"""What users do with the runs of a plan: submit, retry, cancel, check a launcher."""

@@ -1,6 +1,6 @@
-"""How it stands with the runs that a run needs: whether it can be trained now, has to wait, or can't be trained.
+"""The state of the runs that a run needs: whether it can be trained now, has to wait, or can't be trained.
 
-What a run needs stands in its run.json, and how that is with it in the needed run's own folder; nothing else is kept.
+The needs of a run are in its run.json, and the state of a needed run is in that run's folder. Nothing else is stored.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Standing:
-    """How it stands with all that a run needs.
+    """The state of everything that a run needs.
 
     Attributes:
-        status: `ready`, `waits` (for runs that are under way or about to be), or `blocked`.
+        status: `ready`, `waits` (for runs that are running or will be run), or `blocked`.
         reason: what is missing, in one line; None when ready.
         on: the runs that it waits for.
     """
@@ -41,66 +41,66 @@ class Standing:
 
 
 def of(run: RunFolder) -> tuple[Need, ...]:
-    """What a run needs."""
+    """The runs that a run needs."""
     return run.record.needs
 
 
 def find(run: RunFolder, need: Need) -> RunFolder | None:
-    """The needed run, by its identity: in the folder that was planned, beside it, or anywhere below the same root."""
+    """The needed run, by its identity: in its planned folder, beside it, or anywhere below the same root."""
     root, identity = run.path.parents[2], need.identity
     planned = root / need.run
     for path in (planned, planned.with_name(f"{planned.name}-{identity[:8]}")):
-        found = RunFolder(path)
-        if _identity(found) == identity:
-            return found
-    return next((found for found in find_runs(root) if _identity(found) == identity), None)
+        needed = RunFolder(path)
+        if _identity(needed) == identity:
+            return needed
+    return next((run for run in find_runs(root) if _identity(run) == identity), None)
 
 
 def standing(run: RunFolder, pending: Collection[RunFolder] = ()) -> Standing:
-    """How it stands with what a run needs.
+    """Look up the state of everything that a run needs.
 
     Args:
-        pending: runs that whoever asks is still going to run.
+        pending: runs that the caller is going to run.
     """
     waits: list[tuple[RunFolder, str]] = []
     for need in of(run):
-        found = find(run, need)
-        if found is None:
+        needed = find(run, need)
+        if needed is None:
             return Standing("blocked", f"needs {need.run}, which is not there")
-        # The holder first: whoever lets go of a run has written its state before.
-        under_way = found in pending or holder(found.path) is not None
+        # Look for the claim before the state: a worker writes the state before it releases its claim.
+        is_active = needed in pending or holder(needed.path) is not None
         try:
-            state = live_state(found)
+            state = live_state(needed)
         except BrokenRecord as error:
-            return Standing("blocked", f"needs {found.name}, which can't be read: {error}")
+            return Standing("blocked", f"needs {needed.name}, which can't be read: {error}")
         if state.status == "finished":
             continue
-        reason = _reason(found, state)
-        if state.status == "diverged" or not under_way:
+        reason = _reason(needed, state)
+        if state.status == "diverged" or not is_active:
             return Standing("blocked", reason)
-        waits.append((found, reason))
+        waits.append((needed, reason))
     if waits:
         return Standing("waits", waits[0][1], tuple(needed for needed, _ in waits))
     return Standing()
 
 
 def able_to_go_on(blocked: Sequence[RunFolder], going: Collection[RunFolder]) -> list[RunFolder]:
-    """Those of the blocked runs that can be run after all, at once or after others.
+    """The blocked runs that can be run now, or after others.
 
     Args:
-        going: runs that are going to be run, or are being run.
+        going: runs that are running or will be run.
     """
-    free, left = set(going), [run for run in blocked if of(run)]
-    found: set[RunFolder] = set()
-    while freed := [run for run in left if standing(run, free).status != "blocked"]:
-        free.update(freed)
-        found.update(freed)
-        left = [run for run in left if run not in found]
-    return [run for run in blocked if run in found]
+    pending, remaining = set(going), [run for run in blocked if of(run)]
+    unblocked: set[RunFolder] = set()
+    while newly_unblocked := [run for run in remaining if standing(run, pending).status != "blocked"]:
+        pending.update(newly_unblocked)
+        unblocked.update(newly_unblocked)
+        remaining = [run for run in remaining if run not in unblocked]
+    return [run for run in blocked if run in unblocked]
 
 
 def block(run: RunFolder, reason: str) -> bool:
-    """Leave in a run's folder that it can't be run, and why; False, with nothing changed, if somebody else holds it."""
+    """Mark a run as blocked, with the reason. False, with nothing changed, if another process has claimed it."""
     claim = Claim.take(run.path)
     if claim is None:
         return False
@@ -112,13 +112,13 @@ def block(run: RunFolder, reason: str) -> bool:
 
 
 def blocked(state: State, reason: str) -> State:
-    """The state of a run that can't be run for want of another."""
+    """The state of a run that can't be run because it needs another."""
     return state.replace(status="blocked", reason=reason, failure=None)
 
 
-def _reason(found: RunFolder, state: State) -> str:
-    said = f": {state.reason}" if state.reason and state.status in ("failed", "diverged", "blocked") else ""
-    return f"needs {found.name}, which {_WORDS[state.status]}{said}"
+def _reason(needed: RunFolder, state: State) -> str:
+    details = f": {state.reason}" if state.reason and state.status in ("failed", "diverged", "blocked") else ""
+    return f"needs {needed.name}, which {_WORDS[state.status]}{details}"
 
 
 def _identity(run: RunFolder) -> str | None:

@@ -1,4 +1,4 @@
-"""What launchers find on this machine and its cluster, and what is in the way of what was asked for."""
+"""Checks this machine and its launchers for problems."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from lab.refusals import Finding
 
 
 def examine(root: Path, name: str | None, overrides: Sequence[str], flags: Flags) -> list[Finding]:
-    """What this machine offers, and what the launcher of this name finds, or all of them.
+    """The findings on this machine and on one launcher, or on all.
 
-    Without a name, launchers that the options don't fit may be missing.
+    Without a name, problems of launchers that the options don't select are reported as information.
 
     Args:
         overrides: `launcher.KEY=VALUE`.
         flags: the command's own options; see `choose`.
     Raises:
-        RequestError: there is no such launcher, or an option fits none.
+        RequestError: there is no such launcher, or no launcher has such an option.
     """
     if name is not None:
-        asked = [registry.load(name)]
-        refuse_missing(asked[0], overrides, flags)
+        selected = [registry.load(name)]
+        refuse_missing(selected[0], overrides, flags)
     else:
-        asked = the_fitting(overrides, flags) if overrides or any(flags.values()) else []
+        selected = the_fitting(overrides, flags) if overrides or any(flags.values()) else []
     findings = []
     for launcher in map(registry.load, registry.names()):
-        if launcher in asked or launcher.foreground:
-            findings += _examined(launcher, root, overrides, flags)
+        if launcher in selected or launcher.foreground:
+            findings += _findings_of(launcher, root, overrides, flags)
         elif name is None and launcher.is_present():
-            findings += [_aside(finding) for finding in _examined(launcher, root, (), {})]
+            findings += [_as_information(finding) for finding in _findings_of(launcher, root, (), {})]
         elif name is None:
             findings.append(Finding(launcher.name, "none here; runs go on this machine (--on local)"))
     return findings
 
 
-def _examined(launcher: type[Launcher], root: Path, overrides: Sequence[str], flags: Flags) -> list[Finding]:
+def _findings_of(launcher: type[Launcher], root: Path, overrides: Sequence[str], flags: Flags) -> list[Finding]:
     jobs = flags.get("--jobs")
     try:
         return list(launcher.doctor(root, arguments(overrides, flags), jobs if isinstance(jobs, int) else 1))
@@ -49,8 +49,8 @@ def _examined(launcher: type[Launcher], root: Path, overrides: Sequence[str], fl
         return [Finding(launcher.name, message, "problem", fix=fix)]
 
 
-def _aside(finding: Finding) -> Finding:
-    """A finding about a launcher that nobody has asked for: it stands in nothing's way."""
+def _as_information(finding: Finding) -> Finding:
+    """The finding without severity: a problem of a launcher that isn't selected prevents nothing."""
     if finding.severity != "problem":
         return finding
     message = f"{finding.message} (to use it: {finding.fix})" if finding.fix else finding.message

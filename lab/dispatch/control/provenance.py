@@ -1,4 +1,4 @@
-"""Under what circumstances a run ran: host, versions, and the commit of the code."""
+"""The provenance of a run: host, versions, and the commit of the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab.records import ProvenanceFacts, RunFolder, RunRecord
 
 @functools.cache
 def of_process() -> ProvenanceFacts:
-    """What is the same for every run of this process. The code counts as it was when first asked."""
+    """The facts that all runs of this process share. The code is that of the first call."""
     here = current()
     return ProvenanceFacts(
         host=platform.node(),
@@ -39,17 +39,17 @@ def code(package: Path) -> tuple[str | None, bool | None]:
 
 
 def refusal(record: RunRecord) -> str | None:
-    """Why this process may not run a run with this record: it was made with other code, and nobody agreed to that.
+    """The reason why this process may not run the run: it was made with other code that its user hasn't accepted.
 
-    None if it may.
+    None if the process may run it.
     """
     return other_code(record.code, record.provenance.accepted_code)
 
 
 def accept_code(run: RunFolder) -> None:
-    """Write into a run that its user agreed to its being run with this code. Nothing if it is made with it anyway.
+    """Record in a run that its user accepts this process's code. Does nothing if the run was made with this code.
 
-    A run that somebody holds is left alone: it is being run.
+    A run that a worker has claimed is left as it is.
     """
     if refusal(run.record) is None:
         return

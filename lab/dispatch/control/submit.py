@@ -1,4 +1,4 @@
-"""Submitting a plan: the one path that every launcher takes. Safe to repeat, and after a Ctrl-C or a crash."""
+"""Submits a plan, in one way for every launcher. Safe to repeat, also after Ctrl-C or a crash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lab.records import RunFolder, survey
 
 Print = Callable[[str], None]
 
-_LOOK_AGAIN = 1.0  # seconds between looks at whether a job has sent more runs
+_POLL_SECONDS = 1.0  # between two checks for runs that a job has sent
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class SubmitOptions:
     """How a plan is submitted.
 
     Attributes:
-        retry_failed: also run again what failed.
+        retry_failed: also run failed runs again.
         any_code: also run what was made with other code.
-        reselect: pick the tuned values anew, also where their runs stand.
-        wait: return when all is done, which a launcher in the foreground does anyway.
+        reselect: select tuned values again, also for arms that have runs with them.
+        wait: return after all runs have ended, as a launcher in the foreground always does.
     """
 
     retry_failed: bool = False
@@ -39,20 +39,20 @@ class SubmitOptions:
 
 
 def preview(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions) -> Preview:
-    """What the launcher would send of a plan. Makes nothing."""
+    """What the launcher would send of a plan. Creates nothing."""
     return launcher.preview(_planned(plan, root, options))
 
 
 def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *, say: Print, warn: Print) -> int:
-    """Make what is missing of a plan and have it run.
+    """Create the run folders of a plan that are missing, and run what has no result.
 
     Args:
-        say: prints a line about what is done.
-        warn: prints a line about what is wrong.
+        say: prints a line of progress.
+        warn: prints a line about a problem.
     Returns:
-        the exit code: 1 where something has failed, is blocked or refused, or an arm can't report anything.
+        the exit code: 1 if a run has failed, is blocked or refused, or an arm can't be reported.
     Raises:
-        RequestError: the launcher can't run it; nothing has been made then.
+        RequestError: the launcher can't run the plan. Nothing has been created.
     """
     planned = _planned(plan, root, options)
     if planned.runs:
@@ -109,13 +109,13 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
 
 @dataclass
 class SubmitOutcome:
-    """What became of the runs that a launcher was given.
+    """The outcome of the runs that a launcher was given.
 
     Attributes:
         failed, blocked: names of runs.
-        refused: run → why a worker refused it.
-        stopped: the signal that stopped it all.
-        has_jobs: whether jobs go on with runs.
+        refused: run → the reason why a worker refused it.
+        stopped: the signal that stopped the command, or None.
+        has_jobs: whether jobs are still to run some of them.
     """
 
     failed: list[str] = field(default_factory=list)
@@ -129,10 +129,10 @@ class SubmitOutcome:
         return bool(self.failed or self.blocked or self.refused)
 
     def add(self, sent: SendResult, blocked: list[RunFolder]) -> None:
-        """Count in what a launcher did.
+        """Add what a launcher did.
 
         Args:
-            blocked: runs that it wasn't given, as they can't be run.
+            blocked: runs that the launcher wasn't given, because they can't be run.
         """
         self.failed += [run for run, status in sent.statuses.items() if status in ("failed", "lost")]
         self.blocked += [run for run, status in sent.statuses.items() if status == "blocked"]
@@ -142,7 +142,7 @@ class SubmitOutcome:
         self.has_jobs |= sent.has_jobs
 
     def explain(self, root: Path, warn: Print) -> None:
-        """Print why runs have no result."""
+        """Print the reasons why runs have no result."""
         for run in self.failed:
             warn(f"failed: {run}: see {root / run / 'log.txt'}")
         for run, reason in self.refused.items():
@@ -151,13 +151,13 @@ class SubmitOutcome:
             warn(f"blocked: {run}: {RunFolder(root / run).state.reason}")
 
     def explain_stop(self, what_now: str, warn: Print) -> int:
-        """Print what stopped it. Returns the exit code, which after Ctrl-C is that of shells."""
+        """Print what stopped the command. Returns the exit code; after Ctrl-C it is 130, as in shells."""
         warn(f"stopped by {self.stopped}; {what_now}")
         return 130 if self.stopped == "SIGINT" else 1
 
 
 def _planned(plan: Plan, root: Path, options: SubmitOptions) -> Request:
-    """The runs of the first stage that would be run now, as far as that can be told without making any."""
+    """The runs of the first stage that would be run now, as far as is known before creating them."""
     runs = to_send(first_stage(plan), root, retry_failed=options.retry_failed)
     folders = {planned.identity: folder for planned, folder in runs}
     needs = {
@@ -176,7 +176,7 @@ def _planned(plan: Plan, root: Path, options: SubmitOptions) -> Request:
 
 
 def _request(submission: Submission, stages: Stages, plan: Plan, root: Path, options: SubmitOptions) -> Request:
-    """What a launcher is to do about a stage."""
+    """The request to a launcher for the runs of a stage."""
     more_to_come = any(selection.pending_runs and not selection.stuck_runs for selection in stages.unpicked)
     return Request(
         root,
@@ -193,7 +193,7 @@ def _continuation(plan: Plan, options: SubmitOptions) -> Continuation:
 
 
 def _wait(display: SweepDisplay, launcher: Launcher, root: Path, sweep: str) -> bool:
-    """Show the runs until none goes on or waits to, and no job is going to send more. False after Ctrl-C."""
+    """Show the runs until none is running or waiting and no job will send more. False after Ctrl-C."""
     while True:
         display.add([seen.run for seen in survey(root, sweep).runs])
         display.wait()
@@ -202,7 +202,7 @@ def _wait(display: SweepDisplay, launcher: Launcher, root: Path, sweep: str) -> 
             return False
         if not launcher.sends_more(root, sweep) and len(survey(root, sweep).runs) == len(rows):
             return True
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_SECONDS)
 
 
 def _code_of_rows(display: SweepDisplay, sweep: str, warn: Print) -> int:

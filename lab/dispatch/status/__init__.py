@@ -1,1 +1,1 @@
-"""Where runs stand, and what the machine and cluster say."""
+"""The status of runs, from their folders and from launchers."""

@@ -1,8 +1,8 @@
-"""What launchers know of runs, joined to what the run folders say.
+"""Joins what launchers know about runs to the state in the run folders.
 
-The folders are the truth about what was computed. A launcher knows why a run waits, and how a job ended that could say
-nothing itself: out of memory, out of time, with its node, or by somebody's hand. Only launchers that were given runs
-below the root are asked; the others aren't even imported.
+The folders are the truth about results. A launcher knows why a run waits, and how a job ended that couldn't write so
+itself: out of memory, at its time limit, with its node, or cancelled. Only launchers that were given runs below the
+root are asked. The others aren't imported.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from lab.dispatch.worker.claim import Claim
 from lab.records import Failure, RunFolder, survey
 
 _UNSETTLED = ("queued", "running", "preempted", "lost")
-"""Of such runs a launcher may know more than their folders."""
+"""Runs of which a launcher may know more than their folders."""
 
-_CLOCK_SLACK = 120.0  # seconds by which the clocks of a node and a controller may differ
+_CLOCK_SLACK = 120.0  # seconds by which the clocks of a node and the controller may differ
 
 
 @dataclass(frozen=True)
 class LauncherJobs:
-    """A launcher with what it knows of the runs below a root, as `lab cancel` needs it."""
+    """A launcher and what it knows about the runs below a root."""
 
     launcher: type[Launcher]
     view: LauncherView
     root: Path
 
     def waiting(self) -> dict[str, list[RunFolder]]:
-        """Jobs that haven't begun → their runs."""
+        """Job that hasn't started → its runs."""
         return self._runs("waiting")
 
     def running(self) -> dict[str, list[RunFolder]]:
-        """Jobs that have begun → their runs."""
+        """Job that has started → its runs."""
         return self._runs("running")
 
     def cancel(self, jobs: Sequence[str]) -> str | None:
-        """End these jobs; why that failed, or None."""
+        """Cancel these jobs. Returns the reason if that failed, otherwise None."""
         return self.launcher.cancel(self.root, jobs)
 
     def _runs(self, phase: str) -> dict[str, list[RunFolder]]:
@@ -53,41 +53,43 @@ class LauncherJobs:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """What all launchers know of runs; `jobs` is empty where none of them was ever given to one that keeps records."""
+    """What all launchers know about runs. `jobs` is empty if no launcher that keeps records was given any."""
 
     jobs: tuple[LauncherJobs, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be found out, in a line each."""
-        return tuple(note for known in self.jobs for note in known.view.notes)
+        """What couldn't be found out, one line each."""
+        return tuple(note for launcher_jobs in self.jobs for note in launcher_jobs.view.notes)
 
     def launcher_of(self, run: str) -> type[Launcher] | None:
         """The launcher that was given a run."""
-        return next((known.launcher for known in self.jobs if run in known.view.jobs_by_run), None)
+        return next(
+            (launcher_jobs.launcher for launcher_jobs in self.jobs if run in launcher_jobs.view.jobs_by_run), None
+        )
 
     def join(self, rows: Sequence[StatusRow]) -> list[StatusRow]:
-        """The rows, with what the launchers add."""
+        """The rows, completed with what the launchers know."""
         return [self._joined(row) for row in rows]
 
     def output_files(self, row: StatusRow) -> list[Path]:
-        """The files with what a run's job printed outside of the run."""
+        """The files with the output of a run's job outside of the run."""
         launcher = self.launcher_of(row.run)
         if launcher is None or row.job is None:
             return []
         return launcher.output_files(self.jobs[0].root, row.job)
 
     def _joined(self, row: StatusRow) -> StatusRow:
-        for known in self.jobs:
-            sent = known.view.jobs_by_run.get(row.run)
+        for launcher_jobs in self.jobs:
+            sent = launcher_jobs.view.jobs_by_run.get(row.run)
             if sent:
-                job = known.view.job_of(row.run)
+                job = launcher_jobs.view.job_of(row.run)
                 row = replace(row, job=sent[-1]) if job is None else join(row, job)
         return row
 
 
 def look(root: Path | str, rows: Sequence[StatusRow]) -> ClusterView:
-    """What launchers know of these runs below a root.
+    """What launchers know about these runs below a root.
 
     Raises:
         RequestError: a record of what was sent can't be read, or its launcher can't be loaded.
@@ -97,19 +99,19 @@ def look(root: Path | str, rows: Sequence[StatusRow]) -> ClusterView:
         return ClusterView()
     names = {row.run for row in rows}
     unsettled = {row.run for row in rows if row.status in _UNSETTLED}
-    known = [LauncherJobs(each, each.look(root, unsettled), root) for each in registry.with_records(root)]
-    return ClusterView(tuple(jobs for jobs in known if not names.isdisjoint(jobs.view.jobs_by_run)))
+    views = [LauncherJobs(launcher, launcher.look(root, unsettled), root) for launcher in registry.with_records(root)]
+    return ClusterView(tuple(jobs for jobs in views if not names.isdisjoint(jobs.view.jobs_by_run)))
 
 
 def join(row: StatusRow, job: JobView) -> StatusRow:
-    """A run's row, with what its job adds."""
+    """A run's row, completed with what its job adds."""
     row = replace(row, job=job.id, job_state=job.state)
     if row.status not in _UNSETTLED:
         return row
     if job.phase != "ended":
-        return _with_living(row, job)
+        return _with_open_job(row, job)
     if row.status == "running" or row.failure == "other_code":
-        return row  # its worker says itself how it stands
+        return row  # its worker writes its state
     end = job.end or JobEnd()
     last_sign = time.time() - row.heartbeat_age if row.heartbeat_age is not None else None
     if (
@@ -118,20 +120,20 @@ def join(row: StatusRow, job: JobView) -> StatusRow:
         and last_sign is not None
         and end.time < last_sign - _CLOCK_SLACK
     ):
-        return row  # somebody else has run it since
-    said = f"job {job.id} {end.message}"
+        return row  # another worker has run it since
+    message = f"job {job.id} {end.message}"
     if row.status == "queued":
-        # Nothing that became of the job was the run's doing.
+        # The run didn't cause the end of the job.
         failure: Failure = end.failure if end.failure in ("node_lost", "cancelled") else "interrupted"
-        reason = f"{row.reason or f'{said} before the run began'}; `lab submit` sends it again"
+        reason = f"{row.reason or f'{message} before the run began'}; `lab submit` sends it again"
         return replace(row, status="lost", failure=failure, reason=reason)
     if row.status == "preempted":
-        reason = f"{row.reason or 'stopped'}; {said}; `lab submit` goes on with it"
+        reason = f"{row.reason or 'stopped'}; {message}; `lab submit` goes on with it"
         return replace(row, failure="cancelled" if end.failure == "cancelled" else None, reason=reason)
-    return replace(row, status=end.status, failure=end.failure, reason=said)
+    return replace(row, status=end.status, failure=end.failure, reason=message)
 
 
-def _with_living(row: StatusRow, job: JobView) -> StatusRow:
+def _with_open_job(row: StatusRow, job: JobView) -> StatusRow:
     begun = job.phase == "running"
     where = f" on {job.nodes}" if job.nodes else ""
     match row.status:
@@ -146,13 +148,12 @@ def _with_living(row: StatusRow, job: JobView) -> StatusRow:
 
 
 def settle(root: Path, sweep: str) -> list[str]:
-    """Write into the folders of a sweep's lost runs how their jobs ended, where that was the run's own doing.
+    """Mark lost runs of a sweep as failed if they ended their jobs themselves: out of memory or at the time limit.
 
-    To be called before what is lost is sent again: a run that was out of memory or out of time must not be taken for
-    one whose node was lost.
+    Call it before lost runs are sent again, so that such a run isn't taken for one whose node was lost.
 
     Returns:
-        names of the runs that stand as failed now.
+        the names of the runs that are marked as failed now.
     """
     if not registry.with_records(root):
         return []
@@ -161,7 +162,7 @@ def settle(root: Path, sweep: str) -> list[str]:
 
 
 def settle_rows(rows: Sequence[StatusRow], root: Path) -> list[str]:
-    """As `settle`, of rows that are joined with what launchers know."""
+    """As `settle`, for rows that are joined with what launchers know."""
     settled = []
     for row in rows:
         if row.status != "failed" or row.failure not in ("out_of_memory", "time"):
@@ -178,11 +179,11 @@ def settle_rows(rows: Sequence[StatusRow], root: Path) -> list[str]:
 
 
 class Watch:
-    """Runs that are being watched: launchers are asked now and then, in the background, as an answer may take a while.
+    """Joins rows repeatedly. It asks launchers in the background and not too often, because an answer may take a while.
 
     Args:
-        root: below which the runs stand.
-        seconds: between two questions to a cluster, whose controller serves everybody.
+        root: folder of the run folders.
+        seconds: between two questions to a cluster, whose controller serves all users.
     """
 
     def __init__(self, root: Path, seconds: float = 10.0) -> None:
@@ -193,13 +194,13 @@ class Watch:
         self._thread: threading.Thread | None = None
 
     def join(self, rows: Sequence[StatusRow]) -> list[StatusRow]:
-        """The rows, with what the launchers said a moment ago."""
+        """The rows, completed with the launchers' latest answers."""
         if self._asked == -math.inf:
             self._ask(rows)
         joined = self._view.join(rows)
         age = time.monotonic() - self._asked
         if self._view.jobs and age > 1.0 and not any(row.open for row in joined):
-            self._ask(rows)  # nothing more to watch, unless a launcher goes on with what has just been lost
+            self._ask(rows)  # all have ended, unless a launcher continues a run that has just been lost
             joined = self._view.join(rows)
         elif age >= self._seconds and not (self._thread and self._thread.is_alive()):
             self._thread = threading.Thread(target=self._ask, args=(rows,), name="queue", daemon=True)
@@ -207,11 +208,11 @@ class Watch:
         return joined
 
     def output_files(self, row: StatusRow) -> list[Path]:
-        """The files with what a run's job printed outside of the run."""
+        """The files with the output of a run's job outside of the run."""
         return self._view.output_files(row)
 
     def forget(self) -> None:
-        """Ask anew at the next call, as more has been sent."""
+        """Ask again at the next call, because more runs have been sent."""
         if self._thread is not None:
             self._thread.join()
         self._asked = -math.inf

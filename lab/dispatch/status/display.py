@@ -1,6 +1,6 @@
-"""A sweep in progress: a live table, or plain lines where there is no terminal.
+"""Shows the progress of runs: a live table, or plain lines outside a terminal.
 
-It reads the run folders alone, so it shows the same for runs started here, by another launcher, or on a cluster.
+It reads only run folders, so it shows runs on this machine and on a cluster in the same way.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from lab.dispatch.status.table import foremost, has_trouble, line, share, table,
 from lab.records import BrokenRecord, RunFolder, Status
 
 _TABLE_SECONDS, _LINES_SECONDS = 0.5, 1.0
-_FRAME = 7  # lines of the screen taken by the table's head, its frame and what stands below it
+_FRAME = 7  # lines of the screen for the table's heading, frame and totals
 
 
 class SweepDisplay:
-    """Shows runs while they go on. A context manager; what it shows is brought up to date inside.
+    """Shows runs while they run. A context manager, inside of which the display is kept up to date.
 
     Args:
-        runs: what to show, in this order.
-        console: where; standard output by default.
-        join: adds to rows what launchers know of them.
+        runs: the runs to show, in this order.
+        console: where to print; by default standard output.
+        join: completes rows with what launchers know.
     """
 
     def __init__(
@@ -65,25 +65,25 @@ class SweepDisplay:
             self._thread.join()
 
     def add(self, runs: Sequence[RunFolder]) -> None:
-        """Show these too, below the others."""
+        """Show these runs too, below the others."""
         self._runs = list(dict.fromkeys([*self._runs, *runs]))
 
     def say(self, line: str) -> None:
-        """Print a line above the table, or among the plain lines."""
+        """Print a line above the table, or between the plain lines."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def wait(self) -> None:
-        """Show on until no run is going on or waiting to, or until Ctrl-C."""
+        """Keep showing the runs until none is running or waiting, or until Ctrl-C."""
         with contextlib.suppress(KeyboardInterrupt):
             while any(row.open for row in self.rows()):
                 time.sleep(_LINES_SECONDS)
 
     def rows(self) -> list[StatusRow]:
-        """The runs as they stand now; one whose files are broken is left out."""
+        """The rows of the runs now, without those whose files can't be read."""
         return self._join(list(self._read()))
 
     def render(self) -> RenderableType:
-        """The table, as high as the screen allows: the rows that matter most where not all fit."""
+        """The table, with the most important rows if not all fit on the screen."""
         rows = self.rows()
         troubles = [row for row in rows if has_trouble(row)][:3]
         room = max(3, self._console.height - _FRAME - len(troubles))
@@ -91,7 +91,7 @@ class SweepDisplay:
         return Group(table(shown, self._console.width), Text(totals(rows)), *map(trouble, troubles))
 
     def changes(self) -> list[str]:
-        """Lines on what has changed since the last call: another status or attempt, or another quarter of the way."""
+        """A line for each run with a new status, attempt or quarter of its steps since the last call."""
         lines = []
         for row in self.rows():
             now = (row.status, row.attempts, int(4 * share(row)))

@@ -1,4 +1,4 @@
-"""What a run printed: its `log.txt`, and its job's own output where the worker died before it could write there."""
+"""The output of a run: its `log.txt`, and its job's output if the worker died before it could write there."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def lines_of(run: RunFolder, *, attempt: int | None = None, last: int | None = N
     """The lines of a run's log.
 
     Args:
-        attempt: of this attempt only.
-        last: this many lines from the end.
+        attempt: only lines of this attempt.
+        last: only this many lines from the end.
     Raises:
         RequestError: there is no such attempt in the log.
     """
@@ -35,12 +35,12 @@ def lines_of(run: RunFolder, *, attempt: int | None = None, last: int | None = N
             return list(lines if last is None else deque(lines, last))
     except FileNotFoundError:
         if attempt is not None:
-            raise RequestError(f"{run.name}: attempt {attempt} is not in its log: there is none yet") from None
+            raise RequestError(f"{run.name}: attempt {attempt} is not in its log, which is empty") from None
         return []
 
 
 def job_output(files: Sequence[Path], last: int | None = None) -> list[str]:
-    """What jobs printed outside of their runs, each file under its name; empty and missing ones are left out."""
+    """The output of jobs outside of their runs, each file below its name, without empty and missing files."""
     output: list[str] = []
     for path in files:
         try:
@@ -60,12 +60,12 @@ def follow(
     last: int | None = None,
     on_wait: Callable[[StatusRow], None] = lambda row: None,
 ) -> Iterator[str]:
-    """The lines of a run's log as they are written, over attempts and requeues, until nothing will write there again.
+    """The lines of a run's log as they are written, over attempts and requeues, until the run has ended.
 
     Args:
-        look: gives the run's row.
-        last: begin with the last lines of what is there, this many.
-        on_wait: called with the row of a run that nobody works at, and again when that has changed.
+        look: returns the run's row.
+        last: start with this many lines from the end of the present log.
+        on_wait: called with the row of a run that waits, and again when the row has changed.
     """
     *there, rest = _read(run, 0).split(b"\n")
     offset = sum(len(line) + 1 for line in there) + len(rest)

@@ -1,7 +1,7 @@
-"""Where runs stand, as rows of a table, read from nothing but their folders.
+"""The status of runs as rows of a table, read from their folders.
 
-A state file says what its last writer knew. If that writer is gone, the file says `running` for ever; the run's claim
-tells that it is lost.
+A state file holds what its last writer knew. If that process is gone, the file says `running` for ever. The run's claim
+shows that the run is lost.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class StatusRow:
-    """A run as it stands now.
+    """The present status of a run.
 
     Attributes:
         run: `sweep/arm/seed-n`, its path below the root.
-        status: as in its state, but `lost` where that says running and nobody runs it.
+        status: as in its state file, but `lost` if that says running and no worker runs it.
         heartbeat_age: seconds since the last heartbeat; None before the first.
-        loss: nats per token, of the last step known.
-        eta: seconds of training to go; None unless it is running.
-        job: that runs or last ran it, by its launcher's id; None where it has none.
-        job_state: as the launcher calls it; None where it doesn't say.
-        waits_for: why it doesn't run now, though it will, as the launcher calls it (Priority, Resources, …).
+        loss: of the last known step, in nats per token.
+        eta: remaining seconds of training; None unless it is running.
+        job: the launcher's id of the job that runs or last ran it, or None.
+        job_state: in the launcher's words; None if unknown.
+        waits_for: why it waits to be run, in the launcher's words (Priority, Resources, …), or None.
     """
 
     run: str
@@ -58,9 +58,9 @@ class StatusRow:
 
     @property
     def open(self) -> bool:
-        """Whether it goes on, or will by itself, as far as is known."""
+        """Whether it is running, or will run without a user's action, as far as is known."""
         if self.status in ("queued", "preempted"):
-            return self.job_state is None or self.waits_for is not None  # else its job has ended
+            return self.job_state is None or self.waits_for is not None  # otherwise its job has ended
         return self.status == "running" or (self.status == "lost" and self.waits_for is not None)
 
 
@@ -101,15 +101,15 @@ def row_from(seen: RunSnapshot) -> StatusRow:
 
 
 def live_state(run: RunFolder) -> State:
-    """A run's state, but `lost` with a reason where it says running and nobody runs it."""
+    """A run's state, but `lost` with a reason if it says running and no worker runs it."""
     return live(run, run.state)
 
 
 def live(run: RunFolder, state: State) -> State:
-    """`live_state` of a run whose state has just been read."""
+    """As `live_state`, for a state that has just been read."""
     if state.status != "running" or holder(run.path) is not None:
         return state
-    again = run.state  # a worker writes how its run ended, then lets go of it: perhaps just now
+    again = run.state  # a worker writes the final state, then releases its claim: it may have done so just now
     if again.status != "running":
         return again
     silent = f"{time.time() - again.heartbeat:.0f} s" if again.heartbeat else "its start"
@@ -118,7 +118,7 @@ def live(run: RunFolder, state: State) -> State:
 
 
 def counts(rows: Iterable[StatusRow]) -> dict[Status, int]:
-    """Status → number of runs; statuses that no run has are left out."""
+    """Status → number of runs, without statuses that no run has."""
     numbers = Counter(row.status for row in rows)
     return {status: numbers[status] for status in STATUSES if numbers[status]}
 
@@ -126,12 +126,12 @@ def counts(rows: Iterable[StatusRow]) -> dict[Status, int]:
 def to_json(
     rows: Sequence[StatusRow], broken: Sequence[tuple[Path, str]] = (), notes: Sequence[str] = ()
 ) -> dict[str, object]:
-    """What `lab status --json` prints. Field names don't change without the version; a loss that isn't finite is null.
+    """What `lab status --json` prints. Field names change only with the version. A loss that isn't finite is null.
 
     Args:
         rows: the runs.
         broken: folders that can't be read, from `lab.records.survey`.
-        notes: what a launcher couldn't tell.
+        notes: what a launcher couldn't find out.
     """
     return {
         "version": VERSION,

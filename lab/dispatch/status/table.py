@@ -1,4 +1,4 @@
-"""Where runs stand, for a person: as a table as wide as the screen, as a line a run, and as totals."""
+"""The status of runs as a table that fits the screen, as one line per run, and as totals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLES: dict[Status, str] = {
     "blocked": "dim",
     "finished": "green",
 }
-"""In the order of what a person wants to see where not everything fits."""
+"""Status → style, the most important statuses first."""
 
 FAILURES: dict[Failure, str] = {
     "out_of_memory": "out of memory",
@@ -38,13 +38,13 @@ FAILURES: dict[Failure, str] = {
     "cancelled": "job cancelled",
     "other_code": "other code",
 }
-"""Kinds of failure in words."""
+"""Kind of failure → its name in tables."""
 
 MOST_ROWS = 200
-"""Nobody reads a longer table, and it takes seconds to lay out."""
+"""A longer table takes seconds to lay out."""
 
 _TROUBLES = ("failed", "lost", "diverged", "blocked")
-_WIDE = 115  # columns of a screen on which a table fits with a column for each thing
+_WIDE = 115  # columns of a screen that is wide enough for the full table
 
 
 def print_rows(
@@ -54,15 +54,15 @@ def print_rows(
     *,
     console: Console | None = None,
 ) -> None:
-    """Print rows, all of them or the MOST_ROWS that matter most, and below them why some have no result.
+    """Print the rows, or the MOST_ROWS most important ones, and the reasons why runs have no result.
 
     Args:
-        broken: folders that can't be read, each with the reason.
-        notes: lines on what could not be found out.
+        broken: folders that can't be read, with the reasons.
+        notes: lines on what couldn't be found out.
     """
     console = console or Console()
     if not console.is_terminal:
-        console.width = max(console.width, 160)  # nobody's window: what reads it must not lose columns
+        console.width = max(console.width, 160)  # a program that reads the output must not lose columns
     shown = foremost(rows, MOST_ROWS)
     if shown:
         console.print(table(shown, console.width))
@@ -79,7 +79,7 @@ def print_rows(
 
 
 def table(rows: Sequence[StatusRow], width: int) -> Table:
-    """A row a run: a column for each thing on a wide screen; on a narrow one, in a few words, what matters of it now.
+    """A table with one row per run: with all columns on a wide screen, and with a summary on a narrow one.
 
     Args:
         width: columns of the screen.
@@ -125,7 +125,7 @@ def _columns(row: StatusRow) -> list[Text | ProgressBar]:
 
 
 def _words(row: StatusRow) -> list[str]:
-    """What matters of a run where there is little room."""
+    """The summary of a run on a narrow screen."""
     words = []
     if row.status in ("running", "preempted") and row.step is not None and row.steps:
         words.append(f"{row.step:,}/{row.steps:,}")
@@ -140,7 +140,7 @@ def _words(row: StatusRow) -> list[str]:
 
 
 def _now(row: StatusRow) -> str:
-    """How a run is, in a word or two: when it was last seen alive, why it waits, what kind of failure it was."""
+    """A few words on a run: its last heartbeat, why it waits, or its kind of failure."""
     if row.status == "running":
         return f"seen {duration(row.heartbeat_age)} ago" if row.heartbeat_age is not None else ""
     if row.status in ("failed", "lost") or row.failure == "other_code":
@@ -149,7 +149,7 @@ def _now(row: StatusRow) -> str:
 
 
 def line(row: StatusRow) -> str:
-    """All that matters of a run, in a line."""
+    """A run in one line."""
     parts = [row.run, row.status]
     if row.status == "running" and row.attempts > 1:
         parts.append(f"attempt {row.attempts}")
@@ -169,25 +169,25 @@ def line(row: StatusRow) -> str:
 
 
 def has_trouble(row: StatusRow) -> bool:
-    """Whether a person has to be told why a run has no result."""
+    """Whether to print why a run has no result."""
     return row.status in _TROUBLES or row.failure == "other_code"
 
 
 def trouble(row: StatusRow) -> Text:
-    """Why a run has no result."""
+    """The line that says why a run has no result."""
     kind = f" ({FAILURES[row.failure]})" if row.failure and row.status in ("failed", "lost") else ""
     return Text(f"{row.run}: {row.status}{kind}" + (f", {row.reason}" if row.reason else ""), STYLES[row.status])
 
 
 def totals(rows: Sequence[StatusRow]) -> str:
-    """How many runs have which status."""
+    """The number of runs with each status."""
     numbers = counts(rows)
     parts = [f"{numbers[status]} {status}" for status in STYLES if status in numbers]
     return ": ".join([plural(len(rows), "run"), *([", ".join(parts)] if parts else [])])
 
 
 def share(row: StatusRow) -> float:
-    """How much of its budget a run has done, 0 to 1."""
+    """The fraction of its steps that a run has done."""
     if row.status == "finished":
         return 1.0
     return row.step / row.steps if row.step and row.steps else 0.0
@@ -206,10 +206,10 @@ def duration(seconds: float) -> str:
 
 
 def foremost(rows: Sequence[StatusRow], most: int) -> list[StatusRow]:
-    """At most `most` rows, in their order: those that a person wants to see first."""
+    """The `most` most important rows, in their order."""
     rank = {status: number for number, status in enumerate(STYLES)}
-    kept = sorted(range(len(rows)), key=lambda number: rank[rows[number].status])[:most]
-    return [rows[number] for number in sorted(kept)]
+    numbers = sorted(range(len(rows)), key=lambda number: rank[rows[number].status])[:most]
+    return [rows[number] for number in sorted(numbers)]
 
 
 def _number(value: float | None, form: str) -> str:
