@@ -29,7 +29,7 @@
     show(0);
   }
 
-  // What a link leads to may lie in a folded list of runs, or in a view that isn't shown.
+  // The target of a link may be in a collapsed list of runs.
   const reveal = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
@@ -52,7 +52,7 @@
     const [low, high, kind] = text.split(' '), [a, b] = [Number(low), Number(high)];
     return share => kind === 'log' ? a * (b / a) ** share : a + (b - a) * share;
   };
-  const said = value => {
+  const formatted = value => {
     const size = Math.abs(value);
     if (size >= 1e4) {
       const power = Math.min(6, Math.floor(Math.log10(size) / 3));
@@ -60,7 +60,7 @@
     }
     return (size === 0 ? '0' : size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(5)))).replace('-', '−');
   };
-  const points = element => (element.getAttribute('points') || '').split(' ').filter(Boolean).map(each => each.split(',').map(Number));
+  const points = element => (element.getAttribute('points') || '').split(' ').filter(Boolean).map(pair => pair.split(',').map(Number));
   const nearest = (list, x) => {
     let low = 0, high = list.length - 1;
     while (high - low > 1) { const middle = (low + high) >> 1; if (list[middle][0] < x) low = middle; else high = middle; }
@@ -72,8 +72,8 @@
     const cross = plot.querySelector('.cross');
     const load = () => all('g.c', plot).map(g => {
       const band = g.querySelector('polygon'), edge = band ? points(band) : [];
-      return { slot: g.dataset.s, name: g.dataset.n, told: g.dataset.d, line: points(g.querySelector('polyline')), edge };
-    }).filter(each => each.line.length);
+      return { slot: g.dataset.s, name: g.dataset.n, detail: g.dataset.d, line: points(g.querySelector('polyline')), edge };
+    }).filter(series => series.line.length);
     const scaleX = axis(plot.dataset.x), scaleY = axis(plot.dataset.y), value = y => scaleY(1 - y / 10000);
     plot.addEventListener('pointermove', event => {
       if (event.target.closest('[data-t]')) { cross.style.visibility = 'hidden'; return; }
@@ -81,27 +81,27 @@
       if (!lines.length) { hide(); return; }
       const box = plot.getBoundingClientRect(), x = (event.clientX - box.left) / box.width * 10000;
       let at = null;
-      const rows = lines.map(each => {
-        const first = each.line[0][0], last = each.line[each.line.length - 1][0];
+      const rows = lines.map(series => {
+        const first = series.line[0][0], last = series.line[series.line.length - 1][0];
         if (x < first - 150 || x > last + 150) return null;
-        const point = nearest(each.line, x), half = each.edge.length / 2;
+        const point = nearest(series.line, x), half = series.edge.length / 2;
         let between = '';
         if (half) {
-          const top = nearest(each.edge.slice(0, half), point[0]), bottom = nearest(each.edge.slice(half).reverse(), point[0]);
-          between = ` [${said(value(bottom[1]))}, ${said(value(top[1]))}]`;
+          const top = nearest(series.edge.slice(0, half), point[0]), bottom = nearest(series.edge.slice(half).reverse(), point[0]);
+          between = ` [${formatted(value(bottom[1]))}, ${formatted(value(top[1]))}]`;
         }
         if (at === null || Math.abs(point[0] - x) < Math.abs(at - x)) at = point[0];
-        return { each, y: point[1], text: said(value(point[1])) + between };
+        return { series, y: point[1], text: formatted(value(point[1])) + between };
       }).filter(Boolean).sort((a, b) => a.y - b.y);
       if (at === null) { hide(); cross.style.visibility = 'hidden'; return; }
       cross.setAttribute('x1', `${at / 100}%`); cross.setAttribute('x2', `${at / 100}%`);
       cross.style.visibility = 'visible';
       const head = document.createElement('b');
-      head.textContent = `${plot.dataset.xt} ${said(scaleX(at / 10000))}`;
-      tip.replaceChildren(head, ...rows.map(({ each, text }) => {
+      head.textContent = `${plot.dataset.xt} ${formatted(scaleX(at / 10000))}`;
+      tip.replaceChildren(head, ...rows.map(({ series, text }) => {
         const row = document.createElement('div'), name = document.createElement('span'), spot = document.createElement('i'), number = document.createElement('span');
-        spot.className = `sw b${each.slot}`; name.className = 'tn'; number.className = 'tv';
-        name.append(spot, each.told ? `${each.name} (${each.told})` : each.name);
+        spot.className = `sw b${series.slot}`; name.className = 'tn'; number.className = 'tv';
+        name.append(spot, series.detail ? `${series.name} (${series.detail})` : series.name);
         number.textContent = text;
         row.append(name, number);
         return row;
@@ -127,7 +127,7 @@
     const section = item.closest('section');
     item.addEventListener('pointerenter', () => {
       section.classList.add('hot');
-      all('.c', section).forEach(each => each.classList.toggle('on', each.dataset.s === item.dataset.s));
+      all('.c', section).forEach(mark => mark.classList.toggle('on', mark.dataset.s === item.dataset.s));
     });
     item.addEventListener('pointerleave', () => section.classList.remove('hot'));
   }
