@@ -1,1 +1,1 @@
-"""One run trained by several processes that srun started: how they meet, and how none is left behind when one goes."""
+"""Trains one run in several processes that srun started. If one process ends, the others end too."""

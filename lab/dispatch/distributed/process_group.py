@@ -1,4 +1,4 @@
-"""The processes of a job that trains one run over several: the first does the job's work, the others follow."""
+"""The processes of a job that train one run together: the first does the job's work, the others follow it."""
 
 from __future__ import annotations
 

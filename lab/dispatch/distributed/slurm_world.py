@@ -1,4 +1,4 @@
-"""Where this process stands among those that srun started together, and how they reach the first one."""
+"""This process's rank among those that srun started, and the address of the first one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of failure it was: each kind has its own policy, so they are told apart where they happen."""
+"""Classifies failures. Each kind has its own retry policy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DISK_FULL = ("no space left on device", "disk quota exceeded", "file write fail
 
 
 class PeerFailure(RuntimeError):
-    """A failure of a run in another of its processes, which reported it or left without a word (`interrupted`).
+    """A failure in another process of the run, which reported it or disappeared (kind `interrupted`).
 
     Attributes:
         kind: of failure.
@@ -35,7 +35,7 @@ class PeerFailure(RuntimeError):
 
 
 def classify(error: BaseException) -> Failure:
-    """out_of_memory, disk_full, or bug; an exception that another one caused, or was raised during, counts with it."""
+    """out_of_memory, disk_full or bug. The causes and contexts of the exception count too."""
     if isinstance(error, PeerFailure):
         return error.kind
     for each in chain(error):
@@ -56,7 +56,7 @@ def classify(error: BaseException) -> Failure:
 
 
 def reason(error: BaseException, longest: int = 300) -> str:
-    """The exception in one line: the last line of its traceback that says something."""
+    """The exception in one line of at most `longest` characters."""
     text = str(error) if isinstance(error, PeerFailure) else "".join(traceback.format_exception_only(error))
     lines = text.strip().splitlines()
     head = lines[0] if lines else type(error).__name__
@@ -64,7 +64,7 @@ def reason(error: BaseException, longest: int = 300) -> str:
 
 
 def memory_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """How many processes the kernel has killed for want of memory: in this process's control group, or on the machine.
+    """The number of processes that the kernel has killed out of memory, in this control group or on the machine.
 
     A process killed that way can't say so itself; whoever started it compares the count with what it was before. None
     where the kernel doesn't tell.

@@ -1,4 +1,4 @@
-"""Runs that follow each other in one process start alike: nothing of a run depends on which runs came before it."""
+"""Isolates runs in one process: no run depends on the runs before it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
-    """What a run does to the process's surroundings is undone after it: environment, folder, paths, logging, memory."""
+    """Restore the process after a run: environment variables, working folder, paths, logging and memory."""
     environment, folder, paths, arguments = dict(os.environ), os.getcwd(), list(sys.path), list(sys.argv)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level

@@ -1,4 +1,4 @@
-"""A run's `log.txt`: everything that its attempts said, one after the other."""
+"""A run's `log.txt`: the output of its attempts, one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows a run's training in the same process: the evaluations that its configuration asks for."""
+"""Runs the evaluations that a run's configuration lists, after training and in the same process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs that a run needs, loaded for it: each by its identity, finished, from its last checkpoint, verified."""
+"""Loads the runs that a run needs, each from the verified last checkpoint of a finished run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
     Raises:
         RequestError: one is not there, has not finished, or has lost its last checkpoint.
     """
-    wanted = dependencies.of(run)
-    if not wanted:
+    needs = dependencies.of(run)
+    if not needs:
         return {}
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
@@ -36,7 +36,7 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
     options = run.config["train"]
     device = environment.device_of(options["accelerator"]).type
     loaded = {}
-    for need in wanted:
+    for need in needs:
         found = dependencies.find(run, need)
         assert found is not None, "or it would not stand ready"
         with extensions.of_run(found.path, found.record):
