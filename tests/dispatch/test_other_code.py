@@ -72,7 +72,8 @@ class TestAWorker:
         state = State(**before)
         assert (run.state.status, run.state.attempts) == (state.status, state.attempts)
         assert run.state.reason is not None
-        assert run.state.reason.startswith("refused: made with commit abababab (digest cdcdcdcd); the code here is ")
+        assert run.state.failure == "other_code"
+        assert run.state.reason.startswith("made with commit abababab (digest cdcdcdcd); the code here is ")
         assert code_version.digest()[:8] in run.state.reason
         assert {name: (run.path / name).read_bytes() for name in files} == files
         assert not (run.path / "trained").exists()

@@ -162,7 +162,7 @@ def test_a_process_that_falls_silent_ends_the_other(make: Make, until: Until, fr
         assert processes[1 - frozen].wait() == FAILED
         if frozen == 1:
             assert (run.state.status, run.state.failure) == ("lost", "interrupted")
-            assert run.state.reason == "process 1 of 2 gives no sign of life"
+            assert run.state.reason == "process 1 of 2 sends no heartbeat"
 
 
 def test_a_run_that_is_held_is_left_alone_by_all(make: Make) -> None:
@@ -176,4 +176,4 @@ def test_a_process_that_does_not_come_is_reported(make: Make) -> None:
     run = make("late", steps=3)
     with started(run, of_two=[0], ARRIVAL=3) as processes:
         assert processes[0].wait() == FAILED
-    assert (run.state.status, run.state.reason) == ("lost", "process 1 of 2 did not come in 3 s")
+    assert (run.state.status, run.state.reason) == ("lost", "process 1 of 2 did not arrive within 3 s")

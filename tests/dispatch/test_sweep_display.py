@@ -128,7 +128,7 @@ def test_waiting_ends_when_nothing_is_going_on_or_waiting_to(make: Make, monkeyp
 def test_a_status_that_goes_to_a_file_loses_nothing(make: Make, tmp_path: Path) -> None:
     runs = [make(f"caps/{'an_arm_with_quite_a_long_name' * 2}/seed-{n}") for n in range(60)]
     hold(runs[0], 40)
-    runs[1].state = State(status="lost", reason="no sign of life " * 20)
+    runs[1].state = State(status="lost", reason="no heartbeat " * 20)
     console = Console(file=io.StringIO(), width=80, height=10)
     broken = [(tmp_path / "caps/torn/seed-0", "run.json: missing")]
     print_rows([read_row(run) for run in runs], broken, console=console)
@@ -136,7 +136,7 @@ def test_a_status_that_goes_to_a_file_loses_nothing(make: Make, tmp_path: Path) 
     lines = console.file.getvalue().splitlines()
     assert sum("an_arm_with_quite_a_long_name" * 2 in line and "queued" in line for line in lines) == 58
     assert "60 runs: 1 running, 1 lost, 58 queued" in lines
-    assert any(line.endswith("no sign of life " * 20) for line in lines)
+    assert any(line.endswith("no heartbeat " * 20) for line in lines)
     assert lines[-1].endswith("caps/torn/seed-0: broken, run.json: missing")
 
 

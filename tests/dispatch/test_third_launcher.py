@@ -192,10 +192,10 @@ def test_the_doctor_checks_a_launcher_from_a_package(folder: Path) -> None:
         (["--on", "detachd"], "did you mean 'detached'?"),
         (["--on", "detached", "launcher.nic=1"], "did you mean 'nice'?"),
         (["--on", "detached", "launcher.nice=much"], "expected a whole number"),
-        (["--on", "detached", "launcher.partition=gpu"], "it goes with --on slurm"),
-        (["--on", "detached", "--threads", "2"], "it goes with --on local"),
-        (["--on", "detached", "--show-sbatch"], "it goes with --on slurm"),
-        (["--on", "local", "launcher.nice=1"], "it goes with --on detached"),
+        (["--on", "detached", "launcher.partition=gpu"], "use it with --on slurm"),
+        (["--on", "detached", "--threads", "2"], "use it with --on local"),
+        (["--on", "detached", "--show-sbatch"], "use it with --on slurm"),
+        (["--on", "local", "launcher.nice=1"], "use it with --on detached"),
     ],
 )
 def test_what_it_lacks_is_refused_by_name_and_nothing_made(folder: Path, arguments: list[str], message: str) -> None:

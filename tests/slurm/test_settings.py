@@ -178,10 +178,10 @@ def test_overrides_of_the_launcher_are_told_from_those_of_the_experiment() -> No
     [
         (
             ["launcher.time=5"],
-            "override 'launcher.time=5': the launcher 'local' has no such option; it goes with --on",
+            "override 'launcher.time=5': the launcher 'local' has no such option; use it with --on",
         ),
-        (["--launcher", "big"], "--launcher: the launcher 'local' has no such option; it goes with --on slurm"),
-        (["--show-sbatch"], "--show-sbatch: the launcher 'local' has no such option; it goes with --on slurm"),
+        (["--launcher", "big"], "--launcher: the launcher 'local' has no such option; use it with --on slurm"),
+        (["--show-sbatch"], "--show-sbatch: the launcher 'local' has no such option; use it with --on slurm"),
         (
             ["--on", "slurm", "--max-parallel", "2"],
             "'slurm' has no such option; use launcher.array_parallelism",

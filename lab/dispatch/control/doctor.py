@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lab.dispatch.control.choose import Flags, arguments, refuse_missing, the_fitting
+from lab.dispatch.control.choose import Flags, arguments, refuse_missing, require_launchers_with
 from lab.dispatch.launchers import registry
 from lab.dispatch.launchers.base import Launcher
 from lab.refusals import Finding
@@ -27,7 +27,7 @@ def examine(root: Path, name: str | None, overrides: Sequence[str], flags: Flags
         selected = [registry.load(name)]
         refuse_missing(selected[0], overrides, flags)
     else:
-        selected = the_fitting(overrides, flags) if overrides or any(flags.values()) else []
+        selected = require_launchers_with(overrides, flags) if overrides or any(flags.values()) else []
     findings = []
     for launcher in map(registry.load, registry.names()):
         if launcher in selected or launcher.foreground:
@@ -44,8 +44,8 @@ def _findings_of(launcher: type[Launcher], root: Path, overrides: Sequence[str],
     try:
         return list(launcher.doctor(root, arguments(overrides, flags), jobs if isinstance(jobs, int) else 1))
     except Exception as error:
-        message = f"can't be looked at: {type(error).__name__}: {error}"
-        fix = "install the lab's exact versions anew: see requirements.lock"
+        message = f"can't be checked: {type(error).__name__}: {error}"
+        fix = "install the exact versions that the lab needs: see requirements.lock"
         return [Finding(launcher.name, message, "problem", fix=fix)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.dispatch.control import provenance
-from lab.dispatch.control.choose import Flags, arguments, choose, the_fitting
+from lab.dispatch.control.choose import Flags, arguments, choose, require_launchers_with
 from lab.dispatch.control.retry_policy import Changes, RetryDecision, decide, memory_hint
 from lab.dispatch.control.submit import Print, SubmitOutcome
 from lab.dispatch.launchers import registry
@@ -127,7 +127,7 @@ def _launcher_of(view: ClusterView, rows: Sequence[status.StatusRow], of_launche
         raise RequestError(problem, kind="conflict", fix="choose one with --on")
     if known:
         return known.pop()
-    return the_fitting(of_launcher, {})[0].name if of_launcher else registry.DEFAULT
+    return require_launchers_with(of_launcher, {})[0].name if of_launcher else registry.DEFAULT
 
 
 def _send(launcher: Launcher, request: Request, say: Print, warn: Print) -> int:

@@ -1,4 +1,4 @@
-"""The processes of a job that train one run together: the first does the job's work, the others follow it."""
+"""The processes of a job that train its runs together: the first does the job's work, and the others follow it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from lab.training.parallel.world import Strategy
 
 
 def share(work: Callable[[], int], strategy: Strategy, threads: int, stop: Stop) -> int:
-    """Do a job's work in its first process, and keep a follower in each other one until the work is done.
+    """Do a job's work in its first process, and run a follower in each of the others until the work is done.
 
     Args:
-        work: whose runs are trained by workers of `command(strategy)`.
-        threads: of CPU operations in each process.
-        stop: followers are told when a stop is asked for.
+        work: does the job's work; its runs are trained by workers started with `command(strategy)`.
+        strategy: how the processes share a run.
+        threads: the number of threads for CPU operations in each process.
+        stop: a request to stop is passed on to the followers.
     Returns:
-        The exit code of the work, in all processes; FAILED in one that is left behind.
+        The exit code of the work, in all processes; FAILED in a process whose first process is gone.
     """
     world = slurm_world.world(strategy)
     if not world.several:
@@ -31,7 +32,7 @@ def share(work: Callable[[], int], strategy: Strategy, threads: int, stop: Stop)
         return _keep_follower([*command(strategy), "--follow", "--threads", str(threads)], stop)
     from lab.dispatch.distributed import rendezvous_store
 
-    return rendezvous_store.keep(world, lambda store: work())
+    return rendezvous_store.serve(world, lambda store: work())
 
 
 def command(strategy: Strategy) -> tuple[str, ...]:
@@ -40,14 +41,14 @@ def command(strategy: Strategy) -> tuple[str, ...]:
 
 
 def _keep_follower(command: Sequence[str], stop: Stop) -> int:
-    """Run a follower, and another one after each whose part of a run failed."""
+    """Run a follower, and start another whenever its part of a run has failed."""
     while True:
         with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
-            is_told = False
+            stop_sent = False
             while (code := child.poll()) is None:
-                if stop() and not is_told:
+                if stop() and not stop_sent:
                     child.send_signal(signal.SIGUSR2)
-                    is_told = True
+                    stop_sent = True
                 time.sleep(0.1)
         if code == ALONE:
             return FAILED

@@ -1,13 +1,13 @@
-"""One run over several processes that srun has started, one of which writes.
+"""Trains one run in several processes that srun has started. Only the first writes the run folder.
 
     srun python -m lab.dispatch.distributed.ranks RUN_DIR [--strategy ddp|fsdp] [--threads N]
 
-The first process claims the run and holds it, as any worker does. The others wait for its word, train along, and leave
-when it says so. When one goes, the others follow within seconds, or a minute if a whole machine went dark. The next
-attempt goes on from the newest checkpoint.
+The first process claims the run, as any worker does. The others, the followers, wait until it starts an attempt, train
+with it, and end when it says so. If one process ends, the others end within seconds, or within a minute if a machine
+stops responding. The next attempt continues from the newest checkpoint.
 
-Inside a job of the Slurm launcher the first process's side is a worker of the local launcher (`--serve`), and the
-others are kept going by their own part of the job (`--follow`).
+In a job of the Slurm launcher, the first process is a worker of the local launcher (`--serve`), and the job's other
+tasks run the followers (`--follow`).
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 ALONE, AGAIN = 7, 8
-"""Exit codes of a follower. ALONE: its first process is gone, or never came. AGAIN: its part of a run failed, and
-another follower may take its place."""
+"""Exit codes of a follower. ALONE: the first process is gone or never arrived. AGAIN: its part of a run failed, and
+another follower may replace it."""
 
 Part = Callable[[RunFolder, Report, Stop, World, "Store | None"], Outcome]
 """Trains this process's part of a run, connected to the others through the store."""
 
 
 def run_rank(run: Path, world: World, *, threads: int | None = None, part: Part | None = None) -> int:
-    """Be one of the processes of a run, all of which call this; the exit code that the first one comes to.
-
-    The codes are those of `lab.dispatch.worker.attempt`; a process that is left behind returns FAILED.
+    """Run this process's share of a run. Every process of the run calls it.
 
     Args:
-        run: its folder.
-        threads: of CPU operations in each process.
-        part: what each does; by default, to train the frozen configuration.
+        run: the run's folder.
+        world: the processes, and this one's place among them.
+        threads: the number of threads for CPU operations in each process.
+        part: trains this process's part; `train_part` by default.
+    Returns:
+        The exit code of the first process, as in `lab.dispatch.worker.attempt`; FAILED if that process is gone.
     Raises:
-        FileNotFoundError: there is no run there.
+        FileNotFoundError: the folder holds no run.
     """
     from lab.dispatch.distributed import rendezvous_store
 
@@ -67,15 +68,15 @@ def run_rank(run: Path, world: World, *, threads: int | None = None, part: Part 
     def lead(store: TCPStore | None) -> int:
         return worker.main([path], train=functools.partial(_lead, world=world, store=store, part=own_part))
 
-    return rendezvous_store.keep(world, lead) if world.several else lead(None)
+    return rendezvous_store.serve(world, lead) if world.several else lead(None)
 
 
 def follow(world: World, stop: Stop, part: Part, *, left_behind: int = AGAIN) -> int:
-    """Take part in every attempt that the first process begins, until it says that the step is over: its exit code.
+    """Take part in every attempt that the first process starts, until it says that the step is over.
 
     Returns:
-        that code; ALONE if the first process is gone; `left_behind` after a part that failed. The process has to end
-        then, as its connections are broken.
+        The first process's exit code; ALONE if that process is gone; `left_behind` if this process's part failed. The
+        process must then end, as its connections are broken.
     """
     from lab.dispatch.distributed.rendezvous_store import connect
 
@@ -95,13 +96,13 @@ def train_part(
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
     from lab.dispatch.worker.post_training_evaluation import conclusion
-    from lab.dispatch.worker.teachers import load_needed
+    from lab.dispatch.worker.teachers import load_teachers
     from lab.training import environment
     from lab.training.loop import train
     from lab.training.parallel.group import connected
 
     isolation.reset(run.config.get("seed", 0), threads)
-    needed = load_needed(run)
+    teachers = load_teachers(run)
     with extensions.of_run(run.path, run.record):
         experiment = load_experiment(run.config)
         device = environment.device_of(experiment.train.accelerator, world)
@@ -112,12 +113,12 @@ def train_part(
         with connected(world, device, store):
             conclude = conclusion(run, experiment.train.accelerator, stop) if world.first else None
             return train(
-                experiment, run.path, teachers=needed, report=report, stop=stop, world=world, conclude=conclude
+                experiment, run.path, teachers=teachers, report=report, stop=stop, world=world, conclude=conclude
             )
 
 
 def _lead(run: RunFolder, report: Report, stop: Stop, *, world: World, store: TCPStore | None, part: Part) -> Outcome:
-    """What the first process does with a run that it holds: call the others, and train."""
+    """Train a run as the first process, which has claimed it: gather the others, then start."""
     if store is None:
         return part(run, report, stop, world, None)
     from lab.dispatch.distributed.rendezvous import Rendezvous
@@ -158,8 +159,8 @@ def _follow(store: TCPStore, world: World, stop: Stop, part: Part, left_behind: 
         os._exit(left_behind)
 
     step = Channel(store)
-    last_attempt = int(step.read(f"joined {world.rank}") or 0)  # of the follower before this one
-    while (over := step.read("over")) is None:
+    last_attempt = int(step.read(f"joined {world.rank}") or 0)  # of this rank's previous follower
+    while (exit_code := step.read("over")) is None:
         rendezvous = Rendezvous.join(store, world, last_attempt)
         if rendezvous is None:
             time.sleep(0.1)
@@ -179,11 +180,11 @@ def _follow(store: TCPStore, world: World, stop: Stop, part: Part, left_behind: 
         finally:
             rendezvous.close(FAILED)
     step.write(f"left {world.rank}")
-    return int(over)
+    return int(exit_code)
 
 
 def _end_with_parent() -> None:
-    """End when standard input does: the part of the job that holds it open is gone, however that happened."""
+    """End this process when standard input ends, as the task of the job that started it is then gone."""
 
     def wait() -> None:
         while os.read(0, 4096):
@@ -200,16 +201,20 @@ def _stop_on_signals() -> Stop:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Be one of the processes that Slurm's variables describe; the exit code, as a worker's."""
+    """Run the process that Slurm's variables describe. Returns an exit code, as a worker does."""
     parser = argparse.ArgumentParser(prog="python -m lab.dispatch.distributed.ranks", description=__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("run", nargs="?", type=Path, metavar="RUN_DIR", help="folder of the run to train")
-    which.add_argument("--serve", action="store_true", help="as the first process of a job: take runs from stdin")
-    which.add_argument("--follow", action="store_true", help="as another process of a job: train along")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("run", nargs="?", type=Path, metavar="RUN_DIR", help="folder of the run to train")
+    mode.add_argument("--serve", action="store_true", help="as the first process of a job: take runs from stdin")
+    mode.add_argument("--follow", action="store_true", help="as another process of a job: train with the first")
     parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help="how the processes share a run")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of CPU operations (default: torch's)")
-    parser.add_argument("--address", help="of the first process's node (default: MASTER_ADDR, or Slurm's)")
-    parser.add_argument("--port", type=int, help="default: MASTER_PORT, or one that follows from the job")
+    parser.add_argument("--address", help="address of the first process's node (default: MASTER_ADDR, or Slurm's)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        help="port of the first process (default: MASTER_PORT, or the job's)",
+    )
     options = parser.parse_args(arguments)
     threads: int | None = options.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 0)) or None
     if threads is not None:
@@ -239,5 +244,5 @@ if __name__ == "__main__":
         code = FAILED
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: a failed run's threads and connections could hold the process up for ever.
+    # Not sys.exit: threads and connections of a failed run could keep the process alive for ever.
     os._exit(code)

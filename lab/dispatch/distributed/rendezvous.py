@@ -1,7 +1,7 @@
-"""One attempt at a run by several processes: they start together, and none is left behind when one goes.
+"""One attempt at a run by several processes: they start together, and if one ends, all end.
 
-Each gives signs of life in the store. The first process watches all others, and they watch it. Training notices most
-ends by itself, in its next exchange. Where it hangs for longer than a moment after somebody has gone, the process ends.
+Each process writes heartbeats to the store. The first process watches all others, and they watch it. When a process
+ends, training usually fails in its next exchange. If it hangs instead, this process ends after a short grace period.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from lab.dispatch.worker.failure import PeerFailure
 from lab.records import Failure
 from lab.training.parallel.world import World
 
-GRACE = 10.0  # seconds that training has to notice for itself that a process has gone
+GRACE = 10.0  # seconds in which training must notice that a process is gone, before this process ends
 
-# torch raises plain RuntimeErrors from gloo, in the words of its source.
+# torch raises plain RuntimeErrors with the messages of gloo.
 _EXCHANGE_BROKE = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Announcement:
-    """What the first process begins: the run's folder, and the digest of the code that it runs."""
+    """The attempt that the first process starts: the run's folder, and the digest of its code."""
 
     run: str
     code: str
@@ -51,7 +51,11 @@ class _Member:
 
 @dataclasses.dataclass(frozen=True)
 class _Report:
-    """What ended a process's part. `is_consequence`: of what happened to another process."""
+    """The error that ended a process's part of a run.
+
+    Attributes:
+        is_consequence: whether it follows from the end of another process.
+    """
 
     kind: Failure
     reason: str
@@ -60,12 +64,12 @@ class _Report:
 
 
 class Rendezvous:
-    """One attempt. `announce` and `join` make it.
+    """One attempt, created by `announce` in the first process and by `join` in the others.
 
     Attributes:
-        number: of the attempt in this step, from 1.
+        number: the attempt's number in this Slurm step, from 1.
         run: the run's folder.
-        store: where the processes connect for training.
+        store: the store through which the processes connect for training.
     """
 
     def __init__(self, store: TCPStore, world: World, number: int, announcement: _Announcement) -> None:
@@ -86,7 +90,7 @@ class Rendezvous:
 
     @classmethod
     def announce(cls, store: TCPStore, world: World, run: str) -> Rendezvous:
-        """Begin an attempt, as the first process."""
+        """Start an attempt, as the first process."""
         step, announcement = Channel(store), _Announcement(run, digest())
         number = step.add("attempts", 1)
         step.write(f"attempt {number}", _text(announcement))
@@ -94,7 +98,7 @@ class Rendezvous:
 
     @classmethod
     def join(cls, store: TCPStore, world: World, after: int) -> Rendezvous | None:
-        """Take part in the newest attempt if it is beyond `after` and still open; None if there is none yet."""
+        """Take part in the newest attempt, if its number is above `after` and it is still open. Otherwise None."""
         step = Channel(store)
         number = step.add("attempts", 0)
         announcement = step.read(f"attempt {number}")
@@ -103,10 +107,10 @@ class Rendezvous:
         return cls(store, world, number, _Announcement(**json.loads(announcement)))
 
     def gather(self, stop: Callable[[], bool]) -> bool:
-        """As the first process, wait for all and have them start; False if a stop was asked for meanwhile.
+        """As the first process, wait for all others and start them. False if a stop was requested meanwhile.
 
         Raises:
-            PeerFailure: a process failed, or didn't come in time.
+            PeerFailure: a process failed, or didn't arrive in time.
         """
         deadline = time.monotonic() + rendezvous_store.ARRIVAL
         while missing := [rank for rank in self._others if self._channel.read(f"member {rank}") is None]:
@@ -114,20 +118,21 @@ class Rendezvous:
             if stop():
                 return False
             if time.monotonic() > deadline:
-                who = f"process {', '.join(map(str, missing))} of {self._world.size}"
-                raise PeerFailure("interrupted", f"{who} did not come in {rendezvous_store.ARRIVAL:.0f} s")
+                missing_processes = f"process {', '.join(map(str, missing))} of {self._world.size}"
+                message = f"{missing_processes} did not arrive within {rendezvous_store.ARRIVAL:.0f} s"
+                raise PeerFailure("interrupted", message)
             time.sleep(0.1)
         self._channel.write("start")
         return True
 
     def starts(self) -> bool:
-        """Wait for the first process's word to start; False if it ended the attempt instead.
+        """Wait until the first process starts the attempt. False if it closed it instead.
 
         Raises:
             RuntimeError: this process runs other code than the first one.
         """
         if self._code != digest():
-            raise RuntimeError("it is other code than the first process's: the nodes see different installations")
+            raise RuntimeError("this process runs other code than the first one: the nodes see different installations")
         while self._channel.read("start") is None:
             if self._channel.read("code") is not None:
                 return False
@@ -136,7 +141,7 @@ class Rendezvous:
 
     @contextlib.contextmanager
     def training(self, on_stuck: Callable[[PeerFailure], None]) -> Iterator[None]:
-        """While training: if others have gone and training hangs for it, call `on_stuck` from a thread."""
+        """A context for training. If training hangs because other processes are gone, a thread calls `on_stuck`."""
         self._training_ended.clear()
         self._on_stuck = on_stuck
         try:
@@ -146,15 +151,15 @@ class Rendezvous:
             self._training_ended.set()
 
     def report(self, error: BaseException) -> None:
-        """Tell the first process what ended this one's part."""
+        """Report to the first process the error that ended this one's part."""
         trace = "".join(traceback.format_exception(error))
         report = _Report(failure.classify(error), failure.reason(error), trace, _exchange_broke(error))
         self._channel.write(f"failure {self._world.rank}", _text(report))
 
     def cause(self, error: BaseException) -> BaseException:
-        """What really ended training that raised `error`, as far as the first process can tell.
+        """The root cause of an error in training, as far as the first process can tell.
 
-        An exchange that breaks is a consequence of an error in another process, or of its end.
+        If an exchange broke, that is the error or the end of another process.
         """
         if not _exchange_broke(error):
             return error
@@ -168,12 +173,16 @@ class Rendezvous:
             time.sleep(0.1)
         gone = [rank for rank, beat in before.items() if self._channel.read(f"beat {rank}") == beat]
         if not gone:
-            return PeerFailure("interrupted", f"the processes lost touch with each other: {failure.reason(error)}")
+            return PeerFailure("interrupted", f"the processes lost their connection: {failure.reason(error)}")
         names = " and ".join(self._name(rank, self._channel) for rank in gone)
         return PeerFailure("interrupted", f"{names} of {self._world.size} is gone")
 
     def close(self, code: int) -> None:
-        """End the attempt. The first process's exit code becomes that of all."""
+        """Close the attempt.
+
+        Args:
+            code: the exit code. That of the first process becomes the exit code of all.
+        """
         with contextlib.suppress(DistError, RuntimeError):
             if self._world.first:
                 self._channel.write("code", str(code))
@@ -192,42 +201,42 @@ class Rendezvous:
         return f"process {rank} ({member.pid} on {member.host})"
 
     def _raise_reported(self, channel: Channel) -> None:
-        """Raise PeerFailure for an error that another process reports as its own."""
+        """Raise PeerFailure if another process has reported an error of its own."""
         for rank in self._others:
             text = channel.read(f"failure {rank}")
             report = _Report(**json.loads(text)) if text is not None else None
             if report is not None and not report.is_consequence:
                 error = PeerFailure(report.kind, f"{self._name(rank, channel)} of {self._world.size}: {report.reason}")
-                error.add_note(f"There:\n{report.traceback}")
+                error.add_note(f"Traceback of that process:\n{report.traceback}")
                 raise error
 
     def _beat(self) -> None:
-        """Give signs of life and watch the others' until the attempt is closed."""
+        """Write heartbeats and watch those of the others until the attempt is closed."""
         silences: defaultdict[int, Silence] = defaultdict(Silence)
         for beat in itertools.count(1):
             if self._closed.wait(rendezvous_store.BEAT):
                 return
-            trouble = None
+            problem = None
             try:
                 self._heartbeats.write(f"beat {self._world.rank}", str(beat))
                 self._watch(silences)
             except PeerFailure as error:
-                trouble = error
+                problem = error
             except RuntimeError as error:
-                trouble = PeerFailure("interrupted", f"the first process can't be reached: {failure.reason(error)}")
+                problem = PeerFailure("interrupted", f"the first process can't be reached: {failure.reason(error)}")
             on_stuck = self._on_stuck
-            if trouble is not None and on_stuck is not None and not self._training_ended.wait(GRACE):
-                on_stuck(trouble)
+            if problem is not None and on_stuck is not None and not self._training_ended.wait(GRACE):
+                on_stuck(problem)
 
     def _watch(self, silences: defaultdict[int, Silence]) -> None:
-        """Raise PeerFailure if a process that this one watches has gone."""
+        """Raise PeerFailure if a process that this one watches is gone."""
         if self._world.first:
             self._raise_reported(self._heartbeats)
         elif self._heartbeats.read("code") is not None:
             raise PeerFailure("interrupted", "the first process has left")
         for rank in self._others if self._world.first else [0]:
             if silences[rank].is_too_long(self._heartbeats.read(f"beat {rank}")):
-                raise PeerFailure("interrupted", f"process {rank} of {self._world.size} gives no sign of life")
+                raise PeerFailure("interrupted", f"process {rank} of {self._world.size} sends no heartbeat")
 
 
 def _text(message: _Announcement | _Member | _Report) -> str:
@@ -235,8 +244,8 @@ def _text(message: _Announcement | _Member | _Report) -> str:
 
 
 def _exchange_broke(error: BaseException) -> bool:
-    """Whether an exception is about the exchange with other processes."""
+    """Whether an exception, or one of its causes, comes from the exchange with other processes."""
     return any(
-        isinstance(one, DistError) or (isinstance(one, RuntimeError) and _EXCHANGE_BROKE.search(str(one)))
-        for one in failure.chain(error)
+        isinstance(link, DistError) or (isinstance(link, RuntimeError) and _EXCHANGE_BROKE.search(str(link)))
+        for link in failure.chain(error)
     )

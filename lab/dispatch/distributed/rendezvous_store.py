@@ -1,4 +1,4 @@
-"""The store through which the processes of a Slurm step talk. The first process's side keeps it until all have left."""
+"""The store through which the processes of a Slurm step communicate. The first one serves it until all have left."""
 
 from __future__ import annotations
 
@@ -16,67 +16,67 @@ from lab.dispatch.distributed import slurm_world
 from lab.dispatch.worker.attempt import FAILED
 from lab.training.parallel.world import World
 
-BEAT = 1.0  # seconds between signs of life
-SILENCE = 60  # beats of our own without a sign of life from another process, after which it counts as gone
-ARRIVAL = 300.0  # seconds that all processes have to arrive: they import torch from a busy file server
-REPLY = 60.0  # seconds that the store has to answer
-_LEAVE = 15.0  # seconds that the others have to notice the end
-_LEAVE_AFTER_FAILURE = 3.0  # those that the failure concerned have gone already
+BEAT = 1.0  # seconds between heartbeats
+SILENCE = 60  # checks, one a beat, without a new heartbeat, after which another process counts as gone
+ARRIVAL = 300.0  # seconds in which all processes must arrive: they may import torch from a busy file server
+REPLY = 60.0  # seconds in which the store must answer
+_LEAVE = 15.0  # seconds in which the others must notice the end
+_LEAVE_AFTER_FAILURE = 3.0  # those that the failure affects are gone already
 
 
 class Channel:
-    """Short texts by key, which all processes of the step see.
+    """Short texts by key, which all processes of the step can read and write.
 
     Args:
-        store: the connection. A call that waits holds it, so each thread needs one of its own.
-        prefix: of the keys; none for those of the step itself.
+        store: the connection. A call blocks it, so each thread needs its own.
+        prefix: a prefix of the keys; None for keys of the whole step.
     """
 
     def __init__(self, store: Store, prefix: str | None = None) -> None:
         self._store = store if prefix is None else PrefixStore(prefix, store)
 
     def read(self, key: str) -> str | None:
-        """The text; None before anybody has written it."""
+        """The text of this key; None if no process has written it."""
         return self._store.get(key).decode() if self._store.check([key]) else None
 
     def write(self, key: str, text: str = "") -> None:
-        """Write the text, over what was there."""
+        """Write the text of this key, replacing any older one."""
         self._store.set(key, text)
 
     def add(self, key: str, number: int) -> int:
-        """Add to a number that starts at 0; the sum."""
+        """Add to the counter of this key, which starts at 0, and return the sum."""
         return int(self._store.add(key, number))
 
 
 class Silence:
-    """For how many looks in a row another process's sign of life hasn't changed.
+    """Counts for how many checks in a row the heartbeat of another process hasn't changed.
 
-    Looks are counted instead of seconds, since no process of a suspended job gives or hears anything.
+    It counts checks and not seconds, because while a job is suspended none of its processes sends or checks heartbeats.
     """
 
     def __init__(self) -> None:
-        self._last: object = self  # no sign is this
-        self._looks = 0
+        self._last: object = self  # differs from every heartbeat
+        self._checks = 0
 
-    def is_too_long(self, sign: object) -> bool:
-        """Look again."""
-        self._looks = self._looks + 1 if sign == self._last else 0
-        self._last = sign
-        return self._looks > SILENCE
+    def is_too_long(self, heartbeat: object) -> bool:
+        """Count one more check of this heartbeat. True if it has been the same for more than SILENCE checks."""
+        self._checks = self._checks + 1 if heartbeat == self._last else 0
+        self._last = heartbeat
+        return self._checks > SILENCE
 
 
-def keep(world: World, work: Callable[[TCPStore], int]) -> int:
-    """Keep the store while this process works, then give the others its exit code and time to read it.
+def serve(world: World, work: Callable[[TCPStore], int]) -> int:
+    """Serve the store while this process works, then give the others time to read its exit code, and return that.
 
     Raises:
-        RuntimeError: the port is taken.
+        RuntimeError: the port is in use.
     """
     _choose_interface(world)
     reply = timedelta(seconds=REPLY)
     try:
         store = TCPStore(world.address, world.port, None, is_master=True, timeout=reply, wait_for_workers=False)
     except RuntimeError as error:
-        raise RuntimeError(f"{world.address}:{world.port} can't be listened at; set MASTER_PORT ({error})") from None
+        raise RuntimeError(f"{world.address}:{world.port} is not free; set MASTER_PORT ({error})") from None
     code = FAILED
     try:
         code = work(store)
@@ -89,10 +89,10 @@ def connect(world: World, *, left_behind: int) -> TCPStore:
     """A connection to the store.
 
     Args:
-        left_behind: exit code of this process if the store stops answering. Nothing closes the connection to a machine
-            that has gone dark.
+        left_behind: this process ends with this exit code if the store stops answering. The connection to a machine
+            that has stopped responding is never closed.
     Raises:
-        RuntimeError: nobody keeps the store, for five minutes.
+        RuntimeError: no process has served the store for five minutes.
     """
     _choose_interface(world)
     store = TCPStore(world.address, world.port, None, is_master=False, timeout=timedelta(seconds=ARRIVAL))
@@ -103,26 +103,26 @@ def connect(world: World, *, left_behind: int) -> TCPStore:
 
 
 def _dismiss(step: Channel, world: World, code: int) -> None:
-    """Tell the others that the step is over, and wait until they have read it, those that are still to arrive too."""
+    """Tell the others that the step is over, and wait until all have read it, including any that have yet to arrive."""
     step.write("over", str(code))
     began = time.monotonic()
     while missing := [rank for rank in range(1, world.size) if step.read(f"left {rank}") is None]:
-        awaited = any(step.read(f"arrived {rank}") is None for rank in missing) and not step.add("attempts", 0)
-        patience = _LEAVE_AFTER_FAILURE if code == FAILED else _LEAVE
-        if time.monotonic() - began > (ARRIVAL if awaited else patience):
+        is_arriving = any(step.read(f"arrived {rank}") is None for rank in missing) and not step.add("attempts", 0)
+        leave_seconds = _LEAVE_AFTER_FAILURE if code == FAILED else _LEAVE
+        if time.monotonic() - began > (ARRIVAL if is_arriving else leave_seconds):
             return
         time.sleep(0.1)
 
 
 def _end_with_store(store: TCPStore, code: int) -> None:
-    """End this process when the store hasn't answered for too long."""
+    """End this process if the store hasn't answered for too long."""
     step = Channel(store.clone())  # type: ignore[attr-defined]
     answers = 0
     broken = threading.Event()
 
     def ask() -> None:
         nonlocal answers
-        with contextlib.suppress(RuntimeError):  # whoever uses a connection that breaks notices it
+        with contextlib.suppress(RuntimeError):  # the users of a broken connection notice it themselves
             while True:
                 step.read("over")
                 answers += 1
@@ -133,7 +133,7 @@ def _end_with_store(store: TCPStore, code: int) -> None:
         silence = Silence()
         while not broken.wait(BEAT):
             if silence.is_too_long(answers):
-                print("the first process's machine gives no sign of life", file=sys.stderr, flush=True)
+                print("the first process's machine does not respond", file=sys.stderr, flush=True)
                 os._exit(code)
 
     for target in (ask, watch):

@@ -1,4 +1,4 @@
-"""This process's rank among those that srun started, and the address of the first one."""
+"""The processes that srun started: this one's rank, and the address of the first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lab.dispatch.launchers.slurm.client import commands
 from lab.refusals import RequestError
 from lab.training.parallel.world import Strategy, World
 
-_PORTS = range(15_000, 30_000)  # below those that Linux gives to outgoing connections
+_PORTS = range(15_000, 30_000)  # below the ports that Linux uses for outgoing connections
 
 
 def world(
@@ -22,93 +22,94 @@ def world(
     address: str | None = None,
     port: int | None = None,
 ) -> World:
-    """The world of a Slurm step's processes, from its variables.
+    """The processes of a Slurm step, from its environment variables.
 
     Args:
-        environment: of this process; by default its own.
-        address: of the first process's node; by default MASTER_ADDR, or else the step's first node, by its name where
-            that can be looked up and by the address that Slurm knows it by where it can't.
-        port: by default MASTER_PORT, or else one that follows from the job's and the step's number.
+        strategy: how the processes share a run.
+        environment: environment variables; this process's own by default.
+        address: of the first process's node. The default is MASTER_ADDR, or else the step's first node: its name if
+            that can be resolved, otherwise the address that Slurm has for it.
+        port: by default MASTER_PORT, or else a port derived from the numbers of the job and the step.
     Raises:
-        RequestError: the process is not part of a Slurm step, or the first node's address can't be found out.
+        RequestError: the process is not part of a Slurm step, or the first node's address can't be determined.
     """
-    known = os.environ if environment is None else environment
-    size, rank = _number(known, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), _number(known, "SLURM_PROCID")
+    variables = os.environ if environment is None else environment
+    size, rank = _number(variables, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), _number(variables, "SLURM_PROCID")
     if size == 1:
         return World()
-    nodes = _number(known, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
+    nodes = _number(variables, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
     if port is None:
-        port = int(known["MASTER_PORT"]) if "MASTER_PORT" in known else _port(known)
+        port = int(variables["MASTER_PORT"]) if "MASTER_PORT" in variables else _port(variables)
     return World(
         rank=rank,
         size=size,
-        local_rank=_number(known, "SLURM_LOCALID"),
+        local_rank=_number(variables, "SLURM_LOCALID"),
         nodes=nodes,
         strategy=strategy,
-        address=address or known.get("MASTER_ADDR") or _reachable(_hosts(known)[0]),
+        address=address or variables.get("MASTER_ADDR") or _reachable(_hosts(variables)[0]),
         port=port,
     )
 
 
 def interface(world: World, environment: Mapping[str, str] | None = None) -> str | None:
-    """The network interface through which other nodes are reached; None where it doesn't matter or can't be told.
+    """The network interface that reaches the other nodes. None if it doesn't matter or can't be determined.
 
-    torch would take the one that this machine's own name stands for, which on many is the loopback.
+    torch would take the interface of this machine's own host name, which is often the loopback.
     """
     if world.nodes == 1:
         return None
-    towards = world.address
+    target = world.address
     if world.first:
         hosts = _hosts(os.environ if environment is None else environment)
-        towards = _reachable(hosts[-1])
+        target = _reachable(hosts[-1])
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((towards, world.port))  # sends nothing, and chooses the way
+            probe.connect((target, world.port))  # sends nothing: only chooses the route
             own = probe.getsockname()[0]
     except OSError:
         return None
     interfaces = psutil.net_if_addrs().items()
-    return next((name for name, found in interfaces if any(each.address == own for each in found)), None)
+    return next((name for name, addresses in interfaces if any(entry.address == own for entry in addresses)), None)
 
 
-def _number(known: Mapping[str, str], *names: str) -> int:
+def _number(variables: Mapping[str, str], *names: str) -> int:
     for name in names:
-        if name in known:
-            return int(known[name])
-    raise RequestError(f"{names[-1]} is not set: several processes of a run are started by srun, inside a job")
+        if name in variables:
+            return int(variables[name])
+    raise RequestError(f"{names[-1]} is not set: start the processes of a run with srun, inside a job")
 
 
-def _port(known: Mapping[str, str]) -> int:
-    job, step = _number(known, "SLURM_JOB_ID"), known.get("SLURM_STEP_ID", "0")
-    # Steps of a job, and jobs side by side on a node, have different ones.
+def _port(variables: Mapping[str, str]) -> int:
+    job, step = _number(variables, "SLURM_JOB_ID"), variables.get("SLURM_STEP_ID", "0")
+    # Differs between the steps of a job, and between jobs on the same node.
     return _PORTS[(7 * job + (int(step) if step.isdecimal() else 0)) % len(_PORTS)]
 
 
-def _hosts(known: Mapping[str, str]) -> list[str]:
-    """Names of the step's nodes, in its order."""
-    nodes = known.get("SLURM_STEP_NODELIST") or known.get("SLURM_JOB_NODELIST")
+def _hosts(variables: Mapping[str, str]) -> list[str]:
+    """The names of the step's nodes, in order."""
+    nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_JOB_NODELIST")
     if not nodes:
-        raise RequestError("SLURM_STEP_NODELIST is not set: MASTER_ADDR=<address of the first process's node> helps")
+        raise RequestError("SLURM_STEP_NODELIST is not set: set MASTER_ADDR=<address of the first process's node>")
     if "[" not in nodes:
         return nodes.split(",")
-    shown = commands.ask("scontrol", "show", "hostnames", nodes)
-    if not shown.value:
+    answer = commands.ask("scontrol", "show", "hostnames", nodes)
+    if not answer.value:
         raise RequestError(
-            f"the first of {nodes} can't be found out ({shown.reason or 'no answer'}): set "
+            f"the first of the nodes {nodes} can't be determined ({answer.reason or 'no answer'}): set "
             "MASTER_ADDR=<address of the first process's node>"
         )
-    return shown.value.split()
+    return answer.value.split()
 
 
 def _reachable(host: str) -> str:
-    """A node's name if it can be looked up, else the address by which Slurm's own daemons reach it."""
+    """A node's name if it can be resolved, otherwise the address by which Slurm's daemons reach it."""
     if _resolves(host):
         return host
-    shown = commands.ask("scontrol", "--oneliner", "show", "node", host)
-    address = commands.key_values(shown.value).get("NodeAddr", "") if shown.value else ""
+    answer = commands.ask("scontrol", "--oneliner", "show", "node", host)
+    address = commands.key_values(answer.value).get("NodeAddr", "") if answer.value else ""
     if not address or not _resolves(address):
         raise RequestError(
-            f"the name of node {host} can't be looked up, and Slurm knows no address for it: set "
+            f"the name of node {host} can't be resolved, and Slurm has no address for it: set "
             "MASTER_ADDR=<address of the first process's node>"
         )
     return address

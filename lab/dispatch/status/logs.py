@@ -15,7 +15,7 @@ from lab.refusals import RequestError
 
 LOG = "log.txt"
 _HEADER = re.compile(r"==== attempt (\d+) on .* ====")
-_LOOK_SECONDS, _STATE_SECONDS = 0.2, 1.0
+_READ_SECONDS, _STATE_SECONDS = 0.2, 1.0
 
 
 def lines_of(run: RunFolder, *, attempt: int | None = None, last: int | None = None) -> list[str]:
@@ -40,7 +40,7 @@ def lines_of(run: RunFolder, *, attempt: int | None = None, last: int | None = N
 
 
 def job_output(files: Sequence[Path], last: int | None = None) -> list[str]:
-    """The output of jobs outside of their runs, each file below its name, without empty and missing files."""
+    """The output that jobs wrote outside of their runs: each file below its name, without empty and missing files."""
     output: list[str] = []
     for path in files:
         try:
@@ -60,37 +60,37 @@ def follow(
     last: int | None = None,
     on_wait: Callable[[StatusRow], None] = lambda row: None,
 ) -> Iterator[str]:
-    """The lines of a run's log as they are written, over attempts and requeues, until the run has ended.
+    """The lines of a run's log as they are written, through attempts and requeues, until the run has ended.
 
     Args:
         look: returns the run's row.
         last: start with this many lines from the end of the present log.
         on_wait: called with the row of a run that waits, and again when the row has changed.
     """
-    *there, rest = _read(run, 0).split(b"\n")
-    offset = sum(len(line) + 1 for line in there) + len(rest)
-    for line in there if last is None else there[max(0, len(there) - last) :]:
+    *lines, rest = _read(run, 0).split(b"\n")
+    offset = sum(len(line) + 1 for line in lines) + len(rest)
+    for line in lines if last is None else lines[max(0, len(lines) - last) :]:
         yield _text(line)
     reported: tuple[str, str | None] | None = None
-    looked = -math.inf
-    over = False
+    last_look = -math.inf
+    has_ended = False
     while True:
         chunk = _read(run, offset)
         offset += len(chunk)
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from map(_text, whole)
-        if over and not chunk:  # what was written before its end has been read
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from map(_text, lines)
+        if has_ended and not chunk:  # everything written before its end has been read
             if rest:
                 yield _text(rest)
             return
-        if time.monotonic() - looked >= _STATE_SECONDS:
-            row, looked = look(), time.monotonic()
-            over = not row.open
-            if row.status != "running" and not over and reported != (row.status, row.waits_for):
+        if time.monotonic() - last_look >= _STATE_SECONDS:
+            row, last_look = look(), time.monotonic()
+            has_ended = not row.open
+            if row.status != "running" and not has_ended and reported != (row.status, row.waits_for):
                 reported = row.status, row.waits_for
                 on_wait(row)
         elif not chunk:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_READ_SECONDS)
 
 
 def _of_attempt(run: RunFolder, lines: Iterator[str], attempt: int) -> Iterator[str]:

@@ -73,9 +73,9 @@ def read_row(run: RunFolder) -> StatusRow:
     return row_from(RunSnapshot(run, run.record, run.state))
 
 
-def row_from(seen: RunSnapshot) -> StatusRow:
+def row_from(snapshot: RunSnapshot) -> StatusRow:
     """The row of a run whose record and state have just been read."""
-    run, record, state = seen.run, seen.record, live(seen.run, seen.state)
+    run, record, state = snapshot.run, snapshot.record, live(snapshot.run, snapshot.state)
     progress = state.progress
     running = state.status == "running"
     return StatusRow(
@@ -106,15 +106,15 @@ def live_state(run: RunFolder) -> State:
 
 
 def live(run: RunFolder, state: State) -> State:
-    """As `live_state`, for a state that has just been read."""
+    """The same as `live_state`, for a state that has just been read."""
     if state.status != "running" or holder(run.path) is not None:
         return state
-    again = run.state  # a worker writes the final state, then releases its claim: it may have done so just now
-    if again.status != "running":
-        return again
-    silent = f"{time.time() - again.heartbeat:.0f} s" if again.heartbeat else "its start"
-    reason = f"no sign of life for {silent} from process {again.pid} on {again.host}"
-    return again.replace(status="lost", failure="interrupted", reason=reason)
+    latest = run.state  # a worker writes the final state, then releases its claim: it may have done both by now
+    if latest.status != "running":
+        return latest
+    silence = f"for {time.time() - latest.heartbeat:.0f} s" if latest.heartbeat else "since its start"
+    reason = f"no heartbeat {silence} from process {latest.pid} on {latest.host}"
+    return latest.replace(status="lost", failure="interrupted", reason=reason)
 
 
 def counts(rows: Iterable[StatusRow]) -> dict[Status, int]:
@@ -126,7 +126,7 @@ def counts(rows: Iterable[StatusRow]) -> dict[Status, int]:
 def to_json(
     rows: Sequence[StatusRow], broken: Sequence[tuple[Path, str]] = (), notes: Sequence[str] = ()
 ) -> dict[str, object]:
-    """What `lab status --json` prints. Field names change only with the version. A loss that isn't finite is null.
+    """The JSON of `lab status --json`. Field names change only with the version. A loss that isn't finite is null.
 
     Args:
         rows: the runs.

@@ -1,4 +1,4 @@
-"""One attempt at one run, from claim to final state: what every worker does, whatever started it."""
+"""One attempt at one run, from the claim to the final state. Every worker runs this, whichever launcher started it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from lab.records import CONFIG, RUN_FILE, Progress, RunFolder, State, Status
 from lab.training.progress.outcome import Outcome
 
 FINISHED, FAILED, DIVERGED, HELD, BLOCKED, REFUSED, PREEMPTED = 0, 1, 3, 4, 5, 6, 75
-"""Exit codes of a worker. HELD: another worker holds the run, or it has been moved on or cancelled; nothing was done.
-BLOCKED: a run that it needs has not finished; it was not begun. REFUSED: it was made with other code than the worker's;
-it was not begun, and stands as it did, so that it can be run with the right code. 75 is the EX_TEMPFAIL of sysexits.h:
-try again."""
+"""Exit codes of a worker.
+
+HELD: another worker holds the run, has attempted it since, or a user has cancelled it; nothing was done. BLOCKED: a run
+that it needs has not finished; it was not begun. REFUSED: it was made with other code than the worker's; it was not
+begun and keeps its status, so that it can be run with the right code. PREEMPTED is EX_TEMPFAIL of sysexits.h: try
+again.
+"""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""What asks a worker to stop: operators and the kernel, the keyboard, and a cluster shortly before the time is up."""
+"""Signals that ask a worker to stop: from operators, from the keyboard, and from a cluster before the time limit."""
 
 
 class Stop:
-    """A request to stop, from a signal or a launcher; asked by training after every step."""
+    """A request to stop, from a signal or a launcher. Training checks it after every step."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
 
     def request(self, reason: str) -> None:
-        """Ask to stop; the first reason counts. Safe in a signal handler."""
+        """Ask to stop. Only the first reason is kept. Safe in a signal handler."""
         if self.reason is None:
             self.reason = reason
 
@@ -42,7 +45,11 @@ class Stop:
         return self.reason is not None
 
     def on_signals(self, wake: Callable[[], None] = lambda: None) -> None:
-        """Stop on SIGTERM, SIGINT and SIGUSR2 from now on; `wake` is called too. From the main thread only."""
+        """Stop on SIGTERM, SIGINT and SIGUSR2 from now on. Call it from the main thread.
+
+        Args:
+            wake: also called by the signal handler.
+        """
 
         def handle(number: int, _: object) -> None:
             self.request(signal.Signals(number).name)
@@ -54,7 +61,7 @@ class Stop:
 
 Report = Callable[[Progress], None]
 Train = Callable[[RunFolder, Report, Stop], Outcome]
-"""Trains the run in a folder and says how it ended; an exception is a failure of the run."""
+"""Trains the run in a folder and returns its outcome. An exception is a failure of the run."""
 
 
 def execute(
@@ -71,36 +78,35 @@ def execute(
 
     Args:
         run: the run.
-        train: what to do with it.
-        stop: asked by training after each step; also stops a run that hasn't begun.
-        attempts: do it only if so many attempts have been made: whoever decided that it should run had seen as many.
-        capture: send the process's stdout and stderr to the run's log meanwhile.
-        report: told of progress as well.
-        on_lost: called from another thread when another process has taken the run over, which happens only if this
-            one gave no sign of life for minutes; by default training is stopped.
+        train: trains it.
+        stop: checked by training after each step; also stops a run that hasn't begun.
+        attempts: the number of earlier attempts that the caller knows of. If there have been more, nothing is done.
+        capture: whether to write the process's stdout and stderr to the run's log.
+        report: also called with the progress.
+        on_lost: called from another thread when another process has taken the run over, which happens only after
+            minutes without a heartbeat from this one. By default training stops.
     Returns:
-        FINISHED, DIVERGED, PREEMPTED, FAILED, HELD, BLOCKED or REFUSED. A run that already has its result is not run
-        again.
+        FINISHED, DIVERGED, PREEMPTED, FAILED, HELD, BLOCKED or REFUSED. A run that has its result is not run again.
     Raises:
-        OSError: the folder cannot be written; the run then looks lost as soon as this process has ended.
+        OSError: the folder can't be written. The run is shown as lost once this process has ended.
     """
     claim = Claim.take(run.path)
     if claim is None:
         return HELD
     state = adopt_result(run)
     moved_on = attempts is not None and state.attempts != attempts
-    cancelled = state.status == "cancelled"  # since whoever started this looked: only `lab retry` may change that
+    cancelled = state.status == "cancelled"  # after the caller's check: only `lab retry` may change that
     if state.ended or moved_on or cancelled:
         claim.release()
         return HELD if moved_on or cancelled else _code(state)
     refusal = provenance.refusal(run.record)
     if refusal is not None:
-        # The run stands as it did, and says why it wasn't run: other code may change nothing else of it.
+        # The run keeps its status: other code may only record why it wasn't run.
         kind = state.failure if state.status == "failed" else "other_code"
-        run.state = state.replace(failure=kind, reason=f"refused: {refusal}")
+        run.state = state.replace(failure=kind, reason=refusal)
         claim.release()
         return REFUSED
-    # Whoever started this had looked already, or nobody had: nothing learns from a run that is half trained.
+    # Checked here too, as not every caller has: no run may learn from one that is half trained.
     missing = dependencies.standing(run).reason
     if missing is not None:
         run.state = dependencies.blocked(state, missing)
@@ -127,9 +133,9 @@ def execute(
 
 
 def adopt_result(run: RunFolder) -> State:
-    """The run's state; that of its summary if a worker died between writing the one and the other.
+    """The run's state, taken from its summary if a worker died after writing that and before writing the state.
 
-    Only whoever holds the claim may call it.
+    Only the holder of the run's claim may call it.
     """
     state, summary = run.state, run.summary
     if not state.ended and summary is not None and summary.result is not None:
@@ -154,11 +160,11 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: H
             run.add_provenance(outcome.summary.provenance)
     except KeyboardInterrupt:
         outcome = Outcome("preempted", "interrupted from the keyboard")
-    # A run that calls sys.exit() must not take its worker along.
+    # A run that calls sys.exit() must not end its worker.
     except (Exception, SystemExit) as error:
         log.exception(error)
         kind = failure.classify(error)
-        # With one of its processes gone, a run of several is lost, as it would be had it had no other.
+        # A run of several processes is lost if one of them is gone, just as a run of one process is.
         heartbeat.end("lost" if kind == "interrupted" else "failed", failure.reason(error), kind)
         return FAILED
     status: Status = outcome.status
@@ -181,7 +187,7 @@ def open_run(path: Path) -> RunFolder:
     """The run in this folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the folder holds no run.
     """
     run = RunFolder(path.resolve())
     if not run.exists:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.records import Failure
 
-# torch raises plain RuntimeErrors from its CPU allocator and from the writer of its checkpoints.
+# torch raises plain RuntimeErrors from its CPU allocator and when it writes checkpoints.
 _OUT_OF_MEMORY = (
     "not enough memory",
     "can't allocate memory",
@@ -26,7 +26,7 @@ class PeerFailure(RuntimeError):
     """A failure in another process of the run, which reported it or disappeared (kind `interrupted`).
 
     Attributes:
-        kind: of failure.
+        kind: the kind of failure.
     """
 
     def __init__(self, kind: Failure, reason: str) -> None:
@@ -35,19 +35,19 @@ class PeerFailure(RuntimeError):
 
 
 def classify(error: BaseException) -> Failure:
-    """out_of_memory, disk_full or bug. The causes and contexts of the exception count too."""
+    """The kind of failure of an exception, judged by its causes and contexts too: out_of_memory, disk_full or bug."""
     if isinstance(error, PeerFailure):
         return error.kind
-    for each in chain(error):
-        # By name, as the class can only have been raised where torch is loaded, and here it needn't be.
-        if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
+    for link in chain(error):
+        # Compared by name, so that torch need not be imported.
+        if isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError":
             return "out_of_memory"
-        if isinstance(each, OSError) and each.errno == errno.ENOMEM:
+        if isinstance(link, OSError) and link.errno == errno.ENOMEM:
             return "out_of_memory"
-        if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
             return "disk_full"
-        if isinstance(each, RuntimeError | OSError):
-            message = str(each).lower()
+        if isinstance(link, RuntimeError | OSError):
+            message = str(link).lower()
             if any(words in message for words in _OUT_OF_MEMORY):
                 return "out_of_memory"
             if any(words in message for words in _DISK_FULL):
@@ -64,22 +64,22 @@ def reason(error: BaseException, longest: int = 300) -> str:
 
 
 def memory_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The number of processes that the kernel has killed out of memory, in this control group or on the machine.
+    """The number of processes that the kernel has killed because memory ran out.
 
-    A process killed that way can't say so itself; whoever started it compares the count with what it was before. None
-    where the kernel doesn't tell.
+    It counts in this process's control group, or else on the whole machine. A killed process can't report its end, so
+    its parent compares the counts before and after. None if the kernel gives no count.
     """
     with contextlib.suppress(OSError, ValueError):
         groups = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
         for _, controllers, path in groups:
             folder = cgroups / controllers / path.lstrip("/") if controllers else cgroups / path.lstrip("/")
             for name in ("memory.events", "memory.oom_control"):  # of control groups version 2, and of version 1
-                if controllers in ("", "memory") and (count := _counted(folder / name)) is not None:
+                if controllers in ("", "memory") and (count := _oom_kills(folder / name)) is not None:
                     return count
-    return _counted(proc / "vmstat")
+    return _oom_kills(proc / "vmstat")
 
 
-def _counted(path: Path) -> int | None:
+def _oom_kills(path: Path) -> int | None:
     """The value of `oom_kill` in a file of names and values."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         return int(dict(line.split(maxsplit=1) for line in path.read_text().splitlines())["oom_kill"])
@@ -87,9 +87,9 @@ def _counted(path: Path) -> int | None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception, what caused it, what caused that, …"""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    """The exception, its cause, the cause of that, and so on."""
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

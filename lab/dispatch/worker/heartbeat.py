@@ -1,6 +1,6 @@
-"""Signs of life of a running run: its state file and its claim, refreshed from a thread that also hears of a `cancel`.
+"""The heartbeat of a run: a thread that refreshes its state file and its claim, and checks whether it was cancelled.
 
-From a thread, so that a long validation, a first compilation or the writing of a large checkpoint doesn't look dead.
+It is a thread so that a run isn't taken for dead during a long validation, a compilation or a large checkpoint.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from lab.dispatch.control.cancel import requested
 from lab.dispatch.worker.claim import Claim
 from lab.records import Failure, Progress, RunFolder, State, Status
 
-INTERVAL = 2.0  # seconds between signs of life
+INTERVAL = 2.0  # seconds between heartbeats
 
 
 class Heartbeat:
-    """Writes `state.json` while a run runs. A context manager: its thread beats inside.
+    """Writes `state.json` while a run runs. A context manager: its thread runs inside.
 
     Args:
         run: the run.
         claim: this process's claim on it.
-        state: the state to begin with; written on entry.
-        on_lost: called once from the thread when another process has taken the run over. Nothing is written after.
+        state: the first state, which is written on entry.
+        on_lost: called once from the thread when another process has taken the run over. Nothing is written after that.
         on_cancel: called once from the thread, with the reason, when a user has cancelled the run.
 
     Attributes:
-        state: as last set.
+        state: the newest state.
         lost: whether another process has taken the run over.
     """
 
@@ -60,7 +60,7 @@ class Heartbeat:
         self._thread.join()
 
     def progress(self, progress: Progress) -> None:
-        """Note how far the run is; the next beat writes it. Cheap enough for every step."""
+        """Set the progress, which the next heartbeat writes. Cheap enough to call at every step."""
         with self._lock:
             self.state = self.state.replace(progress=progress)
 
@@ -89,5 +89,5 @@ class Heartbeat:
                     self._on_cancel(reason)
                     self._on_cancel = None
             except OSError as error:
-                # A full disk or a file server's hiccup must not silence the run for good.
-                print(f"no sign of life could be written: {error}", file=sys.stderr)
+                # A full disk or a brief failure of a file server must not end the heartbeat.
+                print(f"the heartbeat could not be written: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Loads the runs that a run needs, each from the verified last checkpoint of a finished run."""
+"""Loads the teachers of a run: finished runs that it needs, each from its verified last checkpoint."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from lab.training.recipes.teacher import Teacher
 
 
-def load_needed(run: RunFolder) -> dict[str, Teacher]:
-    """Identity → run, of every run that this one needs.
+def load_teachers(run: RunFolder) -> dict[str, Teacher]:
+    """Identity → teacher, for every run that this one needs.
 
-    Each is loaded with the components that it was made with; this run's own have to be loaded afterwards.
+    A teacher is loaded with the components that it was made with, so load this run's own components afterwards.
 
     Raises:
-        RequestError: one is not there, has not finished, or has lost its last checkpoint.
+        RequestError: a needed run is not there, has not finished, or has lost its last checkpoint.
     """
     needs = dependencies.of(run)
     if not needs:
@@ -35,22 +35,22 @@ def load_needed(run: RunFolder) -> dict[str, Teacher]:
         raise RequestError(standing.reason)
     options = run.config["train"]
     device = environment.device_of(options["accelerator"]).type
-    loaded = {}
+    teachers = {}
     for need in needs:
-        found = dependencies.find(run, need)
-        assert found is not None, "or it would not stand ready"
-        with extensions.of_run(found.path, found.record):
-            experiment = load_experiment(relocated(found.config, found.path / TOKENIZER))
+        needed = dependencies.find(run, need)
+        assert needed is not None, "its standing is ready"
+        with extensions.of_run(needed.path, needed.record):
+            experiment = load_experiment(relocated(needed.config, needed.path / TOKENIZER))
             kernel = kernel_for_device(experiment, device, mask_documents=options["mask_documents"])
-            loaded[need.identity] = _measured(teacher.load(found, experiment, kernel=kernel), found)
-    return loaded
+            teachers[need.identity] = _with_loss(teacher.load(needed, experiment, kernel=kernel), needed)
+    return teachers
 
 
-def _measured(teacher: Teacher, run: RunFolder) -> Teacher:
-    """A teacher that no training of the lab's measured, with the loss that `lab eval RUN perplexity` found."""
+def _with_loss(teacher: Teacher, run: RunFolder) -> Teacher:
+    """The teacher; one whose training measured no loss takes it from `lab eval RUN perplexity`, if that was run."""
     from lab.evaluation import results_store
 
-    found = results_store.load(run, "perplexity") if teacher.val_loss is None else None
-    if found is None or found.evaluator != "perplexity" or found.identity != teacher.identity:
+    result = results_store.load(run, "perplexity") if teacher.val_loss is None else None
+    if result is None or result.evaluator != "perplexity" or result.identity != teacher.identity:
         return teacher
-    return replace(teacher, val_loss=found.metrics["loss"], measured_on=found.data_digest)
+    return replace(teacher, val_loss=result.metrics["loss"], measured_on=result.data_digest)

@@ -1,11 +1,11 @@
-"""The process that trains: one run, or in turn all those that a launcher names.
+"""The process that trains: one run, or one after another the runs that a launcher names.
 
     python -m lab.dispatch.worker RUN_DIR [--threads N]
     python -m lab.dispatch.worker --serve [--threads N]
 
-SIGTERM, SIGINT and SIGUSR2 ask it to checkpoint and stop. With --serve it reads a line of JSON a run from its standard
-input and answers each with one on its standard output, so that the seconds of importing torch and Lightning are paid
-once. The end of its input means that its launcher is gone, however that died: it checkpoints and stops too.
+On SIGTERM, SIGINT and SIGUSR2 it writes a checkpoint and stops. With --serve it reads a line of JSON for each run from
+standard input and answers with a line on standard output, so that it imports torch and Lightning only once. When its
+input ends, its launcher is gone: it then writes a checkpoint and stops too.
 """
 
 from __future__ import annotations
@@ -30,30 +30,32 @@ from lab.training.progress.outcome import Outcome
 
 
 def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) -> int:
-    """Work, and return the exit code: 0 finished, 3 diverged, 75 preempted, 1 failed, 4 held by another, 5 blocked,
-    6 refused as it was made with other code, 2 usage.
+    """Run the worker and return its exit code.
+
+    0 finished, 1 failed, 2 wrong usage, 3 diverged, 4 held by another worker, 5 blocked, 6 refused because it was made
+    with other code, 75 preempted.
 
     Args:
-        arguments: of the command line.
-        train: what to do with a run; by default, to train its frozen configuration.
+        arguments: the command line's arguments.
+        train: trains a run; `train_frozen` by default.
     """
     parser = argparse.ArgumentParser(prog="python -m lab.dispatch.worker", description=__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("run", nargs="?", type=Path, metavar="RUN_DIR", help="folder of the run to train")
-    which.add_argument("--serve", action="store_true", help="take runs from standard input until it ends")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("run", nargs="?", type=Path, metavar="RUN_DIR", help="folder of the run to train")
+    mode.add_argument("--serve", action="store_true", help="take runs from standard input until it ends")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of CPU operations (default: torch's)")
-    given = parser.parse_args(arguments)
-    digest()  # of what this process imports: it may be edited before the last run comes
-    if given.threads is not None:
-        if given.threads < 1:
-            parser.error(f"--threads: expected at least 1, got {given.threads}")
-        os.environ.update(thread_variables(given.threads))
-    train = train or functools.partial(train_frozen, threads=given.threads)
+    options = parser.parse_args(arguments)
+    digest()  # of the code that this process imports now, which may be edited before its last run
+    if options.threads is not None:
+        if options.threads < 1:
+            parser.error(f"--threads: expected at least 1, got {options.threads}")
+        os.environ.update(thread_variables(options.threads))
+    train = train or functools.partial(train_frozen, threads=options.threads)
     stop = Stop()
-    if given.serve:
+    if options.serve:
         return _serve(train, stop)
     try:
-        run = open_run(given.run)
+        run = open_run(options.run)
     except FileNotFoundError as error:
         parser.error(str(error))
     stop.on_signals()
@@ -61,56 +63,56 @@ def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) 
 
 
 def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | None = None) -> Outcome:
-    """Train the run's frozen configuration, never recomposing it: sources edited since don't change it."""
+    """Train the run's frozen configuration. It is never recomposed, so edits of its sources don't change it."""
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
     from lab.dispatch.worker.post_training_evaluation import conclusion
-    from lab.dispatch.worker.teachers import load_needed
+    from lab.dispatch.worker.teachers import load_teachers
     from lab.training import environment
     from lab.training.loop import train
 
     isolation.reset(run.config.get("seed", 0), threads)
-    needed = load_needed(run)
+    teachers = load_teachers(run)
     with extensions.of_run(run.path, run.record):
         experiment = load_experiment(run.config)
         import torch
 
-        # Now, though training reports it too at its end: a run that fails had a device as well.
+        # Training records it too, but only at its end: a run that fails had a device as well.
         device = environment.device_of(experiment.train.accelerator)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         run.add_provenance({"device": name, "threads": torch.get_num_threads()})
         conclude = conclusion(run, experiment.train.accelerator, stop)
-        return train(experiment, run.path, teachers=needed, report=report, stop=stop, conclude=conclude)
+        return train(experiment, run.path, teachers=teachers, report=report, stop=stop, conclude=conclude)
 
 
 def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = None) -> int:
     def lost() -> None:
-        # Another process writes there now, and whatever this one wrote from here on would spoil its work.
+        # Another process writes there now, and anything that this one wrote would damage its work.
         print("another worker has taken the run over: leaving it", file=sys.stderr, flush=True)
         os._exit(HELD)
 
     with isolation.isolated():
         code = execute(run, train, stop=stop, attempts=attempts, on_lost=lost)
     if code == REFUSED:
-        print(f"{run.name}: {run.state.reason}", file=sys.stderr, flush=True)
+        print(f"{run.name}: refused: {run.state.reason}", file=sys.stderr, flush=True)
     return code
 
 
 def _serve(train: Train, stop: Stop) -> int:
-    """Take runs until the input ends, a stop is asked for, or a run fails.
+    """Take runs until the input ends, a stop is requested, or a run fails.
 
-    After a failure the process ends too: what an exception left in memory must not be the next run's.
+    After a failure the process ends too, so that what the exception left in memory can't affect the next run.
     """
     requests, replies = os.dup(0), os.dup(1)
     with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)  # a run that reads its input must not eat the next request
+        os.dup2(nothing.fileno(), 0)  # a run that reads its input must not consume the next request
     os.dup2(2, 1)
-    todo: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(requests, todo, stop), name="requests", daemon=True).start()
+    queued: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(requests, queued, stop), name="requests", daemon=True).start()
     while True:
-        # Anew for each run, as the last one's libraries may have put theirs.
-        stop.on_signals(wake=lambda: todo.put(None))
-        request = todo.get()
+        # Again for each run, as libraries of the last run may have set their own handlers.
+        stop.on_signals(wake=lambda: queued.put(None))
+        request = queued.get()
         if stop() or request is None:
             return 0
         code = _execute(RunFolder(request["run"]), train, stop, request["attempts"])
@@ -119,20 +121,20 @@ def _serve(train: Train, stop: Stop) -> int:
             return code
 
 
-def _receive(descriptor: int, todo: queue.SimpleQueue[dict[str, Any] | None], stop: Stop) -> None:
+def _receive(descriptor: int, queued: queue.SimpleQueue[dict[str, Any] | None], stop: Stop) -> None:
     for line in _lines(descriptor):
         request = json.loads(line)
         if "stop" in request:
             stop.request(request["stop"])
-            todo.put(None)
+            queued.put(None)
         else:
-            todo.put(request)
+            queued.put(request)
     stop.request("the end of its launcher")
-    todo.put(None)
+    queued.put(None)
 
 
 def _lines(descriptor: int) -> Iterator[bytes]:
-    # Not a buffered file: the interpreter's shutdown would wait for its lock, which this thread holds while it reads.
+    # Not a buffered file: this thread would hold its lock while it reads, and the interpreter's shutdown would wait.
     rest = b""
     while chunk := os.read(descriptor, 65536):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -145,7 +145,7 @@ def _state(fields: Fields) -> State:
         fields.text_or_none("reason"),
     )
     if failure is None and reason is not None and reason.startswith(_OLD_REFUSAL):
-        failure = "other_code"
+        failure, reason = "other_code", reason.removeprefix("refused: ")
     attempts = fields.integer("attempts", 0)
     if attempts < 0:
         raise fields.wrong("attempts", "a whole number from 0 up")
