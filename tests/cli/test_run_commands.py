@@ -71,7 +71,7 @@ def test_retry_says_of_each_run_why_or_why_not(made: Made, tmp_path: Path) -> No
     made(3, "failed", "out_of_memory", "MemoryError")
     shown = lab(tmp_path, "retry", "caps", "--dry-run")
     lines = {line.partition(":")[0][-1]: line for line in shown.stdout.splitlines()[:4]}
-    assert "left as it is: failed by a bug (KeyError: 'x')" in lines["0"]
+    assert "left as it is: failed because of a bug (KeyError: 'x')" in lines["0"]
     assert "it diverged (the loss is nan at step 3), and would do so again" in lines["1"]
     assert "again: the worker was killed" in lines["2"]
     assert "train.micro_batch=4 (it is 8)" in lines["3"]

@@ -174,8 +174,8 @@ def test_a_pick_that_is_reported_stays_when_a_better_value_is_tried_later(sweep:
     assert again.next() is not None
     assert again.next() is None
     assert again.news() == [
-        f"{arm}: lr=0.002 was picked before and stays, as its runs stand; the tuning runs now say lr=0.004. "
-        "`lab submit --reselect` picks anew"
+        f"{arm}: lr=0.002 was picked before and is kept, as it has runs; the tuning runs now favour lr=0.004. "
+        "`lab submit --reselect` picks again"
         for arm in ("gqa", "mha")
     ]
     assert selection.recorded_picks("runs", "tuned")["gqa"].cell == "lr=0.002"
@@ -220,7 +220,7 @@ def test_a_pick_on_a_seed_that_is_reported_now_is_made_anew(sweep: Sweep) -> Non
     # Seed 2 of the cell was a tuning run, and is the very run that is reported now.
     assert run(report, BEST_4) == [f"tuned/{arm},lr=0.004/seed-{seed}" for arm in ("gqa", "mha") for seed in (0, 1)]
     assert len(report.finished) == 2
-    assert "gqa: lr=0.002 was picked on seed 2, which is reported now: it is picked anew, on seed 3" in more.news()
+    assert "gqa: lr=0.002 was picked on seed 2, which is reported now: it is picked again, on seed 3" in more.news()
 
 
 # Real runs.

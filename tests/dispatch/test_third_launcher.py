@@ -163,7 +163,7 @@ def test_a_sweep_that_tunes_continues_while_it_is_waited_for(folder: Path) -> No
         yaml.safe_dump(yaml.safe_load(path.read_text()) | {"seeds": [0], "tune": {"optimizer.lr": [0.001, 0.002]}})
     )
     first = submit()
-    assert "sends the runs of what each arm picks" in first.output
+    assert "sends the reporting runs of what each arm picks" in first.output
     done = submit("--wait")
     assert done.exit_code == 0, done.output
     roles = sorted(run.record.role for run in runs(folder) if run.state.status == "finished")

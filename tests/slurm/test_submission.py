@@ -293,7 +293,7 @@ def test_a_sweep_that_tunes_continues_by_itself(cluster: Cluster, folder: Path, 
         (folder / "launchers" / "slurm.yaml").write_text(f"setup: ['export PATH={folder}/bin:$PATH']\n")
     done = submit("--wait", "launcher.runs_per_job=2")
     assert done.exit_code == 0, done.output
-    assert "sends the runs of what each arm picks" in done.output
+    assert "sends the reporting runs of what each arm picks" in done.output
     found = find_runs(folder / "runs")
     roles = [run.record.role for run in found if run.state.status == "finished"]
     assert sorted(roles) == ["report", "tune", "tune"]

@@ -16,7 +16,7 @@ from lab.cli.options import launcher_option, max_parallel_option, on_option, roo
 @click.command("retry")
 @click.argument("arguments", metavar="SWEEP|RUN... [KEY=VALUE]...", nargs=-1, required=True,
                 shell_complete=completion.sweeps_and_runs)  # fmt: skip
-@click.option("--failed", is_flag=True, help="Also retry runs that failed by a bug.")
+@click.option("--failed", is_flag=True, help="Also retry runs that failed because of a bug.")
 @on_option("Launcher to use.  [default: the one that ran it before]")
 @launcher_option
 @max_parallel_option

@@ -1,7 +1,7 @@
-"""Where the runs of a plan stand: in their own place, beside it, or with another sweep that made the same run first.
+"""Finds the folders of a plan's runs: in their planned place, beside it, or in another sweep that has the same run.
 
-The same identity is never run twice below one root. So whoever makes runs looks through all of it first, and nobody
-else makes any meanwhile.
+No identity is run twice below one root. So before a process creates run folders, it searches the whole root, and no
+other process may create any in the meantime.
 """
 
 from __future__ import annotations
@@ -14,57 +14,66 @@ from pathlib import Path
 from lab.dispatch.worker.claim import Claim
 from lab.records import BrokenRecord, RunFolder, RunSnapshot, recorded_folders, run_paths
 
-_LOOK_AGAIN = 0.05  # seconds between looks at whether another process has made its runs
+_POLL_SECONDS = 0.05  # between checks whether another process has created its runs
 
 
-def at_home(root: Path, folders: Mapping[str, str]) -> dict[str, RunSnapshot]:
-    """The runs that stand where they are meant to, or where their sweep's plan.json says.
+def in_planned_folders(root: Path, folders: Mapping[str, str]) -> dict[str, RunSnapshot]:
+    """The runs that exist in their planned folder, or in the folder that their sweep's plan.json records.
 
     Args:
-        folders: identity → `sweep/arm/seed-n`.
+        root: the folder that holds all runs.
+        folders: identity → planned folder, `sweep/arm/seed-n`.
     Returns:
         identity → run.
     """
-    noted: dict[str, dict[str, str]] = {}
-    found = {}
+    recorded: dict[str, dict[str, str]] = {}
+    snapshots = {}
     for identity, folder in folders.items():
         sweep = folder.partition("/")[0]
-        if sweep not in noted:
-            noted[sweep] = recorded_folders(root, sweep)
-        places = [folder, f"{folder}-{identity[:8]}"]
-        if identity in noted[sweep]:
-            places.append(noted[sweep][identity])
-        seen = next((seen for place in places if (seen := _seen(root / place, identity)) is not None), None)
-        if seen is not None:
-            found[identity] = seen
-    return found
+        if sweep not in recorded:
+            recorded[sweep] = recorded_folders(root, sweep)
+        candidates = [folder, f"{folder}-{identity[:8]}"]
+        if identity in recorded[sweep]:
+            candidates.append(recorded[sweep][identity])
+        for candidate in candidates:
+            snapshot = _snapshot(root / candidate, identity)
+            if snapshot is not None:
+                snapshots[identity] = snapshot
+                break
+    return snapshots
 
 
 def anywhere(root: Path, identities: Iterable[str]) -> dict[str, RunSnapshot]:
-    """The runs with these identities below the root, wherever they stand; of several the one that is furthest."""
-    wanted = set(identities)
-    found: dict[str, RunSnapshot] = {}
-    for path in run_paths(root) if wanted else ():
-        seen = _seen(path, None)
-        if seen is not None and seen.identity in wanted and _is_further(seen, found.get(seen.identity)):
-            found[seen.identity] = seen
-    return found
+    """The runs with these identities anywhere below the root. Of several with one identity, the most advanced.
+
+    Returns:
+        identity → run.
+    """
+    missing = set(identities)
+    snapshots: dict[str, RunSnapshot] = {}
+    for path in run_paths(root) if missing else ():
+        snapshot = _snapshot(path, None)
+        if snapshot is None or snapshot.identity not in missing:
+            continue
+        if _is_further(snapshot, snapshots.get(snapshot.identity)):
+            snapshots[snapshot.identity] = snapshot
+    return snapshots
 
 
 @contextlib.contextmanager
-def alone(root: Path) -> Iterator[Claim]:
-    """For the length of the context no other process makes runs below this root; waits for one that does.
+def exclusive(root: Path) -> Iterator[Claim]:
+    """A context in which no other process creates runs below this root. Waits for a process that does.
 
-    A run whose folder stands already needs none of this: its own claim sees to it that it has one worker.
+    A run whose folder exists doesn't need it: its own claim ensures that it has one worker.
     """
     root.mkdir(parents=True, exist_ok=True)
     while (claim := Claim.take(root)) is None:
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_SECONDS)
     with claim:
         yield claim
 
 
-def _seen(path: Path, identity: str | None) -> RunSnapshot | None:
+def _snapshot(path: Path, identity: str | None) -> RunSnapshot | None:
     run = RunFolder(path)
     try:
         record = run.record
@@ -78,9 +87,10 @@ def _seen(path: Path, identity: str | None) -> RunSnapshot | None:
 _FURTHEST = ("finished", "diverged", "running")
 
 
-def _is_further(seen: RunSnapshot, other: RunSnapshot | None) -> bool:
-    return other is None or _rank(seen) < _rank(other)
+def _is_further(snapshot: RunSnapshot, other: RunSnapshot | None) -> bool:
+    return other is None or _rank(snapshot) < _rank(other)
 
 
-def _rank(seen: RunSnapshot) -> int:
-    return _FURTHEST.index(seen.state.status) if seen.state.status in _FURTHEST else len(_FURTHEST)
+def _rank(snapshot: RunSnapshot) -> int:
+    status = snapshot.state.status
+    return _FURTHEST.index(status) if status in _FURTHEST else len(_FURTHEST)

@@ -1,4 +1,4 @@
-"""From a plan to run folders, and from those to the local launcher. Safe to repeat: what is there is never redone."""
+"""Creates the run folders of a plan, and sorts its runs by status. Safe to repeat: an existing run is never redone."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class Submission:
-    """The runs of a plan, as they stood when it was submitted; each run is in one list, in the plan's order.
+    """The runs of a plan by their status when it was submitted, in the plan's order.
+
+    Each run is in one of the lists `new` to `blocked`.
 
     Attributes:
-        new: made now.
-        waiting: made before and not begun.
-        continued: begun before and gone on with now (preempted, or lost with its worker or node), or blocked before and
-            not any more.
-        elsewhere: running now, under another launcher.
+        new: created now.
+        waiting: created before and not begun.
+        continued: begun before and continued now (preempted, or lost with their worker or node), or no longer blocked.
+        elsewhere: running now, started by another command.
         finished: left alone, as they have their result.
         diverged: left alone, as that is their result.
-        failed: left alone, or retried where that was asked for.
-        cancelled: left alone, as somebody cancelled them; `lab retry` goes on with them.
-        blocked: left alone, as a run that they need has not finished, and will not by what is run now.
-        edited: those that keep other files than the plan has now, such as components of the user's that have been
-            edited since without a new version.
-        reused: those among them that stand with another sweep, which made the same run first.
-        retry_failed: whether the failed ones are to be run.
-        order: all of them.
+        failed: left alone, or tried again if `retry_failed`.
+        cancelled: left alone, as a user cancelled them; `lab retry` continues them.
+        blocked: left alone, as a run that they need has not finished and isn't run now either.
+        edited: runs whose files differ from the plan's, such as a user's components that were edited since without a
+            new version.
+        reused: runs whose folders are in another sweep, which created the same run first.
+        retry_failed: whether failed runs are run again.
+        order: all runs.
     """
 
     new: list[RunFolder] = field(default_factory=list)
@@ -56,21 +57,21 @@ class Submission:
 
     @property
     def to_run(self) -> list[RunFolder]:
-        """What a launcher is to run now, in the plan's order."""
-        wanted = {*self.new, *self.waiting, *self.continued, *(self.failed if self.retry_failed else ())}
-        return [run for run in self.order if run in wanted]
+        """The runs for a launcher to run now, in the plan's order."""
+        runs = {*self.new, *self.waiting, *self.continued, *(self.failed if self.retry_failed else ())}
+        return [run for run in self.order if run in runs]
 
     def warning(self) -> str | None:
-        """One line about runs that are not what the same plan would make now, or None."""
+        """One line about runs that differ from what the same plan would create now, or None."""
         if not self.edited:
             return None
         return (
             f"{len(self.edited)} of these runs keep lab_components.py as it was before you edited it; "
-            "raise a component's version= to train them anew"
+            "raise a component's version= to train them again"
         )
 
     def describe(self) -> str:
-        """One line for a person, such as `3 new, 1 to continue, 4 already finished`."""
+        """One line for the user, such as `3 new, 1 to continue, 4 already finished`."""
         total = len(self.order)
         sweeps = Counter(run.path.parts[-3] for run in self.reused)
         reused = "".join(f", {n} reused from {sweep}" for sweep, n in sweeps.items())
@@ -85,164 +86,175 @@ class Submission:
             (self.elsewhere, "running elsewhere"),
             (self.finished, "already finished"),
             (self.diverged, "diverged"),
-            (self.cancelled, "cancelled (`lab retry` goes on with them)"),
+            (self.cancelled, "cancelled (`lab retry` continues them)"),
             (self.blocked, "blocked"),
         ]
-        said = ", ".join(f"{len(runs)} {words}" for runs, words in parts if runs) + reused
-        return said if self.to_run or self.elsewhere else f"nothing to do: {said}"
+        counts = ", ".join(f"{len(runs)} {words}" for runs, words in parts if runs) + reused
+        return counts if self.to_run or self.elsewhere else f"nothing to do: {counts}"
 
 
 def prepare(
     plan: Iterable[PlannedRun], root: Path | str, *, retry_failed: bool = False, any_code: bool = False
 ) -> Submission:
-    """Make the folders that are missing, and see how the others stand. Runs nothing.
+    """Create the missing run folders, and sort all runs by status. Runs nothing.
 
-    A run that another sweep below this root has made is used, not made again.
+    A run that another sweep below this root has created is used and not created again.
 
     Args:
-        any_code: also where a run was made, or planned, with other code than this; its provenance says so.
+        plan: the runs.
+        root: the folder that holds all runs.
+        retry_failed: whether failed runs are to be run again.
+        any_code: accept runs that were made or planned with other code. Their provenance records it.
     Raises:
-        ValueError: a folder name that isn't three safe parts, or an identity other than the one in its record.
-        FolderTaken: something that is no run stands in a run's place.
-        RequestError: a run that is to be run was made or planned with other code; nothing has been made.
+        ValueError: a folder name isn't of the form sweep/arm/seed-n, or an identity differs from that of its record.
+        FolderTaken: a run's folder exists and holds something else.
+        RequestError: a run that would be run was made or planned with other code. Nothing has been created.
     """
     root = Path(root)
-    wanted: dict[str, PlannedRun] = {}
+    planned_runs: dict[str, PlannedRun] = {}
     for planned in plan:
-        wanted.setdefault(planned.identity, planned)
+        planned_runs.setdefault(planned.identity, planned)
         parts = PurePosixPath(planned.folder_name).parts
         if len(parts) != 3 or "/".join(parts) != planned.folder_name:
             raise ValueError(f"folder_name: expected sweep/arm/seed-n, got {planned.folder_name!r}")
-    found = locate.at_home(root, {identity: planned.folder_name for identity, planned in wanted.items()})
-    if len(found) == len(wanted):
-        submission = _survey(wanted, found, retry_failed)
-        _check_code(submission, found.values(), [], any_code)
+    folders = {identity: planned.folder_name for identity, planned in planned_runs.items()}
+    snapshots = locate.in_planned_folders(root, folders)
+    if len(snapshots) == len(planned_runs):
+        submission = _sort_by_status(planned_runs, snapshots, retry_failed)
+        _check_code(submission, snapshots.values(), [], any_code)
     else:
-        submission = _make_missing(wanted, found, root, retry_failed, any_code)
-    # Last, as what a run needs may stand after it in the plan.
+        submission = _create_missing(planned_runs, snapshots, root, retry_failed, any_code)
+    # At the end, as a needed run may come later in the plan.
     for run in dependencies.able_to_go_on(submission.blocked, {*submission.to_run, *submission.elsewhere}):
         submission.blocked.remove(run)
         submission.continued.append(run)
-    _note(wanted, submission, root)
+    _record_folders(planned_runs, submission, root)
     return submission
 
 
-def _make_missing(
-    wanted: Mapping[str, PlannedRun], found: dict[str, RunSnapshot], root: Path, retry_failed: bool, any_code: bool
+def _create_missing(
+    planned_runs: Mapping[str, PlannedRun],
+    snapshots: dict[str, RunSnapshot],
+    root: Path,
+    retry_failed: bool,
+    any_code: bool,
 ) -> Submission:
-    if not root.is_dir():  # nothing is made before the refusal
-        _check_code(Submission(), [], [planned.record for planned in wanted.values()], any_code)
-    with locate.alone(root) as claim:
-        missing = [identity for identity in wanted if identity not in found]
-        found |= locate.anywhere(root, missing)
-        submission = _survey(wanted, found, retry_failed)
-        records = {identity: wanted[identity].record for identity in missing if identity not in found}
-        _check_code(submission, found.values(), records.values(), any_code)
-        standing = {identity: seen.run for identity, seen in found.items()}
+    if not root.is_dir():  # refuse before the root is created
+        _check_code(Submission(), [], [planned.record for planned in planned_runs.values()], any_code)
+    with locate.exclusive(root) as claim:
+        missing = [identity for identity in planned_runs if identity not in snapshots]
+        snapshots |= locate.anywhere(root, missing)
+        submission = _sort_by_status(planned_runs, snapshots, retry_failed)
+        records = {identity: planned_runs[identity].record for identity in missing if identity not in snapshots}
+        _check_code(submission, snapshots.values(), records.values(), any_code)
+        runs = {identity: snapshot.run for identity, snapshot in snapshots.items()}
         for number, (identity, record) in enumerate(records.items()):
-            planned = wanted[identity]
+            planned = planned_runs[identity]
             if record.identity != identity:
-                raise ValueError(f"{planned.folder_name}: its record holds another identity than the plan")
+                raise ValueError(f"{planned.folder_name}: its record has another identity than the plan")
             needs = [
-                replace(need, run=standing[need.identity].name) if need.identity in standing else need
-                for need in record.needs
+                replace(need, run=runs[need.identity].name) if need.identity in runs else need for need in record.needs
             ]
             record = replace(record, needs=tuple(needs))
             path = root.joinpath(*planned.folder_name.split("/"))
-            fill = functools.partial(_put, planned.files)
-            standing[identity], made = RunFolder.make(path, planned.config_yaml, record, fill)
-            if made:
-                submission.new.append(standing[identity])
+            write_files = functools.partial(_write_files, planned.files)
+            run, is_new = RunFolder.make(path, planned.config_yaml, record, write_files)
+            runs[identity] = run
+            if is_new:
+                submission.new.append(run)
                 if any_code:
-                    provenance.accept_code(standing[identity])
+                    provenance.accept_code(run)
             else:
-                seen = RunSnapshot(standing[identity], standing[identity].record, standing[identity].state)
-                _file(submission, seen)
+                _add(submission, RunSnapshot(run, run.record, run.state))
             if number % 100 == 0:
                 claim.beat()
-    submission.order = list(dict.fromkeys(standing[identity] for identity in wanted))
+    submission.order = list(dict.fromkeys(runs[identity] for identity in planned_runs))
     return submission
 
 
-def _survey(wanted: Mapping[str, PlannedRun], found: Mapping[str, RunSnapshot], retry_failed: bool) -> Submission:
-    """How those of the wanted runs stand that have been found."""
+def _sort_by_status(
+    planned_runs: Mapping[str, PlannedRun], snapshots: Mapping[str, RunSnapshot], retry_failed: bool
+) -> Submission:
+    """The submission of the planned runs that exist already."""
     submission = Submission(retry_failed=retry_failed)
-    for identity, planned in wanted.items():
-        if identity not in found:
+    for identity, planned in planned_runs.items():
+        if identity not in snapshots:
             continue
-        seen = found[identity]
-        submission.order.append(seen.run)
-        if any(_content(seen.run.path / name) != content for name, content in planned.files.items()):
-            submission.edited.append(seen.run)
-        home = planned.folder_name
-        if seen.run.name not in (home, f"{home}-{identity[:8]}"):
-            submission.reused.append(seen.run)
-        _file(submission, seen)
+        snapshot = snapshots[identity]
+        submission.order.append(snapshot.run)
+        if any(_content(snapshot.run.path / name) != content for name, content in planned.files.items()):
+            submission.edited.append(snapshot.run)
+        folder = planned.folder_name
+        if snapshot.run.name not in (folder, f"{folder}-{identity[:8]}"):
+            submission.reused.append(snapshot.run)
+        _add(submission, snapshot)
     return submission
 
 
 def _check_code(
-    submission: Submission, found: Iterable[RunSnapshot], records: Iterable[RunRecord], any_code: bool
+    submission: Submission, snapshots: Iterable[RunSnapshot], records: Iterable[RunRecord], any_code: bool
 ) -> None:
-    """Refuse to run what was made or planned with other code, or write down that this was agreed to.
+    """Refuse to run what was made or planned with other code, or record that the user accepts it.
 
     Args:
-        found: runs that stand.
-        records: of runs that are to be made.
+        submission: the runs by their status.
+        snapshots: the runs that exist.
+        records: records of the runs to be created.
+        any_code: whether the user accepts other code.
     Raises:
-        RequestError: naming how many, the code of the first of them, and the code here.
+        RequestError: names the number of such runs, the code of the first of them, and the code here.
     """
     to_run = {*submission.to_run, *submission.elsewhere}
     to_run |= set(dependencies.able_to_go_on(submission.blocked, to_run))
     to_run -= set(submission.elsewhere)
-    standing = [(seen.run, provenance.refusal(seen.record)) for seen in found if seen.run in to_run]
+    existing = [(snap.run, provenance.refusal(snap.record)) for snap in snapshots if snap.run in to_run]
     if any_code:
-        for run, reason in standing:
+        for run, reason in existing:
             if reason is not None:
                 provenance.accept_code(run)
         return
-    reasons = [reason for _, reason in standing] + [provenance.refusal(record) for record in records]
+    reasons = [reason for _, reason in existing] + [provenance.refusal(record) for record in records]
     refused = [reason for reason in reasons if reason is not None]
     if refused:
         what = "1 run was" if len(refused) == 1 else f"{len(refused)} runs were"
         raise RequestError(f"{what} {refused[0]}; go back to that code, or use --any-code")
 
 
-def _note(wanted: Mapping[str, PlannedRun], submission: Submission, root: Path) -> None:
-    """Write into the plan.json of each sweep where those of its runs stand that aren't where they are meant to."""
-    noted: dict[str, dict[str, str]] = {}
-    folders: dict[str, dict[str, str]] = {}
-    for (identity, planned), run in zip(wanted.items(), submission.order, strict=True):
+def _record_folders(planned_runs: Mapping[str, PlannedRun], submission: Submission, root: Path) -> None:
+    """Record in each sweep's plan.json the folders of its runs that aren't in their planned folder."""
+    recorded: dict[str, dict[str, str]] = {}
+    new: dict[str, dict[str, str]] = {}
+    for (identity, planned), run in zip(planned_runs.items(), submission.order, strict=True):
         sweep = planned.folder_name.partition("/")[0]
-        if sweep not in noted:
-            noted[sweep] = recorded_folders(root, sweep)
-        if run.name != noted[sweep].get(identity, planned.folder_name):
-            folders.setdefault(sweep, {})[identity] = run.name
-    for sweep, known in folders.items():
-        record_folders(root, sweep, known)
+        if sweep not in recorded:
+            recorded[sweep] = recorded_folders(root, sweep)
+        if run.name != recorded[sweep].get(identity, planned.folder_name):
+            new.setdefault(sweep, {})[identity] = run.name
+    for sweep, folders in new.items():
+        record_folders(root, sweep, folders)
 
 
 def to_send(
     planned: Sequence[PlannedRun], root: Path, *, retry_failed: bool = False
 ) -> list[tuple[PlannedRun, RunFolder]]:
-    """Those of the runs that would be run now, as far as that can be told without making any, and their folders."""
+    """The planned runs that would be run now, with their folders, as far as is known before any is created."""
     by_identity = {run.identity: run for run in planned}
-    found = locate.at_home(root, {identity: run.folder_name for identity, run in by_identity.items()})
-    found |= locate.anywhere(root, [identity for identity in by_identity if identity not in found])
-    wanted = {"queued", "preempted", "running", "lost", *(["failed"] if retry_failed else [])}
+    snapshots = locate.in_planned_folders(root, {identity: run.folder_name for identity, run in by_identity.items()})
+    snapshots |= locate.anywhere(root, [identity for identity in by_identity if identity not in snapshots])
+    statuses = {"queued", "preempted", "running", "lost", *(["failed"] if retry_failed else [])}
     return [
-        (run, found[identity].run if identity in found else RunFolder(root / run.folder_name))
+        (run, snapshots[identity].run if identity in snapshots else RunFolder(root / run.folder_name))
         for identity, run in by_identity.items()
-        if identity not in found or found[identity].state.status in wanted
+        if identity not in snapshots or snapshots[identity].state.status in statuses
     ]
 
 
 def first_stage(plan: Plan) -> list[PlannedRun]:
-    """The runs of a plan that are known before any has ended: all, or the tuning runs where it tunes."""
+    """The runs of a plan that are known before any has ended: all of them, or only the tuning runs if it tunes."""
     return [run for run in plan.runs if plan.tune_metric is None or run.role == "tune"]
 
 
-def _put(files: Mapping[str, bytes], folder: Path) -> None:
+def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
 
@@ -254,17 +266,17 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _file(submission: Submission, seen: RunSnapshot) -> None:
-    """Put a run that was there into the list in which it belongs."""
-    status = seen.state.status
-    if not seen.state.ended:
-        # The holder first: whoever lets go of a run has written its state before.
-        held = holder(seen.run.path) is not None
-        status = seen.run.state.status
-        if held:
-            submission.elsewhere.append(seen.run)
+def _add(submission: Submission, snapshot: RunSnapshot) -> None:
+    """Add an existing run to the list of its status."""
+    run, status = snapshot.run, snapshot.state.status
+    if not snapshot.state.ended:
+        # The holder before the state: a worker writes the state before it releases its claim.
+        is_held = holder(run.path) is not None
+        status = run.state.status
+        if is_held:
+            submission.elsewhere.append(run)
             return
     if status in ("finished", "diverged", "failed", "cancelled", "blocked"):
-        getattr(submission, status).append(seen.run)
+        getattr(submission, status).append(run)
     else:
-        (submission.waiting if status == "queued" else submission.continued).append(seen.run)
+        (submission.waiting if status == "queued" else submission.continued).append(run)

@@ -1,6 +1,6 @@
-"""Trying runs again: the one path that every launcher takes. `retry_policy.py` decides which runs are.
+"""Tries runs again, in one way for every launcher. `retry_policy.py` decides which runs.
 
-A frozen configuration is changed only where that doesn't affect the result; the run's provenance says what and when.
+In a frozen configuration only fields that don't affect the result may change. The run's provenance records each change.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class RetryOptions:
     """How runs are tried again.
 
     Attributes:
-        overrides: of settings of the runs, and of options of the launcher (`launcher.KEY=VALUE`).
-        launcher: where; None for where the runs were sent before.
+        overrides: settings of the runs, and options of the launcher (`launcher.KEY=VALUE`).
+        launcher: the name of the launcher; None for the one to which the runs were sent before.
         flags: the command's own options; see `choose`.
-        failed: also what failed by a bug.
-        any_code: also what was made with other code.
-        dry_run: only say what would be done.
+        failed: also try runs again that failed because of a bug.
+        any_code: also try runs again that were made with other code.
+        dry_run: only print what would be done.
     """
 
     overrides: tuple[str, ...] = ()
@@ -51,11 +51,11 @@ class RetryOptions:
 
 @dataclass(frozen=True)
 class Amended:
-    """A run's configuration with fields changed that don't affect its result.
+    """A run's configuration, with changes of fields that don't affect its result.
 
     Attributes:
-        config_yaml: the whole of it.
-        fields: what differs from before: path → (before, after).
+        config_yaml: the whole configuration.
+        fields: the changed fields: path → (before, after).
     """
 
     config_yaml: str
@@ -63,37 +63,41 @@ class Amended:
 
 
 def retry(root: Path, names: Sequence[str], options: RetryOptions, *, say: Print, warn: Print) -> int:
-    """Try sweeps and runs again, by what became of them.
+    """Try sweeps and runs again, depending on how they ended.
 
     Args:
-        names: of sweeps and runs.
-        say: prints a line about what is done.
-        warn: prints a line about what is wrong.
+        root: the folder that holds all runs.
+        names: names of sweeps and runs.
+        options: how they are tried again.
+        say: prints a line of progress.
+        warn: prints a line about a problem.
     Returns:
-        the exit code: 1 where something that failed is left alone, or has failed again.
+        The exit code: 1 if a run that has failed is left alone, or has failed again.
     Raises:
-        RequestError: a name or an option is wrong, or the launcher can't run it; nothing is changed then.
+        RequestError: a name or an option is wrong, or the launcher can't run the runs. Nothing has been changed.
     """
-    overrides, of_launcher = split(options.overrides)
+    overrides, launcher_overrides = split(options.overrides)
     if not names:
-        raise RequestError("name a sweep, or runs, to be tried again", kind="usage")
-    chosen = resolve_all(root, names)
-    rows = [status.read_row(run) for run in chosen]
+        raise RequestError("name a sweep or runs to try again", kind="usage")
+    runs = resolve_all(root, names)
+    rows = [status.read_row(run) for run in runs]
     view = look(root, rows)
     rows = view.join(rows)
     for note in view.notes:
         warn(f"note: {note}")
-    launcher = choose(options.launcher or _launcher_of(view, rows, of_launcher), of_launcher, options.flags)
-    given = arguments(of_launcher, options.flags).overrides
+    launcher = choose(
+        options.launcher or _launcher_of(view, rows, launcher_overrides), launcher_overrides, options.flags
+    )
+    launcher_options = arguments(launcher_overrides, options.flags).overrides
     changes = Changes(
         frozenset(text.partition("=")[0].lstrip("+") for text in overrides),
-        frozenset(map(key_of, given)),
+        frozenset(map(key_of, launcher_options)),
         launcher.remedies,
     )
     decisions = decide(
-        dict(zip(chosen, rows, strict=True)),
+        dict(zip(runs, rows, strict=True)),
         changes=changes,
-        named=[run for run, is_named in chosen.items() if is_named],
+        named=[run for run, is_named in runs.items() if is_named],
         failed=options.failed,
         any_code=options.any_code,
     )
@@ -102,10 +106,11 @@ def retry(root: Path, names: Sequence[str], options: RetryOptions, *, say: Print
         if decision.retried or decision.is_news:
             say(f"{decision.run.name}: {'again: ' if decision.retried else 'left as it is: '}{decision.reason}")
     retried = [decision.run for decision in decisions if decision.retried]
-    left = any(not each.retried and each.row.status in ("failed", "lost", "blocked") for each in decisions)
+    left = [decision for decision in decisions if not decision.retried]
+    is_incomplete = any(decision.row.status in ("failed", "lost", "blocked") for decision in left)
     if options.dry_run or not retried:
         say(f"{_runs(len(retried))} {'would be' if options.dry_run else 'to be'} tried again")
-        return int(left)
+        return int(is_incomplete)
     launcher.check(Request(root, tuple(retried)))
     released = []
     for run in retried:
@@ -116,18 +121,18 @@ def retry(root: Path, names: Sequence[str], options: RetryOptions, *, say: Print
         if options.any_code:
             provenance.accept_code(run)
         released.append(run)
-    return _send(launcher, Request(root, tuple(released)), say, warn) or int(left)
+    return _send(launcher, Request(root, tuple(released)), say, warn) or int(is_incomplete)
 
 
-def _launcher_of(view: ClusterView, rows: Sequence[status.StatusRow], of_launcher: Sequence[str]) -> str:
-    """The launcher that the runs were sent to, or else the first that the options fit."""
-    known = {launcher.name for row in rows if (launcher := view.launcher_of(row.run)) is not None}
-    if len(known) > 1:
-        problem = f"these runs were sent to several launchers: {', '.join(sorted(known))}"
+def _launcher_of(view: ClusterView, rows: Sequence[status.StatusRow], overrides: Sequence[str]) -> str:
+    """The name of the launcher to which the runs were sent, or else of the first that has all these options."""
+    names = {launcher.name for row in rows if (launcher := view.launcher_of(row.run)) is not None}
+    if len(names) > 1:
+        problem = f"these runs were sent to several launchers: {', '.join(sorted(names))}"
         raise RequestError(problem, kind="conflict", fix="choose one with --on")
-    if known:
-        return known.pop()
-    return require_launchers_with(of_launcher, {})[0].name if of_launcher else registry.DEFAULT
+    if names:
+        return names.pop()
+    return require_launchers_with(overrides, {})[0].name if overrides else registry.DEFAULT
 
 
 def _send(launcher: Launcher, request: Request, say: Print, warn: Print) -> int:
@@ -140,7 +145,7 @@ def _send(launcher: Launcher, request: Request, say: Print, warn: Print) -> int:
     outcome = SubmitOutcome()
     outcome.add(sent, [])
     if outcome.stopped:
-        return outcome.explain_stop("the same command goes on with what is missing", warn)
+        return outcome.explain_stop("the same command continues with the runs that have no result", warn)
     outcome.explain(request.root, warn)
     return int(outcome.has_failed)
 
@@ -148,14 +153,13 @@ def _send(launcher: Launcher, request: Request, say: Print, warn: Print) -> int:
 def amend(
     decisions: Sequence[RetryDecision], overrides: Sequence[str], changes: Changes
 ) -> tuple[list[RetryDecision], dict[RunFolder, Amended]]:
-    """The configurations of the runs that are tried again, with the changes; nothing is written.
+    """Apply overrides to the configurations of the runs that are tried again. Writes nothing.
 
     Returns:
-        the decisions, but that a run that is out of memory is left alone where its settings are what was asked for
-        already; and run → its configuration.
-
+        The decisions, and run → its configuration. A run that ran out of memory with the same settings is now left
+        alone.
     Raises:
-        RequestError: a change can't be made: it affects the result, or no run has such a setting.
+        RequestError: an override affects the result, or a run has no such setting.
     """
     if not overrides:
         return list(decisions), {}
@@ -163,28 +167,29 @@ def amend(
     from lab.composition.frozen import amend as frozen
 
     amended: dict[RunFolder, Amended] = {}
-    after = []
+    amended_decisions = []
     for decision in decisions:
         run = decision.run
         if decision.retried:
             with extensions.of_run(run.path, run.record):
                 amended[run] = Amended(*frozen.amend(run.config, overrides))
-            starved = decision.row.status == "failed" and decision.row.failure == "out_of_memory"
-            if starved and not amended[run].fields and not changes.help_against("out_of_memory", ()):
+            had_no_memory = decision.row.status == "failed" and decision.row.failure == "out_of_memory"
+            if had_no_memory and not amended[run].fields and not changes.help_against("out_of_memory", ()):
                 hint = memory_hint(run, changes)
                 reason = f"ran out of memory with {' '.join(overrides)}, and would again: {hint}"
                 decision = RetryDecision(run, decision.row, False, reason)
-        after.append(decision)
-    return after, amended
+        amended_decisions.append(decision)
+    return amended_decisions, amended
 
 
 def release(run: RunFolder, new: Amended | None = None) -> str | None:
-    """Let a run be tried again by whichever launcher comes: its state says so, and its configuration is as asked.
+    """Prepare a run for another attempt by any launcher: reset its state, and change its configuration.
 
     Args:
-        new: its configuration; None for as it is.
+        run: the run.
+        new: its new configuration; None to keep it.
     Returns:
-        Why not, if somebody has it in hand or it has got its result; nothing is changed then.
+        None; or, with nothing changed, why not: another process holds the run, or it has its result.
     """
     claim = Claim.take(run.path)
     if claim is None:
@@ -194,7 +199,7 @@ def release(run: RunFolder, new: Amended | None = None) -> str | None:
         if state.ended:
             return f"has its result by now: {state.status}"
         if new is not None and new.fields:
-            # First what was changed, then the change: after a crash in between, saying too much is better.
+            # The record first: after a crash in between, a recorded change that wasn't made is better than the reverse.
             settings = ChangedSettings(state.attempts + 1, round(time.time()), new.fields)
             run.record = run.record.with_changed_settings(settings)
             write_text(run.path / "config.yaml", new.config_yaml)

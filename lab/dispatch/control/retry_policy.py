@@ -1,15 +1,15 @@
-"""Whether a run is tried again, by what became of it: each kind of failure has its own policy.
+"""Decides whether a run is tried again. Each kind of failure has its own policy.
 
-| what became of it | tried again |
+| how it ended | tried again |
 |---|---|
-| preempted, worker or node lost, cancelled | always (by `lab submit` too, but for what was cancelled) |
-| disk full | once there is room |
-| time limit | if it came to a checkpoint, so that it gets on; else with more time, or checkpoints more often |
+| preempted, worker or node lost, cancelled | always (also by `lab submit`, except cancelled runs) |
+| disk full | once the disk has enough free space |
+| time limit | if the attempt wrote a checkpoint; otherwise with more time, or with more frequent checkpoints |
 | out of memory | with a changed setting, such as `train.micro_batch=…` or `launcher.memory=…` |
 | bug | if the run is named, or with --failed |
 | diverged, finished | never: that is its result |
 
-Which of a launcher's options help against a failure is the launcher's to say (`Launcher.remedies`).
+A launcher says which of its options help against a failure (`Launcher.remedies`).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from lab.records import Failure, RunFolder
 
 _LESS_MEMORY = frozenset({"train.micro_batch", "train.accelerator"})
 _CHECKPOINT_OFTEN = frozenset({"train.checkpoint_minutes"})
-_ROOM = 256 * 2**20  # bytes that a disk must have free, where a run hasn't left a checkpoint to go by
+_ROOM = 256 * 2**20  # free bytes that a disk must have, for a run without a checkpoint that shows its size
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be other than at the last attempt.
+    """What differs from the last attempt.
 
     Attributes:
-        run: settings of the run, such as `train.micro_batch`.
-        launcher: options of the launcher, such as `memory`.
-        remedies: kind of failure → options of the launcher that help against it.
+        run: changed settings of the run, such as `train.micro_batch`.
+        launcher: changed options of the launcher, such as `memory`.
+        remedies: kind of failure → the launcher's options that help against it.
     """
 
     run: frozenset[str] = frozenset()
@@ -45,16 +45,17 @@ class Changes:
     remedies: Mapping[Failure, Remedy] | None = None
 
     def help_against(self, failure: Failure, settings: Collection[str]) -> bool:
-        """Whether a run that failed in this way is worth another attempt with these changes.
+        """Whether these changes may help a run that failed in this way.
 
         Args:
-            settings: of the run, which help.
+            failure: the kind of failure.
+            settings: the settings of a run that help against it.
         """
         remedy = self.remedy(failure)
         return bool(self.run & set(settings) or (remedy and self.launcher & remedy.options))
 
     def remedy(self, failure: Failure) -> Remedy | None:
-        """What the launcher has against a failure."""
+        """The launcher's options that help against a failure; None if there are none."""
         return (self.remedies or {}).get(failure)
 
 
@@ -63,10 +64,11 @@ class RetryDecision:
     """Whether a run is tried again.
 
     Attributes:
-        row: how it stands.
-        retried: whether it is.
-        reason: why, or why not, with what would have it tried again.
-        is_news: whether a person wants to read it: that a finished run is left alone goes without saying.
+        run: the run.
+        row: its status.
+        retried: whether it is tried again.
+        reason: why, or why not and what would help.
+        is_news: whether to print the decision. False, for example, if a finished run is left alone.
     """
 
     run: RunFolder
@@ -84,21 +86,21 @@ def decide(
     failed: bool = False,
     any_code: bool = False,
 ) -> list[RetryDecision]:
-    """What is to be tried again of these runs. Changes nothing.
+    """Decide which of these runs are tried again. Changes nothing.
 
     Args:
-        rows: how they stand, what a launcher knows of them included.
-        changes: what is to be other than before.
-        named: those that were asked for by name.
-        failed: whether bugs are to be tried again too.
-        any_code: whether also with other code than they were made with.
+        rows: run → its status, including what its launcher knows.
+        changes: what differs from the last attempt.
+        named: the runs that the user named.
+        failed: whether to try runs again that failed because of a bug.
+        any_code: whether to try runs again that were made with other code.
     """
     decisions = {run: _Policy(run, row, changes, run in named, failed).decision() for run, row in rows.items()}
     retried = [run for run, decision in decisions.items() if decision.retried]
     running = [run for run, row in rows.items() if row.status == "running"]
     blocked = [run for run, row in rows.items() if row.status == "blocked"]
     for run in dependencies.able_to_go_on(blocked, [*retried, *running]):
-        decisions[run] = RetryDecision(run, rows[run], True, "what it needs is there, or is tried again too")
+        decisions[run] = RetryDecision(run, rows[run], True, "what it needs has finished, or is run again too")
     if not any_code:
         for run, decision in decisions.items():
             refusal = provenance.refusal(run.record) if decision.retried else None
@@ -132,7 +134,7 @@ class _Policy:
             case "running":
                 return self._no("is being run", self.named)
             case "blocked":
-                return self._no(f"is blocked: {reason}; it goes on once what it needs has finished")
+                return self._no(f"is blocked: {reason}; it continues once what it needs has finished")
             case "queued" | "preempted" if row.job_state is not None and row.waits_for is not None:
                 return self._no(f"is in the cluster's queue, job {row.job} ({row.waits_for})", self.named)
             case "queued":
@@ -149,8 +151,8 @@ class _Policy:
             case "bug" if self.named or self.failed:
                 return self._yes(f"failed: {reason}")
             case "bug":
-                return self._no(f"failed by a bug ({reason}): once that is mended, name the run, or use --failed")
-        return self._yes(reason)  # its worker, its node or its job is gone, which says nothing about the run
+                return self._no(f"failed because of a bug ({reason}): once it is fixed, name the run, or use --failed")
+        return self._yes(reason)  # its worker, its node or its job is gone: the run itself is not at fault
 
     def _yes(self, reason: str) -> RetryDecision:
         return RetryDecision(self.run, self.row, True, reason)
@@ -166,15 +168,15 @@ class _Policy:
 
     def _time(self) -> RetryDecision:
         if self.changes.help_against("time", _CHECKPOINT_OFTEN):
-            return self._yes("came to its time limit, and has another setting now")
+            return self._yes("reached its time limit, and has another setting now")
         step = _checkpointed_step(self.run)
         if step is not None:
-            return self._yes(f"came to its time limit, and goes on from its checkpoint at step {step:,}")
+            return self._yes(f"reached its time limit, and continues from its checkpoint at step {step:,}")
         remedy = self.changes.remedy("time")
         more_time = f"{remedy.hint}, or " if remedy else ""
         return self._no(
-            "came to its time limit before its first checkpoint of that attempt, and would again: "
-            f"{more_time}train.checkpoint_minutes=… has it write checkpoints more often"
+            "reached its time limit before the first checkpoint of that attempt, and would again: "
+            f"{more_time}train.checkpoint_minutes=… makes it write checkpoints more often"
         )
 
     def _disk_full(self) -> RetryDecision:
@@ -187,14 +189,14 @@ class _Policy:
 
 
 def memory_hint(run: RunFolder, changes: Changes) -> str:
-    """What would have a run use less memory, or have more."""
+    """The settings with which a run would use less memory, or have more."""
     train = run.config.get("train", {})
     batch = train.get("global_batch")
     now = train.get("micro_batch") or batch
     hints = []
     if isinstance(now, int) and now > 1:
         smaller = max(size for size in range(1, now) if batch % size == 0)
-        hints.append(f"train.micro_batch={smaller} (it is {now}) has it use less")
+        hints.append(f"train.micro_batch={smaller} (it is {now}) makes it use less")
     remedy = changes.remedy("out_of_memory")
     return ", or ".join([*hints, remedy.hint] if remedy else hints)
 

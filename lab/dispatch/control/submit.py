@@ -50,7 +50,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
         say: prints a line of progress.
         warn: prints a line about a problem.
     Returns:
-        the exit code: 1 if a run has failed, is blocked or refused, or an arm can't be reported.
+        The exit code: 1 if a run has failed, is blocked or refused, or an arm can't be reported.
     Raises:
         RequestError: the launcher can't run the plan. Nothing has been created.
     """
@@ -71,28 +71,28 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
     watch = Watch(root)
     display = SweepDisplay(submission.order, join=watch.join)
     with display if waits or (launcher.foreground and has_work) else contextlib.nullcontext():
-        following: Submission | None = submission
-        while following is not None:
-            request = _request(following, stages, plan, root, options)
+        stage: Submission | None = submission
+        while stage is not None:
+            request = _request(stage, stages, plan, root, options)
             sent = SendResult()
             if request.runs or (request.claimed_runs if launcher.foreground else request.continuation):
                 sent = launcher.send(request)
                 watch.forget()
-            outcome.add(sent, following.blocked)
+            outcome.add(sent, stage.blocked)
             for line in sent.messages:
                 display.say(line)
             if sent.stop_reason or not (launcher.foreground or waits):
                 break
             if waits and (not _wait(display, launcher, root, plan.sweep) or sent.continues):
                 break
-            following = stages.next()
-            if following is not None:
+            stage = stages.next()
+            if stage is not None:
                 for line in stages.news():
                     display.say(line)
-                display.say(f"{plan.sweep}: {following.describe()}")
-                display.add(following.order)
+                display.say(f"{plan.sweep}: {stage.describe()}")
+                display.add(stage.order)
     if outcome.stopped:
-        return outcome.explain_stop(f"`lab submit {plan.sweep}` goes on with what is missing", warn)
+        return outcome.explain_stop(f"`lab submit {plan.sweep}` continues with the runs that have no result", warn)
     outcome.explain(root, warn)
     for selection in stages.unpicked:
         if launcher.foreground or selection.stuck_runs or selection.all_diverged:
@@ -100,9 +100,9 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
     if waits:
         return _code_of_rows(display, plan.sweep, warn)
     if outcome.has_jobs:
-        say(f"`lab status {plan.sweep}` tells how they stand; `lab submit` again sends only what is missing")
+        say(f"`lab status {plan.sweep}` shows their status; another `lab submit` sends only what is missing")
         if request.continuation is not None and not sent.continues:
-            say("once the tuning runs have ended, it sends the runs of what each arm picks")
+            say("once the tuning runs have ended, it sends the reporting runs of what each arm picks")
     left_failed = submission.failed and not options.retry_failed and not (launcher.foreground and has_work)
     return int(bool(outcome.has_failed or left_failed) or any(selection.stuck_runs for selection in stages.unpicked))
 
@@ -150,9 +150,9 @@ class SubmitOutcome:
         for run in self.blocked:
             warn(f"blocked: {run}: {RunFolder(root / run).state.reason}")
 
-    def explain_stop(self, what_now: str, warn: Print) -> int:
+    def explain_stop(self, advice: str, warn: Print) -> int:
         """Print what stopped the command. Returns the exit code; after Ctrl-C it is 130, as in shells."""
-        warn(f"stopped by {self.stopped}; {what_now}")
+        warn(f"stopped by {self.stopped}; {advice}")
         return 130 if self.stopped == "SIGINT" else 1
 
 
@@ -195,7 +195,7 @@ def _continuation(plan: Plan, options: SubmitOptions) -> Continuation:
 def _wait(display: SweepDisplay, launcher: Launcher, root: Path, sweep: str) -> bool:
     """Show the runs until none is running or waiting and no job will send more. False after Ctrl-C."""
     while True:
-        display.add([seen.run for seen in survey(root, sweep).runs])
+        display.add([snapshot.run for snapshot in survey(root, sweep).runs])
         display.wait()
         rows = display.rows()
         if any(row.open for row in rows):
@@ -209,6 +209,6 @@ def _code_of_rows(display: SweepDisplay, sweep: str, warn: Print) -> int:
     """The exit code of runs that were waited for."""
     rows = display.rows()
     if any(row.open for row in rows):
-        warn(f"they go on; `lab status {sweep}` tells how they stand")
+        warn(f"they continue; `lab status {sweep}` shows their status")
         return 130
     return int(any(row.status not in ("finished", "diverged") for row in rows))

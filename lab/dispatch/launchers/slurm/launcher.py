@@ -97,7 +97,7 @@ class SlurmLauncher(Launcher):
         )
         if next_job is not None:
             messages.append(
-                f"SLURM: job {next_job.job} sends the runs of what each arm picks, once the tuning runs have ended"
+                f"SLURM: job {next_job.job} sends the reporting runs of what each arm picks, when the tuning runs end"
             )
         return SendResult(tuple(messages), has_jobs=bool(sent.records), continues=True)
 
