@@ -203,8 +203,8 @@ class RequestError(Exception):
     @classmethod
     def of_name(cls, error: UnknownName, where: Where | None = None) -> RequestError:
         """The refusal of a name that isn't registered."""
-        known = error.expected, error.nearest
-        return cls(Refusal(error.problem, "not_found", where or Where(), error.given, *known))
+        refusal = Refusal(error.problem, "not_found", where or Where(), error.given, error.expected, error.nearest)
+        return cls(refusal)
 
     @property
     def refusal(self) -> Refusal:

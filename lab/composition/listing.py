@@ -40,22 +40,22 @@ def list_rows(what: ListingKind, kind: str | None = None) -> list[dict[str, Any]
 
 def list_table(what: str, rows: Sequence[Mapping[str, Any]], *, whole: bool = False) -> Table:
     """The rows as a table, with the full description of components if `whole`."""
-    shown = Table(box=box.SIMPLE_HEAD, show_lines=whole)
+    table = Table(box=box.SIMPLE_HEAD, show_lines=whole)
     if what != "components":
         for column in ("name", "about") if what == "kernels" else ("name", "about", "file"):
-            shown.add_column(column, no_wrap=column == "name")
+            table.add_column(column, no_wrap=column == "name")
         for row in rows:
-            shown.add_row(*(row[column.header] for column in shown.columns))  # type: ignore[index]
-        return shown
+            table.add_row(*(row[column.header] for column in table.columns))  # type: ignore[index]
+        return table
     for column in ("group", "name", "about", "options"):
-        shown.add_column(column, no_wrap=column in ("group", "name"))
+        table.add_column(column, no_wrap=column in ("group", "name"))
     previous = None
     for row in rows:
         options = "\n".join(f"{o['name']}: {o['type']}" + _default(o) for o in row["options"])
         group = row["group"] if row["group"] != previous else ""
-        shown.add_row(group, row["name"], row["description"] if whole else row["about"], options)
+        table.add_row(group, row["name"], row["description"] if whole else row["about"], options)
         previous = row["group"]
-    return shown
+    return table
 
 
 def _default(option: Mapping[str, Any]) -> str:

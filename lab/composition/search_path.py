@@ -86,11 +86,11 @@ def find_config(what: Folder, name: str) -> Path:
     Raises:
         RequestError: there is none; with the nearest name.
     """
-    known = available(what)
-    if name not in known:
+    files = available(what)
+    if name not in files:
         singular = {"experiments": "experiment", "sweeps": "sweep", "launchers": "launcher"}[what]
-        raise RequestError(f"no {singular} is called '{name}'", kind="not_found", given=name, expected=tuple(known))
-    return known[name]
+        raise RequestError(f"no {singular} is called '{name}'", kind="not_found", given=name, expected=tuple(files))
+    return files[name]
 
 
 def display(path: Path) -> str:

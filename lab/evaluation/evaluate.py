@@ -58,8 +58,8 @@ def parse_request(name: str, texts: Sequence[str]) -> EvaluationRequest:
     """
     extensions.load()
     if name not in names("evaluator"):
-        known = tuple(names("evaluator"))
-        raise RequestError(f"no evaluator is called '{name}'", kind="not_found", given=name, expected=known)
+        evaluators = tuple(names("evaluator"))
+        raise RequestError(f"no evaluator is called '{name}'", kind="not_found", given=name, expected=evaluators)
     data = {text for path, text in paths_of(texts) if path == "data" or path.startswith("data.")}
     if choices := [choice.text for choice in parse(texts).choices if choice.text not in data]:
         fix = "only data can be chosen"

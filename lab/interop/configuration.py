@@ -162,8 +162,8 @@ def _layer_types(family: Family, keys: Plain, n_layers: int) -> list[object]:
         raise _refusal(f"{family.layers.key} has {len(types)} entries for {n_layers} layers")
     for layer_type in types:
         if layer_type not in family.layers.types:
-            known = list(family.layers.types)
-            raise _refusal(f"{family.layers.key}: '{layer_type}' can't be honoured; the lab has {known}")
+            supported = list(family.layers.types)
+            raise _refusal(f"{family.layers.key}: '{layer_type}' can't be honoured; the lab has {supported}")
     return types
 
 

@@ -150,8 +150,8 @@ class Fields:
         values = self._values.get(key)
         for name, value in values.items() if isinstance(values, dict) else ():
             if type(value) in (int, float) and value == value and abs(value) != math.inf and not is_measured(value):
-                shown = f"{value:g}" if isinstance(value, float) else f"a number of {len(str(abs(value)))} digits"
-                problem = f"expected a number up to {LARGEST_MEASUREMENT:g} in size, got {shown}"
+                size = f"{value:g}" if isinstance(value, float) else f"a number of {len(str(abs(value)))} digits"
+                problem = f"expected a number up to {LARGEST_MEASUREMENT:g} in size, got {size}"
                 raise WrongValue(f"{self._place}{key}.{name}", problem)
         return self.numbers(key)
 
@@ -161,8 +161,8 @@ class Fields:
 
     def others(self, keys: Iterable[str]) -> dict[str, object]:
         """The entries under all other keys."""
-        known = frozenset(keys)
-        return {key: value for key, value in self._values.items() if key not in known}
+        excluded = frozenset(keys)
+        return {key: value for key, value in self._values.items() if key not in excluded}
 
     def __contains__(self, key: str) -> bool:
         return key in self._values

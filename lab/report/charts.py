@@ -212,12 +212,12 @@ def strip(
 
 def strip_scale(values: Iterable[float], intervals: Iterable[tuple[float, float]]) -> Scale:
     """An axis for strips. It contains zero, every seed, and the parts of the intervals that are close to the seeds."""
-    shown = [0.0, *values]
-    low, high = min(shown), max(shown)
+    bounds = [0.0, *values]
+    low, high = min(bounds), max(bounds)
     room = _STRIP_ROOM * (high - low)
     for start, end in intervals:
-        shown += [max(low - room, start), min(high + room, end)]
-    return scale(shown, pad=0.03)
+        bounds += [max(low - room, start), min(high + room, end)]
+    return scale(bounds, pad=0.03)
 
 
 def strip_axis(x: Scale) -> Markup:

@@ -59,12 +59,12 @@ def scale(
         label: formats the label of a tick; the number by default.
         zero: whether to include 0.
     """
-    shown = [
+    drawable = [
         value for value in values if abs(value) <= LARGEST_MEASUREMENT and (value >= 1 / LARGEST_MEASUREMENT or not log)
     ]
     if zero and not log:
-        shown.append(0.0)
-    low, high = (min(shown), max(shown)) if shown else (1.0 if log else 0.0, 10.0 if log else 1.0)
+        drawable.append(0.0)
+    low, high = (min(drawable), max(drawable)) if drawable else (1.0 if log else 0.0, 10.0 if log else 1.0)
     same = high - low <= _SAME * max(abs(low), abs(high))
     if log:
         low, high = (low / 1.5, high * 1.5) if same else (low, high)

@@ -21,9 +21,9 @@ def decimals_for(values: Iterable[float | None], spreads: Iterable[float | None]
         values: the column's values.
         spreads: standard deviations.
     """
-    known = sorted(spread for spread in spreads if spread and math.isfinite(spread))
-    if known:
-        return min(6, max(1, 1 - math.floor(math.log10(known[len(known) // 2]))))
+    nonzero = sorted(spread for spread in spreads if spread and math.isfinite(spread))
+    if nonzero:
+        return min(6, max(1, 1 - math.floor(math.log10(nonzero[len(nonzero) // 2]))))
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     return min(6, max(0, 3 - math.floor(math.log10(max(sizes))))) if sizes else 1
 

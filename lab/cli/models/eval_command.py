@@ -104,8 +104,8 @@ def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Eval
     from lab.units import plural
 
     extensions.load()
-    known = names("evaluator")
-    position = next((index for index, text in enumerate(arguments) if index > 0 and text in known), None)
+    evaluators = names("evaluator")
+    position = next((index for index, text in enumerate(arguments) if index > 0 and text in evaluators), None)
     named_request = None if position is None else parse_request(arguments[position], arguments[position + 1 :])
     run_names = arguments if position is None else arguments[:position]
     try:
@@ -113,7 +113,7 @@ def _parsed(root: Path, arguments: Sequence[str]) -> tuple[list[RunFolder], Eval
     except UnknownRun:
         if position is None and len(run_names) > 1:  # a misspelt evaluator looks like a run
             plain_names = [text for text in run_names if "=" not in text]
-            if nearest(plain_names[-1], known) is None:
+            if nearest(plain_names[-1], evaluators) is None:
                 resolve_all(root, plain_names[:-1])
             parse_request(plain_names[-1], ())
         raise

@@ -27,7 +27,7 @@ def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
         problem = "--json prints the present status once"
         raise RequestError(problem, kind="conflict", key="--watch", fix="leave --watch out")
     sweep_runs = survey(root, sweep)
-    rows = [status.row_from(seen) for seen in sweep_runs.runs]
+    rows = [status.row_from(snapshot) for snapshot in sweep_runs.runs]
     view = look(root, rows)
     rows, notes = view.join(rows), view.notes
     if as_json:
@@ -44,5 +44,5 @@ def command(sweep: str | None, watch: bool, root: Path, as_json: bool) -> None:
     from lab.dispatch.status.display import SweepDisplay
 
     print_rows(rows, sweep_runs.broken, notes)
-    with SweepDisplay([seen.run for seen in sweep_runs.runs], join=Watch(root).join) as display:
+    with SweepDisplay([snapshot.run for snapshot in sweep_runs.runs], join=Watch(root).join) as display:
         display.wait()

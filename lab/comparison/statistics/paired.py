@@ -189,10 +189,10 @@ def holm(p_values: Mapping[K, float | None]) -> dict[K, float | None]:
     A comparison without a p-value counts too, so that other verdicts don't change once it has one.
     """
     corrected: dict[K, float | None] = dict.fromkeys(p_values)
-    known = {key: p for key, p in p_values.items() if p is not None}
+    present = {key: p for key, p in p_values.items() if p is not None}
     largest = 0.0
-    for rank, key in enumerate(sorted(known, key=known.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * known[key]))
+    for rank, key in enumerate(sorted(present, key=present.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * present[key]))
         corrected[key] = largest
     return corrected
 

@@ -70,11 +70,11 @@ def omitted_rows(comparison: Comparison, printed: Sequence[ComparisonRow]) -> li
     if not others:
         return []
     metric = comparison.sweep.metrics[0]
-    shown = f"the best by {title(metric)}" if better(metric) else f"those with the lowest {title(metric)}"
+    rule = f"the best by {title(metric)}" if better(metric) else f"those with the lowest {title(metric)}"
     incomplete = sum(arm.finished < len(arm.runs) for arm in others)
     remark = f" {incomplete:,} of them lack a result for some seed." if incomplete else ""
     return [
-        f"{len(others):,} more arms: of {len(comparison.rows):,}, the baseline and {shown} are shown; "
+        f"{len(others):,} more arms: of {len(comparison.rows):,}, the baseline and {rule} are shown; "
         f"--json and --csv have all.{remark}"
     ]
 

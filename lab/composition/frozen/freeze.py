@@ -68,10 +68,10 @@ def part_as_yaml(experiment: Experiment, path: str | None) -> str:
     """
     part: object = to_plain(experiment)
     for key in path.split(".") if path else []:
-        known = tuple(part) if isinstance(part, Mapping) else ()
+        keys = tuple(part) if isinstance(part, Mapping) else ()
         if not isinstance(part, Mapping) or key not in part:
             problem = f"no key is called '{key}'"
-            raise RequestError(problem, kind="unknown_key", part=f"--package {path}", given=key, expected=known)
+            raise RequestError(problem, kind="unknown_key", part=f"--package {path}", given=key, expected=keys)
         part = part[key]
     return _dump(part)
 

@@ -75,14 +75,14 @@ class Loader:
             defaults = create(prepend_hydra=True)
         config = self._loader._compose_config_from_defaults_list(defaults.defaults, _Copies(self._repository))
         config.pop("hydra", None)
-        known = {str(group): str(option) for group, option in defaults.overrides.known_choices.items()}
+        chosen_options = {str(group): str(option) for group, option in defaults.overrides.known_choices.items()}
         files = [
             MergedFile(default.config_path or "", default.package or "", bool(default.primary))
             for default in defaults.defaults
         ]
         return (
             config,
-            {group: option for group, option in known.items() if not group.startswith("hydra/")},
+            {group: option for group, option in chosen_options.items() if not group.startswith("hydra/")},
             [file for file in files if not file.path.startswith("hydra/")],
         )
 

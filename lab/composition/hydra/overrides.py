@@ -111,7 +111,7 @@ def parse(texts: Sequence[str], where: Where = Where()) -> Overrides:  # noqa: B
     Raises:
         RequestError: an override can't be parsed, or names an unknown group or option; with the nearest valid name.
     """
-    known = groups.groups()
+    options_by_group = groups.groups()
     choices, values = [], []
     for text in texts:
         place = replace(where, override=text)
@@ -123,15 +123,15 @@ def parse(texts: Sequence[str], where: Where = Where()) -> Overrides:  # noqa: B
         if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
             raise RequestError("Hydra's own settings have no effect here", kind="unsupported", where=place)
         value = DELETED if override.is_delete() else _plain(override.value())
-        if key in known and not isinstance(value, Mapping):
-            if value is not DELETED and str(value) not in known[key]:
-                problem, names = f"{key} has no option '{value}'", tuple(known[key])
+        if key in options_by_group and not isinstance(value, Mapping):
+            if value is not DELETED and str(value) not in options_by_group[key]:
+                problem, names = f"{key} has no option '{value}'", tuple(options_by_group[key])
                 raise RequestError(problem, kind="not_found", where=place, given=str(value), expected=names)
             choices.append(GroupChoice(key, text))
             continue
         if "/" in key:
             problem = f"no group is called '{key}'"
-            raise RequestError(problem, kind="unknown_key", where=place, given=key, expected=tuple(known))
+            raise RequestError(problem, kind="unknown_key", where=place, given=key, expected=tuple(options_by_group))
         _refuse_choice_by_value(key, value, place)
         values.append(ValueOverride(key, value, text))
     return Overrides(where, tuple(choices), tuple(values))

@@ -134,9 +134,9 @@ def _declare_implied_kinds(model: Plain) -> None:
             if name not in declared or len(offered) > 1:
                 implied["span"] = {"name": "global"}
         elif name not in declared:
-            known = dict.fromkeys([*offered, *declared, *registry.names("mixer"), *registry.names("position")])
+            layer_kinds = dict.fromkeys([*offered, *declared, *registry.names("mixer"), *registry.names("position")])
             problem = f"no layer kind is called '{name}'"
-            raise RequestError(problem, kind="not_found", key="model.pattern", given=name, expected=tuple(known))
+            raise RequestError(problem, kind="not_found", key="model.pattern", given=name, expected=tuple(layer_kinds))
         else:
             continue
         if isinstance(own, dict):

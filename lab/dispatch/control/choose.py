@@ -60,10 +60,10 @@ def require_launchers_with(overrides: Sequence[str], flags: Flags) -> list[type[
     launchers = launchers_with(overrides, flags)
     if launchers:
         return launchers
-    known = {option for name in registry.names() for option in registry.load(name).option_names()}
+    option_names = {option for name in registry.names() for option in registry.load(name).option_names()}
     for text in overrides:
-        if key_of(text) not in known:
-            expected = tuple(sorted(known))
+        if key_of(text) not in option_names:
+            expected = tuple(sorted(option_names))
             raise RequestError("no launcher has such an option", override=text, given=key_of(text), expected=expected)
     raise RequestError("no launcher has all these options", kind="conflict", given=[*_without_unset(flags), *overrides])
 

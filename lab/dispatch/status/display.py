@@ -87,8 +87,8 @@ class SweepDisplay:
         rows = self.rows()
         troubles = [row for row in rows if has_trouble(row)][:3]
         room = max(3, self._console.height - _FRAME - len(troubles))
-        shown = foremost(rows, room)
-        return Group(table(shown, self._console.width), Text(totals(rows)), *map(trouble, troubles))
+        visible_rows = foremost(rows, room)
+        return Group(table(visible_rows, self._console.width), Text(totals(rows)), *map(trouble, troubles))
 
     def changes(self) -> list[str]:
         """A line for each run with a new status, attempt or quarter of its steps since the last call."""

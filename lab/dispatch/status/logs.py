@@ -102,8 +102,8 @@ def _of_attempt(run: RunFolder, lines: Iterator[str], attempt: int) -> Iterator[
         if attempts and attempts[-1] == attempt:
             yield line
     if attempt not in attempts:
-        known = ", ".join(map(str, attempts)) or "none"
-        raise RequestError(f"{run.name}: attempt {attempt} is not in its log, which has {known}")
+        numbers = ", ".join(map(str, attempts)) or "none"
+        raise RequestError(f"{run.name}: attempt {attempt} is not in its log, which has {numbers}")
 
 
 def _read(run: RunFolder, offset: int) -> bytes:

@@ -63,13 +63,13 @@ def print_rows(
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a program that reads the output must not lose columns
-    shown = foremost(rows, MOST_ROWS)
-    if shown:
-        console.print(table(shown, console.width))
-    if len(shown) < len(rows):
-        console.print(Text(f"… and {len(rows) - len(shown):,} more; `lab status --json` has all"), soft_wrap=True)
+    shown_rows = foremost(rows, MOST_ROWS)
+    if shown_rows:
+        console.print(table(shown_rows, console.width))
+    if len(shown_rows) < len(rows):
+        console.print(Text(f"… and {len(rows) - len(shown_rows):,} more; `lab status --json` has all"), soft_wrap=True)
     console.print(Text(totals(rows)), soft_wrap=True)
-    for row in shown:
+    for row in shown_rows:
         if has_trouble(row):
             console.print(trouble(row), soft_wrap=True)
     for path, reason in broken:
@@ -87,22 +87,22 @@ def table(rows: Sequence[StatusRow], width: int) -> Table:
     several_sweeps = len({row.sweep for row in rows}) > 1
     has_jobs = any(row.job is not None for row in rows)
     wide = width >= _WIDE
-    shown = Table() if wide else Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table() if wide else Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("sweep", "arm") if several_sweeps else ("arm",):
-        shown.add_column(heading, overflow="fold")
-    shown.add_column("seed", justify="right")
-    shown.add_column("state", no_wrap=True)
+        grid.add_column(heading, overflow="fold")
+    grid.add_column("seed", justify="right")
+    grid.add_column("state", no_wrap=True)
     if has_jobs:
-        shown.add_column("job", no_wrap=True)
+        grid.add_column("job", no_wrap=True)
     if wide:
-        shown.add_column("", min_width=12)
+        grid.add_column("", min_width=12)
         for heading in ("step", "loss", "tokens/s", "to go"):
-            shown.add_column(heading, justify="right")
-        shown.add_column("now", overflow="fold", max_width=40)
+            grid.add_column(heading, justify="right")
+        grid.add_column("now", overflow="fold", max_width=40)
     else:
-        shown.add_column("", overflow="fold")
+        grid.add_column("", overflow="fold")
     for row in rows:
-        shown.add_row(
+        grid.add_row(
             *([Text(row.sweep)] if several_sweeps else []),
             Text(row.run.split("/")[-2]),  # the arm's folder: with the values that a tuning run tries
             "" if row.seed is None else str(row.seed),
@@ -110,7 +110,7 @@ def table(rows: Sequence[StatusRow], width: int) -> Table:
             *([Text(row.job or "")] if has_jobs else []),
             *(_columns(row) if wide else [Text("  ".join(_words(row)))]),
         )
-    return shown
+    return grid
 
 
 def _columns(row: StatusRow) -> list[Text | ProgressBar]:

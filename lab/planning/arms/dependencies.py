@@ -155,7 +155,7 @@ def _provider(name: str, cells: Mapping[str, list[Arm]], arm: Arm, where: Where)
         return name
     matching = [cell.name for cell in cells[name] if cell.cell.items() <= arm.cell.items()]
     if len(matching) != 1:
-        shown = ", ".join(named[:8]) + (", …" if len(named) > 8 else "")
-        problem = f"'{name}' has {len(named)} cells and '{arm.name}' needs one of them: {shown}"
+        listing = ", ".join(named[:8]) + (", …" if len(named) > 8 else "")
+        problem = f"'{name}' has {len(named)} cells and '{arm.name}' needs one of them: {listing}"
         raise RequestError(problem, where=where, given=name)
     return matching[0]

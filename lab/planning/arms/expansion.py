@@ -187,8 +187,8 @@ def _combinations(
     """Every combination that `when` and `exclude` leave, in the order of the file."""
     texts = [[tuple(map(hydra_value, row)) for row in group.rows] for group in groups]
     own_texts = [{key: hydra_value(value) for key, value in arm.settings.items()} for arm in named]
-    known = _known_values(named, groups, texts, own_texts)
-    when, exclude = When(places, known, file), Exclude(known, file)
+    valid_values = _known_values(named, groups, texts, own_texts)
+    when, exclude = When(places, valid_values, file), Exclude(valid_values, file)
     overlaps = {(arm.name, axis): overlap(arm.settings, axis) for arm in named for axis in places if arm.settings}
     earlier, n_left = set(), 0
     for arm, own in zip(named, own_texts, strict=True):

@@ -22,15 +22,15 @@ def flops_by_convention(plan: Plan) -> dict[str, dict[str, float]]:
 def print_flops(plan: Plan, console: Console, *, everything: bool = False) -> None:
     """Print the FLOPs per token by convention, with what each counts. At most ROWS arms, unless `everything`."""
     by_arm = flops_by_convention(plan)
-    shown = list(by_arm) if everything else list(by_arm)[:ROWS]
+    arms = list(by_arm) if everything else list(by_arm)[:ROWS]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("FLOPs/token", overflow="fold", min_width=12)
     for convention in CONVENTIONS.values():
         table.add_column(convention.title, justify="right", no_wrap=True)
-    for arm in shown:
+    for arm in arms:
         table.add_row(Text(arm), *(count(by_arm[arm][key]) for key in CONVENTIONS))
     console.print(table)
-    print_hidden(len(by_arm) - len(shown), console)
+    print_hidden(len(by_arm) - len(arms), console)
     legend = [
         f"{' '.join(convention.title.split())}: {convention.counts}. {convention.used_by}"
         for convention in CONVENTIONS.values()

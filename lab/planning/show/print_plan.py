@@ -26,11 +26,11 @@ def print_plan(preview: PlanPreview, console: Console, *, everything: bool = Fal
     """Print the plan. At most ROWS arms, unless `everything`."""
     plan = preview.plan
     arms = list(preview.runs)
-    shown = arms if everything or len(arms) <= ROWS else _first(arms, plan.baseline)
+    listed_arms = arms if everything or len(arms) <= ROWS else _first(arms, plan.baseline)
     console.print(Text(plan.question or plan.sweep, style="bold"))
     console.print(Text(_header(preview)))
-    console.print(_table(preview, shown, wide=console.width >= WIDE))
-    print_hidden(len(arms) - len(shown), console)
+    console.print(_table(preview, listed_arms, wide=console.width >= WIDE))
+    print_hidden(len(arms) - len(listed_arms), console)
     print_notes(notes(preview), console)
     if preview.fit is not None:
         _print_fit(preview.fit, preview.power, console)
@@ -52,8 +52,8 @@ def print_notes(lines: Iterable[str], console: Console) -> None:
 
 def _first(arms: list[str], baseline: str) -> list[str]:
     """The arms of the first rows, which include the baseline."""
-    shown = set(arms[:ROWS]) if baseline in arms[:ROWS] else {*arms[: ROWS - 1], baseline}
-    return [arm for arm in arms if arm in shown]
+    listed = set(arms[:ROWS]) if baseline in arms[:ROWS] else {*arms[: ROWS - 1], baseline}
+    return [arm for arm in arms if arm in listed]
 
 
 def _header(preview: PlanPreview) -> str:

@@ -137,7 +137,7 @@ class RunRecord:
 
     def as_json(self) -> dict[str, object]:
         """The file's content."""
-        known: dict[str, object] = {
+        fields: dict[str, object] = {
             "version": VERSION,
             "identity": self.identity,
             "sweep": self.sweep,
@@ -160,7 +160,7 @@ class RunRecord:
             "created": self.created,
             "provenance": dict(self.provenance.facts) or None,
         }
-        return {**{key: value for key, value in known.items() if value is not None or key == "question"}, **self.extra}
+        return {**{key: value for key, value in fields.items() if value is not None or key == "question"}, **self.extra}
 
 
 def read_run(path: Path) -> RunRecord:

@@ -57,7 +57,7 @@ class Summary:
     def as_json(self) -> dict[str, object]:
         """The file's content."""
         digest = {} if self.data_digest is None else {"digest": self.data_digest}
-        known: dict[str, object] = {
+        fields: dict[str, object] = {
             "version": VERSION,
             "status": self.status,
             "reason": self.reason,
@@ -66,7 +66,7 @@ class Summary:
             "data": {**digest, **self.data} or None,
             "provenance": dict(self.provenance.facts) or None,
         }
-        return {**{key: value for key, value in known.items() if value is not None or key == "reason"}, **self.extra}
+        return {**{key: value for key, value in fields.items() if value is not None or key == "reason"}, **self.extra}
 
 
 def read_summary(path: Path) -> Summary | None:

@@ -69,7 +69,7 @@ class PlanRow:
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
-        known: dict[str, object] = {
+        fields: dict[str, object] = {
             "identity": self.identity,
             "arm": self.arm,
             "seed": self.seed,
@@ -83,7 +83,7 @@ class PlanRow:
             "state": self.state,
             "overrides": list(self.overrides),
         }
-        return {**{key: value for key, value in known.items() if value is not None}, **self.extra}
+        return {**{key: value for key, value in fields.items() if value is not None}, **self.extra}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class PlanRecord:
 
     def as_json(self) -> dict[str, object]:
         """The file's content."""
-        known: dict[str, object] = {
+        fields: dict[str, object] = {
             "version": VERSION,
             "sweep": self.sweep,
             **self.labels.as_json(),
@@ -127,7 +127,7 @@ class PlanRecord:
         }
         rows = [row.as_json() for row in self.runs]
         selected = {arm: picked.as_json() for arm, picked in self.selected.items()}
-        return {**known, **({"selected": selected} if selected else {}), **self.extra, "runs": rows}
+        return {**fields, **({"selected": selected} if selected else {}), **self.extra, "runs": rows}
 
 
 def plan_path(root: Path | str, sweep: str) -> Path:

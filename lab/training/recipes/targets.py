@@ -165,6 +165,6 @@ def _inverse_cdf(p_nV: Tensor, uniform_nk: Tensor) -> Tensor:
         int64 [n, k].
     """
     cumulative = (p_nV.double() * _GRAIN).round().long().cumsum(-1)
-    drawn = torch.searchsorted(cumulative, (uniform_nk * cumulative[:, -1:]).long(), right=True)
+    sampled = torch.searchsorted(cumulative, (uniform_nk * cumulative[:, -1:]).long(), right=True)
     # If the teacher isn't finite, its entropy ends the run. Clamp, so that no index out of range crashes it before.
-    return drawn.clamp(max=p_nV.shape[-1] - 1)
+    return sampled.clamp(max=p_nV.shape[-1] - 1)

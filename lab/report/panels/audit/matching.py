@@ -49,14 +49,14 @@ def panel(data: ReportData) -> Panel:
 
 
 def _costs(data: ReportData) -> Markup:
-    known = [cost for cost in _COSTS if any(cost in arm.costs for arm in data.arms)]
-    if not known:
+    costs = [cost for cost in _COSTS if any(cost in arm.costs for arm in data.arms)]
+    if not costs:
         return Markup('<p class="dim">No costs are recorded.</p>')
-    uneven = {cost for cost in known if len({arm.costs.get(cost) for arm in data.listed}) > 1}
+    uneven = {cost for cost in costs if len({arm.costs.get(cost) for arm in data.listed}) > 1}
     # The heading is aligned with the costs, not with the deviations beside them.
     columns = [Column("arm", "text")]
-    columns += [Column(COST_TITLES[cost] + _NO_DEVIATION if cost in uneven else COST_TITLES[cost]) for cost in known]
-    rows = [[arm_link(arm), *(_cost(data, arm, cost, cost in uneven) for cost in known)] for arm in data.listed]
+    columns += [Column(COST_TITLES[cost] + _NO_DEVIATION if cost in uneven else COST_TITLES[cost]) for cost in costs]
+    rows = [[arm_link(arm), *(_cost(data, arm, cost, cost in uneven) for cost in costs)] for arm in data.listed]
     return arm_table(columns, data.listed, rows)
 
 

@@ -88,9 +88,9 @@ def _curves(data: ReportData) -> _Curves:
 def _panel(data: ReportData, curves: _Curves, anchor: str, title: str, lead: str, missing: tuple[str, str]) -> Panel:
     if not curves:
         return Panel(anchor, title, lead, missing=missing)
-    shown = list(curves.items())[:MOST_CURVES]
-    lines = {key: _lines(data, arms) for key, arms in shown}
-    views = [(_title(key, curves), _chart(arms, lines[key])) for key, arms in shown]
+    shown_curves = list(curves.items())[:MOST_CURVES]
+    lines = {key: _lines(data, arms) for key, arms in shown_curves}
+    views = [(_title(key, curves), _chart(arms, lines[key])) for key, arms in shown_curves]
     notes = ["The vertical axis is scaled to the means; bands may extend beyond it."]
     if any(line.mark is not None for view_lines in lines.values() for line in view_lines):
         notes.append("A dotted line in an arm's colour marks how far back all its layers together can see.")
@@ -100,8 +100,8 @@ def _panel(data: ReportData, curves: _Curves, anchor: str, title: str, lead: str
     if unmeasured:
         notes.append(f"Not measured yet: {join_names(unmeasured)}.")
     notes += _missing_seeds(data, curves)
-    if len(curves) > len(shown):
-        notes.append(f"{len(curves) - len(shown)} more curves are in the evaluations of the runs.")
+    if len(curves) > len(shown_curves):
+        notes.append(f"{len(curves) - len(shown_curves)} more curves are in the evaluations of the runs.")
     lead += f" Means over an arm's seeds with their {percent(data.comparison.level)} t bands."
     arms = [arm for arm in data.charted if arm.name in measured]
     return Panel(anchor, title, lead, legend(arms) + tabs(views), notes=tuple(notes))

@@ -40,22 +40,22 @@ def panel(data: ReportData) -> Panel:
 
 
 def _plot(data: ReportData, design: Factorial) -> Markup:
-    shown, n = design.effects[:MOST_EFFECTS], decimals(data, design.metric)
-    intervals = [effect.interval for effect in shown if effect.interval is not None]
+    shown_effects, n = design.effects[:MOST_EFFECTS], decimals(data, design.metric)
+    intervals = [effect.interval for effect in shown_effects if effect.interval is not None]
     axis = strip_scale(
-        (value for effect in shown for value in effect.values),
+        (value for effect in shown_effects for value in effect.values),
         ((interval.low, interval.high) for interval in intervals),
     )
     groups = {
-        "Main effects": [effect for effect in shown if len(effect.factors) == 1],
-        "Interactions": [effect for effect in shown if len(effect.factors) > 1],
+        "Main effects": [effect for effect in shown_effects if len(effect.factors) == 1],
+        "Interactions": [effect for effect in shown_effects if len(effect.factors) > 1],
     }
     rows = [
         Markup("<h3>{}</h3>{}").format(heading, concat(_row(effect, design, axis, n) for effect in effects))
         for heading, effects in groups.items()
         if effects
     ]
-    more = len(design.effects) - len(shown)
+    more = len(design.effects) - len(shown_effects)
     rest = f"; {plural(more, 'more interaction')} in `lab compare --json`" if more else ""
     caption = Markup("effect on {}, {} interval{} <b>{}</b>").format(
         title(design.metric), percent(data.comparison.level), rest, BETTER_ARROWS[better(design.metric)]

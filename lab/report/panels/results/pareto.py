@@ -140,17 +140,17 @@ def _points(data: ReportData, cost: Cost) -> list[ArmPoint]:
 
 def _unknown(data: ReportData, cost: Cost, points: list[ArmPoint]) -> list[str]:
     """A note on the arms and seeds that have a result, but are missing from a chart because their cost isn't known."""
-    known = {point.arm.name: len(point.seeds) for point in points}
+    seeds_by_arm = {point.arm.name: len(point.seeds) for point in points}
     names = []
     for arm in data.arms:
         n = arm.row.cells[data.metric].sample.n
-        if known.get(arm.name, 0) < n:
-            names.append(f"{arm.name} ({n - known[arm.name]} of {n})" if arm.name in known else arm.name)
+        if seeds_by_arm.get(arm.name, 0) < n:
+            names.append(f"{arm.name} ({n - seeds_by_arm[arm.name]} of {n})" if arm.name in seeds_by_arm else arm.name)
     if not names:
         return []
     more = len(names) - MOST_ARMS_IN_NOTE
     arms = f"{', '.join(names[:MOST_ARMS_IN_NOTE])} and {more} more arms" if more > 0 else join_names(names)
-    return [f"Not drawn, because their {cost.title.partition(',')[0]} is not known: {arms}."]
+    return [f"Not drawn, because their {cost.title.partition(',')[0]} is not seeds_by_arm: {arms}."]
 
 
 def _plot(data: ReportData, cost: Cost, points: list[ArmPoint]) -> Markup:

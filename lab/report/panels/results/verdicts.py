@@ -129,11 +129,11 @@ def _table(data: ReportData, metric: str) -> Markup:
         sign_flips,
         bootstrap,
     ]
-    shown = [name is not None for name in names]
+    is_shown = [name is not None for name in names]
     columns = [Column("arm", "text"), *(Column(name) for name in names if name is not None), Column("verdict", "text")]
     rows = []
     for arm in data.listed:
-        values = [value for value, is_shown in zip(_values(arm, metric, n), shown, strict=True) if is_shown]
+        values = [value for value, visible in zip(_values(arm, metric, n), is_shown, strict=True) if visible]
         rows.append([arm_link(arm), *values, _verdict_with_remarks(arm, arm.row.cells[metric])])
     return arm_table(columns, data.listed, rows) + _noise(data, metric, n) + _unigram(data, metric, n)
 
