@@ -1,8 +1,8 @@
-"""Make the pictures of docs/compare.md from real runs: `python docs/compare_pictures.py`, half an hour here.
+"""Makes the pictures of docs/compare.md from real runs: `python docs/compare_pictures.py`, about half an hour.
 
-Everything is done by the commands that a user would type, in runs/.pictures of this checkout, where the runs of
-docs/evaluator_pictures.py are too; what has been trained there is not trained again. TensorBoard and the reports are
-photographed in a headless Chromium.
+It uses the commands that a user would type, in runs/.pictures of this checkout, which also holds the runs of
+docs/evaluator_pictures.py. Runs that exist there are not trained again. The pictures of TensorBoard and of the reports
+are screenshots from a headless Chromium.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ WIDE, PHONE = 1340, 390
 
 
 def sweeps() -> None:
-    """The page's, `mqar`, and those of docs/evaluators.md with their attention maps."""
+    """Run `mqar`, the sweeps of this page, and those of docs/evaluators.md with their attention maps."""
     for sweep in ("mqar", *write_sweeps(PAGE), *write_sweeps(ROOT / "docs" / "evaluators.md")):
         lab("submit", sweep, "--on", "local")
     lab("eval", "spans", "attention_maps", "window=32")
 
 
 def tensorboard(driver: Chrome, runs: Path) -> None:
-    """A picture of each tab: of `mqar`, and the images of `spans`, whose text attention can be looked at on."""
+    """Take a picture of each tab: the Images tab of `spans`, whose data is text, and the others of `mqar`."""
     with (
         browser.tensorboard(build_view(runs, "mqar")) as address,
         browser.tensorboard(build_view(runs, "spans")) as spans,
     ):
 
-        def shot(tab: str, height: int, there: Callable[[], object], name: str = "") -> None:
-            browser.wait_for(there)
-            time.sleep(3)  # the page has its parts before they have their places
+        def screenshot(tab: str, height: int, is_ready: Callable[[], object], name: str = "") -> None:
+            browser.wait_for(is_ready)
+            time.sleep(3)  # the page is laid out after its parts exist
             driver.set_window_size(WIDE, height)
             time.sleep(2)
             assert driver.save_screenshot(str(IMAGES / f"{name or tab}.png"))
@@ -51,21 +51,21 @@ def tensorboard(driver: Chrome, runs: Path) -> None:
             return lambda: [path for path in browser.drawn_paths(driver, inside) if path.count("L") > 2]
 
         browser.open_tab(driver, address, "hparams")
-        shot("hparams", 580, lambda: browser.texts(driver, "vaadin-grid-cell-content"))
+        screenshot("hparams", 580, lambda: browser.texts(driver, "vaadin-grid-cell-content"))
         browser.click(driver, "paper-tab", "parallel coordinates view")
-        shot("hparams", 960, lambda: browser.drawn_paths(driver, ".foreground"), "parallel_coordinates")
+        screenshot("hparams", 960, lambda: browser.drawn_paths(driver, ".foreground"), "parallel_coordinates")
         browser.open_tab(driver, address, "custom_scalars")
-        shot("custom_scalars", 820, drawn("tf-custom-scalar-margin-chart-card"))
+        screenshot("custom_scalars", 820, drawn("tf-custom-scalar-margin-chart-card"))
         browser.open_tab(driver, address, "text")
-        shot("text", 820, lambda: browser.texts(driver, "td", inside="tf-text-loader"))
+        screenshot("text", 820, lambda: browser.texts(driver, "td", inside="tf-text-loader"))
         browser.open_tab(driver, spans, "images")
         images = "return all.filter(e => e.matches('img') && within(e, 'tf-image-loader') && e.naturalWidth).length"
-        shot("images", 820, lambda: browser.run_script(driver, images))
+        screenshot("images", 820, lambda: browser.run_script(driver, images))
 
 
 @contextmanager
 def window(driver: Chrome, width: int, height: int, *, scheme: str = "light") -> Iterator[None]:
-    """The page in a window of this size, by day or by night."""
+    """A context in which the page has this size and color scheme."""
     size = {"width": width, "height": height, "deviceScaleFactor": 2 if width == PHONE else 1, "mobile": width == PHONE}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.execute_cdp_cmd(
@@ -79,23 +79,23 @@ def window(driver: Chrome, width: int, height: int, *, scheme: str = "light") ->
 
 
 def reports(driver: Chrome) -> None:
-    """Reports as they open, and some of their panels."""
+    """Take pictures of the reports, and of some of their panels."""
     for sweep in ("mqar", "caps", "sizes", "spans"):
         lab("report", sweep)
 
-    def opened(sweep: str) -> None:
+    def open_report(sweep: str) -> None:
         driver.get("about:blank")
         driver.get(Path(f"runs/{sweep}/report.html").resolve().as_uri())
         time.sleep(1)
 
     for scheme in ("light", "dark"):
         with window(driver, WIDE, 900, scheme=scheme):
-            opened("mqar")
+            open_report("mqar")
             assert driver.save_screenshot(str(IMAGES / f"report_{scheme}.png"))
     with window(driver, PHONE, 844):
-        opened("mqar")
+        open_report("mqar")
         assert driver.save_screenshot(str(IMAGES / "report_phone.png"))
-    with window(driver, WIDE, 1400):  # a panel as a whole
+    with window(driver, WIDE, 1400):  # high enough for a whole panel
         for sweep, panel in (
             ("mqar", "forest"),
             ("mqar", "pareto"),
@@ -105,10 +105,10 @@ def reports(driver: Chrome) -> None:
             ("caps", "effects"),
             ("sizes", "scaling"),
         ):
-            opened(sweep)
-            shown = driver.find_element(By.ID, panel)
-            driver.execute_script("arguments[0].style.padding = '0 20px 12px'", shown)
-            assert shown.screenshot(str(IMAGES / f"panel_{panel}.png"))
+            open_report(sweep)
+            element = driver.find_element(By.ID, panel)
+            driver.execute_script("arguments[0].style.padding = '0 20px 12px'", element)
+            assert element.screenshot(str(IMAGES / f"panel_{panel}.png"))
 
 
 def main() -> None:

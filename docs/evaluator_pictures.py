@@ -1,7 +1,7 @@
-"""Make the pictures of docs/evaluators.md from real runs: `python docs/evaluator_pictures.py`, half an hour here.
+"""Makes the pictures of docs/evaluators.md from real runs: `python docs/evaluator_pictures.py`, about half an hour.
 
-Everything is done by the commands that a user would type, in runs/ of this checkout; what has been trained there is not
-trained again. The tasks of lm-eval need the extra `tasks`.
+It uses the commands that a user would type, in runs/.pictures of this checkout. Runs that exist there are not trained
+again. The tasks of lm-eval need the extra `tasks`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ arms: {plain: {}, qk_norm: {model/qk_norm: rmsnorm}}
 grid: {optimizer.lr: [3e-3, 1e-2, 3e-2, 1e-1, 3e-1]}
 overrides: {model/softcap: none, model/residual: pre, train.tokens: 120k, train.log_every: 1, validation.every: null}
 """
-"""Of sweep `stability` two arms, five rates and one seed."""
+"""A part of the sweep `stability`: two arms, five learning rates and one seed."""
 
-BY_HEART = ["colorsys", "keyword"]
-"""Modules of the standard library, 5 KB in all, that a model is to know by heart."""
+MEMORISED_MODULES = ["colorsys", "keyword"]
+"""Modules of the standard library, 5 KB in all, that a model memorises."""
 
 
 def lab(*arguments: str) -> None:
@@ -45,7 +45,7 @@ def lab(*arguments: str) -> None:
 
 
 def picture(file: str, *arguments: str) -> None:
-    """docs/images/evaluators/<evaluator>.png: `file` of those that `lab eval … --out` makes."""
+    """Write docs/images/evaluators/<evaluator>.png from the picture `file` of `lab eval … --out`."""
     evaluator = next(text for text in arguments if text in EVALUATORS)
     with tempfile.TemporaryDirectory() as folder:
         lab("eval", *arguments, "--out", folder)
@@ -59,25 +59,25 @@ EVALUATORS = (
 
 
 def write_sweeps(page: Path) -> list[str]:
-    """Write the sweeps that a page has, and give their names."""
-    found = [block for block in blocks(page) if block.file.startswith("sweeps/")]
+    """Write the sweep files that a page contains, and return their names."""
+    sweep_blocks = [block for block in blocks(page) if block.file.startswith("sweeps/")]
     Path("sweeps").mkdir(exist_ok=True)
-    for block in found:
+    for block in sweep_blocks:
         Path(block.file).write_text(block.text)
-    return [Path(block.file).stem for block in found]
+    return [Path(block.file).stem for block in sweep_blocks]
 
 
 def sweeps() -> None:
-    """The page's, and a part of sweep `stability`."""
+    """Run `mqar`, the sweep of the page, and a part of `stability`."""
     assert write_sweeps(ROOT / "docs" / "evaluators.md") == ["spans"]
     Path("sweeps/stable.yaml").write_text(STABLE.lstrip())
     for sweep in ("mqar", "spans", "stable"):
         lab("submit", sweep, "--on", "local")
 
 
-def by_heart() -> None:
-    """A run that reads a few files over and over."""
-    modules = [Path(str(sys.modules.get(name, __import__(name)).__file__)) for name in BY_HEART]
+def memorise() -> None:
+    """Train a run that reads a few files many times."""
+    modules = [Path(str(sys.modules.get(name, __import__(name)).__file__)) for name in MEMORISED_MODULES]
     lines = [json.dumps({"text": part}) for module in modules for part in module.read_text().split("\n\n\n")]
     Path("by_heart.jsonl").write_text("\n".join(lines))
     Path("experiments").mkdir()
@@ -94,7 +94,7 @@ def by_heart() -> None:
 
 
 def tasks() -> None:
-    """A task over words of the corpus that the runs have read: which of three goes on after the keyword?"""
+    """Write a task on text like that of the runs: which of three endings follows a keyword?"""
     pairs = [("import", [" os\n", " :\n", " ((\n"]), ("for x in", [" range(", " def ", " = ="]),
              ("def __init__(", ["self", "import", "]"]), ("raise ", ["ValueError(", ")", "else:"]),
              ("if x is not ", ["None:", "def", "=="]), ("except ", ["KeyError:", "}", "+"]),
@@ -122,7 +122,7 @@ def main() -> None:
     for name in ("sweeps", "experiments"):
         shutil.rmtree(name, ignore_errors=True)
     sweeps()
-    by_heart()
+    memorise()
     tasks()
     seeds = ["spans/global/seed-0", "spans/local/seed-0"]
     local = [f"spans/local/seed-{seed}" for seed in range(3)]

@@ -1,6 +1,6 @@
-"""Make the pictures of the README from the finished quickstart: `python docs/pictures.py` after `make demo`.
+"""Makes the pictures of the README from the finished quickstart: `python docs/pictures.py` after `make demo`.
 
-The table is drawn by rich as it stands in a terminal; TensorBoard is the real one, in a headless Chromium.
+rich draws the table as in a terminal. The picture of TensorBoard is a screenshot from a headless Chromium.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def table(runs: Path, sweep: str, image: Path) -> None:
-    """What `lab compare` prints of a sweep, as an SVG."""
+    """Write the output of `lab compare SWEEP` as an SVG."""
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=122, file=nowhere, force_terminal=True)
         show(compare(collect(runs, sweep)), console)
@@ -32,12 +32,12 @@ def table(runs: Path, sweep: str, image: Path) -> None:
 
 
 def tensorboard(runs: Path) -> None:
-    """docs/images/tensorboard.png"""
+    """Write docs/images/tensorboard.png."""
     with browser.tensorboard(build_view(runs, "quickstart")) as address, browser.chromium() as driver:
         driver.set_window_size(1400, 620)
         driver.get(f"{address}#hparams")
         browser.wait_for(lambda: [cell for cell in browser.texts(driver, "vaadin-grid-cell-content") if cell])
-        time.sleep(2)  # the table has its rows before it has its widths
+        time.sleep(2)  # the columns get their widths after the rows
         driver.save_screenshot(str(IMAGES / "tensorboard.png"))
 
 

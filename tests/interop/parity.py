@@ -1,4 +1,4 @@
-"""The lab's decoder beside the transformers library's implementation of the same published architecture.
+"""Compares the lab's decoder with the transformers library's implementation of the same published architecture.
 
 `python -m tests.interop.parity` measures all of them and writes docs/parity.md.
 """
@@ -88,7 +88,7 @@ def decoder(architecture: Architecture, state: dict[str, Tensor], dtype: torch.d
 
 
 def errors(case: Case, pair: Pair, dtype: torch.dtype) -> Errors:
-    """How far the two are from one another in one precision."""
+    """The errors between the two implementations in one precision."""
     tokens, weights = batch()
     theirs, their_gradients = run(build(case.model_type, case.options, dtype), tokens, weights, dtype)
     ours = decoder(pair.architecture, pair.state, dtype)
@@ -130,13 +130,13 @@ def published(name: str) -> Architecture:
 
 
 def parameters(architecture: Architecture) -> int:
-    """Trained numbers of an architecture."""
+    """The number of parameters of an architecture."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Decoder(architecture).parameters())
 
 
 def their_parameters(architecture: Architecture) -> int:
-    """Those of the library's model, from the configuration that the lab writes for the architecture."""
+    """The number of parameters of the library's model, from the configuration that the lab writes for it."""
     options = {key: value for key, value in to_hf_config(architecture).items() if key != "architectures"}
     config = AutoConfig.for_model(**options)
     with torch.device("meta"):
@@ -144,26 +144,27 @@ def their_parameters(architecture: Architecture) -> int:
 
 
 def measure(case: Case) -> Measured:
-    """Everything that the table says of one architecture."""
+    """The measurements of one architecture in the table."""
     with tempfile.TemporaryDirectory() as folder:
         pair = imported(case, Path(folder) / "theirs")
-        found = {dtype: errors(case, pair, dtype) for dtype in BOUNDS}
-        alike = exported_alike(pair, Path(folder) / "ours")
-    return Measured(parameters(published(case.published)), found, alike)
+        errors_by_dtype = {dtype: errors(case, pair, dtype) for dtype in BOUNDS}
+        is_same = exported_alike(pair, Path(folder) / "ours")
+    return Measured(parameters(published(case.published)), errors_by_dtype, is_same)
 
 
 def table(measured: dict[str, Measured]) -> str:
-    """docs/parity.md."""
+    """The text of docs/parity.md."""
     lines = [
         "# Parity with the transformers library",
         "",
-        "Written by `make parity`. Each architecture is tiny and random, with options whose loss would show: a",
-        "window of about half the context, caps that the scores reach, unequal sizes. The transformers library",
-        "saves it, the lab imports it, and both run it in eager mode. An error is the largest difference over the",
-        "largest value; for gradients it is that of the worst parameter. In fp64 the library is made to compute in",
-        "fp64 throughout, as it asks for fp32 by name in norms, softmaxes and rotary tables. *Export* says whether",
-        "`AutoModelForCausalLM` loads the lab's checkpoint as the same model, to the bit. *Parameters* are those",
-        "of the file in `experiments/model`, at the published size; they equal the library's.",
+        "`make parity` writes this page. Each architecture is tiny and has random weights, with options that change",
+        "the result: a window of about half the context, soft-caps that the scores reach, unequal sizes. The",
+        "transformers library saves the model, the lab imports it, and both run it in eager mode. An error is the",
+        "largest difference divided by the largest value; for gradients it is the error of the worst parameter. For",
+        "fp64 the library is patched to compute in fp64 throughout, because its norms, softmaxes and rotary tables",
+        "use fp32 otherwise. *Export* says whether `AutoModelForCausalLM` loads the lab's checkpoint as the same",
+        "model, bit for bit. *Parameters* are counted for the file in `experiments/model`, at the published size;",
+        "the library counts the same number.",
         "",
         f"Bounds: {BOUNDS[torch.float32]:.0e} in fp32, {BOUNDS[torch.float64]:.0e} in fp64.",
         "",
@@ -171,14 +172,14 @@ def table(measured: dict[str, Measured]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for name, one in measured.items():
-        found = [
+        columns = [
             f"{value:.1e}" for dtype in BOUNDS for value in (one.errors[dtype].logits, one.errors[dtype].gradients)
         ]
         cells = [
             name,
             f"`{CASES[name].published}`",
             f"{one.parameters:,}",
-            *found,
+            *columns,
             "the same" if one.exported else "DIFFERS",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -186,7 +187,7 @@ def table(measured: dict[str, Measured]) -> str:
 
 
 def main() -> int:
-    """Measure all, print and write the table. Exit code 1 where a bound does not hold."""
+    """Measure all architectures, print and write the table. Returns exit code 1 if an error exceeds its bound."""
     torch.set_num_threads(1)
     measured = {name: measure(case) for name, case in CASES.items()}
     text = table(measured)
