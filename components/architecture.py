@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
-import components.catalogue  # noqa: F401  whoever has an architecture can look up every component
+import components.catalogue  # noqa: F401  registers every component
 from components.attention import value_residual
 from components.attention.heads import Heads
 from components.attention.mixer import AttentionMixer

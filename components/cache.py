@@ -1,4 +1,4 @@
-"""What a decoder keeps of the tokens that it has seen, so that the next token costs one pass over itself alone.
+"""The cache of a decoder: what it keeps of earlier tokens, so that a pass covers the new tokens only.
 
 Each mixer says which tensors it keeps of a text (`MixerModule.cache_tensors`). Attention keeps keys and values
 (`components.attention.key_values`), a recurrent mixer its state.
@@ -22,32 +22,32 @@ from components.position.rotary_table import RotaryTable, RowRotation
 
 @dataclass(frozen=True)
 class CacheTensor:
-    """One tensor that a layer keeps of a text: its shape without the batch, and its dtype."""
+    """One tensor that a layer keeps for a text: its shape without the batch, and its dtype."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
+        """The number of its entries."""
         return torch.Size(self.shape).numel()
 
     @property
     def bytes(self) -> int:
-        """How much memory they take."""
+        """The bytes of all tensors."""
         return self.numbers * self.dtype.itemsize
 
 
 class LayerCache:
-    """What one layer keeps of a batch of texts: `tensors` [B, …] by name."""
+    """What one layer keeps for a batch of texts: `tensors` [B, …] by name."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = dict(tensors)
 
     @classmethod
     def empty(cls, tensors: Mapping[str, CacheTensor], batch: int, device: torch.device) -> LayerCache:
-        """What a layer keeps before the first token: zeros."""
-        # Never uninitialised memory: what hides a slot multiplies it by zero, and zero times NaN is NaN.
+        """The cache before the first token: zeros."""
+        # Never uninitialised memory: hidden slots are multiplied by zero, and zero times NaN is NaN.
         return cls({name: torch.zeros(batch, *t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -55,7 +55,7 @@ class LayerCache:
 
 
 class Cache:
-    """What all layers keep, and how far the texts have come. `Decoder.new_cache` makes it, each pass returns the next.
+    """The caches of all layers, and the length of the texts. `Decoder.new_cache` makes it; each pass returns the next.
 
     Attributes:
         layers: one for each layer.
@@ -78,14 +78,14 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of everything that the layers keep: what `lab.accounting.cache_bytes` computes."""
+        """Bytes of all layers' tensors, equal to what `lab.accounting.cache_bytes` computes."""
         return sum(tensor.numel() * tensor.element_size() for layer in self.layers for tensor in layer.tensors.values())
 
     def step(self, tokens: int) -> Step:
-        """What the layers need to know of a pass over the next `tokens` tokens.
+        """The step of a pass over the next `tokens` tokens, which the layers read.
 
         Raises:
-            ValueError: there is no room for them, or the first pass ends before a row's first token.
+            ValueError: the cache has no room for them, or the first pass ends before a row's first token.
         """
         if self.length + tokens > self.capacity:
             raise ValueError(f"{self.length} + {tokens} tokens are more than the cache's {self.capacity}")
@@ -94,7 +94,7 @@ class Cache:
         return Step(self.length, tokens, self.starts, self.padding, self._device)
 
     def after(self, step: Step, layers: Sequence[LayerCache]) -> Cache:
-        """The cache after a pass: `layers` are what the layers keep now. This one must not be used any more."""
+        """The cache after a pass, with the new `layers`. This one must not be used any more."""
         following = Cache.__new__(Cache)
         following.__dict__.update(self.__dict__)
         following.layers = tuple(layers)
@@ -102,7 +102,7 @@ class Cache:
         return following
 
     def rotation(self, step: Step, dtype: torch.dtype, position: Position, size: int) -> RowRotation | None:
-        """The rotation of a pass's tokens: rows of a table that is made once."""
+        """The rotation of a pass's tokens: rows of a table that is computed once."""
         if (position, size) not in self._tables:
             rotation = position.rotation(size, torch.arange(self.capacity, device=self._device), dtype)
             self._tables[position, size] = None if rotation is None else RotaryTable(rotation, size)

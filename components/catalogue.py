@@ -1,4 +1,4 @@
-"""Every component of a model that the lab brings: importing this registers them. A new one is a file and a line here.
+"""All components that ship with the lab. Importing this module registers them. A new one is a file and a line here.
 
 Lists and messages show the components of a kind in this order.
 """

@@ -2,7 +2,7 @@
 
 Kernels are fused already: a compiler would only unroll their loops, or copy what they write in place. torch's own
 decorator for this imports the compiler, which takes about as long to import as the rest of torch, even where nothing is
-compiled. So whoever compiles calls `shield_from_compiler` first.
+compiled. So call `shield_from_compiler` before compiling.
 """
 
 from __future__ import annotations

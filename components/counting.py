@@ -1,4 +1,4 @@
-"""What modules say of their own costs, apart from those of the modules that they are made of.
+"""Protocols with which a module reports its own costs, without those of its submodules.
 
 `torch.nn.Linear` needs to say nothing. Another module with a matrix says what it costs, or it is not counted at all
 (`lab.accounting.costs`).
@@ -11,15 +11,15 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class CountsFlops(Protocol):
-    """A module that says what its own computation costs."""
+    """A module that reports the cost of its own computation."""
 
     def flops_per_token(self, context: int) -> float:
-        """FLOPs of matrix products for the mean token of a context of that length, in a forward pass."""
+        """FLOPs of matrix products in a forward pass, per token, averaged over a context of this length."""
 
 
 @runtime_checkable
 class HasIdleParameters(Protocol):
-    """A module with parameters that a token doesn't meet, such as the experts that are not chosen for it."""
+    """A module with parameters that a token doesn't use, such as the experts that aren't chosen for it."""
 
     def idle_parameters(self) -> int:
-        """How many."""
+        """The number of these parameters."""

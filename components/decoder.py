@@ -33,7 +33,7 @@ class Decoder(LanguageModel):
     Args:
         architecture: what to build.
         kernel: how attention is computed: a kernel's name, or `auto` for the fastest that honours the layer's spec.
-        alike: layers that are configured alike are one module. For counting what a model holds, not for training it.
+        alike: use one module for all layers with the same configuration. For counting parameters, not for training.
     """
 
     def __init__(self, architecture: Architecture, kernel: str = "auto", *, alike: bool = False) -> None:

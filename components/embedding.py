@@ -110,7 +110,7 @@ class OutputHead(nn.Module, ABC):
 
 
 class TiedHead(OutputHead):
-    """Logits by the embedding table itself, which the decoder passes in; of its own it has at most a bias."""
+    """Logits by the embedding table itself, which the decoder passes in. Its only own parameter is an optional bias."""
 
     def __init__(self, vocab_size: int, d_model: int, embedding: Embedding) -> None:
         super().__init__()

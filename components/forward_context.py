@@ -1,4 +1,4 @@
-"""What all layers of one forward pass share, and what they hand back beside the residual stream."""
+"""What all layers of one forward pass share, and what they return beside the residual stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.position.positions import Position, Rotate
 
 
 class ForwardContext:
-    """One forward pass. The decoder makes it, every branch reads it, and no module keeps any of it.
+    """One forward pass. The decoder creates it and every branch reads it; no module stores it.
 
     Not a dataclass: torch's fully_shard would hand each layer a copy of one, and what a layer adds would be lost.
 

@@ -1,4 +1,4 @@
-"""Text from a decoder, token by token: greedy, or sampled at a temperature from the likeliest tokens.
+"""Generates text from a decoder, token by token: greedily, or sampled from the most likely tokens.
 
 `CachedForward` computes the next token's logits from what it keeps of the text. `FullForward` goes through the whole
 text again, and gives what `CachedForward` must equal.
@@ -20,7 +20,7 @@ from components.registry import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is drawn from logits: the temperature first, then top_k, then top_p.
+    """How a token is drawn from logits: the temperature is applied first, then top_k, then top_p.
 
     Attributes:
         temperature: divides the logits; 0 takes the likeliest token, the first of equals.
@@ -48,7 +48,7 @@ class Sampling:
                     raise OptionError(option, "has no effect at temperature 0, which takes the likeliest token")
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """logits [..., V] → probabilities in fp64, zero for what may not be drawn. The temperature must not be 0."""
+        """logits [..., V] → probabilities in fp64, zero for tokens that are excluded. The temperature is above 0."""
         scaled = logits.double() / self.temperature
         if self.top_k is not None and self.top_k < scaled.shape[-1]:
             values, kept = scaled.topk(self.top_k)
@@ -56,7 +56,7 @@ class Sampling:
         probabilities = scaled.softmax(-1)
         if self.top_p is not None:
             ordered, order = probabilities.sort(descending=True, stable=True)
-            # The token that reaches the sum belongs to it: what counts is the sum before it.
+            # The token that reaches the sum is included, so compare the sum before it.
             kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
             probabilities = torch.zeros_like(probabilities).scatter(-1, order, kept)
             probabilities = probabilities / probabilities.sum(-1, keepdim=True)
@@ -64,19 +64,19 @@ class Sampling:
 
 
 class NextLogits(Protocol):
-    """Gives the logits that follow texts which only ever grow, one a row."""
+    """Computes next-token logits of texts, one per row, to which tokens are appended."""
 
     def begin(self, prompts: Sequence[Sequence[int]], room: int) -> Tensor:
-        """Start with these prompts, each at least a token, to which `room` tokens will be added → logits [B, V]."""
+        """Start with these prompts of at least one token; up to `room` tokens will be appended → logits [B, V]."""
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Append a token to each text, [B] → logits [B, V] of what comes after it."""
+        """Append a token to each text, [B] → logits [B, V] of the token after it."""
 
 
 class CachedForward:
-    """Next-token logits from a pass over the newest tokens alone, the prompts' in one and each later one in its own.
+    """Next-token logits with a cache: one pass over the prompts, then one pass for each new token.
 
-    Prompts of different lengths stand in one batch, padded on the left.
+    Prompts of different lengths form one batch, padded on the left.
     """
 
     def __init__(self, model: Decoder) -> None:
@@ -100,9 +100,9 @@ class CachedForward:
 
 
 class FullForward:
-    """Next-token logits from a forward pass over each whole text by itself, anew for each token.
+    """Next-token logits without a cache: for each new token, one forward pass over each whole text.
 
-    Nothing is kept between tokens but the texts: n tokens cost n passes, the last of them over all of it.
+    Only the texts are kept between tokens: n tokens cost n passes, each longer than the one before.
     """
 
     def __init__(self, model: Decoder) -> None:
@@ -131,7 +131,7 @@ def generate(
     stop: Collection[int] = (),
     cached: bool = True,
 ) -> Iterator[int]:
-    """The tokens that continue a prompt, one by one: `generate_batch` of one."""
+    """The tokens that continue a prompt, one by one: `generate_batch` with one prompt."""
     steps = continuations(model, [prompt], max_tokens, sampling, stop=stop, cached=cached)
     return (token for (token,) in steps if token is not None)
 
@@ -145,7 +145,7 @@ def generate_batch(
     stop: Collection[int] = (),
     cached: bool = True,
 ) -> list[list[int]]:
-    """The tokens that continue each prompt, each ending with the first of `stop`, which is among them."""
+    """The tokens that continue each prompt, up to and including the first token of `stop`."""
     steps = list(continuations(model, prompts, max_tokens, sampling, stop=stop, cached=cached))
     return [[token for step in steps if (token := step[row]) is not None] for row in range(len(prompts))]
 
@@ -187,13 +187,13 @@ def continuations(
 def _continue(
     text: NextLogits, prompts: Sequence[Sequence[int]], max_tokens: int, sampling: Sampling, stop: frozenset[int]
 ) -> Iterator[list[int | None]]:
-    # On the CPU: the same draws whatever the device.
+    # On the CPU, so that the draws are the same on every device.
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
     ended = [False] * len(prompts)
     newest: Tensor | None = None
     for _ in range(max_tokens):
         with torch.inference_mode():
-            # The last token needs no place: nothing comes after it.
+            # The last token needs no slot, as no token follows it.
             logits = text.begin(prompts, max_tokens - 1) if newest is None else text.extend(newest)
             newest = _drawn(logits, sampling, generators)
         tokens = newest.tolist()

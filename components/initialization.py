@@ -91,7 +91,7 @@ class FanInInit(Init):
 
 @runtime_checkable
 class Filled(Protocol):
-    """A module that says how each of its own parameters starts."""
+    """A module that defines the initial values of its own parameters."""
 
     def fills(self) -> dict[str, Fill]: ...
 
@@ -112,7 +112,7 @@ class Projection(nn.Linear):
 
 
 def _fills_of(module: nn.Module) -> dict[str, Fill]:
-    """What a module says of its own parameters, or the convention for torch's own layers."""
+    """The initial values that a module defines, or the convention for torch's own layers."""
     if isinstance(module, Filled):
         return module.fills()
     match module:

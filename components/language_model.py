@@ -1,4 +1,4 @@
-"""What training and measuring ask of a causal language model, whatever it is made of.
+"""The interface of a causal language model, as training and evaluation use it.
 
 A model has to give logits. Everything else follows from them, and a model that can do better overrides it: `Decoder`
 computes losses over a large vocabulary without all logits at once.
@@ -18,7 +18,7 @@ from components.loss import at, token_losses
 
 @dataclass(frozen=True)
 class TargetLosses:
-    """What training on targets minimises, and its parts.
+    """The objective of training on targets, and its parts.
 
     Attributes:
         next_token: cross-entropy of each token, [B·T], nats.
@@ -33,7 +33,7 @@ class TargetLosses:
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward pass gives.
+    """The result of a forward pass.
 
     Attributes:
         logits: [B, T, vocab_size].
@@ -57,13 +57,13 @@ class LanguageModel(nn.Module, ABC):
         """
 
     def outputs(self, tokens: Tensor, documents: Tensor | None = None) -> Output:
-        """As `forward`, with the terms that the model adds to the training loss."""
+        """The same as `forward`, with the terms that the model adds to the training loss."""
         return Output(self(tokens) if documents is None else self(tokens, documents), {})
 
     def losses(
         self, tokens: Tensor, documents: Tensor | None = None, *, targets: Tensor, places: Tensor | None = None
     ) -> TargetLosses:
-        """Cross-entropy of targets [B, T], and what is minimised.
+        """Cross-entropy of targets [B, T], and the objective.
 
         Args:
             places: [B, n] int64, where there is something to predict; targets are [B, n] then. None for everywhere.
@@ -81,7 +81,7 @@ class LanguageModel(nn.Module, ABC):
         return "plain"
 
     def kernel_choices(self, batch: int, context: int, *, documents: bool = False) -> dict[str, KernelChoice] | None:
-        """Which attention kernel each layer kind uses for [batch, context] tokens, and why; None if it can't tell.
+        """Which attention kernel each layer kind uses for [batch, context] tokens, and why; None if it isn't known.
 
         Args:
             documents: whether attention stays inside a document.

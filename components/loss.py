@@ -1,4 +1,4 @@
-"""Cross-entropy of the next token: from logits, or from hidden states in chunks, never making all logits at once.
+"""Cross-entropy of the next token: from logits, or from hidden states in chunks, so that not all logits exist at once.
 
     logits = cap · tanh((weight · h + bias) · scale / cap);  loss = logsumexp(logits) - logits[target]
 
@@ -48,7 +48,7 @@ def at(x: Tensor, places: Tensor) -> Tensor:
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats of each target, in fp32 whatever the logits are in.
+    """Cross-entropy in nats of each target, in fp32 for logits of any dtype.
 
     Args:
         logits: [B, T, V]
@@ -60,7 +60,7 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def rows_at_once(tokens: int, vocab_size: int, device: str) -> int | None:
-    """How many tokens' logits `chunked` should hold at a time, or None where the plain form is as good.
+    """The number of tokens whose logits `chunked` should hold at a time; None if the plain form is as good.
 
     It depends on shapes alone, so that the same run always takes the same form. On a CPU a chunk that stays in cache is
     faster than the plain form at any size that matters; a GPU needs few, large calls. On both, a floor keeps the
@@ -194,7 +194,7 @@ class _Task:
     def _differentiate_(
         self, exp_nV: Tensor, share_n1: Tensor, targets_n: Tensor, target_share: float, tanh_nV: Tensor | None
     ) -> Tensor:
-        """Turn exponentials into the gradient of what the cap was given, in place."""
+        """Turn exponentials into the gradient of the cap's input, in place."""
         exp_nV.mul_(share_n1)
         row = torch.arange(len(targets_n), device=targets_n.device)
         exp_nV[row, targets_n] -= target_share
@@ -233,7 +233,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, d_objective: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: what follows is not recorded
             raise RuntimeError("the chunked loss has no second derivatives; take them of the plain form")
-        # Scaled in place, since the weight's may be the largest tensor there is: another backward pass takes them anew.
+        # Scaled in place, since the weight's may be the largest tensor there is. Another backward pass recomputes them.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             with torch.autocast(d_objective.device.type, enabled=False):

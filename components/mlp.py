@@ -128,9 +128,9 @@ def _recomputes(x: Tensor) -> bool:
 
 
 class _Down(torch.autograd.Function):
-    """down(inner(…)), whose backward pass recomputes what stands between: a gated MLP keeps half as much memory.
+    """down(inner(…)), whose backward pass recomputes the values in between. A gated MLP then keeps half the memory.
 
-    It goes through ROWS rows at a time, so that what stands between is never held as a whole.
+    It goes through ROWS rows at a time, so that the values in between never exist for all rows at once.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The pattern of a model: which layer kinds stand over each other, repeated from the first layer to the last.
+"""The pattern of a model: the layer kinds in order, repeated from the first layer to the last.
 
 `[local, global]` interleaves the two kinds that an interleaved span offers. A model whose base block does not attend
 offers one kind, named after its mixer.

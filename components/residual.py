@@ -55,7 +55,7 @@ class Residual(Component, kind="residual"):
 
     @property
     def has_final_norm(self) -> bool:
-        """Whether a last norm stands between the stream and the output head."""
+        """Whether there is a final norm between the stream and the output head."""
         return True
 
 

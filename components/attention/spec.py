@@ -1,4 +1,4 @@
-"""What attention computes, apart from how: the meaning that every kernel honours in full or refuses.
+"""What attention computes, independent of how. Every kernel honours a spec in full or refuses it.
 
     scores = scale · q·kᵀ → softcap · tanh(scores / softcap) → + ALiBi → mask → softmax (with sinks) → dropout → · v
 
@@ -51,7 +51,7 @@ class AttentionInputs:
         q: [B, H, T, D]
         k: [B, K, S, D]; query head h reads key-value head h // (H / K)
         v: [B, K, S, Dv]
-        offset: position of the first query among the keys: query i stands at position offset + i, key j at j.
+        offset: position of the first query among the keys: query i is at position offset + i, key j at j.
             T = S and offset = 0 in training; with a cache offset is the number of tokens already in it.
         alibi_slopes: [H], adds -slope · (query position - key position) to the capped scores; None for none.
         sinks: [H], a learned logit a head that takes part in the softmax and carries no value; None for none.

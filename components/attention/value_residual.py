@@ -30,7 +30,7 @@ def refusal(mixers: Sequence[Mixer]) -> tuple[int, str] | None:
         if (heads.kv_heads, heads.value_size) != (first.kv_heads, first.value_size):
             return number, (
                 f"mixes the first layer's values, {first.kv_heads} heads of {first.value_size}, into "
-                f"{heads.kv_heads} heads of {heads.value_size}: they must be alike"
+                f"{heads.kv_heads} heads of {heads.value_size}: they must be the same"
             )
     return None
 

@@ -5,7 +5,7 @@
 
 `recurrent` is that, word for word; `chunked` is the same sum in matrix products and is what the layer runs. Every
 factor that it exponentiates is a sum of log gates, so at most 1, however long the stretch and however strong the
-gates: nothing overflows and nothing is divided back. A gate of zero (log gate -inf) starts a document anew.
+gates: nothing overflows and nothing is divided back. A gate of zero (log gate -inf) starts a new document.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def chunked_from(state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_gate: Tenso
     """As `chunked`, from a state [B, H, D, Dv] on, and the state after the last token."""
     T = q.shape[2]
     chunk = min(chunk, 1 << (T - 1).bit_length())
-    # Zero keys leave the state as it is, so padding at the end is never seen.
+    # Zero keys don't change the state, so padding at the end has no effect.
     q, k, v, log_gate = (F.pad(x, (0, 0, 0, -T % chunk)) for x in (q, k, v, log_gate))
     out = (q * k).sum(-1, keepdim=True) * v
     half = 1

@@ -165,7 +165,7 @@ class Experts(nn.Module):
         return (by_token * weights.unsqueeze(-1)).sum(1)
 
     def _grouped(self, rows: Tensor, name: str, sizes: list[int]) -> Tensor:
-        """Rows [N·k, d_in] that stand expert after expert, each times its expert's matrix → [N·k, d_out]."""
+        """Rows [N·k, d_in], sorted by expert, each times its expert's matrix → [N·k, d_out]."""
         # unbind, since indexing each expert would make a gradient of the whole stack for each.
         matrices = self.get_parameter(name).unbind()
         bias: Tensor | None = getattr(self, f"{name}_bias")

@@ -110,5 +110,5 @@ class YarnRoPE(ScaledRotary):
         return low, high + 0.001 if low == high else high
 
     def _pair_that_turns(self, turns: float, rotary_dim: int) -> float:
-        """Index, not whole, of the pair that makes so many turns in the original context."""
+        """The fractional index of the pair that makes this number of turns in the original context."""
         return rotary_dim * math.log(self.original_context / (turns * 2 * math.pi)) / (2 * math.log(self.theta))

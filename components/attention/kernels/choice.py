@@ -135,7 +135,7 @@ _MANY = 128
 def preference(spec: AttentionSpec, case: Case) -> tuple[str, ...]:
     """All names from the fastest to the slowest for a call.
 
-    A kernel that may refuse for what it reads in the inputs stands behind the reference, which refuses nothing.
+    A kernel that may refuse for what it reads in the inputs comes after the reference, which refuses nothing.
 
     On CPU the order is that of benchmarks/attention_kernels.py. On CUDA it follows what the kernels are made for: fused
     without a mask before compiled, compiled before tiles in Python, tiles before a T×S mask.

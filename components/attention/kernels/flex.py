@@ -117,7 +117,7 @@ def _kind(spec: AttentionSpec, seen: Reach, inputs: AttentionInputs) -> tuple[An
 
 @functools.lru_cache(maxsize=64)
 def _compiled(kind: tuple[Any, ...]) -> Callable[..., Any]:
-    """A compiled call of its own for each kind: together they would pass torch's limit on recompiling one function."""
+    """A compiled call for each kind. One for all would exceed torch's limit on recompiling a function."""
     own = FunctionType(_call.__code__.replace(), _call.__globals__)
     return torch.compile(own, dynamic=False, fullgraph=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_DEEPEST = 4  # padding of head_dim and reshapes stand between an output and the pass that computed it
+_DEEPEST = 4  # padding of head_dim and reshapes come between an output and the pass that computed it
 
 
 def repeatable(out: Tensor, *names: str) -> Tensor:

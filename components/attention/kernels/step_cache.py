@@ -15,7 +15,7 @@ V = TypeVar("V")
 class StepCache(Generic[V]):
     """The values last used, at most `bound` of them.
 
-    A key may include a tensor, which counts as the same while it is the same object and nobody has written to it.
+    A key may include a tensor, which counts as equal while it is the same object and has not been written to.
     """
 
     def __init__(self, bound: int) -> None:
@@ -29,7 +29,7 @@ class StepCache(Generic[V]):
         """The value of a key, made if it is not kept.
 
         A tensor made in inference mode doesn't tell when it is written to, so its values are not kept. While
-        torch.compile traces, values are made anew as part of the graph: kept ones would become constants.
+        torch.compile traces, values are computed as part of the graph, as stored ones would become constants.
         """
         if torch.compiler.is_compiling() or (tensor is not None and tensor.is_inference()):
             return make()

@@ -196,7 +196,7 @@ def _differentiate(
 
 
 def _add_product(total_nXW: Tensor, left_nRX: Tensor, right_nRW: Tensor, factor: float, scratch: Scratch) -> None:
-    """Add leftᵀ · right · factor, by way of a tensor of its own: into a stretch of keys products are slower."""
+    """Add leftᵀ · right · factor, through a temporary tensor, which is faster than a product into a slice of keys."""
     product = torch.bmm(left_nRX.mT, right_nRW, out=scratch.take("product", *total_nXW.shape))
     total_nXW.add_(product, alpha=factor)
 

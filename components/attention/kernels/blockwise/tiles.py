@@ -70,12 +70,12 @@ class Tiling:
         self.width = min(widest, max(self._spans()))
         self.heads_at_once = max(1, TILE_SCORES // (group * self.rows * self.width))
 
-        seen, hidden = marks
+        visible, hidden = marks
         row = torch.arange(self.rows, device=like.device)[:, None]
         key = torch.arange(-LANES, self.rows, device=like.device)  # a tile may begin before its oldest key
-        triangle = torch.where(key <= row, seen, hidden).to(like.dtype)
+        triangle = torch.where(key <= row, visible, hidden).to(like.dtype)
         self._causal_cut = triangle[:, LANES:]
-        self._window_cut = torch.where(key >= row, seen, hidden).to(like.dtype)
+        self._window_cut = torch.where(key >= row, visible, hidden).to(like.dtype)
 
     def blocks(self) -> Iterator[QueryBlock]:
         """The queries, block by block."""
@@ -123,7 +123,7 @@ class Tiling:
 
 
 class Scratch:
-    """Named buffers that every tile of a pass writes over: fresh ones would be paged in anew each time."""
+    """Named buffers that every tile of a pass overwrites. New buffers would cost page faults each time."""
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
