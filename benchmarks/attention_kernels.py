@@ -107,10 +107,10 @@ def _milliseconds(kernel: Kernel, spec: AttentionSpec, inputs: AttentionInputs, 
 
 
 def _cell(name: str, ms: dict[str, float | None], chosen: str) -> str:
-    mine = ms[name]
-    if mine is None:
+    own_ms = ms[name]
+    if own_ms is None:
         return "–"
-    text = f"**{mine:.1f}**" if mine == min(x for x in ms.values() if x is not None) else f"{mine:.1f}"
+    text = f"**{own_ms:.1f}**" if own_ms == min(x for x in ms.values() if x is not None) else f"{own_ms:.1f}"
     return f"{text} \\*" if name == chosen else text
 
 

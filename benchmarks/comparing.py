@@ -1,10 +1,10 @@
-"""Seconds and memory of looking at a large sweep: lab compare, lab report, the TensorBoard view and its HParams tab.
+"""Seconds and memory of commands that show a large sweep: lab compare, lab report, and the TensorBoard view.
 
 python benchmarks/comparing.py                                       # 1,000 runs of 1,000 points
 python benchmarks/comparing.py --runs 200 --points 100 --out -       # smaller, and nothing written
 
-Each command is a process of its own, timed from its start to its end. The runs are made up, finished, and as complete
-as a worker leaves them, curves and event files included. The results are kept in benchmarks/comparing.md.
+Each command is a separate process, timed from its start to its end. The runs are made up: finished, with all files of a
+worker, including curves and event files. The results are in benchmarks/comparing.md.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ SCRIPT = Path(__file__).resolve()
 SWEEP = "compared"
 LIMITS = {"compare": Limit(2), "report": Limit(20, 1000), "view": Limit(10), "hparams": Limit(5)}
 LOADING_SECONDS = 900
-"""For TensorBoard to have read all event files."""
+"""Seconds in which TensorBoard must have read all event files."""
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--runs", default=1000, help="Runs of the sweep, of five seeds an arm; a multiple of 20.")
 @click.option("--points", default=1000, help="Points of each run's curves.")
 @page.out_option(__file__)
-@click.option("--make", "made", hidden=True, is_flag=True, help="Make the finished runs; the script calls itself so.")
+@click.option("--make", "made", hidden=True, is_flag=True, help="Make the finished runs. Used by this script itself.")
 def main(runs: int, points: int, out: str, made: bool) -> None:
-    """Measure, keep the page, and end with exit code 1 where a limit is exceeded."""
+    """Measure, write the page, and end with exit code 1 if a limit is exceeded."""
     if made:
         make_finished(SWEEP, Path("runs"))
         for folder in sorted(Path("runs", SWEEP).glob("*/seed-*")):
@@ -48,26 +48,26 @@ def main(runs: int, points: int, out: str, made: bool) -> None:
     if runs % 20:
         raise click.BadParameter("expected a multiple of 20", param_hint="--runs")
     with tempfile.TemporaryDirectory(prefix="lab-comparing-") as work:
-        found, megabytes, loading = measure(Path(work), runs, points)
+        results, megabytes, loading = measure(Path(work), runs, points)
     counts = page.at_defaults("runs", "points")
     lines = [
         f"# Looking at {runs:,} runs of {points:,} points",
         "",
-        f"{page.command(__file__)}: each command is a process of its own, its start included; memory is its peak "
-        "resident set. The first time after an installation Python compiles what it imports. "
-        f"{runs // 5:,} arms × 5 seeds. The report has {megabytes:.1f} MB. TensorBoard had read every "
-        f"run after {loading:.0f} s; the HParams tab was asked for all of them then.",
+        f"{page.command(__file__)}: each command is a separate process, timed with its start; memory is its peak "
+        "resident set. After an installation, the first command also compiles the modules that it imports. "
+        f"{runs // 5:,} arms × 5 seeds. The report has {megabytes:.1f} MB. TensorBoard had read all "
+        f"runs after {loading:.0f} s; then the HParams tab was requested.",
         "",
         page.machine(),
         "",
-        limits_table(found, counts),
+        limits_table(results, counts),
     ]
     page.keep("\n".join(lines), out)
-    sys.exit(page.exit_code(measured.kept for measured in found if counts))
+    sys.exit(page.exit_code(measured.kept for measured in results if counts))
 
 
 def measure(folder: Path, runs: int, points: int) -> tuple[list[Measured], float, float]:
-    """What was measured, megabytes of the report, and seconds that TensorBoard took to read all runs."""
+    """The measurements, the megabytes of the report, and the seconds that TensorBoard took to read all runs."""
     sweep = {
         "question": "How long does it take?",
         "experiment": "gemma2_tiny",
@@ -82,12 +82,12 @@ def measure(folder: Path, runs: int, points: int) -> tuple[list[Measured], float
     (folder / "sweeps").mkdir()
     (folder / "sweeps" / f"{SWEEP}.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     run([sys.executable, str(SCRIPT), "--make", "--points", str(points)], folder)
-    # As it is for a user: Python keeps the bytecode of what it has imported once, in a folder of its own here.
+    # As for a user, Python keeps the bytecode of imported modules; here in a separate folder.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
 
     timed = partial(time_command, folder, SWEEP)
-    found = [
+    results = [
         timed("lab compare, the first time", ("compare", SWEEP), None),
         timed("lab compare", ("compare", SWEEP), LIMITS["compare"]),
         timed("lab report", ("report", SWEEP, "--out", "report.html"), LIMITS["report"]),
@@ -95,23 +95,23 @@ def measure(folder: Path, runs: int, points: int) -> tuple[list[Measured], float
     ]
     seconds, loading = hparams(folder, runs)
     click.echo(f"HParams tab: {seconds:.1f} s, after {loading:.0f} s of loading", err=True)
-    found.append(Measured(SWEEP, "HParams tab", seconds, math.nan, LIMITS["hparams"]))
-    return found, (folder / "report.html").stat().st_size / 1e6, loading
+    results.append(Measured(SWEEP, "HParams tab", seconds, math.nan, LIMITS["hparams"]))
+    return results, (folder / "report.html").stat().st_size / 1e6, loading
 
 
 def hparams(folder: Path, runs: int) -> tuple[float, float]:
-    """Seconds in which TensorBoard answers with all sessions, and those that it took to read them before."""
+    """The seconds in which TensorBoard answers with all sessions, and the seconds that it took to read them before."""
     command = [*LAB, "tensorboard", SWEEP, "--root", "runs"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment())
     try:
         assert process.stdout is not None
-        said = iter(process.stdout.readline, "")
-        address = next(match[0] for line in said if (match := re.search(r"http://[\d.:]+/", line)))
+        lines = iter(process.stdout.readline, "")
+        address = next(match[0] for line in lines if (match := re.search(r"http://[\d.:]+/", line)))
         began = time.monotonic()
         while time.monotonic() - began < LOADING_SECONDS:
-            asked = time.perf_counter()
+            start = time.perf_counter()
             if sessions(address) == runs:
-                return time.perf_counter() - asked, time.monotonic() - began
+                return time.perf_counter() - start, time.monotonic() - began
             time.sleep(1)
         raise click.ClickException(f"TensorBoard had not read {runs:,} runs after {LOADING_SECONDS} s")
     finally:
@@ -120,8 +120,8 @@ def hparams(folder: Path, runs: int) -> tuple[float, float]:
 
 
 def sessions(address: str) -> int:
-    """How many runs the HParams tab would show, asked as its page asks."""
-    asked = {
+    """The number of runs that the HParams tab would show, by the request of its page."""
+    query = {
         "experimentName": "",
         "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING", "STATUS_UNKNOWN"],
         "colParams": [],
@@ -131,7 +131,7 @@ def sessions(address: str) -> int:
     }
     request = urllib.request.Request(
         f"{address}data/plugin/hparams/session_groups",
-        json.dumps(asked).encode(),
+        json.dumps(query).encode(),
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
@@ -144,7 +144,7 @@ def add_curves(folder: Path, points: int) -> None:
 
     summary = json.loads((folder / "summary.json").read_text())
     steps, loss = summary["costs"]["steps"], summary["metrics"]["val/loss"]
-    each = summary["costs"]["tokens"] // steps
+    tokens_per_step = summary["costs"]["tokens"] // steps
     events, lines = EventFile(folder, 0), []
     for number in range(1, points + 1):
         train = loss + 2 * math.exp(-8 * number / points)
@@ -152,7 +152,7 @@ def add_curves(folder: Path, points: int) -> None:
         if number % 10 == 0:
             values["val/loss"] = loss if number == points else train + 0.01
         events.add(values, number)
-        lines.append(json.dumps({"step": number, "tokens": number * each, "time": number * 0.06, **values}))
+        lines.append(json.dumps({"step": number, "tokens": number * tokens_per_step, "time": number * 0.06, **values}))
     events.close()
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 

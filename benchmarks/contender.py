@@ -1,7 +1,7 @@
-"""One contender of a benchmark, in a process of its own: it takes a step whenever it is told to, and says how long.
+"""One contender of a benchmark, in a separate process: it takes a step on request, and reports the time.
 
-Contenders then take their steps in turn, so that whatever else the machine does meets them all alike. Needs torch only,
-since other libraries' contenders run in an environment without the lab.
+The contenders take their steps in turn, so that other work on the machine affects them equally. This module needs torch
+only, since the contenders of other libraries run in an environment without the lab.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """What every contender is told on its command line."""
+    """The parser of a contender's command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("name")
     parser.add_argument("--context", type=int, required=True)
@@ -31,8 +31,8 @@ def options(description: str) -> argparse.ArgumentParser:
 def serve(step: Callable[[], object], clock: str, facts: dict[str, object]) -> None:
     """Take one step to warm up, then one for every line on standard input; answer each with a line of JSON.
 
-    The first answer has `first` (its seconds) and `facts`, the others `seconds`; all have `peak`, the most bytes that
-    the process has held.
+    The first answer has `first` (its seconds) and `facts`, the others `seconds`; all have `peak`, the peak memory of
+    the process in bytes.
     """
     now = time.perf_counter if clock == "wall" else time.process_time
     answer = sys.stdout
@@ -49,11 +49,11 @@ def serve(step: Callable[[], object], clock: str, facts: dict[str, object]) -> N
 
 
 def setup(threads: int) -> None:
-    """Threads, and the same weights and tokens every time."""
+    """Set the number of threads, and the seed of the weights and tokens."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
 
 
 def _peak() -> int:
-    found = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[0]) * 1024
+    matches = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(matches[0]) * 1024

@@ -1,11 +1,11 @@
-"""Tokens/s of generation on a CPU beside Hugging Face's `generate` with its cache, same weights, and the cache's bytes.
+"""Tokens/s of generation on a CPU, compared with Hugging Face's `generate` on the same weights, and bytes of the cache.
 
 python benchmarks/decoding.py
 python benchmarks/decoding.py --batches 1 --contexts 512 --out -
 
-Both take greedy tokens after the same random prompts, one call after the other; a step's time is the median over the
-tokens of a call, and of the calls the best counts. The model is imported from the folder that transformers writes. The
-results are kept in benchmarks/decoding.md.
+Both continue the same random prompts greedily, in alternating calls. The time of a step is the median over a call's
+tokens, and the best call counts. The model is imported from the folder that transformers writes. The results are in
+benchmarks/decoding.md.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from lab.accounting.cache import cache_bytes, cache_bytes_by_kind
 from lab.interop.folder import import_folder
 
 BAR = 2.0
-"""Times Hugging Face's tokens/s, at least."""
+"""The least ratio to Hugging Face's tokens/s."""
 WINDOW, VOCAB, MOST_SCORES = 256, 1024, 1 << 28
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one call: seconds until its first token, and the median of those between its others."""
+    """Times of one call: seconds until its first token, and the median seconds between the others."""
 
     first: float
     step: float
@@ -50,7 +50,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Compared:
-    """Seconds of both, Hugging Face's and then the lab's: of a step, and until the first token."""
+    """Seconds of Hugging Face and of the lab, in this order: of a step, and until the first token."""
 
     batch: int
     context: int
@@ -61,7 +61,7 @@ class Compared:
 
     @property
     def times(self) -> float:
-        """How many times Hugging Face's tokens/s the lab's are."""
+        """The lab's tokens/s divided by Hugging Face's."""
         return self.step[0] / self.step[1]
 
     @property
@@ -71,7 +71,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes of the cache of one kind of heads, by what is measured and by the formula."""
+    """Bytes of the cache for one kind of heads, as measured and by the formula."""
 
     name: str
     measured: int
@@ -131,8 +131,8 @@ def main(
         bytes_table(kept, max(contexts)),
     ]
     page.keep("\n".join(lines), out)
-    met = [each.reached for each in compared if counts]
-    sys.exit(page.exit_code([*met, *(each.reached for each in kept)]))
+    met = [row.reached for row in compared if counts]
+    sys.exit(page.exit_code([*met, *(row.reached for row in kept)]))
 
 
 def models(d_model: int, layers: int) -> tuple[Any, Decoder]:
@@ -173,7 +173,7 @@ def speeds(
     now: Callable[[], float],
 ) -> list[Compared]:
     """Both on every batch and context, one call after the other."""
-    found = []
+    results = []
     for batch, context in product(batches, contexts):
         generator = torch.Generator().manual_seed(batch * context)
         prompts = torch.randint(2, VOCAB, (batch, context), generator=generator)
@@ -184,28 +184,28 @@ def speeds(
             (min(getattr(call[0], what) for call in calls), min(getattr(call[1], what) for call in calls))
             for what in ("step", "first")
         )
-        made = [list(chain.from_iterable(speed.tokens)) for speed in calls[0]]
-        same = sum(mine == other for mine, other in zip(*made, strict=True)) / batch / tokens
-        found.append(Compared(batch, context, step, first, same))
-        print(f"batch {batch}, context {context}: {found[-1].times:.1f} times", file=sys.stderr, flush=True)
-    return found
+        texts = [list(chain.from_iterable(speed.tokens)) for speed in calls[0]]
+        same = sum(own == other for own, other in zip(*texts, strict=True)) / batch / tokens
+        results.append(Compared(batch, context, step, first, same))
+        print(f"batch {batch}, context {context}: {results[-1].times:.1f} times", file=sys.stderr, flush=True)
+    return results
 
 
-def speeds_table(found: Sequence[Compared], counts: bool) -> str:
-    """A row a batch and context; `counts`: whether these are the sizes that the bar is about."""
+def speeds_table(results: Sequence[Compared], counts: bool) -> str:
+    """A table with one row per batch and context; `counts`: whether the bar applies to these sizes."""
     head = ["batch", "context", "Hugging Face tokens/s", "lab tokens/s", "times", "bar", ""]
     head += ["same tokens", "its prompt s", "lab's"]
     rows = []
-    for each in found:
-        rate = [f"{each.batch / seconds:,.0f}" for seconds in each.step]
-        bar = [f"≥ {BAR:g}" if counts else "–", page.verdict(each.reached if counts else None)]
-        first = [f"{seconds:.2f}" for seconds in each.first]
-        rows.append([each.batch, each.context, *rate, f"{each.times:.1f}", *bar, f"{each.same:.0%}", *first])
+    for row in results:
+        rate = [f"{row.batch / seconds:,.0f}" for seconds in row.step]
+        bar = [f"≥ {BAR:g}" if counts else "–", page.verdict(row.reached if counts else None)]
+        first = [f"{seconds:.2f}" for seconds in row.first]
+        rows.append([row.batch, row.context, *rate, f"{row.times:.1f}", *bar, f"{row.same:.0%}", *first])
     return page.table(head, rows)
 
 
 class Clock:
-    """What `generate` streams tokens to: notes when each comes."""
+    """A streamer for `generate` that records when each token arrives."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now, self.times = now, [now()]
@@ -236,9 +236,9 @@ def by_transformers(model: Any, prompts: Tensor, tokens: int, now: Callable[[], 
         streamer=clock,
         **chunks,
     )
-    made = torch.stack(clock.tokens[1:]).mT.tolist()
+    texts = torch.stack(clock.tokens[1:]).mT.tolist()
     times = clock.times[2:]
-    return Speed(times[0] - clock.times[0], _median_step(times), made)
+    return Speed(times[0] - clock.times[0], _median_step(times), texts)
 
 
 def by_lab(model: Decoder, prompts: Tensor, tokens: int, now: Callable[[], float]) -> Speed:
@@ -247,8 +247,8 @@ def by_lab(model: Decoder, prompts: Tensor, tokens: int, now: Callable[[], float
     for step in continuations(model, prompts.tolist(), tokens, Sampling(temperature=0.0)):
         times.append(now())
         steps.append(step)
-    made = [[step[row] for step in steps] for row in range(len(prompts))]
-    return Speed(times[0] - start, _median_step(times), made)  # type: ignore[arg-type]
+    texts = [[step[row] for step in steps] for row in range(len(prompts))]
+    return Speed(times[0] - start, _median_step(times), texts)  # type: ignore[arg-type]
 
 
 def _median_step(times: Sequence[float]) -> float:
@@ -266,7 +266,7 @@ def bytes_kept(shape: Architecture, context: int) -> list[Kept]:
             InterleavedSpan(window=WINDOW),
         ),
     }
-    found = []
+    results = []
     for name, (heads, span) in arms.items():
         architecture = replace(shape, heads=heads, span=span, pattern=None, kinds={})
         forward = CachedForward(Decoder.initialized(architecture, seed=0).eval())
@@ -275,18 +275,18 @@ def bytes_kept(shape: Architecture, context: int) -> list[Kept]:
         assert forward.cache is not None
         formula = cache_bytes(architecture, 1, context, torch.float32)
         kinds = cache_bytes_by_kind(architecture, 1, context, torch.float32)
-        found.append(Kept(name, forward.cache.bytes, formula, dict(kinds)))
-    return found
+        results.append(Kept(name, forward.cache.bytes, formula, dict(kinds)))
+    return results
 
 
-def bytes_table(found: Sequence[Kept], context: int) -> str:
-    """A row a kind of heads, each beside the first."""
+def bytes_table(results: Sequence[Kept], context: int) -> str:
+    """A table with one row per kind of heads, each compared with the first."""
     rows = []
-    for each in found:
-        share = [f"{each.formula / context:,.0f}", f"{each.formula / found[0].formula:.1%}"]
-        kinds = ", ".join(f"{kind} {size:,}" for kind, size in each.by_kind.items())
+    for row in results:
+        share = [f"{row.formula / context:,.0f}", f"{row.formula / results[0].formula:.1%}"]
+        kinds = ", ".join(f"{kind} {size:,}" for kind, size in row.by_kind.items())
         rows.append(
-            [each.name, f"{each.measured:,}", f"{each.formula:,}", page.verdict(each.reached), *share, kinds],
+            [row.name, f"{row.measured:,}", f"{row.formula:,}", page.verdict(row.reached), *share, kinds],
         )
     return page.table(["heads", "measured", "formula", "", "bytes/token", "of mha", "by layer kind"], rows)
 

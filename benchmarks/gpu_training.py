@@ -186,16 +186,16 @@ def _difference(attention: str, device: str) -> float:
         return 0.0
     dtype = torch.bfloat16 if attention == "flash_attention_2" else torch.float32
     tokens = torch.randint(0, TINY.vocab_size, (1, 128), generator=torch.Generator().manual_seed(0)).to(device)
-    found = []
+    results = []
     for kind in ("eager", attention):
         torch.manual_seed(0)
         config = TINY.config(kind, head_dim=64, attn_logit_softcapping=1.0, initializer_range=0.3)
         model = Gemma2ForCausalLM(config).to(device, dtype).eval()
         with torch.no_grad():
-            found.append(model(input_ids=tokens, use_cache=False).logits.float())
+            results.append(model(input_ids=tokens, use_cache=False).logits.float())
     # bf16 rounds each of them by itself.
     slack = 5e-2 if dtype == torch.bfloat16 else 0.0
-    return max(0.0, float((found[1] - found[0]).norm() / found[0].norm()) - slack)
+    return max(0.0, float((results[1] - results[0]).norm() / results[0].norm()) - slack)
 
 
 def _of(model: Any) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def kernels(task: Task) -> dict[str, Any]:
         return x.bfloat16().transpose(1, 2).requires_grad_()
 
     inputs = AttentionInputs(given(shape.n_heads), given(shape.n_kv_heads), given(shape.n_kv_heads))
-    leaves, found = (inputs.q, inputs.k, inputs.v), {}
+    leaves, results = (inputs.q, inputs.k, inputs.v), {}
     for cap in (None, 50.0):
         for window in (None, task.context // 4):
             spec = AttentionSpec(scale=shape.head_dim**-0.5, window=window, softcap=cap)
@@ -261,8 +261,8 @@ def kernels(task: Task) -> dict[str, Any]:
                     row[name] = f"{min(seconds[3:]) * 1000:.2f}"
                 except (RuntimeError, NotImplementedError) as error:
                     row[name] = type(error).__name__
-            found[f"cap {cap or 'none'}, window {window or 'none'}"] = row
-    return {"kernels": found}
+            results[f"cap {cap or 'none'}, window {window or 'none'}"] = row
+    return {"kernels": results}
 
 
 def in_child(task: Task) -> dict[str, Any]:
@@ -270,10 +270,10 @@ def in_child(task: Task) -> dict[str, Any]:
     command = [sys.executable, str(SCRIPT), "--task", json.dumps(asdict(task))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    return {"problem": said[-1][:160] if said else f"ended with {done.returncode}"}
+        results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return results
+    error_lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return {"problem": error_lines[-1][:160] if error_lines else f"ended with {done.returncode}"}
 
 
 @click.command(context_settings={"show_default": True})
@@ -295,8 +295,8 @@ def main(
     """Measure, print the page and keep it. Without a CUDA device nothing is measured."""
     if task is not None:
         given = json.loads(task)
-        asked = Task(**(given | {"shape": Shape(**given["shape"]), "batches": tuple(given["batches"])}))
-        click.echo(json.dumps(measure(asked)))
+        task_spec = Task(**(given | {"shape": Shape(**given["shape"]), "batches": tuple(given["batches"])}))
+        click.echo(json.dumps(measure(task_spec)))
         return
     names = only.split(",")
     unknown = [name for name in names if name not in (*IMPLEMENTATIONS, "kernels")]
@@ -312,14 +312,14 @@ def main(
         return
     shape = TINY if tiny else Shape()
     sizes, lengths = ((2, 1), [64]) if tiny else (tuple(batches), contexts)
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    results: dict[tuple[str, int], dict[str, Any]] = {}
     for context in lengths:
         for name in names:
-            asked = Task(name, shape, context, sizes, 2 if tiny else steps, "cpu" if tiny else "cuda")
-            found[name, context] = in_child(asked)
-            shown = {key: value for key, value in found[name, context].items() if key != "kernels"}
-            click.echo(f"{name}, {context}: {shown or 'done'}", err=True)
-    page.keep(gpu_training_page.report(shape, found, tiny=tiny), out)
+            task_spec = Task(name, shape, context, sizes, 2 if tiny else steps, "cpu" if tiny else "cuda")
+            results[name, context] = in_child(task_spec)
+            summary = {key: value for key, value in results[name, context].items() if key != "kernels"}
+            click.echo(f"{name}, {context}: {summary or 'done'}", err=True)
+    page.keep(gpu_training_page.report(shape, results, tiny=tiny), out)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ Found = Mapping[tuple[str, int], Mapping[str, Any]]
 """What was measured, by implementation and context."""
 
 
-def report(shape: Any, found: Found, *, tiny: bool) -> str:
+def report(shape: Any, results: Found, *, tiny: bool) -> str:
     """The results as Markdown.
 
     Args:
@@ -34,13 +34,13 @@ def report(shape: Any, found: Found, *, tiny: bool) -> str:
         tiny: only a trial of the script: a CPU, and a model too small to say anything.
     """
     architecture = shape.architecture()
-    contexts = list(dict.fromkeys(context for _, context in found))
+    contexts = list(dict.fromkeys(context for _, context in results))
     device = torch.device("cpu" if tiny else "cuda")
     lines = [TITLE, "", _setting(architecture, shape, device, tiny), ""]
     rate = peak(device, torch.bfloat16)
     lines += [f"Peak: {rate.basis}." if rate.flops_per_second else f"No MFU: {rate.basis}.", ""]
     for context in contexts:
-        rows = {name: each for (name, at), each in found.items() if at == context and name != "kernels"}
+        rows = {name: result for (name, at), result in results.items() if at == context and name != "kernels"}
         counted = conventions(architecture, context)
         use = Utilization(costs(architecture, context).flops_per_token, rate)
         lines += [
@@ -49,12 +49,12 @@ def report(shape: Any, found: Found, *, tiny: bool) -> str:
             f"{counted['visible'] / 1e9:.3g} GFLOPs a token with the pairs that attention sees, "
             f"{counted['square'] / 1e9:.3g} with all T²; MFU is of the first.",
             "",
-            page.table(HEAD, [_row(name, each, use) for name, each in rows.items()]),
+            page.table(HEAD, [_row(name, result, use) for name, result in rows.items()]),
             "",
             *_against(rows, use),
         ]
-        if ("kernels", context) in found:
-            lines += [*_kernels(found["kernels", context], shape), ""]
+        if ("kernels", context) in results:
+            lines += [*_kernels(results["kernels", context], shape), ""]
     return "\n".join(lines)
 
 
@@ -70,23 +70,24 @@ def _setting(architecture: Any, shape: Any, device: torch.device, tiny: bool) ->
     )
 
 
-def _row(name: str, each: Mapping[str, Any], use: Utilization) -> list[object]:
-    if "problem" in each:
-        return [name, "–", "–", "–", "–", each["problem"]]
-    mfu = use.mfu(each["tokens_per_second"])
-    memory = "–" if each["memory"] is None else f"{each['memory'] / 2**30:.1f}"
+def _row(name: str, result: Mapping[str, Any], use: Utilization) -> list[object]:
+    if "problem" in result:
+        return [name, "–", "–", "–", "–", result["problem"]]
+    mfu = use.mfu(result["tokens_per_second"])
+    memory = "–" if result["memory"] is None else f"{result['memory'] / 2**30:.1f}"
     share = "–" if mfu is None else f"{mfu:.1%}"
-    return [name, each["batch"], f"{each['tokens_per_second']:,.0f}", share, memory, each["note"]]
+    return [name, result["batch"], f"{result['tokens_per_second']:,.0f}", share, memory, result["note"]]
 
 
 def _against(rows: Mapping[str, Mapping[str, Any]], use: Utilization) -> list[str]:
     """The lab's best beside Hugging Face's best that computes the same function."""
-    done = {name: each for name, each in rows.items() if "problem" not in each}
-    sizes = {each["parameters"] for each in done.values()}
+    done = {name: result for name, result in rows.items() if "problem" not in result}
+    sizes = {result["parameters"] for result in done.values()}
     if len(sizes) > 1:
         raise ValueError(f"the implementations are not the same model: {sorted(sizes)} parameters")
-    own = {name: each["tokens_per_second"] for name, each in done.items() if name.startswith("lab")}
-    theirs = {name: each["tokens_per_second"] for name, each in done.items() if name.startswith("hf") and each["same"]}
+    own = {name: result["tokens_per_second"] for name, result in done.items() if name.startswith("lab")}
+    peers = {name: result for name, result in done.items() if name.startswith("hf") and result["same"]}
+    theirs = {name: result["tokens_per_second"] for name, result in peers.items()}
     if not own or not theirs:
         return []
     best, other = max(own, key=own.__getitem__), max(theirs, key=theirs.__getitem__)
@@ -96,11 +97,11 @@ def _against(rows: Mapping[str, Mapping[str, Any]], use: Utilization) -> list[st
     return [f"{best}:{reached} {times:.2f} × {other} (aim: {SPEED_AIM} ×, {page.verdict(times >= SPEED_AIM)}).", ""]
 
 
-def _kernels(found: Mapping[str, Any], shape: Any) -> list[str]:
+def _kernels(results: Mapping[str, Any], shape: Any) -> list[str]:
     """Milliseconds of every kernel, by spec."""
-    if "problem" in found:
-        return [f"Kernels: {found['problem']}"]
-    rows: dict[str, dict[str, str]] = found["kernels"]
+    if "problem" in results:
+        return [f"Kernels: {results['problem']}"]
+    rows: dict[str, dict[str, str]] = results["kernels"]
     names = [name for name in next(iter(rows.values())) if name != "chosen"]
     cells = {
         spec: [f"{row[name]}*" if name == row["chosen"] else row[name] for name in names] for spec, row in rows.items()

@@ -1,12 +1,11 @@
-"""Peak memory and time of the loss over a large vocabulary, forward and backward: all logits at once against chunks.
+"""Peak memory and time of the loss over a large vocabulary, forward and backward: all logits at once, and in chunks.
 
 python benchmarks/loss_memory.py
 python benchmarks/loss_memory.py --tokens 256 --vocab 4096 --widths 64 --out -
 
-Peaks are bytes above the hidden states and the weight, as torch's allocator hands them out. The plain form fills a
-small machine: unless --all-logits is given its peak is counted, tensor by tensor, while it runs without data on torch's
-fake tensors, and both counts are held against the allocator at a sixteenth of the length first. The results are kept
-in benchmarks/loss_memory.md.
+Peaks are bytes beyond the hidden states and the weight, measured by torch's allocator. The plain form doesn't fit on a
+small machine. Unless --all-logits is given, its peak is counted on torch's fake tensors, which have no data. It is
+first checked against the allocator at a sixteenth of the length. The results are in benchmarks/loss_memory.md.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from components.loss import Head, chunked, rows_at_once, token_losses
 from components.softcap import softcap
 
 BAR, BAR_WIDTH = 1 / 10, 256
-"""The ratio that the peak of the chunks stays under, and at which width of the model: train_throughput.py's."""
+"""The ratio below which the peak of the chunks must stay, and the width of the model at which it applies."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Both forms at one width: bytes at the peak beyond the inputs, and milliseconds a token."""
+    """Both forms at one width: bytes of the peak beyond the inputs, and milliseconds per token."""
 
     width: int
     plain: int
@@ -50,12 +49,12 @@ class Losses:
 
     @property
     def ratio(self) -> float:
-        """Of the peaks; the bar is about this one."""
+        """The ratio of the peaks, to which the bar applies."""
         return self.chunks / self.plain
 
     @property
     def reached(self) -> bool | None:
-        """Whether the bar is; None at a width that it isn't about."""
+        """Whether the bar is reached; None at a width to which it doesn't apply."""
         return self.ratio < BAR if self.width == BAR_WIDTH else None
 
 
@@ -71,22 +70,22 @@ class Losses:
 def main(
     tokens: int, vocab: int, widths: list[int], cap: float, all_logits: bool, threads: int, clock: str, out: str
 ) -> None:
-    """Measure, keep the page, and end with exit code 1 where the chunks hold a tenth of the plain form's or more."""
+    """Measure, write the page, and end with exit code 1 if the chunks need 10% of the plain form's memory or more."""
     torch.set_num_threads(threads)
     now, final_cap = page.now(clock), cap or None
     rows = rows_at_once(tokens, vocab, "cpu")
     if rows is None:
-        raise click.BadParameter("so few logits are never chunked", param_hint="--tokens")
+        raise click.BadParameter("too few logits to be computed in chunks", param_hint="--tokens")
     plain, chunks = partial(by_all, cap=final_cap), partial(in_chunks, cap=final_cap, rows=rows)
     length = tokens if all_logits else tokens // 16
-    found = []
+    results = []
     for width in widths:
         peak, of_plain = measure(length, vocab, width, plain, now)
         if not all_logits:
             check_count(peak, count(length, vocab, width, plain))
             peak = count(tokens, vocab, width, plain)
         ours, seconds = measure(tokens, vocab, width, chunks, now)
-        found.append(
+        results.append(
             Losses(width, peak, ours, 4 * vocab * width, 1000 * of_plain / length, 1000 * seconds / tokens),
         )
     counts = page.at_defaults("tokens", "vocab", "cap")
@@ -99,35 +98,35 @@ def main(
         "",
         page.machine(threads, clock),
         "",
-        losses_table(found, counts),
+        losses_table(results, counts),
         "",
-        f"Peaks are bytes beyond the inputs: the hidden states and the weight. The bar is about the peak of the chunks "
-        f"over that of the plain form, at width {BAR_WIDTH}. Both forms make the gradient of the weight, which grows "
-        "with the width and is most of what the chunks hold at a large one; the last ratio leaves it out of the "
+        f"Peaks are bytes beyond the inputs: the hidden states and the weight. The bar applies to the chunks' peak "
+        f"over that of the plain form, at width {BAR_WIDTH}. Both include the gradient of the weight, which grows "
+        "with the width and dominates the chunks' peak at large widths; the last ratio leaves it out of the "
         "chunks' peak.",
     ]
     page.keep("\n".join(lines), out)
-    sys.exit(page.exit_code(each.reached for each in found if counts))
+    sys.exit(page.exit_code(row.reached for row in results if counts))
 
 
-def losses_table(found: Sequence[Losses], counts: bool) -> str:
-    """A row a width; `counts`: whether these are the sizes that the bar is about."""
+def losses_table(results: Sequence[Losses], counts: bool) -> str:
+    """A table with one row per width; `counts`: whether the bar applies to these sizes."""
     head = ["d_model", "plain GB", "chunks GB", "ratio", "bar", ""]
     head += ["ratio without the weight's gradient", "plain ms/token", "chunks ms/token"]
     rows = []
-    for each in found:
-        reached = each.reached if counts else None
+    for row in results:
+        reached = row.reached if counts else None
         rows.append(
             [
-                each.width,
-                f"{each.plain / 1e9:.2f}",
-                f"{each.chunks / 1e9:.2f}",
-                f"{each.ratio:.1%}",
+                row.width,
+                f"{row.plain / 1e9:.2f}",
+                f"{row.chunks / 1e9:.2f}",
+                f"{row.ratio:.1%}",
                 "–" if reached is None else f"< {BAR:.0%}",
                 page.verdict(reached),
-                f"{(each.chunks - each.gradient) / each.plain:.1%}",
-                f"{each.plain_ms:.2f}",
-                f"{each.chunks_ms:.2f}",
+                f"{(row.chunks - row.gradient) / row.plain:.1%}",
+                f"{row.plain_ms:.2f}",
+                f"{row.chunks_ms:.2f}",
             ]
         )
     return page.table(head, rows)
@@ -144,7 +143,7 @@ def in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None
 
 
 class Count(TorchDispatchMode):
-    """Bytes of the tensors that operations make, for as long as each is alive."""
+    """Counts the bytes of tensors that operations create, while they are alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,9 +152,9 @@ class Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        inputs = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for x in tree_leaves(out):
-            if not isinstance(x, Tensor) or (key := id(x.untyped_storage())) in given | self._alive:
+            if not isinstance(x, Tensor) or (key := id(x.untyped_storage())) in inputs | self._alive:
                 continue
             size = x.untyped_storage().nbytes()
             self._alive.add(key)
@@ -170,7 +169,7 @@ class Count(TorchDispatchMode):
 
 
 def count(tokens: int, vocab: int, width: int, of: Callable[[Tensor, Tensor, Tensor], None]) -> int:
-    """Most bytes above the inputs, without data."""
+    """The peak of bytes beyond the inputs, counted without data."""
     with FakeTensorMode():
         hidden = torch.empty(tokens, width, requires_grad=True)
         weight = torch.empty(vocab, width, requires_grad=True)
@@ -181,7 +180,7 @@ def count(tokens: int, vocab: int, width: int, of: Callable[[Tensor, Tensor, Ten
 
 
 def check_count(measured: int, counted: int) -> None:
-    """Stop if the count is not what the allocator handed out."""
+    """Raise an error if the count differs from the allocator's."""
     if abs(measured - counted) > 0.01 * measured:
         raise click.ClickException(f"counted a peak of {counted:,} bytes where the allocator had {measured:,}")
 
@@ -189,7 +188,7 @@ def check_count(measured: int, counted: int) -> None:
 def measure(
     tokens: int, vocab: int, width: int, of: Callable[[Tensor, Tensor, Tensor], None], now: Callable[[], float]
 ) -> tuple[int, float]:
-    """Most bytes above the inputs, and seconds of one call (the first in the process pages memory in: it counts)."""
+    """The peak of bytes beyond the inputs, and the seconds of one call, including page faults."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=generator, requires_grad=True)
     weight = torch.randn(vocab, width, generator=generator).mul_(width**-0.5).requires_grad_()

@@ -1,6 +1,6 @@
-"""What every benchmark shares: its options, the tables and verdicts on its page, and the line about the machine.
+"""What all benchmarks share: options, the tables and verdicts on a page, and the line about the machine.
 
-Not for contender.py and what imports it: the peers' environment has neither the lab nor, for sure, click.
+contender.py and its importers must not use it, as the peers' environment has no lab and may have no click.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def out_option(script: str) -> Callable[[Any], Any]:
-    """`--out`: where the page is kept, beside the script unless said otherwise."""
+    """The option `--out`: where the page is written, by default beside the script."""
     return click.option(
         "--out",
         type=click.Path(dir_okay=False, writable=True, allow_dash=True),
         default=str(Path(script).resolve().with_suffix(".md")),
         show_default="the .md beside the script",
-        help="Where the page is kept; - for nowhere.",
+        help="Where to write the page; - for nowhere.",
     )
 
 
 def clock_option(command: Any) -> Any:
-    """`--clock`, of which `now` makes a function."""
+    """The option `--clock`, whose value `now` takes."""
     return click.option(
         "--clock",
         type=click.Choice(list(CLOCKS)),
@@ -44,7 +44,7 @@ def clock_option(command: Any) -> Any:
 
 
 def now(clock: str) -> Callable[[], float]:
-    """Seconds from some moment on, by the clock of that name."""
+    """The clock of this name: a function that returns seconds."""
     return CLOCKS[clock]
 
 
@@ -70,26 +70,25 @@ class Numbers(click.ParamType):
 
 
 def at_defaults(*names: str) -> bool:
-    """Whether these options of the running command have their defaults: bars are about the default sizes."""
+    """Whether these options of the running command have their default values. Bars apply to the default sizes."""
     context = click.get_current_context()
-    given = {option.name: option for option in context.command.params}
-    return all(
-        context.params[name] == given[name].type_cast_value(context, given[name].get_default(context)) for name in names
-    )
+    options = {option.name: option for option in context.command.params}
+    defaults = {name: options[name].type_cast_value(context, options[name].get_default(context)) for name in names}
+    return all(context.params[name] == default for name, default in defaults.items())
 
 
 def command(script: str) -> str:
-    """The command that makes this page, with the options that were given, but for paths."""
+    """The command that makes this page, with the options from the command line except paths."""
     words = ["python", f"benchmarks/{Path(script).name}"]
     context = click.get_current_context(silent=True)
     for option in context.command.params if context is not None else ():
         assert context is not None
-        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if given and not isinstance(option.type, click.Path):
+        is_given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if is_given and not isinstance(option.type, click.Path):
             value = context.params[option.name or ""]
             words.append(option.opts[0])
             if isinstance(value, list):
-                words.append(",".join("none" if each is None else str(each) for each in value))
+                words.append(",".join("none" if item is None else str(item) for item in value))
             elif not isinstance(value, bool):
                 words.append(f"'{value}'" if " " in str(value) else str(value))
     return f"`{' '.join(words)}`"
@@ -107,13 +106,13 @@ def machine(threads: int | None = None, clock: str | None = None) -> str:
 
 
 def processor() -> str:
-    """The processor's model, or its architecture where Linux doesn't say."""
-    found = re.findall(r"model name\s*: (.*)", cpu_info())
-    return found[0].strip() if found else platform.processor() or platform.machine()
+    """The processor's model, or its architecture if Linux doesn't give the model."""
+    models = re.findall(r"model name\s*: (.*)", cpu_info())
+    return models[0].strip() if models else platform.processor() or platform.machine()
 
 
 def cpu_info() -> str:
-    """What Linux says about the processors; empty elsewhere."""
+    """The content of /proc/cpuinfo; empty on other systems."""
     return CPU_INFO.read_text("utf-8") if CPU_INFO.exists() else ""
 
 
@@ -123,7 +122,7 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     Raises:
         ValueError: a row has more or fewer cells than the head.
     """
-    lines = [[_cell(each) for each in line] for line in (head, *rows)]
+    lines = [[_cell(item) for item in line] for line in (head, *rows)]
     columns = list(zip(*lines, strict=True))
     marks = ["--:" if all(map(_is_figure, column[1:])) else "---" for column in columns]
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
@@ -138,17 +137,17 @@ def _is_figure(cell: str) -> bool:
 
 
 def verdict(reached: bool | None) -> str:
-    """What stands beside a bar; a dash where it is not one: None, for another size or no measurement."""
+    """The word beside a bar; a dash for None, if the bar doesn't apply or nothing was measured."""
     return {True: "reached", False: "missed", None: "–"}[reached]
 
 
 def exit_code(reached: Iterable[bool | None]) -> int:
-    """Of a benchmark: 1 if a bar is missed."""
-    return int(any(each is False for each in reached))
+    """The exit code of a benchmark: 1 if a bar is missed."""
+    return int(any(item is False for item in reached))
 
 
 def keep(text: str, out: str) -> None:
-    """Print a page, and write it where `--out` says."""
+    """Print a page, and write it to the path in `--out`."""
     text = text.rstrip("\n")
     click.echo(text)
     if out != "-":

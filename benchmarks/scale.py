@@ -1,10 +1,10 @@
-"""Seconds and peak memory of the commands that a large sweep goes through: plan, status, compare, submit again.
+"""Seconds and peak memory of the commands on a large sweep: plan, status, compare, submit again.
 
 python benchmarks/scale.py                          # 10,000 runs, in two shapes
 python benchmarks/scale.py --runs 1000 --out -      # smaller, and nothing written
 
-Each command is a process of its own, timed from its start to its end. The runs are made up, finished, and as complete
-as a worker leaves them. The results are kept in benchmarks/scale.md.
+Each command is a separate process, timed from its start to its end. The runs are made up: finished, with all files of a
+worker. The results are in benchmarks/scale.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCRIPT = Path(__file__).resolve()
 
 @dataclass(frozen=True)
 class Limit:
-    """What a command may take at 10,000 runs."""
+    """The limits of a command at 10,000 runs."""
 
     seconds: float
     megabytes: float | None = None
@@ -40,7 +40,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Measured:
-    """One command on one sweep."""
+    """The measurement of one command on one sweep."""
 
     sweep: str
     command: str
@@ -50,7 +50,7 @@ class Measured:
 
     @property
     def kept(self) -> bool | None:
-        """Whether it stays within its limit; None where it has none."""
+        """Whether it stays within its limit; None without a limit."""
         limit = self.limit
         if limit is None:
             return None
@@ -60,21 +60,21 @@ class Measured:
 @click.command(context_settings={"show_default": True})
 @click.option("--runs", default=10_000, help="Runs of each sweep; a multiple of 200, at least 400.")
 @page.out_option(__file__)
-@click.option("--make", "made", hidden=True, help="Make the finished runs of a sweep; the script calls itself so.")
+@click.option("--make", "made", hidden=True, help="Make the finished runs of a sweep. Used by this script itself.")
 def main(runs: int, out: str, made: str | None) -> None:
-    """Measure, keep the page, and end with exit code 1 where a limit is exceeded."""
+    """Measure, write the page, and end with exit code 1 if a limit is exceeded."""
     if made is not None:
         make_finished(made, Path("runs"))
         return
     if runs % 200 or runs < 400:
         raise click.BadParameter("expected a multiple of 200, at least 400", param_hint="--runs")
     with tempfile.TemporaryDirectory(prefix="lab-scale-") as folder:
-        found = [measured for name, sweep in sweeps(runs).items() for measured in measure(Path(folder), name, sweep)]
+        results = [measured for name, sweep in sweeps(runs).items() for measured in measure(Path(folder), name, sweep)]
     counts = page.at_defaults("runs")
     lines = [
         f"# Commands on {runs:,} runs",
         "",
-        f"{page.command(__file__)}: each command is a process of its own, its start included; memory is its peak "
+        f"{page.command(__file__)}: each command is a separate process, timed with its start; memory is its peak "
         "resident set. Limits are for 10,000 runs.",
         "",
         f"`five_seeds`: {runs // 5:,} arms × 5 seeds, 4 choices of groups, 40 architectures. "
@@ -82,14 +82,14 @@ def main(runs: int, out: str, made: str | None) -> None:
         "",
         page.machine(),
         "",
-        limits_table(found, counts),
+        limits_table(results, counts),
     ]
     page.keep("\n".join(lines), out)
-    sys.exit(page.exit_code(measured.kept for measured in found if counts))
+    sys.exit(page.exit_code(measured.kept for measured in results if counts))
 
 
 def sweeps(runs: int) -> dict[str, dict[str, object]]:
-    """Two sweeps of so many runs: few arms with seeds, of four choices of groups; and many arms, many architectures."""
+    """Two sweeps of this many runs: one with seeds and four choices of groups, and one with many architectures."""
     rates = [round(0.0001 * (n + 1), 4) for n in range(runs // 200)]
     with_seeds = {
         "model/heads": ["gqa", "mha"],
@@ -110,13 +110,13 @@ def sweeps(runs: int) -> dict[str, dict[str, object]]:
 
 
 def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measured]:
-    """Every command on one sweep, in the order in which a user would meet them."""
+    """Measure every command on one sweep, in the order in which a user would run them."""
     (folder / "sweeps").mkdir(exist_ok=True)
     (folder / "sweeps" / f"{name}.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     timed = partial(time_command, folder, name)
-    found = [timed("lab plan", ["plan", name], Limit(30, 1000))]
+    results = [timed("lab plan", ["plan", name], Limit(30, 1000))]
     run([sys.executable, str(SCRIPT), "--make", name], folder)
-    found += [
+    results += [
         timed("lab plan, all finished", ["plan", name], Limit(30, 1000)),
         timed("lab plan --save", ["plan", name, "--save", f"{name}.json"]),
         timed("lab status", ["status", name], Limit(5)),
@@ -124,43 +124,43 @@ def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measured]
         timed("lab submit, nothing to do", ["submit", name], Limit(30)),
         timed("lab submit plan.json, nothing to do", ["submit", f"{name}.json"]),
     ]
-    return found
+    return results
 
 
 def time_command(
-    folder: Path, sweep: str, shown: str, arguments: Sequence[str], limit: Limit | None = None
+    folder: Path, sweep: str, title: str, arguments: Sequence[str], limit: Limit | None = None
 ) -> Measured:
-    """Time a command of the lab on the runs in a folder, and say it."""
+    """Time a command of the lab on the runs in a folder, and print the result."""
     seconds, megabytes = run([*LAB, *arguments, "--root", "runs"], folder)
-    click.echo(f"{sweep}: {shown}: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
-    return Measured(sweep, shown, seconds, megabytes, limit)
+    click.echo(f"{sweep}: {title}: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
+    return Measured(sweep, title, seconds, megabytes, limit)
 
 
 def run(command: Sequence[str], folder: Path) -> tuple[float, float]:
     """Seconds and peak resident megabytes of a command.
 
     Raises:
-        click.ClickException: it failed, with what it said.
+        click.ClickException: it failed; the message has its output.
     """
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, env=environment())
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment())
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
-            said.seek(0)
-            raise click.ClickException(f"{' '.join(command)}: {said.read().decode(errors='replace')[-2000:]}")
+            output.seek(0)
+            raise click.ClickException(f"{' '.join(command)}: {output.read().decode(errors='replace')[-2000:]}")
     return seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
 
 
 def environment() -> dict[str, str]:
-    """This process's, with the lab importable from any folder."""
+    """This process's environment, with the lab importable from any folder."""
     return {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)}
 
 
 def make_finished(name: str, root: Path) -> None:
-    """Make the folder of every run of a sweep as a worker leaves it, finished; the plan beside them."""
+    """Make the folders of all runs of a sweep as a worker leaves them when they are finished, and the plan."""
     from lab.dispatch.worker.process import Process
     from lab.planning.plan.build import plan_sweep
     from lab.planning.plan.store import save_plan
@@ -200,15 +200,20 @@ def make_finished(name: str, root: Path) -> None:
         (path / ".claims" / "1").write_text(json.dumps(claim))
 
 
-def limits_table(found: Sequence[Measured], counts: bool) -> str:
-    """A row a command; `counts`: whether these are as many runs as the limits are for."""
+def limits_table(results: Sequence[Measured], counts: bool) -> str:
+    """A table with one row per command.
+
+    Args:
+        results: the measurements.
+        counts: whether the limits apply to this number of runs.
+    """
     rows = []
-    for each in found:
-        seconds = f"{each.limit.seconds:g}" if each.limit else ""
-        megabytes = f"{each.limit.megabytes:g}" if each.limit and each.limit.megabytes else ""
-        taken = "" if math.isnan(each.megabytes) else f"{each.megabytes:.0f}"
-        measured = [f"{each.seconds:.1f}", seconds, taken, megabytes]
-        rows.append([each.sweep, f"`{each.command}`", *measured, page.verdict(each.kept if counts else None)])
+    for row in results:
+        seconds = f"{row.limit.seconds:g}" if row.limit else ""
+        megabytes = f"{row.limit.megabytes:g}" if row.limit and row.limit.megabytes else ""
+        taken = "" if math.isnan(row.megabytes) else f"{row.megabytes:.0f}"
+        measured = [f"{row.seconds:.1f}", seconds, taken, megabytes]
+        rows.append([row.sweep, f"`{row.command}`", *measured, page.verdict(row.kept if counts else None)])
     return page.table(["sweep", "command", "seconds", "limit", "MB", "limit", ""], rows)
 
 

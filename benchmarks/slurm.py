@@ -1,10 +1,10 @@
-"""What a run costs on SLURM beyond its training: tiny runs, many to a job, through a real cluster on this machine.
+"""The cost of a run on SLURM beyond its training: tiny runs, many in a job, on a real cluster on this machine.
 
 python benchmarks/slurm.py                          # 300 runs, 50 a job
 python benchmarks/slurm.py --runs 20 --per-job 10 --out -
 
 The cluster is the tests' own: slurmctld, slurmdbd and slurmd, on loopback. As many jobs run at the same time as the
-machine has cores. The results are kept in benchmarks/slurm.md.
+machine has cores. The results are in benchmarks/slurm.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.slurm.cluster import Cluster
 
 SCRIPT = Path(__file__).resolve()
 BAR = 0.5
-"""Seconds that a run may cost beyond its training."""
+"""Seconds that a run may take beyond its training."""
 
 
 @click.command(context_settings={"show_default": True})
@@ -36,19 +36,19 @@ BAR = 0.5
 @click.option("--per-job", default=50, help="Runs in a job.")
 @page.out_option(__file__)
 def main(runs: int, per_job: int, out: str) -> None:
-    """Measure, keep the page, and end with exit code 1 if a run costs more than the bar."""
+    """Measure, write the page, and end with exit code 1 if a run takes longer than the bar."""
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder, Cluster.start() as cluster:
-        found = measure(Path(folder), cluster, runs, per_job)
-    reached = found["overhead"] <= BAR if page.at_defaults("runs", "per_job") else None
+        results = measure(Path(folder), cluster, runs, per_job)
+    reached = results["overhead"] <= BAR if page.at_defaults("runs", "per_job") else None
     lines = [
         f"# {runs} runs on SLURM, {per_job} a job",
         "",
-        f"{page.command(__file__)}: {found['version']} on this machine, {found['jobs']} jobs, {found['parallel']} at a "
-        "time, each with one thread. All runs finished at their first attempt.",
+        f"{page.command(__file__)}: {results['version']} on this machine, {results['jobs']} jobs, "
+        f"{results['parallel']} at a time, each with one thread. All runs finished at their first attempt.",
         "",
         page.machine(),
         "",
-        costs_table(found, reached),
+        costs_table(results, reached),
         "",
         "The rest is the job's and the worker's start and the import of torch, shared by the runs of a job, and each "
         "run's own model, data, validation, checkpoint, TensorBoard file and summary.",
@@ -77,15 +77,15 @@ def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str
 
     lab("train", "bench")  # tokenizes the text, which is done once a machine
     options = [f"launcher.runs_per_job={per_job}", f"launcher.array_parallelism={parallel}"]
-    said, submit = lab("submit", "packed", "--on", "slurm", *options)
-    click.echo(said, err=True)
+    output, submit = lab("submit", "packed", "--on", "slurm", *options)
+    click.echo(output, err=True)
     began = time.perf_counter()
     while (counts := json.loads(lab("status", "packed", "--json")[0])["counts"]).get("finished") != runs:
         click.echo(f"{time.perf_counter() - began:.0f} s: {counts}", err=True)
         if set(counts) - {"queued", "running", "finished"}:
             raise click.ClickException(f"some runs did not finish: {counts}")
         time.sleep(10)
-    array = re.search(r"(?:array|job) (\d+)", said)
+    array = re.search(r"(?:array|job) (\d+)", output)
     assert array is not None
     jobs = -(-runs // per_job)
     accounted = {}
@@ -97,9 +97,9 @@ def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str
     if "nothing to do" not in again:
         raise click.ClickException(again)
     folders = sorted((folder / "runs" / "packed").glob("*/seed-*"))
-    summaries = [json.loads((each / "summary.json").read_text()) for each in folders]
+    summaries = [json.loads((run_folder / "summary.json").read_text()) for run_folder in folders]
     training = [summary["costs"]["seconds"] for summary in summaries]
-    attempts = {json.loads((each / "state.json").read_text())["attempts"] for each in folders}
+    attempts = {json.loads((run_folder / "state.json").read_text())["attempts"] for run_folder in folders}
     if len(folders) != runs or attempts != {1}:
         raise click.ClickException(f"{len(folders)} runs, with {attempts} attempts")
     total = sum(accounted.values())
@@ -140,15 +140,15 @@ def write(folder: Path, runs: int) -> None:
     (folder / "sweeps" / "packed.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
 
 
-def costs_table(found: dict[str, Any], reached: bool | None) -> str:
+def costs_table(results: dict[str, Any], reached: bool | None) -> str:
     """Where the seconds go; the bar is the rest's."""
     rows = [
-        ["`lab submit --on slurm`, its start included", f"{found['submit']:.1f}", "", ""],
-        ["a job, of Slurm's accounting", f"{found['job_seconds']:.1f}", "", ""],
-        ["a run's share of its job", f"{found['run']:.2f}", "", ""],
-        ["of that, steps of training", f"{found['training']:.2f}", "", ""],
-        ["the rest", f"{found['overhead']:.2f}", f"≤ {BAR}", page.verdict(reached)],
-        ["`lab submit` again, nothing to do", f"{found['repeat']:.1f}", "", ""],
+        ["`lab submit --on slurm`, its start included", f"{results['submit']:.1f}", "", ""],
+        ["a job, of Slurm's accounting", f"{results['job_seconds']:.1f}", "", ""],
+        ["a run's share of its job", f"{results['run']:.2f}", "", ""],
+        ["of that, steps of training", f"{results['training']:.2f}", "", ""],
+        ["the rest", f"{results['overhead']:.2f}", f"≤ {BAR}", page.verdict(reached)],
+        ["`lab submit` again, nothing to do", f"{results['repeat']:.1f}", "", ""],
     ]
     return page.table(["", "seconds", "bar", ""], rows)
 

@@ -64,18 +64,20 @@ class Step(NextToken):
 
 
 def main() -> None:
-    asked = options(__doc__).parse_args()
-    setup(asked.threads)
-    if asked.name in PRODUCTS:
-        left, right = (torch.randn(PRODUCT, PRODUCT).to(PRODUCTS[asked.name]) for _ in range(2))
-        serve(lambda: left @ right, asked.clock, {"flops": 2 * PRODUCT**3})
+    arguments = options(__doc__).parse_args()
+    setup(arguments.threads)
+    if arguments.name in PRODUCTS:
+        left, right = (torch.randn(PRODUCT, PRODUCT).to(PRODUCTS[arguments.name]) for _ in range(2))
+        serve(lambda: left @ right, arguments.clock, {"flops": 2 * PRODUCT**3})
         return
-    precision, compile_ = CONTENDERS[asked.name]
-    train = Train(tokens=10**9, context=asked.context, global_batch=asked.batch, precision=precision, compile=compile_)
+    precision, compile_ = CONTENDERS[arguments.name]
+    train = Train(
+        tokens=10**9, context=arguments.context, global_batch=arguments.batch, precision=precision, compile=compile_
+    )
     model = Decoder.initialized(SHAPE, seed=0)
     compiler = Compiler(model, train, torch.device("cpu"), World())
     module = Step(model, train=train, optimizer=AdamW(lr=1e-3), schedule=Cosine(), seed=0, compiler=compiler)
-    tokens = torch.randint(0, SHAPE.vocab_size, (asked.batch, asked.context + 1))
+    tokens = torch.randint(0, SHAPE.vocab_size, (arguments.batch, arguments.context + 1))
     compiler.start()
 
     def passes() -> object:
@@ -88,8 +90,8 @@ def main() -> None:
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"versions": f"torch {torch.__version__}", "parameters": parameters}
-    kernels = {kind: choice.kernel for kind, choice in model.kernel_choices(asked.batch, asked.context).items()}
-    serve(step, asked.clock, facts | {"kernels": kernels})
+    kernels = {kind: choice.kernel for kind, choice in model.kernel_choices(arguments.batch, arguments.context).items()}
+    serve(step, arguments.clock, facts | {"kernels": kernels})
 
 
 if __name__ == "__main__":

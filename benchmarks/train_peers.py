@@ -92,12 +92,12 @@ PEERS = {"hf": (hf, "transformers"), "litgpt": (litgpt, "litgpt"), "xtransformer
 
 
 def main() -> None:
-    asked = options(__doc__).parse_args()
+    arguments = options(__doc__).parse_args()
     warnings.filterwarnings("ignore")
-    setup(asked.threads)
-    build, package = PEERS[asked.name]
+    setup(arguments.threads)
+    build, package = PEERS[arguments.name]
     model, forward = build()
-    tokens = torch.randint(0, VOCAB, (asked.batch, asked.context + 1))
+    tokens = torch.randint(0, VOCAB, (arguments.batch, arguments.context + 1))
 
     def step() -> None:
         logits = forward(tokens[:, :-1])
@@ -106,7 +106,7 @@ def main() -> None:
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     versions = f"{package} {version(package)}, torch {torch.__version__}"
-    serve(step, asked.clock, {"versions": versions, "parameters": parameters})
+    serve(step, arguments.clock, {"versions": versions, "parameters": parameters})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Training speed and memory beside other libraries, on one Gemma-2-like shape, on a CPU: forward, loss and backward.
+"""Training speed and memory compared with other libraries on a CPU: forward, loss and backward of a Gemma-2-like shape.
 
 make peers && python benchmarks/train_throughput.py
 python benchmarks/train_throughput.py --shapes 512x8 --repeats 2 --out -
 
-The peers live in an environment of their own, with the lab's torch: `make peers` makes it, --peers-python names
-another. Every contender is a process of its own, and they take their steps in turn; the fastest step of each counts.
-On a machine that others use too, `--threads 1 --clock cpu` compares processor time. The results are kept in
+The peers are in a separate environment with the lab's torch. `make peers` creates it; --peers-python names another.
+Every contender is a separate process. They take their steps in turn, and the fastest step of each counts. On a machine
+that others use too, `--threads 1 --clock cpu` compares processor time. The results are in
 benchmarks/train_throughput.md.
 """
 
@@ -32,7 +32,7 @@ PEERS_PYTHON = HERE.parent / "build" / "peers" / "bin" / "python"
 
 
 class Contender:
-    """A process that takes a step when it is told to."""
+    """A process that takes a step on request."""
 
     def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
@@ -62,8 +62,8 @@ class Contender:
         line = self._process.stdout.readline()
         if not line:
             raise click.ClickException(f"{self.name} ended: {self._process.communicate()[1].strip()[-500:]}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 @click.command(context_settings={"show_default": True})
@@ -153,11 +153,11 @@ def _sizes(shapes: str) -> dict[int, int]:
         raise click.BadParameter(f"expected such as 512x8,1024x4, got '{shapes}'", param_hint="--shapes") from None
 
 
-def _known(given: str, known: Iterable[str], option: str) -> list[str]:
-    names = given.split(",")
+def _known(text: str, valid: Iterable[str], option: str) -> list[str]:
+    names = text.split(",")
     for name in names:
-        if name not in known:
-            raise click.BadParameter(f"'{name}' is none of {', '.join(known)}", param_hint=option)
+        if name not in valid:
+            raise click.BadParameter(f"'{name}' is none of {', '.join(valid)}", param_hint=option)
     return names
 
 

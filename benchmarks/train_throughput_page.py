@@ -57,27 +57,27 @@ def bars(results: Results, *, bf16: bool) -> list[Bar]:
     Args:
         bf16: whether the processor has bf16 arithmetic. Where it emulates that, the bars on bf16 don't apply.
     """
-    found = []
+    measured_bars = []
     for precision, aims in SPEED_BARS.items():
         for context, aim in aims.items():
             of = _at_its_size(results, context)
-            mine = [name for name in of if name.split()[0] == precision]
+            own = [name for name in of if name.split()[0] == precision]
             what, shown = f"{precision}, T = {context:,}", f"≥ {aim:g}×"
-            if not mine or not set(PEERS) <= set(of):
-                found.append(Bar(what, shown, "–", "not measured", None))
+            if not own or not set(PEERS) <= set(of):
+                measured_bars.append(Bar(what, shown, "–", "not measured", None))
                 continue
-            best, peer = (max(names, key=lambda name: of[name].tokens_per_second) for names in (mine, PEERS))
+            best, peer = (max(names, key=lambda name: of[name].tokens_per_second) for names in (own, PEERS))
             times = of[best].tokens_per_second / of[peer].tokens_per_second
             applies = precision != "bf16" or bf16
             note = "" if applies else "; emulated here: the bar doesn't apply"
             reached = times >= aim if applies else None
-            found.append(Bar(what, shown, f"{times:.2f}×", f"{best} over {peer}{note}", reached))
+            measured_bars.append(Bar(what, shown, f"{times:.2f}×", f"{best} over {peer}{note}", reached))
     of = _at_its_size(results, MEMORY_CONTEXT)
     what, shown = f"memory, T = {MEMORY_CONTEXT:,}", f"< 1/{MEMORY_BAR}"
     if "hf" not in of or "fp32" not in of:
-        return [*found, Bar(what, shown, "–", "not measured", None)]
+        return [*measured_bars, Bar(what, shown, "–", "not measured", None)]
     times = of["hf"].peak / of["fp32"].peak
-    return [*found, Bar(what, shown, f"1/{times:.2f}", "fp32 over hf", times > MEMORY_BAR)]
+    return [*measured_bars, Bar(what, shown, f"1/{times:.2f}", "fp32 over hf", times > MEMORY_BAR)]
 
 
 def report(
@@ -129,7 +129,7 @@ def bf16_line(instructions: Sequence[str]) -> str:
 
 
 def _at_its_size(results: Results, context: int) -> Mapping[str, Measured]:
-    return {name: each for name, each in results.get(context, {}).items() if each.batch == SIZES[context]}
+    return {name: entry for name, entry in results.get(context, {}).items() if entry.batch == SIZES[context]}
 
 
 def _speeds(results: Results, peers: Sequence[str], ours: Sequence[str]) -> list[str]:

@@ -1,11 +1,11 @@
-"""How a local layer's time grows with the context: forward and backward of attention with a window, on this machine.
+"""Growth of a local layer's time with the context: attention with a window, forward and backward.
 
 python benchmarks/window_growth.py
 python benchmarks/window_growth.py --contexts 256,512,1024 --out -
 
-Four times the tokens should cost four times as much: each sees the same number of keys. For comparison the same with no
-window, where four times the tokens cost up to sixteen times as much. The contexts are timed in turn. The results are
-kept in benchmarks/window_growth.md.
+Four times the tokens should take four times as long, as each sees the same number of keys. Without a window, timed for
+comparison, they take up to sixteen times as long. The contexts are timed in turn. The results are in
+benchmarks/window_growth.md.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from components.attention.spec import AttentionInputs, AttentionSpec
 
 HEADS, KV_HEADS, HEAD_DIM, SOFTCAP = 4, 2, 64, 50.0
 BAR = 4.4
-"""What the time from the first context to the last, four times as long, may grow by with a window."""
+"""The largest growth of the time with a window, from the first context to the last, which is four times as long."""
 
 Seconds = Mapping[tuple[int | None, int], float]
-"""Of the fastest pass, by window and context."""
+"""(Window, context) → seconds of the fastest pass."""
 
 
 @click.command(context_settings={"show_default": True})
@@ -36,7 +36,7 @@ Seconds = Mapping[tuple[int | None, int], float]
 @page.clock_option
 @page.out_option(__file__)
 def main(window: int, contexts: list[int], repeats: int, threads: int, clock: str, out: str) -> None:
-    """Measure, keep the page, and end with exit code 1 where the time grows by more than the bar."""
+    """Measure, write the page, and end with exit code 1 if the time grows by more than the bar."""
     torch.set_num_threads(threads)
     seconds = measure(window, contexts, repeats, page.now(clock))
     reached = kept(seconds, window, contexts) if page.at_defaults("window", "contexts") else None
@@ -55,13 +55,13 @@ def main(window: int, contexts: list[int], repeats: int, threads: int, clock: st
 
 
 def measure(window: int, contexts: Sequence[int], repeats: int, now: Callable[[], float]) -> Seconds:
-    """With the window and without, the contexts in turn."""
+    """Measure with the window and without, the contexts in turn."""
     cases = {(w, length): _pass(w, length) for w in (window, None) for length in contexts}
     seconds = {case: float("inf") for case in cases}
     for round_ in range(repeats + 1):
         for case, run in cases.items():
             if round_ > 2 and case[0] is None:
-                continue  # only there to compare with
+                continue  # measured for comparison only
             start = now()
             run()
             if round_:
