@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from lab.data.errors import DataError
 # A file that changes twice within one tick of the file system's clock keeps its times. So the digest of a file that has
 # just changed isn't cached.
 _SETTLED_SECONDS = 2.0
+_LARGE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,27 @@ def content_digest(sources: Sequence[Source], options: object, cache: Path) -> s
         if digest := _read(cached):
             return digest
         is_settled = time.time() - max((stat.st_mtime for stat in stats), default=0.0) > _SETTLED_SECONDS
-        digest = digest_of([[[source.key, file_digest(source.path)] for source in sources], options])
+        files = zip(sources, stats, strict=True)
+        digest = digest_of([[[source.key, _file_digest(source.path, stat, cache)] for source, stat in files], options])
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror})") from error
     if is_settled:
         with suppress(OSError):  # a read-only cache is still useful
+            write_atomically(cached, digest)
+    return digest
+
+
+def _file_digest(path: Path, stat: os.stat_result, cache: Path) -> str:
+    """The digest of a file. A large file's is kept, so that a change to one file costs reading that file alone."""
+    if stat.st_size < _LARGE_BYTES:
+        return file_digest(path)
+    state = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    cached = cache / "content" / "files" / digest_of(state)
+    if digest := _read(cached):
+        return digest
+    digest = file_digest(path)
+    if time.time() - stat.st_mtime > _SETTLED_SECONDS:
+        with suppress(OSError):
             write_atomically(cached, digest)
     return digest
 

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.data.cache import default_cache, locked, write_atomically
-from lab.data.content import digest_of
 from lab.data.corpora.base import CorpusSnapshot
 from lab.data.corpora.split import Split
 from lab.data.errors import DataError
 from lab.data.options import Data
+from lab.data.text_digest import SHARDS_VERSION, digest_of_snapshot
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Tokenizer
 from lab.data.tokenizers.unigram import unigram_loss
@@ -34,7 +34,6 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Progress = Callable[[str, int], None]
 """Called with the name of the current step and the bytes of text processed so far."""
 
-_VERSION = 1
 _BATCH_BYTES = 1 << 20  # text encoded at once
 _META = "meta.json"
 
@@ -107,8 +106,7 @@ def prepare(data: Data, cache: Path | None = None, progress: Progress | None = N
     cache = default_cache() if cache is None else cache
     report = progress or (lambda what, done: None)
     snapshot = data.corpus.open(cache)
-    parts = [data.corpus.version, data.tokenizer.version, data.tokenizer.key(), data.validation_fraction]
-    digest = digest_of([_VERSION, snapshot.digest, *parts])
+    digest = digest_of_snapshot(data, snapshot)
     folder = cache / "tokens" / digest
     meta = _complete_meta(folder)
     if meta is None:
@@ -171,7 +169,7 @@ def _build(folder: Path, data: Data, snapshot: CorpusSnapshot, report: Progress)
         for size, held_out, text in _texts(data, snapshot, report, "tokenizing"):
             writers["validation" if held_out else "train"].add(text, size)
     return {
-        "version": _VERSION,
+        "version": SHARDS_VERSION,
         "tokenizer": data.tokenizer.key(),
         "validation_fraction": data.validation_fraction,
         "vocab_size": encoder.vocab_size,

@@ -14,6 +14,7 @@ from lab.accounting.peaks import peak
 from lab.accounting.utilization import Utilization
 from lab.data.synthetic.synthetic_data import load
 from lab.records import TOKENIZER, Progress
+from lab.refusals import RequestError
 from lab.training import environment
 from lab.training.experiment import Experiment
 from lab.training.fit import Conclude, Procedure, fit
@@ -34,6 +35,7 @@ def train(
     stop: Callable[[], bool] | None = None,
     world: World | None = None,
     conclude: Conclude | None = None,
+    text_digest: str | None = None,
 ) -> Outcome:
     """Train an experiment in a run folder, or resume the run in it.
 
@@ -49,15 +51,26 @@ def train(
         stop: called after every step; on True the run writes a checkpoint and ends as preempted.
         world: the processes that train the run together. Each of them calls this function; see `lab.training.fit.fit`.
         conclude: completes the summary of a finished run before it is written.
+        text_digest: the digest of the text with which the run was planned; None to take the text as it is.
 
     Returns:
         How the run ended, with its summary.
 
     Raises:
+        RequestError: the text has changed since the run was planned.
         ValueError: the experiment can't be trained, for example because the vocabulary of the model or the tokenizer
             of a teacher doesn't fit the text; or the folder has a run on other text.
     """
     text = load(experiment.data)
+    if text_digest is not None and text.digest != text_digest:
+        raise RequestError(
+            f"its text has changed since it was planned: the digest was {text_digest[:12]}…, here it is "
+            f"{text.digest[:12]}…",
+            kind="conflict",
+            file="config.yaml",
+            key="data",
+            fix="bring the text back, or plan the run again with `lab submit` or `lab train`",
+        )
     if experiment.model.vocab_size < text.vocab_size:
         raise ValueError(
             f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"

@@ -58,7 +58,7 @@ def _verdict(why: RunDifferences, *, alone: bool) -> str:
     if alone:
         return f"{a.name} ({a.identity[:8]}) would be run again, as {b.identity[:8]}"
     verdict = f"{a.name} ({a.identity[:8]}) and {b.name} ({b.identity[:8]}) are different runs"
-    if not why.config and not why.components:
+    if not (why.config or why.components or why.text):
         verdict += (
             ": their configurations are equal but mean something else (another version of the lab, or another default "
             "of a component that an option names)"
@@ -69,6 +69,7 @@ def _verdict(why: RunDifferences, *, alone: bool) -> str:
 def _parts(why: RunDifferences) -> Iterator[tuple[str, Differences]]:
     yield "configuration", why.config
     yield "component versions", why.components
+    yield "digest of the text", why.text
     yield "no effect on the result", why.quiet
     yield "code (not part of the identity)", why.code
     yield "own components (only their versions are part of the identity)", why.own

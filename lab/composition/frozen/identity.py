@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from components import registry
 from lab.composition import memo
 from lab.composition.frozen.freeze import components_in, to_plain
+from lab.data.synthetic.tasks import Task
+from lab.data.text_digest import text_digest
 from lab.training.experiment import Experiment
 
 FORMAT = 1
@@ -26,8 +28,36 @@ def component_versions(experiment: Experiment) -> dict[str, int]:
     return _versions(_parts(experiment))
 
 
+def text_of(experiment: Experiment) -> str | None:
+    """The digest of the text that an experiment reads, as it is now; None for a synthetic task.
+
+    Raises:
+        DataError: the corpus or the tokenizer is missing, or can't be read.
+    """
+    key = _json(to_plain(experiment.data))
+    return memo.cached(("text", key), lambda: text_digest(experiment.data))
+
+
+def reads_text(experiment: Experiment) -> bool:
+    """Whether an experiment reads a text; a synthetic task draws its data."""
+    return not isinstance(experiment.data.corpus, Task)
+
+
+def identity_with_text(configuration: str, text: str | None) -> str:
+    """The identity of a run, as 64 hexadecimal digits.
+
+    Args:
+        configuration: the identity of its configuration, from `identity`.
+        text: digest of the text that it reads, from `text_of`; None for a synthetic task, and for runs of the versions
+            of this lab that knew a text by its name alone.
+    """
+    if text is None:
+        return configuration
+    return hashlib.sha256(_json({"configuration": configuration, "text": text}).encode()).hexdigest()
+
+
 def identity(experiment: Experiment) -> str:
-    """The identity of an experiment: a SHA-256 as 64 hexadecimal digits."""
+    """The identity of an experiment's configuration: a SHA-256 as 64 hexadecimal digits."""
     config: dict[str, str] = {}
     implied: dict[str, str] = {}
     parts = _parts(experiment)

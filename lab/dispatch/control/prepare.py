@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lab.dispatch.control import dependencies, locate, provenance
 from lab.dispatch.worker.claim import holder
-from lab.records import RunFolder, RunRecord, RunSnapshot, record_folders, recorded_folders
+from lab.records import CONFIG, BrokenRecord, RunFolder, RunRecord, RunSnapshot, record_folders, recorded_folders
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Submission:
         blocked: left alone, as a run that they need has not finished and isn't run now either.
         edited: runs whose files differ from the plan's, such as a user's components that were edited since without a
             new version.
+        other_text: new runs whose place is taken by a run that differs from them in its text alone.
         reused: runs whose folders are in another sweep, which created the same run first.
         retry_failed: whether failed runs are run again.
         order: all runs.
@@ -52,6 +53,7 @@ class Submission:
     blocked: list[RunFolder] = field(default_factory=list)
     edited: list[RunFolder] = field(default_factory=list)
     reused: list[RunFolder] = field(default_factory=list)
+    other_text: list[RunFolder] = field(default_factory=list)
     retry_failed: bool = False
     order: list[RunFolder] = field(default_factory=list)
 
@@ -62,13 +64,19 @@ class Submission:
         return [run for run in self.order if run in runs]
 
     def warning(self) -> str | None:
-        """One line about runs that differ from what the same plan would create now, or None."""
-        if not self.edited:
-            return None
-        return (
-            f"{len(self.edited)} of these runs keep lab_components.py as it was before you edited it; "
-            "raise a component's version= to train them again"
-        )
+        """What to know about existing runs that aren't those that the plan would create now, one line each, or None."""
+        lines = []
+        if self.edited:
+            lines.append(
+                f"{len(self.edited)} of these runs keep lab_components.py as it was before you edited it; "
+                "raise a component's version= to train them again"
+            )
+        if self.other_text:
+            lines.append(
+                f"the text has changed: {len(self.other_text)} of these runs were trained on another text before; they "
+                "are trained again beside the earlier runs, which stay as they are"
+            )
+        return "\n".join(lines) or None
 
     def describe(self) -> str:
         """One line for the user, such as `3 new, 1 to continue, 4 already finished`."""
@@ -162,6 +170,8 @@ def _create_missing(
             runs[identity] = run
             if is_new:
                 submission.new.append(run)
+                if _differs_in_text(RunFolder(path), planned.config_yaml, record):
+                    submission.other_text.append(run)
                 if any_code:
                     provenance.accept_code(run)
             else:
@@ -257,6 +267,16 @@ def first_stage(plan: Plan) -> list[PlannedRun]:
 def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
+
+
+def _differs_in_text(run: RunFolder, config_yaml: str, record: RunRecord) -> bool:
+    """Whether the run in the folder of a planned run has the same configuration and was trained on another text."""
+    try:
+        text = run.record.text_read
+        same_configuration = (run.path / CONFIG).read_text(encoding="utf-8") == config_yaml
+    except (BrokenRecord, OSError):
+        return False
+    return same_configuration and text is not None and text != record.text
 
 
 def _content(path: Path) -> bytes | None:

@@ -6,7 +6,7 @@
 | disk full | once the disk has enough free space |
 | time limit | if the attempt wrote a checkpoint; otherwise with more time, or with more frequent checkpoints |
 | out of memory | with a changed setting, such as `train.micro_batch=…` or `launcher.memory=…` |
-| bug | if the run is named, or with --failed |
+| bug, refused | if the run is named, or with --failed |
 | diverged, finished | never: that is its result |
 
 A launcher says which of its options help against a failure (`Launcher.remedies`).
@@ -150,6 +150,10 @@ class _Policy:
                 return self._disk_full()
             case "bug" if self.named or self.failed:
                 return self._yes(f"failed: {reason}")
+            case "refused" if self.named or self.failed:
+                return self._yes(f"was refused: {reason}")
+            case "refused":
+                return self._no(f"was refused ({reason}): once that is mended, name the run, or use --failed")
             case "bug":
                 return self._no(f"failed because of a bug ({reason}): once it is fixed, name the run, or use --failed")
         return self._yes(reason)  # its worker, its node or its job is gone: the run itself is not at fault

@@ -113,7 +113,14 @@ def train_part(
         with connected(world, device, store):
             conclude = conclusion(run, experiment.train.accelerator, stop) if world.first else None
             return train(
-                experiment, run.path, teachers=teachers, report=report, stop=stop, world=world, conclude=conclude
+                experiment,
+                run.path,
+                teachers=teachers,
+                report=report,
+                stop=stop,
+                world=world,
+                conclude=conclude,
+                text_digest=run.record.text,
             )
 
 

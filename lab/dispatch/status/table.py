@@ -37,6 +37,7 @@ FAILURES: dict[Failure, str] = {
     "node_lost": "node lost",
     "cancelled": "job cancelled",
     "other_code": "other code",
+    "refused": "refused",
 }
 """Kind of failure → its name in tables."""
 

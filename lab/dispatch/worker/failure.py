@@ -8,7 +8,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.registry import OptionError
 from lab.records import Failure
+from lab.refusals import RequestError
 
 # torch raises plain RuntimeErrors from its CPU allocator and when it writes checkpoints.
 _OUT_OF_MEMORY = (
@@ -35,7 +37,10 @@ class PeerFailure(RuntimeError):
 
 
 def classify(error: BaseException) -> Failure:
-    """The kind of failure of an exception, judged by its causes and contexts too: out_of_memory, disk_full or bug."""
+    """The kind of failure of an exception, judged by its causes and contexts too.
+
+    It is out_of_memory, disk_full, refused (a request that can't be met, such as a text that has changed) or bug.
+    """
     if isinstance(error, PeerFailure):
         return error.kind
     for link in chain(error):
@@ -52,7 +57,7 @@ def classify(error: BaseException) -> Failure:
                 return "out_of_memory"
             if any(words in message for words in _DISK_FULL):
                 return "disk_full"
-    return "bug"
+    return "refused" if isinstance(error, RequestError | OptionError) else "bug"
 
 
 def reason(error: BaseException, longest: int = 300) -> str:

@@ -82,7 +82,15 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         run.add_provenance({"device": name, "threads": torch.get_num_threads()})
         conclude = conclusion(run, experiment.train.accelerator, stop)
-        return train(experiment, run.path, teachers=teachers, report=report, stop=stop, conclude=conclude)
+        return train(
+            experiment,
+            run.path,
+            teachers=teachers,
+            report=report,
+            stop=stop,
+            conclude=conclude,
+            text_digest=run.record.text,
+        )
 
 
 def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = None) -> int:

@@ -14,7 +14,7 @@ from lab.accounting.costs import costs
 from lab.composition import extensions, memo
 from lab.composition.compose import Composition, compose
 from lab.composition.frozen.freeze import components_of, to_plain
-from lab.composition.frozen.identity import identity
+from lab.composition.frozen.identity import identity, text_of
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import TOKENS
 from lab.planning.arms.expansion import expand
@@ -23,6 +23,7 @@ from lab.planning.config_paths import value_at
 from lab.planning.language.hydra_values import hydra_value
 from lab.planning.language.read import read_sweep
 from lab.planning.plan.checks import check_distinct, check_tuned
+from lab.planning.plan.earlier_runs import run_identity
 from lab.planning.plan.graph import RunGraph, order_runs
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.references import References, ReferredRun, refer_to_runs
@@ -159,14 +160,20 @@ def _runs(
         "extensions": extensions.origins(components),
     }
     refers = refer_to_runs(components.values())
+    try:
+        text_now = text_of(composition.experiment)
+    except RequestError as error:
+        raise error.within(arm.where) from None
     for role, seed in seeds:
         experiment = dataclasses.replace(composition.experiment, seed=seed)
         experiment, needs = references.fill(experiment, arm) if refers else (experiment, ())
+        run, text = run_identity(identity(experiment), text_now, references.root)
         yield make_run(
             seed=seed,
             role=role,
             axes={key: _axis_value(key, experiment, composition.choices) for key in axes},
-            identity=identity(experiment),
+            identity=run,
+            text=text,
             experiment=experiment,
             overrides=(*_filled(composition.overrides, needs), f"seed={seed}"),
             needs=needs,

@@ -39,7 +39,9 @@ class PlannedRun:
         seed: the random seed.
         order: the index of the arm in the sweep.
         axes: axis → value, for every axis of the sweep; None if the arm has no such option.
-        identity: the identity of the configuration.
+        identity: the identity of the configuration and the text.
+        text: the digest of the text in the identity; None for a synthetic task, and for a run by an earlier version of
+            the lab, whose identity had no text.
         experiment: the resolved configuration.
         overrides: the overrides that reproduce the run: `lab train EXPERIMENT overrides…`.
         costs: parameters, FLOPs and cache bytes.
@@ -62,6 +64,7 @@ class PlannedRun:
     order: int
     axes: Mapping[str, Any]
     identity: str
+    text: str | None
     experiment: Experiment
     overrides: tuple[str, ...]
     costs: Costs
@@ -107,6 +110,7 @@ class PlannedRun:
         """The content of run.json when the run folder is created."""
         return RunRecord(
             identity=self.identity,
+            text=self.text,
             sweep=self.sweep,
             arm=self.arm,
             seed=self.seed,

@@ -19,7 +19,7 @@ from components import registry
 from lab.accounting.costs import Costs
 from lab.composition import convert, extensions, memo
 from lab.composition.frozen.freeze import to_plain
-from lab.composition.frozen.identity import component_versions, identity
+from lab.composition.frozen.identity import component_versions, identity, identity_with_text, text_of
 from lab.planning.config_paths import differences, with_value_at
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.solve.matching import Matching
@@ -84,11 +84,16 @@ class _FrozenArm:
 
 @dataclass(frozen=True, kw_only=True)
 class _FrozenRun:
-    """A run: the index of its arm, and the fields that it doesn't share with the arm's other runs."""
+    """A run: the index of its arm, and the fields that it doesn't share with the arm's other runs.
+
+    Attributes:
+        text: the digest of the text in the identity; None if it has none.
+    """
 
     arm: int
     seed: int
     identity: str
+    text: str | None = None
     role: Role
     needs: tuple[Need, ...]
 
@@ -131,7 +136,9 @@ def write_plan(plan: Plan, path: Path) -> None:
         for run in plan.runs:
             arm = json.dumps(_arm_json(run), ensure_ascii=False)
             number = arms.setdefault(arm, len(arms))
-            frozen = _FrozenRun(arm=number, seed=run.seed, identity=run.identity, role=run.role, needs=run.needs)
+            frozen = _FrozenRun(
+                arm=number, seed=run.seed, identity=run.identity, text=run.text, role=run.role, needs=run.needs
+            )
             rows.append(json.dumps(dataclasses.asdict(frozen), ensure_ascii=False))
     files = {name: _FileContent.of(content) for run in plan.runs for name, content in run.files.items()}
     head = {"format": FORMAT, "version": VERSION, **{name: _plain(getattr(plan, name)) for name in _OF_PLAN}}
@@ -208,14 +215,17 @@ def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files:
         experiment = convert.dataclass(Experiment, config)
     except RequestError as error:
         raise _another_run(path, run, arm, plan, error.refusal.text) from None
-    if identity(experiment) != run.identity:
+    if identity_with_text(identity(experiment), run.text) != run.identity:
         raise _another_run(path, run, arm, plan, _change(arm, config, experiment))
+    if run.text is not None and run.text != text_of(experiment):
+        raise _another_run(path, run, arm, plan, "its text has changed since the plan was made")
     shared = {name: getattr(arm, name) for name in _OF_ARM if name not in _NOT_SHARED}
     needed = [f"{need.path}={need.identity}" for need in run.needs]
     return PlannedRun(
         **shared,
         seed=run.seed,
         identity=run.identity,
+        text=run.text,
         role=run.role,
         needs=run.needs,
         experiment=experiment,

@@ -42,14 +42,12 @@ class References:
 
     Attributes:
         planned: (arm, seed) → run, for the runs of the plan that are known so far.
-
-    Args:
         root: the folder of existing runs; None refuses references to existing runs.
     """
 
     def __init__(self, root: Path | None) -> None:
         self.planned: dict[tuple[str, int], ReferredRun] = {}
-        self._root = root
+        self.root = root
 
     def fill(self, experiment: Experiment, arm: Arm) -> tuple[Experiment, tuple[Need, ...]]:
         """Replace the references in an experiment by the identities of the runs.
@@ -78,7 +76,7 @@ class References:
         needed = arm.needs.get(key)
         if needed is not None and needed.arm is not None and name == placeholder(needed):
             return self.planned[needed.arm, seed if needed.seed is None else needed.seed]
-        root = self._root
+        root = self.root
         if root is None:
             problem = f"can't look up '{name}': no root folder of runs is given"
             raise RequestError(problem, kind="not_found", where=where, given=name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment, to_plain
-from lab.composition.frozen.identity import component_versions
+from lab.composition.frozen.identity import component_versions, reads_text, text_of
 from lab.composition.search_path import available
 from lab.planning.config_paths import ABSENT, differences, flatten
 from lab.planning.plan.build import plan_sweep, plan_train
@@ -24,6 +24,7 @@ from lab.training.experiment import Experiment
 
 VERSION = 1
 NOW = "planned now"
+UNKNOWN = "not known"
 
 Differences = Mapping[str, tuple[object, object]]
 """Key → (value of the first run, value of the second run); ABSENT if a run has no such key."""
@@ -44,6 +45,7 @@ class ComparedRun:
         code: the version of the code; None if it is unknown.
         own: the SHA-256 of the user's own components; None if the run uses none.
         place: versions of libraries, and the machine; empty for a run that is only planned.
+        text: the digest of the text that it is trained on; None for a synthetic task, and if it is unknown.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ComparedRun:
     code: Code | None = None
     own: str | None = None
     place: Mapping[str, object] = field(default_factory=dict)
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class RunDifferences:
         b: the second run.
         config: differences in dotted keys that affect the result.
         components: differences in the versions of components, by `kind/name`.
+        text: the digest of the text, if it differs or one is unknown.
         quiet: differences in dotted keys that don't affect the result.
         code: differences in commit, changes and digest, if both are known.
         own: the SHA-256 of the user's own components, if it differs.
@@ -75,6 +79,7 @@ class RunDifferences:
     b: ComparedRun
     config: Differences
     components: Differences
+    text: Differences
     quiet: Differences
     code: Differences
     own: Differences
@@ -87,7 +92,7 @@ class RunDifferences:
 
     def as_dict(self) -> dict[str, object]:
         """The content of `--json`. An entry leaves out a run that has no such key."""
-        parts = ("config", "components", "quiet", "code", "own", "place")
+        parts = ("config", "components", "text", "quiet", "code", "own", "place")
         return {
             "version": VERSION,
             "a": {"run": self.a.name, "identity": self.a.identity},
@@ -139,9 +144,12 @@ def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
 def _of_folder(run: RunFolder) -> ComparedRun:
     record, config = run.record, run.config
     quiet: frozenset[str] = frozenset()
+    text = record.text_read
     # If this version of the lab can't read the configuration, every key may affect the result.
     with suppress(RequestError), extensions.of_run(run.path, record):
-        quiet = _quiet(load_experiment(config))
+        experiment = load_experiment(config)
+        quiet = _quiet(experiment)
+        text = text if reads_text(experiment) else None
     return ComparedRun(
         name=run.name,
         identity=record.identity,
@@ -151,6 +159,7 @@ def _of_folder(run: RunFolder) -> ComparedRun:
         code=record.code,
         own=record.extensions.sha256,
         place=record.provenance.subset(_PLACES),
+        text=text,
     )
 
 
@@ -163,6 +172,7 @@ def _of_plan(run: PlannedRun) -> ComparedRun:
         quiet=_quiet(run.experiment),
         code=run.code,
         own=run.extensions.sha256,
+        text=text_of(run.experiment),
     )
 
 
@@ -184,6 +194,7 @@ def _differences(a: ComparedRun, b: ComparedRun) -> RunDifferences:
         b,
         config={key: pair for key, pair in config.items() if key not in quiet},
         components=differences(a.components, b.components),
+        text={} if a.text == b.text else {"text": (a.text or UNKNOWN, b.text or UNKNOWN)},
         quiet={key: pair for key, pair in config.items() if key in quiet},
         code=code,
         own={} if a.own == b.own else {extensions.FILE: (a.own or ABSENT, b.own or ABSENT)},

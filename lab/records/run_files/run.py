@@ -27,7 +27,7 @@ from lab.records.run_files.run_parts import (
 from lab.records.sweep_files.labels import SweepLabels
 
 RUN_FILE = "run.json"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,9 @@ class RunRecord:
     """One run.
 
     Attributes:
-        identity: hexadecimal digest of the resolved configuration and of the content that it names.
+        identity: hexadecimal digest of the resolved configuration and of the text.
+        text: digest of the text in the identity; None for a synthetic task, an imported model, and a run by a version
+            of this lab whose identities had no text.
         sweep, arm, seed: those that it was made for; None if the file has none, as one edited by hand.
         order: the arm's place in the sweep.
         axes: swept axis → value; None for an option that the arm doesn't have.
@@ -56,6 +58,7 @@ class RunRecord:
     """
 
     identity: str
+    text: str | None = None
     sweep: str | None = None
     arm: str | None = None
     seed: int | None = None
@@ -90,6 +93,7 @@ class RunRecord:
         provenance = fields.any("provenance")
         return cls(
             identity=fields.text("identity"),
+            text=fields.text_or_none("text"),
             sweep=fields.text_or_none("sweep"),
             arm=arm,
             seed=fields.integer("seed") if "seed" in fields else None,
@@ -123,6 +127,11 @@ class RunRecord:
             return None
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
+    @property
+    def text_read(self) -> str | None:
+        """Digest of the data that it is trained on; None while that isn't known."""
+        return self.text or self.provenance.data
+
     def with_provenance(self, facts: Provenance | ProvenanceFacts) -> RunRecord:
         """A copy with more facts about how it ran; see `Provenance.with_facts`."""
         return replace(self, provenance=self.provenance.with_facts(facts))
@@ -140,6 +149,7 @@ class RunRecord:
         fields: dict[str, object] = {
             "version": VERSION,
             "identity": self.identity,
+            "text": self.text,
             "sweep": self.sweep,
             "arm": self.arm,
             "seed": self.seed,
@@ -178,7 +188,7 @@ def write_run(path: Path, record: RunRecord) -> None:
 
 
 _KEYS = frozenset(
-    ("version", "identity", "sweep", "arm", "seed", "order", "axes", "role", "tuned", "question", "baseline", "metrics",
-     "match", "matching", "tune_metric", "equivalence", "experiment", "overrides", "needs", "components", "costs",
-     "workload", "code", "extensions", "imported", "created", "provenance")
+    ("version", "identity", "text", "sweep", "arm", "seed", "order", "axes", "role", "tuned", "question", "baseline",
+     "metrics", "match", "matching", "tune_metric", "equivalence", "experiment", "overrides", "needs", "components",
+     "costs", "workload", "code", "extensions", "imported", "created", "provenance")
 )  # fmt: skip

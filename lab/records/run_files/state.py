@@ -15,7 +15,9 @@ STATE_FILE = "state.json"
 VERSION = 1
 
 Status = Literal["queued", "running", "finished", "diverged", "failed", "preempted", "blocked", "lost", "cancelled"]
-Failure = Literal["out_of_memory", "disk_full", "time", "bug", "interrupted", "node_lost", "cancelled", "other_code"]
+Failure = Literal[
+    "out_of_memory", "disk_full", "time", "bug", "interrupted", "node_lost", "cancelled", "other_code", "refused"
+]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -64,7 +66,8 @@ class State:
         failure: the kind of failure, which decides about retries: out_of_memory, disk_full, time (a time limit before
             the first checkpoint), bug, interrupted (its worker is gone), node_lost (its machine is gone), cancelled (by
             an operator of the cluster, or with the cluster's own commands), other_code (its worker refused it because
-            the code differs, and the run was not begun).
+            the code differs, and the run was not begun), refused (it asks for something that can't be done, such as a
+            text that has changed).
         heartbeat: unix seconds of the worker's last heartbeat.
         host: name of the machine that runs it, or ran it last.
         pid: id of the worker's process on that host.
