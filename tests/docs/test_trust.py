@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "trust.md"
 
 
-def tests_in(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """Names of tests as pytest writes them, without parameters."""
     names: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -28,4 +28,4 @@ def test_every_row_names_a_test_that_is_there() -> None:
         named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", row)
         assert named, row
         for file, name in named:
-            assert name in tests_in(ROOT / file), f"{file}::{name}"
+            assert name in names_in(ROOT / file), f"{file}::{name}"
