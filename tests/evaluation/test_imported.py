@@ -120,7 +120,7 @@ def test_an_export_that_cannot_be_made_leaves_nothing_and_names_the_component(
     full = tmp_path / "full"
     full.mkdir()
     (full / "note.txt").write_text("mine")
-    refused(lab("export", trained.bytes.path, full, "--root", trained.root), "is no empty folder")
+    refused(lab("export", trained.bytes.path, full, "--root", trained.root), "isn't an empty folder")
     assert [path.name for path in full.iterdir()] == ["note.txt"]
     empty = tmp_path / "empty"
     empty.mkdir()
