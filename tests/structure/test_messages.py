@@ -33,6 +33,7 @@ FOREIGN = {
     ("lab/interop/weights.py", "str(error).splitlines"): "safetensors' and torch's, whose further lines are advice",
     ("lab/planning/arms/dependencies.py", "error.args"): "graphlib's CycleError documents the cycle as args[1]",
     ("lab/records/run_files/state.py", "reason.startswith"): "earlier versions wrote refusals so into state.json",
+    ("lab/records/run_files/state.py", "reason.removeprefix"): "the same",
     ("lab/refusals.py", "str(error).split"): "a library's message, put on one line",
     ("lab/training/compilation.py", "str(error).splitlines"): "torch's: the first line that isn't empty",
 }
