@@ -27,7 +27,8 @@ class Data:
     Attributes:
         corpus: the source of the text, or a task whose items are generated on the fly.
         tokenizer: turns the text into token ids.
-        validation_fraction: the share of documents held out for validation, in (0, 0.5]. A task keeps the default.
+        validation_fraction: the share of documents held out for validation, in (0, 0.5]. A task keeps the default, as
+            does a corpus that names its validation text.
         seed: decides the order of the training data, or the items of a task; None for the run's seed.
     """
 
@@ -39,6 +40,13 @@ class Data:
     def __post_init__(self) -> None:
         if not 0.0 < self.validation_fraction <= 0.5:
             raise OptionError("validation_fraction", f"must lie in (0, 0.5], got {self.validation_fraction}")
+        if self.corpus.has_own_validation and self.validation_fraction != _VALIDATION_FRACTION:
+            raise OptionError(
+                "validation_fraction",
+                f"has no effect, as corpus '{self.corpus.name}' names its validation text",
+                given=self.validation_fraction,
+                fix=f"leave it out, or set it to its default, {_VALIDATION_FRACTION:g}",
+            )
         if isinstance(self.corpus, Task):
             self._check_task(self.corpus)
         elif isinstance(self.tokenizer, Ids):
@@ -46,6 +54,11 @@ class Data:
                 "tokenizer",
                 f"'ids' reads no text such as corpus '{self.corpus.name}'; it is for tasks, such as data=mqar",
             )
+
+    @property
+    def held_out_fraction(self) -> float | None:
+        """The share of documents that is held out; None if the corpus names its validation text."""
+        return None if self.corpus.has_own_validation else self.validation_fraction
 
     def _check_task(self, task: Task) -> None:
         if not isinstance(self.tokenizer, Ids):

@@ -22,9 +22,11 @@ import numpy.typing as npt
 
 from lab.data.cache import default_cache, locked, write_atomically
 from lab.data.corpora.base import CorpusSnapshot
-from lab.data.corpora.split import Split
+from lab.data.corpora.split import SingleDocument, Split
+from lab.data.documents import Piece, Tally, id_dtype, pieces
 from lab.data.errors import DataError
 from lab.data.options import Data
+from lab.data.shard_writer import ShardWriter
 from lab.data.text_digest import SHARDS_VERSION, digest_of_snapshot
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Tokenizer
@@ -34,8 +36,8 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Progress = Callable[[str, int], None]
 """Called with the name of the current step and the bytes of text processed so far."""
 
-_BATCH_BYTES = 1 << 20  # text encoded at once
 _META = "meta.json"
+_SPLITS = ("train", "validation")
 
 
 class TokenShards:
@@ -49,6 +51,7 @@ class TokenShards:
         train_bytes, validation_bytes: UTF-8 bytes of the text.
         train_documents, validation_documents: number of documents.
         unigram_loss: nats per validation token under a unigram model of the training tokens, add-one smoothed.
+        tally: what was not read; zeros for shards that an older version built.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -61,8 +64,9 @@ class TokenShards:
         self.train_documents: int = meta["train"]["documents"]
         self.validation_documents: int = meta["validation"]["documents"]
         # As plain arrays, because indexing a memmap takes longer than copying a batch.
-        self.train: Tokens = np.memmap(folder / "train.bin", meta["dtype"], "r").view(np.ndarray)
-        self.validation: Tokens = np.memmap(folder / "validation.bin", meta["dtype"], "r").view(np.ndarray)
+        self.train: Tokens = _mapped(folder / "train.bin", meta["dtype"])
+        self.validation: Tokens = _mapped(folder / "validation.bin", meta["dtype"])
+        self.tally = Tally(**meta.get("not_read", {}))
         self._folder = folder
         self._tokenizer = tokenizer
 
@@ -101,21 +105,54 @@ def prepare(data: Data, cache: Path | None = None, progress: Progress | None = N
         progress: called while the shards are built.
 
     Raises:
-        DataError: the corpus, the tokenizer or the cache can't be used.
+        DataError: the corpus, the tokenizer or the cache can't be used, or there is no text to train on.
+    """
+    shards = _prepare(data, _fraction(data), cache, progress)
+    if not shards.train_documents:
+        raise DataError(f"corpus '{data.corpus.name}' has none for training", key="corpus.paths", kind="missing")
+    return shards
+
+
+def prepare_evaluation(data: Data, cache: Path | None = None, progress: Progress | None = None) -> TokenShards:
+    """As `prepare`, for a corpus to evaluate on, none of which was trained on: it needs no training text.
+
+    A corpus of one document, which can't be split, is evaluated on as a whole.
+    """
+    try:
+        return _prepare(data, _fraction(data), cache, progress)
+    except SingleDocument:
+        return _prepare(data, None, cache, progress)
+
+
+def _fraction(data: Data) -> float | None:
+    return None if data.corpus.has_own_validation else data.validation_fraction
+
+
+def _prepare(data: Data, fraction: float | None, cache: Path | None, progress: Progress | None) -> TokenShards:
+    """
+    Args:
+        fraction: that is held out; None for the corpus's own validation documents or, where it has none, everything.
     """
     cache = default_cache() if cache is None else cache
     report = progress or (lambda what, done: None)
     snapshot = data.corpus.open(cache)
-    digest = digest_of_snapshot(data, snapshot)
+    digest = digest_of_snapshot(data, snapshot, fraction)
     folder = cache / "tokens" / digest
     meta = _complete_meta(folder)
     if meta is None:
         try:
             with locked(folder.with_suffix(".lock"), lambda: report("waiting for another process", 0)) as is_locked:
-                meta = _complete_meta(folder) or _make(folder, data, snapshot, cache, report, is_locked)
+                meta = _complete_meta(folder) or _make(folder, data, fraction, snapshot, cache, report, is_locked)
         except OSError as error:
             raise DataError(f"{cache}: the cache can't be written ({error}); LAB_CACHE names another folder") from error
     return TokenShards(folder, meta, data.tokenizer)
+
+
+def _mapped(path: Path, dtype: str) -> Tokens:
+    if path.stat().st_size == 0:  # can't be mapped
+        return np.zeros(0, dtype)
+    mapped: Tokens = np.memmap(path, dtype, "r").view(np.ndarray)
+    return mapped
 
 
 def _complete_meta(folder: Path) -> dict[str, Any] | None:
@@ -129,7 +166,13 @@ def _complete_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _make(
-    folder: Path, data: Data, snapshot: CorpusSnapshot, cache: Path, report: Progress, is_locked: bool
+    folder: Path,
+    data: Data,
+    fraction: float | None,
+    snapshot: CorpusSnapshot,
+    cache: Path,
+    report: Progress,
+    is_locked: bool,
 ) -> dict[str, Any]:
     """Build a shard folder under a temporary name and move it into place."""
     if is_locked:
@@ -138,7 +181,7 @@ def _make(
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
-        meta = {"digest": folder.name, **_build(temporary, data, snapshot, report)}
+        meta = {"digest": folder.name, **_build(temporary, data, fraction, snapshot, report)}
         if data.corpus.open(cache).digest != snapshot.digest:
             raise DataError(f"corpus '{data.corpus.name}' changed while it was being read; start again")
         write_atomically(temporary / _META, json.dumps(meta, indent=1))
@@ -153,102 +196,42 @@ def _make(
     return existing or meta
 
 
-def _build(folder: Path, data: Data, snapshot: CorpusSnapshot, report: Progress) -> dict[str, Any]:
+def _build(
+    folder: Path, data: Data, fraction: float | None, snapshot: CorpusSnapshot, report: Progress
+) -> dict[str, Any]:
     """Write the shards and the encoder's files into an empty folder, and return their description."""
 
+    def read(encoder: Encoder | None, what: str) -> Iterator[Piece | Tally]:
+        split = Split(fraction)
+        return pieces(data.corpus.name, snapshot, split, encoder, lambda done: report(what, done))
+
     def training_texts() -> Iterator[str]:
-        return (text for _, held_out, text in _texts(data, snapshot, report, "learning the tokenizer") if not held_out)
+        # Without an encoder every content is text.
+        learnt_from = (piece for piece in read(None, "learning the tokenizer") if isinstance(piece, Piece))
+        return (str(piece.content) for piece in learnt_from if not piece.is_held_out)
 
     encoder = data.tokenizer.fit(training_texts)
     encoder.save(folder)
-    dtype = np.dtype("<u2" if encoder.vocab_size <= 1 << 16 else "<u4")
+    dtype = np.dtype(id_dtype(encoder.vocab_size))
+    tally = Tally()
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(_ShardWriter(folder / f"{split}.bin", encoder, dtype)) for split in _SPLITS
+            split: stack.enter_context(ShardWriter(folder / f"{split}.bin", encoder, dtype)) for split in _SPLITS
         }
-        for size, held_out, text in _texts(data, snapshot, report, "tokenizing"):
-            writers["validation" if held_out else "train"].add(text, size)
+        for piece in read(encoder, "tokenizing"):
+            if isinstance(piece, Tally):
+                tally = piece
+            else:
+                writers["validation" if piece.is_held_out else "train"].add(piece)
     return {
         "version": SHARDS_VERSION,
         "tokenizer": data.tokenizer.key(),
-        "validation_fraction": data.validation_fraction,
+        "validation_fraction": fraction,
         "vocab_size": encoder.vocab_size,
         "separator": encoder.separator,
         "dtype": dtype.str,
         "unigram_loss": unigram_loss(writers["train"].counts, writers["validation"].counts),
+        "not_read": tally.description(),
         **{name: writer.description() for name, writer in writers.items()},
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
-
-
-_SPLITS = ("train", "validation")
-
-
-class _ShardWriter:
-    """Writes one shard: buffers texts, encodes them in batches and appends the tokens."""
-
-    def __init__(self, path: Path, encoder: Encoder, dtype: np.dtype[Any]) -> None:
-        self._path = path
-        self._encoder = encoder
-        self._dtype = dtype
-        self._texts: list[str] = []
-        self._buffered_bytes = 0
-        self._bytes = 0
-        self._documents = 0
-        self.counts = np.zeros(encoder.vocab_size, dtype=np.int64)
-
-    def __enter__(self) -> _ShardWriter:
-        self._file = open(self._path, "xb")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._file:
-            if error[0] is None:
-                self._write()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-
-    def add(self, text: str, size: int) -> None:
-        """Append a document of `size` UTF-8 bytes."""
-        self._texts.append(text)
-        self._buffered_bytes += size
-        if self._buffered_bytes >= _BATCH_BYTES:
-            self._write()
-
-    def description(self) -> dict[str, int]:
-        return {"tokens": int(self.counts.sum()), "bytes": self._bytes, "documents": self._documents}
-
-    def _write(self) -> None:
-        if not self._texts:
-            return
-        separator = np.array([self._encoder.separator])
-        parts = [part for ids in self._encoder.encode_batch(self._texts) for part in (ids, separator)]
-        tokens = np.concatenate(parts).astype(self._dtype)
-        self.counts += np.bincount(tokens, minlength=len(self.counts))
-        self._file.write(tokens.tobytes())
-        self._documents += len(self._texts)
-        self._bytes += self._buffered_bytes
-        self._texts, self._buffered_bytes = [], 0
-
-
-def _texts(data: Data, snapshot: CorpusSnapshot, report: Progress, what: str) -> Iterator[tuple[int, bool, str]]:
-    """Yield (UTF-8 bytes, whether it is held out, text) of every document that isn't empty.
-
-    Raises:
-        DataError: a text can't be encoded as UTF-8, or one split has no documents.
-    """
-    split = Split(data.validation_fraction)
-    done = 0
-    for document in snapshot.documents():
-        if not document.text:
-            continue
-        try:
-            size = len(document.text.encode("utf-8"))
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{document.key}: character {error.start + 1} is half of a surrogate pair, not text"
-            ) from None
-        yield size, split.holds_out(document.key), document.text
-        done += size
-        report(what, done)
-    split.check(data.corpus.name)

@@ -30,10 +30,15 @@ def text_digest(data: Data, cache: Path | None = None) -> str | None:
     """
     if isinstance(data.corpus, Task):
         return None
-    return digest_of_snapshot(data, data.corpus.open(default_cache() if cache is None else cache))
+    snapshot = data.corpus.open(default_cache() if cache is None else cache)
+    return digest_of_snapshot(data, snapshot, data.held_out_fraction)
 
 
-def digest_of_snapshot(data: Data, snapshot: CorpusSnapshot) -> str:
-    """The digest of a text whose corpus has been opened."""
-    parts = [data.corpus.version, data.tokenizer.version, data.tokenizer.key(), data.validation_fraction]
+def digest_of_snapshot(data: Data, snapshot: CorpusSnapshot, fraction: float | None) -> str:
+    """The digest of a text whose corpus has been opened.
+
+    Args:
+        fraction: that is held out; None for the corpus's own validation documents, or for everything.
+    """
+    parts = [data.corpus.version, data.tokenizer.version, data.tokenizer.key(), fraction]
     return digest_of([SHARDS_VERSION, snapshot.digest, *parts])

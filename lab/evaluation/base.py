@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from components.registry import OptionError
 from lab.data.options import Data
-from lab.data.shards import TokenShards, prepare
+from lab.data.shards import TokenShards, prepare, prepare_evaluation
 from lab.records import EvaluationCurve, RunFolder
 from lab.refusals import RequestError
 from lab.training.experiment import EvaluatorOptions, Experiment
@@ -67,9 +67,11 @@ class Subject:
         Raises:
             RequestError: there is no text, or the run's own text has changed since training.
         """
-        text, own = prepare(self.data), self.loaded.experiment.data
-        if self.data.corpus == own.corpus:
-            refuse_changed_text(self.loaded.run, (text if self.data == own else prepare(own)).digest)
+        own = self.loaded.experiment.data
+        if self.data.corpus != own.corpus:
+            return prepare_evaluation(self.data)
+        text = prepare(self.data)
+        refuse_changed_text(self.loaded.run, (text if self.data == own else prepare(own)).digest)
         return text
 
     @property

@@ -43,7 +43,7 @@ def test_keys_and_digest_do_not_depend_on_where_the_corpus_lies(folder: Path, ca
 
 
 def test_text_is_kept_to_the_last_character(tmp_path: Path, cache: Path) -> None:
-    text = "\ufefftabs\t, \r\n and \r alone, \x00, trailing space \n\n"
+    text = "tabs\t, \r\n and \r alone, \ufeff, trailing space \n\n"
     (tmp_path / "odd [1].txt").write_bytes(text.encode())
     assert read(Files(paths=(str(tmp_path / "odd [1].txt"),)), cache) == {"odd [1].txt": text}
 
@@ -52,7 +52,7 @@ def test_text_is_kept_to_the_last_character(tmp_path: Path, cache: Path) -> None
 def test_a_text_file_is_divided_at_the_text_between_documents(
     chunk: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.data.corpora.files._CHUNK", chunk)
+    monkeypatch.setattr("lab.data.formats.encoding._CHUNK", chunk)
     (tmp_path / "stories.txt").write_bytes("one\r\n<|e|>twö<|e|><|e|>thr|e|>ee".encode())
     found = read(Files(paths=(str(tmp_path / "stories.txt"),), split_at="<|e|>"), cache)
     assert found == {
@@ -82,7 +82,7 @@ def test_rows_are_streamed(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\nnonsense\n')
     documents = Files(paths=(str(tmp_path),)).open(cache).documents()
     assert [next(documents).text, next(documents).text] == ["one", "two"]
-    with pytest.raises(DataError, match="line 3"):
+    with pytest.raises(DataError, match=r"a\.jsonl:3: is not JSON"):
         next(documents)
 
 
@@ -100,17 +100,17 @@ def _bytes(content: bytes) -> Callable[[Path], None]:
         (
             "a.jsonl",
             _bytes(b'{"text": "x"}\n{"txt": "y", "id": 3}\n'),
-            r"a\.jsonl, line 2: has no field 'text'; did you mean 'txt'",
+            r"a\.jsonl:2: has no field 'text'; did you mean 'txt'",
         ),
-        ("a.jsonl", _bytes(b'{"text": "x"}\n\n{"text": '), r"a\.jsonl, line 3: is not JSON"),
-        ("a.jsonl", _bytes(b'{"text": "x"}\n{"text": "\xff"}'), r"a\.jsonl, line 2: is not JSON .*utf-8"),
-        ("a.jsonl", _bytes(b'["text"]'), r"line 1: expected an object with 'text', found list"),
-        ("a.jsonl", _bytes(b'{"text": null}'), r"line 1: 'text' should be text, found NoneType"),
+        ("a.jsonl", _bytes(b'{"text": "x"}\n\n{"text": '), r"a\.jsonl:3: is not JSON"),
+        ("a.jsonl", _bytes(b'{"text": "x"}\n{"text": "\xff"}'), r"a\.jsonl:2: is not JSON .*utf-8"),
+        ("a.jsonl", _bytes(b'["text"]'), r"a\.jsonl:1: expected an object with 'text', found list"),
+        ("a.jsonl", _bytes(b'{"text": null}'), r"a\.jsonl:1: 'text' is null, expected text"),
         ("a.parquet", _bytes(b"PAR1 but no more"), r"a\.parquet: is not a readable Parquet file"),
         ("a.parquet", _parquet({"texts": ["x"], "n": [1]}), r"a\.parquet: has no column 'text'; did you mean 'texts'"),
         ("a.parquet", _parquet({"text": [1]}), r"a\.parquet: column 'text' should hold text, it holds int64"),
-        ("a.parquet", _parquet({"text": ["x", None]}), r"a\.parquet, row 2: 'text' is null"),
-        ("a.txt", _bytes(b"caf\xe9"), r"a\.txt: is not UTF-8 text \(byte 0xe9"),
+        ("a.parquet", _parquet({"text": ["x", None]}), r"a\.parquet: row 2: 'text' is null"),
+        ("a.txt", _bytes(b"caf\xe9"), r"a\.txt: isn't text that can be read: byte 3 \(0xe9\) is not UTF-8"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_file_and_line(
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_named_with_its_file_and_line(
 
 def test_a_divided_file_that_is_not_utf8_is_named_too(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one|caf\xe9")
-    with pytest.raises(DataError, match=r"a\.txt: is not UTF-8 text \(byte 0xe9"):
+    with pytest.raises(DataError, match=r"a\.txt: isn't text that can be read: byte 7 \(0xe9\) is not UTF-8"):
         read(Files(paths=(str(tmp_path / "a.txt"),), split_at="|"), cache)
 
 
@@ -161,6 +161,8 @@ def test_options_that_cannot_be_meant_are_refused(options: dict[str, object], op
     [
         ("a.jsonl", {"split_at": "|"}, "split_at: divides plain text"),
         ("a.txt", {"field": "body"}, "field: names a field"),
+        ("a.txt", {"field": "text"}, "field: names a field of rows, and all files found are text"),
+        ("a.txt", {"on_bad_row": "skip"}, "on_bad_row: is about rows"),
     ],
 )
 def test_an_option_that_no_file_would_heed_is_refused(
@@ -171,4 +173,4 @@ def test_an_option_that_no_file_would_heed_is_refused(
         Files(paths=(str(tmp_path),), **options).open(cache)
     (tmp_path / "b.txt").write_text("x")
     (tmp_path / "b.jsonl").write_text('{"text": "x"}')
-    Files(paths=(str(tmp_path),), **options).open(cache)
+    Files(paths=(str(tmp_path / "*.txt"), str(tmp_path / "*.jsonl")), **options).open(cache)

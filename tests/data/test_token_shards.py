@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
 from components.registry import OptionError
-from lab.data import DataError, shards
+from lab.data import DataError, shard_writer
 from lab.data.corpora.split import key_fraction
 from lab.data.options import BPE, Byte, Data, File, Files, Stdlib, Tokenizer
 from lab.data.shards import TokenShards, prepare
@@ -101,7 +101,7 @@ def test_the_size_of_the_encoded_batches_changes_nothing(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = prepare(data(BPE(size=280)), cache)
-    monkeypatch.setattr(shards, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(shard_writer, "_BATCH_BYTES", 1)
     one_by_one = prepare(data(BPE(size=280)), cache / "other")
     assert np.array_equal(at_once.train, one_by_one.train)
     assert np.array_equal(at_once.validation, one_by_one.validation)
@@ -109,7 +109,7 @@ def test_the_size_of_the_encoded_batches_changes_nothing(
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_BATCH_BYTES", 1 << 16)
+    monkeypatch.setattr(shard_writer, "_BATCH_BYTES", 1 << 16)
     line = '{"text": "' + "x" * 4000 + '"}\n'
     (tmp_path / "a.jsonl").write_text(line * 2500)  # 10 MB
     tracemalloc.start()
@@ -170,14 +170,15 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(folder: Path, texts:
 
 def test_one_document_cannot_be_split(folder: Path, texts: dict[str, str], cache: Path) -> None:
     only(folder, next(key for key in texts if key_fraction(key) > 0.2))
-    with pytest.raises(DataError, match=r"1 document at .*at least two; split_at"):
+    with pytest.raises(DataError, match=r"1 document at .*at least two; of corpus 'files', split_at"):
         prepare(data(), cache)
 
 
 @pytest.mark.parametrize("tokenizer", [Byte(), BPE(size=280)], ids=["byte", "bpe"])
 def test_half_a_surrogate_pair_is_named_with_its_line(tokenizer: Tokenizer, folder: Path, cache: Path) -> None:
+    only(folder)
     (folder / "a.jsonl").write_text('{"text": "fine"}\n{"text": "bad \\ud800"}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl#2: character 5 is half of a surrogate pair"):
+    with pytest.raises(DataError, match=r"a\.jsonl:2: character 5 is half of a surrogate pair"):
         prepare(data(tokenizer), cache)
 
 

@@ -1,173 +1,148 @@
-"""Local text files, JSON lines and Parquet, streamed."""
+"""A researcher's own files: text, JSON, CSV, Parquet, token ids; streamed."""
 
 from __future__ import annotations
 
-import glob
-import itertools
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from components.registry import OptionError, register, suggestion
-from lab.data.content import Source, content_digest
-from lab.data.corpora.base import Corpus, CorpusSnapshot, Document
+from components.registry import OptionError, register
+from lab.data.content import content_digest
+from lab.data.corpora.base import Corpus, CorpusSnapshot, Item
+from lab.data.corpora.file_search import FoundFile, FoundFiles, find_files
 from lab.data.errors import DataError
-
-_CHUNK = 1 << 20  # characters of a divided text in memory at a time
-_DEFAULT_FIELD = "text"
-_ROW_SUFFIXES = {".jsonl", ".parquet"}
-_ROWS = 256  # rows of a Parquet file in memory at a time
+from lab.data.formats.encoding import byte_order_mark
+from lab.data.formats.rows import DEFAULT_FIELD, BadRowPolicy, ReadingOptions
+from lab.data.formats.table import TEXT, first_bytes, is_as_before, read
 
 
 @register("files")
 class Files(Corpus):
-    """Your own files: every row of a .jsonl or .parquet file is a document, any other file is UTF-8 text.
+    """Your own files: text, JSON lines, JSON arrays, CSV, Parquet and token ids, also as .gz and .zst.
+
+    docs/data.md says how each is read. A row of a file is a document, as is a text file, in UTF-8 or UTF-16.
 
     Attributes:
         paths: files, folders (with all files below them) and globs (`**` for any depth), relative to the working
             folder. Keys are relative to the deepest folder that contains all of them.
-        field: the field of a JSON line, or column of a Parquet file, that holds the text.
+        field: where the text of a row is: a field or column, or a path such as `meta.text` or `messages[].content`;
+            None for `text`.
         split_at: the text between two documents of a plain text file, such as `<|endoftext|>`; None for one document
             per file.
+        on_bad_row: what becomes of a row that is broken, or has no text at the field: `refuse` it, or `skip` and count
+            it.
+        validation_paths: files of validation documents, so that none are held out of `paths`; None to hold some out.
+            `paths` may then be empty, for a corpus to evaluate on.
     """
 
-    paths: tuple[str, ...]
-    field: str = _DEFAULT_FIELD
+    paths: tuple[str, ...] = ()
+    field: str | None = None
     split_at: str | None = None
+    on_bad_row: BadRowPolicy = "refuse"
+    validation_paths: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.paths, str) or not self.paths:
-            raise OptionError("paths", f"must be a list of at least one path or glob, got {self.paths!r}")
-        if not self.field:
+        for option in ("paths", "validation_paths"):
+            paths = getattr(self, option)
+            may_be_empty = option == "paths" and self.validation_paths is not None
+            if isinstance(paths, str) or (paths == () and not may_be_empty):
+                raise OptionError(option, f"must be a list of at least one path or glob, got {paths!r}")
+        if self.field == "":
             raise OptionError("field", "must name a field, got ''")
         if self.split_at == "":
             raise OptionError("split_at", "must be some text, or null for one document a file, got ''")
 
+    @property
+    def has_own_validation(self) -> bool:
+        return self.validation_paths is not None
+
+    def check_exists(self) -> None:
+        self.find()
+
+    def find(self) -> tuple[FoundFiles, FoundFiles | None]:
+        """The files of the training text, or of all text, and those of the validation text where it is named.
+
+        Raises:
+            DataError: a path names no file, an option has no effect on any of them, or a file is in both.
+        """
+        found = find_files(self.paths, "paths") if self.paths else FoundFiles((), ())
+        own = None if self.validation_paths is None else find_files(self.validation_paths, "validation_paths")
+        self._check_used([*found.files, *(own.files if own else ())])
+        if own is not None:
+            _check_apart(found, own)
+        return found, own
+
     def open(self, cache: Path) -> CorpusSnapshot:
-        sources = self._sources()
-        digest = content_digest(sources, ["files", self.field, self.split_at], cache)
-        return CorpusSnapshot(digest, lambda: self._documents(sources))
+        found, own = self.find()
+        options = self._options()
+        digest = self._digest(found, cache)
+        if own is None:
+            return CorpusSnapshot(digest, lambda: _documents(found.files, options))
+        digest = content_digest([], ["files with validation", digest, self._digest(own, cache)], cache)
+        return CorpusSnapshot(digest, lambda: _documents(found.files, options), lambda: _documents(own.files, options))
 
-    def _documents(self, sources: list[Source]) -> Iterator[Document]:
-        for source in sources:
-            try:
-                yield from self._read(source)
-            except OSError as error:
-                raise DataError(f"{source.path}: can't be read ({error.strerror or error})") from error
+    def _options(self) -> ReadingOptions:
+        return ReadingOptions(self.field or DEFAULT_FIELD, self.split_at, self.on_bad_row)
 
-    def _read(self, source: Source) -> Iterator[Document]:
-        match source.path.suffix.lower():
-            case ".jsonl":
-                return json_lines(source, self.field)
-            case ".parquet":
-                return parquet_rows(source, self.field)
-        return plain_text(source, self.split_at)
+    def _digest(self, found: FoundFiles, cache: Path) -> str:
+        """The digest of the content and of how it is read.
 
-    def _sources(self) -> list[Source]:
-        paths: dict[Path, None] = {}
-        folders = []
-        for pattern in self.paths:
-            matches, folder = _matches(pattern)
-            paths |= dict.fromkeys(matches)
-            folders.append(folder)
-        root = os.path.commonpath(folders)
-        sources = [Source(Path(os.path.relpath(path, root)).as_posix(), path) for path in paths]
-        self._check_used(sources)
-        return sorted(sources, key=lambda source: source.key)
+        Text, JSON lines and Parquet have the digest that they always had where they are read as they always were, so
+        that runs of before know their text again. Whatever else changes the documents is added to it.
+        """
+        sources = [each.source for each in found.files]
+        options: list[object] = ["files", self.field or DEFAULT_FIELD, self.split_at]
+        formats = {each.format for each in found.files if not is_as_before(each.source.path, each.format)}
+        added: dict[str, object] = {}
+        if formats:
+            added["formats"] = sorted(f"{each.name} {each.version}" for each in formats)
+        if any(_has_mark(each) for each in found.files):
+            added["byte_order_mark"] = "left out"
+        if self.on_bad_row != "refuse":
+            added["on_bad_row"] = self.on_bad_row
+        return content_digest(sources, [*options, added] if added else options, cache)
 
-    def _check_used(self, sources: list[Source]) -> None:
+    def _check_used(self, files: Sequence[FoundFile]) -> None:
         """Raise DataError if an option has no effect on any of the files."""
-        has_rows = {source.path.suffix.lower() in _ROW_SUFFIXES for source in sources}
-        if self.split_at is not None and False not in has_rows:
-            raise DataError("corpus.split_at: divides plain text files, and all files found are .jsonl or .parquet")
-        if self.field != _DEFAULT_FIELD and True not in has_rows:
-            raise DataError("corpus.field: names a field of .jsonl or .parquet files, and none was found")
-
-
-def _matches(pattern: str) -> tuple[list[Path], Path]:
-    """The files that a path, folder or glob names, and the folder that contains all of them."""
-    full = os.path.normpath(os.path.join(os.getcwd(), os.path.expanduser(pattern)))
-    if os.path.isfile(full):
-        return [Path(full)], Path(full).parent
-    if os.path.isdir(full):
-        matches, folder = glob.glob(os.path.join(glob.escape(full), "**"), recursive=True), Path(full)
-    else:
-        matches, folder = glob.glob(full, recursive=True), _before_wildcards(full)
-    files = [Path(match) for match in matches if os.path.isfile(match)]
-    if not files:
-        siblings = sorted(os.listdir(folder)) if folder.is_dir() else []
-        names = suggestion(Path(full).name, siblings) if 0 < len(siblings) <= 20 else ""
-        raise DataError(f"corpus.paths: no file matches '{pattern}' (looked for {full}){names}")
-    return files, folder
-
-
-def _before_wildcards(pattern: str) -> Path:
-    parts = Path(pattern).parts
-    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return Path(*parts[:fixed])
-
-
-def plain_text(source: Source, split_at: str | None) -> Iterator[Document]:
-    """The file as one document, or the parts that `split_at` separates, numbered from 1."""
-    try:
-        if split_at is None:
-            yield Document(source.key, source.path.read_bytes().decode("utf-8"))
+        kinds = {each.format.holds for each in files}
+        names = ", ".join(sorted({each.format.name for each in files}))
+        if self.split_at is not None and "text" not in kinds:
+            raise _unused("split_at", f"divides plain text files, and all files found are {names}", self.split_at)
+        if "rows" in kinds:
             return
-        with open(source.path, encoding="utf-8", newline="") as file:
-            rest, numbers = "", itertools.count(1)
-            while chunk := file.read(_CHUNK):
-                *texts, rest = (rest + chunk).split(split_at)
-                for text in texts:
-                    yield Document(f"{source.key}#{next(numbers)}", text)
-            yield Document(f"{source.key}#{next(numbers)}", rest)
-    except UnicodeDecodeError as error:
-        reason = f"byte 0x{error.object[error.start]:02x}, {error.reason}"
-        raise DataError(f"{source.path}: is not UTF-8 text ({reason}); leave it out, or convert it") from error
+        if self.field is not None:
+            raise _unused("field", f"names a field of rows, and all files found are {names}", self.field)
+        if self.on_bad_row != "refuse":
+            raise _unused("on_bad_row", f"is about rows, and all files found are {names}", self.on_bad_row)
 
 
-def json_lines(source: Source, field: str) -> Iterator[Document]:
-    """One document per line that isn't blank, numbered by line from 1."""
-    with open(source.path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{source.path}, line {number}"
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: is not JSON ({error}); expected an object with '{field}'") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{where}: expected an object with '{field}', found {type(row).__name__}")
-            if field not in row:
-                raise DataError(f"{where}: has no field '{field}'{suggestion(field, row)}; set corpus.field")
-            text = row[field]
-            if not isinstance(text, str):
-                raise DataError(f"{where}: '{field}' should be text, found {type(text).__name__}")
-            yield Document(f"{source.key}#{number}", text)
+def _unused(option: str, problem: str, given: str) -> DataError:
+    return DataError(problem, kind="conflict", key=f"corpus.{option}", given=given, fix="leave it out")
 
 
-def parquet_rows(source: Source, field: str) -> Iterator[Document]:
-    """One document per row, numbered from 1."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _check_apart(found: FoundFiles, own: FoundFiles) -> None:
+    """Refuse a file that is both trained and validated on."""
+    trained = {each.source.path.resolve() for each in found.files}
+    for each in own.files:
+        if each.source.path.resolve() in trained:
+            problem = f"{each.source.path} is among the files of corpus.paths too"
+            fix = "leave it out there, or a validation loss would be that of text that was trained on"
+            raise DataError(problem, kind="conflict", key="corpus.validation_paths", fix=fix)
 
+
+def _has_mark(found: FoundFile) -> bool:
+    """Whether a byte order mark is left out of a file that was read with it before."""
+    path = found.source.path
+    may_have = is_as_before(path, found.format) and (found.format is TEXT or path.suffix.lower() == ".jsonl")
     try:
-        with pq.ParquetFile(source.path) as file:
-            schema = file.schema_arrow
-            if field not in schema.names:
-                names = suggestion(field, schema.names)
-                raise DataError(f"{source.path}: has no column '{field}'{names}; set corpus.field")
-            column = schema.field(field).type
-            if pa.types.is_dictionary(column):
-                column = column.value_type
-            if not (pa.types.is_string(column) or pa.types.is_large_string(column) or pa.types.is_string_view(column)):
-                raise DataError(f"{source.path}: column '{field}' should hold text, it holds {column}")
-            batches = file.iter_batches(_ROWS, columns=[field])
-            texts = itertools.chain.from_iterable(rows.column(0).to_pylist() for rows in batches)
-            for number, text in enumerate(texts, 1):
-                if text is None:
-                    raise DataError(f"{source.path}, row {number}: '{field}' is null, expected text")
-                yield Document(f"{source.key}#{number}", text)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{source.path}: is not a readable Parquet file ({error})") from error
+        return may_have and byte_order_mark(first_bytes(path)) != b""
+    except OSError as error:
+        raise DataError(f"can't be read ({error.strerror or error})", kind="unreadable", file=path) from error
+
+
+def _documents(files: Sequence[FoundFile], options: ReadingOptions) -> Iterator[Item]:
+    for each in files:
+        path = each.source.path
+        try:
+            yield from read(each.source, each.format, options)
+        except OSError as error:
+            raise DataError(f"can't be read ({error.strerror or error})", kind="unreadable", file=path) from error

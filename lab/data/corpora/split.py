@@ -16,42 +16,76 @@ def key_fraction(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:7], "big") / 2**56
 
 
-class Split:
-    """Decides whether each document is held out, and counts documents to explain an empty split."""
+class SingleDocument(DataError):
+    """The corpus holds one document, which can't be split. It can be evaluated on as a whole."""
 
-    def __init__(self, validation_fraction: float) -> None:
+
+class Split:
+    """Decides whether each document is held out, and counts documents to explain an empty split.
+
+    Attributes:
+        validation_fraction: the share of documents that is held out; None where the corpus names its own validation
+            documents, or where all of it is evaluated on.
+        n_documents: number of documents so far.
+    """
+
+    def __init__(self, validation_fraction: float | None, *, needs_training_text: bool = True) -> None:
+        """
+        Args:
+            needs_training_text: False for a corpus to evaluate on, which may hold out everything.
+        """
         self.validation_fraction = validation_fraction
+        self.n_documents = 0
+        self._needs_training_text = needs_training_text
         self._lowest = 1.0
-        self._documents = 0
         self._held_out = 0
 
+    def count(self, is_held_out: bool) -> None:
+        """Count a document whose side is known without its key."""
+        self.n_documents += 1
+        self._held_out += is_held_out
+
     def holds_out(self, key: str) -> bool:
-        """Whether the document belongs to the validation split."""
+        """Whether the document belongs to the validation split. Without a fraction, every one does."""
+        if self.validation_fraction is None:
+            self.count(True)
+            return True
         fraction = key_fraction(key)
         self._lowest = min(self._lowest, fraction)
-        self._documents += 1
         is_held_out = fraction < self.validation_fraction
-        self._held_out += is_held_out
+        self.count(is_held_out)
         return is_held_out
 
     def check(self, corpus: str) -> None:
-        """Raise DataError if the training split or the validation split is empty."""
-        if not self._documents:
+        """Refuse an empty training split, unless none is needed, or an empty validation split.
+
+        Raises:
+            SingleDocument: one document can't be split. DataError: for any other reason.
+        """
+        if not self.n_documents:
             raise DataError(f"corpus '{corpus}' holds no text")
-        if 0 < self._held_out < self._documents:
+        if self._held_out and (self._held_out < self.n_documents or not self._needs_training_text):
             return
-        if self._documents == 1:
-            advice = "there must be at least two; split_at (corpus 'files') divides a text file into documents"
-        elif self._held_out:
-            advice = "lower data.validation_fraction or bring more documents"
-        else:
-            # Rounded up, because a value rounded down would still hold out nothing.
-            smallest = math.ceil(self._lowest * 1000 + 1e-6) / 1000
-            raised = f"raise data.validation_fraction to {smallest:g} or " if smallest <= 0.5 else ""
-            advice = f"{raised}bring more documents"
-        count = f"{self._documents} document{'s' if self._documents > 1 else ''}"
         missing = "none for training" if self._held_out else "none for validation"
-        raise DataError(
+        count = f"{self.n_documents:,} document{'s' if self.n_documents > 1 else ''}"
+        if self.validation_fraction is None:
+            which = "paths" if self._held_out else "validation_paths"
+            raise DataError(f"corpus '{corpus}' has {missing}: corpus.{which} holds no text")
+        error = SingleDocument if self.n_documents == 1 else DataError
+        raise error(
             f"corpus '{corpus}' is too small to split: {count} at validation_fraction {self.validation_fraction:g} "
-            f"leave {missing}; {advice}"
+            f"leave {missing}; {self._advice()}"
         )
+
+    def _advice(self) -> str:
+        if self.n_documents == 1:
+            return (
+                "there must be at least two; of corpus 'files', split_at divides a text file into documents, and "
+                "validation_paths names validation text of its own"
+            )
+        if self._held_out:
+            return "lower data.validation_fraction or bring more documents"
+        # Rounded up, because a value rounded down would still hold out nothing.
+        smallest = math.ceil(self._lowest * 1000 + 1e-6) / 1000
+        raised = f"raise data.validation_fraction to {smallest:g} or " if smallest <= 0.5 else ""
+        return f"{raised}bring more documents"

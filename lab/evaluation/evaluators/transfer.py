@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from components.registry import OptionError, register
 from lab.data.corpora.base import Corpus
 from lab.data.corpora.stdlib import Stdlib
-from lab.data.shards import TokenShards, prepare
+from lab.data.shards import TokenShards, prepare, prepare_evaluation
 from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
 from lab.records import check_name
 from lab.refusals import RequestError
@@ -30,6 +30,7 @@ class Transfer(Evaluator):
     For each corpus: <name>/loss in nats per token; <name>/bits_per_byte, which is comparable across texts; and
     <name>/excess_bits_per_byte, the difference from the run's own text, `own/…`. Only the validation split of each
     corpus is used, with the fraction of the run: if a corpus was part of the training text, these documents are unseen.
+    A corpus that names its validation text is measured on that text, and a corpus of one document on all of it.
 
     Attributes:
         corpora: name → corpus, such as {french: {name: files, paths: [proust.txt]}}; by default the code and the manual
@@ -94,7 +95,8 @@ class Transfer(Evaluator):
                 f"{own.validation_fraction:g}"
             )
         try:
-            return prepare(corpus_data(subject.loaded, corpus, fraction))
+            data = corpus_data(subject.loaded, corpus, fraction)
+            return prepare(data) if corpus == own.corpus else prepare_evaluation(data)
         except RequestError as error:
             raise RequestError(f"corpora.{name}: {error}") from None
 

@@ -67,7 +67,8 @@ def corpus_data(loaded: LoadedRun, corpus: Corpus, validation_fraction: float) -
         RequestError: the run has no tokenizer for it.
     """
     own = loaded.experiment.data
-    data = replace(own, corpus=corpus, validation_fraction=validation_fraction)
+    fraction = Data().validation_fraction if corpus.has_own_validation else validation_fraction
+    data = replace(own, corpus=corpus, validation_fraction=fraction)
     return data if data == own else _with_own_tokenizer(loaded, data)
 
 
