@@ -109,7 +109,7 @@ def prepare(data: Data, cache: Path | None = None, progress: Progress | None = N
     """
     shards = _prepare(data, _fraction(data), cache, progress)
     if not shards.train_documents:
-        raise DataError(f"corpus '{data.corpus.name}' has none for training", key="corpus.paths", kind="missing")
+        raise DataError(f"corpus '{data.corpus.name}' holds no text for training")
     return shards
 
 

@@ -29,14 +29,9 @@ class Split:
         n_documents: number of documents so far.
     """
 
-    def __init__(self, validation_fraction: float | None, *, needs_training_text: bool = True) -> None:
-        """
-        Args:
-            needs_training_text: False for a corpus to evaluate on, which may hold out everything.
-        """
+    def __init__(self, validation_fraction: float | None) -> None:
         self.validation_fraction = validation_fraction
         self.n_documents = 0
-        self._needs_training_text = needs_training_text
         self._lowest = 1.0
         self._held_out = 0
 
@@ -57,20 +52,19 @@ class Split:
         return is_held_out
 
     def check(self, corpus: str) -> None:
-        """Refuse an empty training split, unless none is needed, or an empty validation split.
+        """Refuse an empty validation split and, where documents are held out of the others, an empty training split.
 
         Raises:
             SingleDocument: one document can't be split. DataError: for any other reason.
         """
         if not self.n_documents:
             raise DataError(f"corpus '{corpus}' holds no text")
-        if self._held_out and (self._held_out < self.n_documents or not self._needs_training_text):
+        if self._held_out and (self._held_out < self.n_documents or self.validation_fraction is None):
             return
+        if self.validation_fraction is None:
+            raise DataError(f"corpus '{corpus}' holds no text for validation")
         missing = "none for training" if self._held_out else "none for validation"
         count = f"{self.n_documents:,} document{'s' if self.n_documents > 1 else ''}"
-        if self.validation_fraction is None:
-            which = "paths" if self._held_out else "validation_paths"
-            raise DataError(f"corpus '{corpus}' has {missing}: corpus.{which} holds no text")
         error = SingleDocument if self.n_documents == 1 else DataError
         raise error(
             f"corpus '{corpus}' is too small to split: {count} at validation_fraction {self.validation_fraction:g} "
