@@ -6,8 +6,9 @@ so that a mistake gives one message with the file or override, the key, and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -38,11 +39,13 @@ class Composition:
         experiment: the typed and checked experiment.
         choices: Hydra group → chosen option: {"model": "gemma2_tiny", "model/heads": "gqa", …}.
         overrides: the overrides on top of the experiment's file.
+        place: tells which override, or which line of which file, sets a configuration key.
     """
 
     experiment: Experiment
     choices: Mapping[str, str]
     overrides: tuple[str, ...]
+    place: Callable[[str], Where] = field(default=lambda key: Where(), compare=False, repr=False)
 
 
 def compose(name: str, overrides: Sequence[str] = (), *, source: Where | str = "") -> Composition:
@@ -77,7 +80,8 @@ def _compose(name: str, overrides: tuple[str, ...], where: Where) -> Composition
     except RequestError as error:
         raise RequestError(_located(error.refusal, raw, parsed, merged.origin)) from None
     defaults = {slot: getattr(experiment, slot).name for slot in groups.optional()}
-    return Composition(experiment, defaults | dict(merged.choices), overrides)
+    place = partial(_place, overrides=parsed, origin=merged.origin)
+    return Composition(experiment, defaults | dict(merged.choices), overrides, place)
 
 
 def _with_values(merged: Merged, overrides: Overrides) -> Plain:
@@ -111,12 +115,17 @@ def _located(refusal: Refusal, raw: Plain, overrides: Overrides, origin: Origin)
         same_option = [valid for valid in valid_paths(raw) if valid.rpartition(".")[2] == last]
         if same_option:
             refusal = replace(refusal, expected=None, nearest=same_option[0])
+    if refusal.kind == "missing" and overrides.setting(path) is None and (choice := overrides.choice(parent)):
+        return refusal.within(overrides.place(choice))
+    return refusal.within(_place(path, overrides, origin))
+
+
+def _place(path: str, overrides: Overrides, origin: Origin) -> Where:
+    """The override that sets a key, or the file and line."""
     override = overrides.setting(path)
-    if override is None and refusal.kind == "missing":
-        override = overrides.choice(parent)
     if override is None and path.startswith("model.kinds.") and origin.setting(path) is None:
         override = overrides.setting("model.pattern")  # the pattern implied this layer kind
-    return refusal.within(overrides.place(override) if override else origin.place(path))
+    return overrides.place(override) if override else origin.place(path)
 
 
 def valid_paths(raw: Plain) -> list[str]:

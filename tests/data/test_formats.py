@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.composition.compose import compose
+from lab.composition.frozen.freeze import load_experiment, to_plain
 from lab.data import DataError
 from lab.data.corpora.base import Document, SkippedRow
 from lab.data.formats import encoding
@@ -286,3 +288,16 @@ def test_memory_is_that_of_a_document(name: str, work: Path, cache: Path, monkey
         tracemalloc.stop()
     assert size == 10_000_000
     assert peak < 2_000_000
+
+
+def test_a_run_of_before_reads_its_text_files_though_its_configuration_names_the_default_field(
+    work: Path, cache: Path
+) -> None:
+    Path("a.txt").write_text("text")
+    frozen = to_plain(compose("gemma2_tiny", ["data/corpus=files", "data.corpus.paths=[a.txt]"]).experiment)
+    frozen["data"]["corpus"] = {"name": "files", "paths": ["a.txt"], "field": "text", "split_at": None}
+    corpus = load_experiment(frozen).data.corpus
+    assert [item.text for item in items(corpus, cache)] == ["text"]
+    frozen["data"]["corpus"] |= {"on_bad_row": "refuse"}
+    with pytest.raises(DataError, match="field: names a field of rows"):
+        load_experiment(frozen).data.corpus.open(cache)

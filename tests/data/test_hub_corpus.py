@@ -12,7 +12,8 @@ import pytest
 from components.registry import OptionError, options
 from lab.data import DataError
 from lab.data.corpora import hub
-from lab.data.options import Hub
+from lab.data.options import Data, Hub
+from lab.data.shards import prepare
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -64,7 +65,7 @@ def test_the_digest_follows_the_content_and_what_is_read_of_it(dataset: str, cac
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"field": "txt"}, r"'mine', split 'train', row 1: has no column 'txt'; did you mean 'text'"),
+        ({"field": "txt"}, r"'mine', split 'train', row 1: has no field 'txt'; did you mean 'text'"),
         ({"field": "id"}, r"row 1: 'id' should be text, found int"),
         ({"split": "dev"}, r"'mine': Bad split: dev\. Available splits: \['train', 'test'\]"),
         ({"config": "large"}, r"'mine': BuilderConfig 'large' not found"),
@@ -75,6 +76,36 @@ def test_the_digest_follows_the_content_and_what_is_read_of_it(dataset: str, cac
 def test_a_missing_part_is_named(changes: dict[str, Any], message: str, dataset: str, cache: Path) -> None:
     with pytest.raises(DataError, match=message):
         read(Hub(**{"dataset": dataset, **changes}), cache)
+
+
+def test_a_split_of_ones_own_is_validated_on(dataset: str, cache: Path) -> None:
+    corpus = Hub(dataset=dataset, validation_split="test", max_documents=5)
+    snapshot = corpus.open(cache)
+    assert [document.text for document in snapshot.documents()] == [f"train {i} é" for i in range(5)]
+    assert [document.text for document in snapshot.validation()] == [f"test {i} é" for i in range(3)]
+    assert snapshot.digest != Hub(dataset=dataset, max_documents=5).open(cache).digest
+    made = prepare(Data(corpus=corpus), cache)
+    assert (made.train_documents, made.validation_documents) == (5, 3)
+    with pytest.raises(OptionError, match="must be another split than 'train'"):
+        Hub(dataset=dataset, validation_split="train")
+
+
+def test_rows_without_text_are_refused_or_skipped_and_counted(dataset: str, cache: Path) -> None:
+    with open(Path(dataset, "train.jsonl"), "a") as file:
+        file.write('\n{"text": null, "id": 12}')
+    with pytest.raises(
+        DataError, match=r"row 13: 'text' is null, expected text; set corpus\.field, or leave such rows"
+    ):
+        read(Hub(dataset=dataset), cache)
+    made = prepare(Data(corpus=Hub(dataset=dataset, on_bad_row="skip"), validation_fraction=0.5), cache)
+    assert made.tally.skipped == {"'text' is null": 1}
+    assert made.train_documents + made.validation_documents == 12
+
+
+def test_text_within_a_structure_is_found_by_its_path(dataset: str, cache: Path) -> None:
+    rows = [json.dumps({"messages": [{"role": "user", "content": f"{i}"}]}) for i in range(3)]
+    Path(dataset, "train.jsonl").write_text("\n".join(rows))
+    assert read(Hub(dataset=dataset, field="messages[].content"), cache) == ["0", "1", "2"]
 
 
 def test_a_revision_of_a_folder_is_refused(dataset: str, cache: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from components import registry
 from components.registry import Component
 from lab.composition import convert, memo
+from lab.composition.frozen.older import in_todays_terms
 from lab.composition.plain import Plain
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
@@ -83,7 +84,7 @@ def load_experiment(config: Mapping[str, object]) -> Experiment:
         RequestError: this version of the lab doesn't understand the configuration.
     """
     try:
-        return convert.dataclass(Experiment, config)
+        return convert.dataclass(Experiment, in_todays_terms(config))
     except RequestError as error:
         raise error.within(file="config.yaml") from None
 

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from components.registry import OptionError, register, suggestion
+from components.registry import OptionError, register
 from lab.data.cache import write_atomically
 from lab.data.content import Source, content_digest, digest_of
-from lab.data.corpora.base import Corpus, CorpusSnapshot, Document
+from lab.data.corpora.base import Corpus, CorpusSnapshot, Document, Item, SkippedRow
 from lab.data.errors import DataError
+from lab.data.formats.rows import BadRow, BadRowPolicy, text_of
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -35,12 +36,15 @@ class Hub(Corpus):
             precedence.
         config: the dataset's configuration; None for its default.
         split: the split to read. The lab holds out its validation documents from it, as from any corpus.
-        field: the column that holds the text.
+        field: the column that holds the text, or a path such as `messages[].content`.
         revision: branch, tag or commit on the Hub; None for the newest. A commit makes the text reproducible.
         streaming: read rows as they arrive; False downloads the dataset into the library's cache first. The rows are
             the same. Has no effect on a local folder.
-        max_documents: maximum number of rows to read; None for all.
+        max_documents: maximum number of rows to read of `split`; None for all.
         max_bytes: maximum UTF-8 bytes of text; reading stops before the row that would exceed it. None for all.
+        validation_split: the split of validation documents, so that none are held out of `split`; None to hold some
+            out.
+        on_bad_row: what becomes of a row without text at the field: `refuse` it, or `skip` and count it.
     """
 
     dataset: str
@@ -51,6 +55,8 @@ class Hub(Corpus):
     streaming: bool = dataclasses.field(default=True, metadata={"affects_result": False})
     max_documents: int | None = None
     max_bytes: int | None = None
+    validation_split: str | None = None
+    on_bad_row: BadRowPolicy = "refuse"
 
     def __post_init__(self) -> None:
         for option in ("dataset", "split", "field"):
@@ -60,41 +66,71 @@ class Hub(Corpus):
             limit = getattr(self, option)
             if limit is not None and limit < 1:
                 raise OptionError(option, f"must be at least 1, or null for no limit, got {limit}")
+        if self.validation_split in ("", self.split):
+            raise OptionError("validation_split", f"must be another split than '{self.split}'")
+
+    @property
+    def has_own_validation(self) -> bool:
+        return self.validation_split is not None
+
+    def check_exists(self) -> None:
+        self._folder()
 
     def open(self, cache: Path) -> CorpusSnapshot:
-        options = ["hub", self.config, self.split, self.field, self.max_documents, self.max_bytes]
+        options: list[object] = ["hub", self.config, self.split, self.field, self.max_documents, self.max_bytes]
+        added = {"validation_split": self.validation_split, "on_bad_row": self.on_bad_row}
+        if added != {"validation_split": None, "on_bad_row": "refuse"}:
+            options.append(added)
         if folder := self._folder():
             names = glob.glob("**", root_dir=folder, recursive=True)
             sources = [Source(Path(name).as_posix(), folder / name) for name in sorted(names)]
             digest = content_digest([source for source in sources if source.path.is_file()], options, cache)
-            return CorpusSnapshot(digest, lambda: self._documents(str(folder), None))
+            return self._snapshot(digest, str(folder), None)
         commit = self._commit(cache)
         # Read at that commit: a branch may move between the digest and the reading.
-        return CorpusSnapshot(digest_of([self.dataset, commit, options]), lambda: self._documents(self.dataset, commit))
+        return self._snapshot(digest_of([self.dataset, commit, options]), self.dataset, commit)
 
-    def _documents(self, name: str, commit: str | None) -> Iterator[Document]:
+    def _snapshot(self, digest: str, name: str, commit: str | None) -> CorpusSnapshot:
+        def limited() -> Iterator[Item]:
+            return self._limited(self._documents(name, commit, self.split))
+
+        if (own := self.validation_split) is None:
+            return CorpusSnapshot(digest, limited)
+        return CorpusSnapshot(digest, limited, lambda: self._documents(name, commit, own))
+
+    def _limited(self, items: Iterator[Item]) -> Iterator[Item]:
         limit = self.max_bytes
-        for number, row in enumerate(self._rows(name, commit), 1):
+        for number, item in enumerate(items, 1):
             if self.max_documents is not None and number > self.max_documents:
                 return
-            where = f"hub dataset '{self.dataset}', split '{self.split}', row {number}"
-            if self.field not in row:
-                raise DataError(f"{where}: has no column '{self.field}'{suggestion(self.field, row)}; set corpus.field")
-            text = row[self.field]
-            if not isinstance(text, str):
-                raise DataError(f"{where}: '{self.field}' should be text, found {type(text).__name__}")
-            if limit is not None and (limit := limit - len(text.encode("utf-8", "surrogatepass"))) < 0:
-                return
-            yield Document(f"{self.split}#{number}", text)
+            if limit is not None and isinstance(item, Document):
+                limit -= len(item.text.encode("utf-8"))
+                if limit < 0:
+                    return
+            yield item
+
+    def _documents(self, name: str, commit: str | None, split: str) -> Iterator[Item]:
+        for number, row in enumerate(self._rows(name, commit, split), 1):
+            text = text_of(row, self.field)
+            if not isinstance(text, BadRow):
+                yield Document(f"{split}#{number}", text)
+                continue
+            where = f"hub dataset '{self.dataset}', split '{split}', row {number}"
+            if self.on_bad_row == "refuse":
+                fix = "set corpus.field, or leave such rows out with corpus.on_bad_row=skip"
+                raise DataError(text.problem, kind="unreadable", part=where, fix=fix)
+            yield SkippedRow(where, text.reason, text.problem)
 
     def _folder(self) -> Path | None:
         folder = Path(os.getcwd(), Path(self.dataset).expanduser())
         if folder.is_dir():
             if self.revision is not None:
-                raise DataError(f"corpus.revision: is for a dataset on the Hub; '{self.dataset}' is a folder here")
+                problem = f"is for a dataset on the Hub; '{self.dataset}' is a folder here"
+                raise DataError(problem, kind="conflict", key="corpus.revision", given=self.revision)
             return folder
         if self.dataset.startswith(("/", ".", "~")) or self.dataset.count("/") > 1:
-            raise DataError(f"corpus.dataset: there is no folder '{self.dataset}' (looked for {folder})")
+            problem = f"there is no folder '{self.dataset}' (looked for {folder})"
+            raise DataError(problem, kind="not_found", key="corpus.dataset", given=self.dataset)
         return None
 
     def _commit(self, cache: Path) -> str:
@@ -113,13 +149,13 @@ class Hub(Corpus):
             write_atomically(cached, commit)
         return commit
 
-    def _rows(self, name: str, commit: str | None) -> Iterator[dict[str, object]]:
+    def _rows(self, name: str, commit: str | None, split: str) -> Iterator[dict[str, object]]:
         _need_datasets()
         import datasets
 
         streaming = self.streaming or commit is None  # the library's cache of a folder relies on the files' times
         try:
-            yield from datasets.load_dataset(name, self.config, split=self.split, revision=commit, streaming=streaming)
+            yield from datasets.load_dataset(name, self.config, split=split, revision=commit, streaming=streaming)
         except Exception as error:  # the library has no common base class for its errors
             raise DataError(f"hub dataset '{self.dataset}': {error}") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lab.composition.compose import Composition, compose
+from lab.composition.inputs import check_text_exists
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import components_for, placeholders
 from lab.planning.language.hydra_values import hydra_value
@@ -43,6 +44,17 @@ class SweepArms:
         texts = (*self.common_overrides, *arm.overrides, *placeholders(arm).values(), *self.overrides, *more)
         try:
             return compose(self.file.sweep.experiment, texts)
+        except RequestError as error:
+            raise self._located(error, arm) from None
+
+    def check_text_exists(self, arm: Arm, composition: Composition) -> None:
+        """Refuse an arm whose text isn't there, without reading any.
+
+        Raises:
+            RequestError: with the line that names the text.
+        """
+        try:
+            check_text_exists(composition)
         except RequestError as error:
             raise self._located(error, arm) from None
 
