@@ -8,6 +8,8 @@ completer receives whole words. Errors are not shown: completion offers nothing 
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +75,12 @@ def overrides(context: click.Context, parameter: click.Parameter, incomplete: st
 def data_overrides(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Completes the groups below `data/` and their options."""
     return _choices({group: names for group, names in _groups().items() if group.startswith("data/")}, incomplete)
+
+
+def paths_or_data_overrides(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Completes files and folders, and overrides of the data."""
+    paths = [f"{path}/" if os.path.isdir(path) else path for path in glob.glob(f"{glob.escape(incomplete)}*")]
+    return [*sorted(paths), *data_overrides(context, parameter, incomplete)]
 
 
 def kinds(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "logs": "Print the log of a run.",
     "cancel": "Stop runs after a checkpoint.",
     "retry": "Run again what failed, was lost or was stopped.",
+    "data": "Show what would be read of your files: documents, tokens, and what is left out.",
     "doctor": "Check this machine and its launchers for problems.",
     "bench": "Benchmark the attention kernels on this machine.",
     "why": "Explain why two runs differ, or why a run would be run again.",
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 
 FOLDERS = {
-    "look": ("list", "plan", "why", "doctor", "bench"),
+    "look": ("list", "plan", "why", "data", "doctor", "bench"),
     "runs": ("train", "submit", "status", "logs", "cancel", "retry"),
     "results": ("compare", "report", "tensorboard"),
     "models": ("eval", "generate", "import", "export"),

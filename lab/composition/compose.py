@@ -27,6 +27,7 @@ from lab.composition.hydra.swap import apply_swaps
 from lab.composition.plain import Plain, deep_copy
 from lab.composition.search_path import display, find_config
 from lab.composition.unreadable import unreadable_experiment
+from lab.data.options import Data
 from lab.refusals import Refusal, RequestError, Where, one_line
 from lab.training.experiment import Experiment
 
@@ -65,13 +66,7 @@ def _compose(name: str, overrides: tuple[str, ...], where: Where) -> Composition
     extensions.load()
     path = find_config("experiments", name)
     parsed = parse(overrides, where)
-    try:
-        merged = merge(path, _hydra_choices(path, parsed))
-        raw = _with_values(merged, parsed)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise RequestError(one_line(error), file=display(path)).within(where) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise unreadable_experiment(error) from None
+    merged, raw = _merged(path, parsed)
     try:
         swapped = apply_swaps(raw, merged.choices, parsed, merged.origin)
         experiment = convert.dataclass(Experiment, swapped | {"name": name})
@@ -82,6 +77,33 @@ def _compose(name: str, overrides: tuple[str, ...], where: Where) -> Composition
     defaults = {slot: getattr(experiment, slot).name for slot in groups.optional()}
     place = partial(_place, overrides=parsed, origin=merged.origin)
     return Composition(experiment, defaults | dict(merged.choices), overrides, place)
+
+
+def compose_data(name: str, overrides: Sequence[str] = ()) -> Data:
+    """Compose an experiment's data alone, whatever its model is.
+
+    Raises:
+        RequestError: as `compose`, of what concerns the data.
+    """
+    with memo.scope():
+        extensions.load()
+        path, parsed = find_config("experiments", name), parse(overrides)
+        merged, raw = _merged(path, parsed)
+        try:
+            return convert.dataclass(Data, apply_swaps(raw, merged.choices, parsed, merged.origin)["data"], "data")
+        except RequestError as error:
+            raise RequestError(_located(error.refusal, raw, parsed, merged.origin)) from None
+
+
+def _merged(path: Path, overrides: Overrides) -> tuple[Merged, Plain]:
+    """What Hydra composes, and the plain configuration with the values of the overrides."""
+    try:
+        merged = merge(path, _hydra_choices(path, overrides))
+        return merged, _with_values(merged, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RequestError(one_line(error), file=display(path)).within(overrides.where) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise unreadable_experiment(error) from None
 
 
 def _with_values(merged: Merged, overrides: Overrides) -> Plain:

@@ -73,14 +73,12 @@ def pieces(
     Raises:
         DataError: a document can't be read, a side of the split is empty, or the validation text was trained on.
     """
-    tally, done = Tally(), 0
-    held_out: set[bytes] = set()
-    overlapping: set[bytes] = set()
+    tally, overlap, done = Tally(), Overlap(), 0
     for is_own_validation, item in _items(snapshot):
         if isinstance(item, SkippedRow):
             tally.skipped[item.reason] += 1
             continue
-        for key, content, size in _contents(item, encoder):
+        for key, content, size in contents(item, encoder):
             if not size:
                 tally.empty += 1
                 continue
@@ -89,12 +87,7 @@ def pieces(
             else:
                 is_held_out = is_own_validation
                 split.count(is_held_out)
-                digest = _digest(content)
-                if is_held_out:
-                    held_out.add(digest)
-                elif digest in held_out:
-                    tally.overlap += 1
-                    overlapping.add(digest)
+                overlap.add(content, is_held_out)
             yield Piece(content, size, is_held_out)
             done += size
             on_progress(done)
@@ -102,14 +95,47 @@ def pieces(
         reason, count = tally.skipped.most_common(1)[0]
         raise DataError(f"corpus '{corpus}' holds no text: all its rows are skipped, {count:,} of them as {reason}")
     split.check(corpus)
-    if len(overlapping) > _TOLERATED_OVERLAP * len(held_out):
-        raise DataError(
-            f"{len(overlapping):,} of {len(held_out):,} validation documents are in the training text too",
-            kind="conflict",
-            key="corpus.validation_paths",
-            fix="take them out of it: a validation loss would be that of text that was trained on",
-        )
+    overlap.check()
+    tally.overlap = overlap.training_documents
     yield tally
+
+
+class Overlap:
+    """Validation documents of a corpus's own that are training documents too. It keeps eight bytes of each.
+
+    Attributes:
+        training_documents: that are also validation documents.
+    """
+
+    def __init__(self) -> None:
+        self.training_documents = 0
+        self._held_out: set[bytes] = set()
+        self._overlapping: set[bytes] = set()
+
+    def add(self, content: str | Ids, is_held_out: bool) -> None:
+        """Add a document; all validation documents come before any training document."""
+        raw = content.encode("utf-8") if isinstance(content, str) else content.astype("<u4").tobytes()
+        digest = hashlib.sha256(raw).digest()[:8]
+        if is_held_out:
+            self._held_out.add(digest)
+        elif digest in self._held_out:
+            self.training_documents += 1
+            self._overlapping.add(digest)
+
+    def check(self) -> None:
+        """Refuse more than a few.
+
+        Raises:
+            DataError: with their number.
+        """
+        if len(self._overlapping) > _TOLERATED_OVERLAP * len(self._held_out):
+            raise DataError(
+                f"{len(self._overlapping):,} of {len(self._held_out):,} validation documents are in the training text "
+                "too",
+                kind="conflict",
+                key="corpus.validation_paths",
+                fix="take them out of it: a validation loss would be that of text that was trained on",
+            )
 
 
 def _items(snapshot: CorpusSnapshot) -> Iterator[tuple[bool, Item]]:
@@ -118,13 +144,14 @@ def _items(snapshot: CorpusSnapshot) -> Iterator[tuple[bool, Item]]:
     yield from ((False, item) for item in snapshot.documents())
 
 
-def _digest(content: str | Ids) -> bytes:
-    raw = content.encode("utf-8") if isinstance(content, str) else content.astype("<u4").tobytes()
-    return hashlib.sha256(raw).digest()[:8]
+def contents(item: Document | TokenStream, encoder: Encoder | None) -> Iterator[tuple[str, str | Ids, int]]:
+    """(key, content, UTF-8 bytes) of a document, or of each document in a stream of tokens.
 
-
-def _contents(item: Document | TokenStream, encoder: Encoder | None) -> Iterator[tuple[str, str | Ids, int]]:
-    """(key, content, UTF-8 bytes) of a document, or of each document in a stream of tokens."""
+    Args:
+        encoder: that reads token ids; None before there is one, and then token ids are refused.
+    Raises:
+        DataError: the text has half of a surrogate pair, or the ids aren't those of the tokenizer.
+    """
     if isinstance(item, Document):
         try:
             yield item.key, item.text, len(item.text.encode("utf-8"))

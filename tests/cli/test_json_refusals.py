@@ -44,6 +44,12 @@ MISTAKES: dict[tuple[str, ...], list[tuple[list[str], dict[str, object]]]] = {
     ],
     ("cancel",): [(["nosuch"], {"kind": "not_found", "given": "nosuch"})],
     ("compare",): [(["nosuch"], {"kind": "not_found", "given": "nosuch"})],
+    ("data",): [
+        (["nosuch.txt"], {"kind": "not_found", "key": "data.corpus.paths", "given": "nosuch.txt"}),
+        ([], {"kind": "missing", "key": "PATH"}),
+        (["--experiment", "gemma2_tny"], {"kind": "not_found", "given": "gemma2_tny", "nearest": "gemma2_tiny"}),
+        ([".", "data.corpus.feild=x"], {"kind": "unknown_key", "key": "data.corpus.feild", "nearest": "field"}),
+    ],
     ("doctor",): [(["nonsense"], {})],
     ("eval",): [
         (["nosuch", "perplexity"], {"kind": "not_found", "given": "nosuch"}),

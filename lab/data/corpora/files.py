@@ -73,14 +73,15 @@ class Files(Corpus):
 
     def open(self, cache: Path) -> CorpusSnapshot:
         found, own = self.find()
-        options = self._options()
+        options = self.reading_options
         digest = self._digest(found, cache)
         if own is None:
             return CorpusSnapshot(digest, lambda: _documents(found.files, options))
         digest = content_digest([], ["files with validation", digest, self._digest(own, cache)], cache)
         return CorpusSnapshot(digest, lambda: _documents(found.files, options), lambda: _documents(own.files, options))
 
-    def _options(self) -> ReadingOptions:
+    @property
+    def reading_options(self) -> ReadingOptions:
         return ReadingOptions(self.field or DEFAULT_FIELD, self.split_at, self.on_bad_row)
 
     def _digest(self, found: FoundFiles, cache: Path) -> str:

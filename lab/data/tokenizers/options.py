@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from components.registry import Component, OptionError, register, suggestion
 from lab.data.errors import DataError
@@ -25,6 +25,9 @@ _SINGLE_BYTES = 256
 
 class Tokenizer(Component, kind="tokenizer"):
     """Turns text into token ids."""
+
+    learns_from_text: ClassVar[bool] = False
+    """Whether `fit` reads the training text."""
 
     def vocab_size(self) -> int:
         """Number of token ids including the separator, from the options alone."""
@@ -104,6 +107,8 @@ class BPE(Tokenizer):
     Attributes:
         size: number of token ids: 256 bytes, the separator and the merges.
     """
+
+    learns_from_text = True
 
     size: int = 4096
 
