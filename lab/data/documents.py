@@ -24,7 +24,7 @@ _TOLERATED_OVERLAP = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SplitDocument:
     """A document that isn't empty.
 
     Attributes:
@@ -57,13 +57,13 @@ class Tally:
         return {"empty": self.empty, "skipped": dict(self.skipped), "overlap": self.overlap}
 
 
-def pieces(
+def split_documents(
     corpus: str,
     snapshot: CorpusSnapshot,
     split: Split,
     encoder: Encoder | None,
     on_progress: Callable[[int], None] = lambda size: None,
-) -> Iterator[Piece | Tally]:
+) -> Iterator[SplitDocument | Tally]:
     """Every document that isn't empty, and last the tally. Validation documents of the corpus's own come first.
 
     Args:
@@ -88,7 +88,7 @@ def pieces(
                 is_held_out = is_own_validation
                 split.count(is_held_out)
                 overlap.add(content, is_held_out)
-            yield Piece(content, size, is_held_out)
+            yield SplitDocument(content, size, is_held_out)
             done += size
             on_progress(done)
     if not split.n_documents and tally.skipped:

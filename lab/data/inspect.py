@@ -18,7 +18,7 @@ from lab.data.corpora.base import Item, SkippedRow
 from lab.data.corpora.file_search import FoundFile, LeftOut
 from lab.data.corpora.files import Files
 from lab.data.corpora.split import Split
-from lab.data.documents import Overlap, Piece, contents
+from lab.data.documents import Overlap, SplitDocument, contents
 from lab.data.errors import DataError
 from lab.data.formats.compression import compression_of
 from lab.data.formats.encoding import byte_order_mark
@@ -128,27 +128,27 @@ def inspect_data(data: Data, max_bytes: int | None = None, cache: Path | None = 
     inspection = Inspection()
     split = Split(None if data.corpus.has_own_validation else data.validation_fraction)
     encoder = None if data.tokenizer.learns_from_text else data.tokenizer.fit(tuple)
-    pieces: list[Piece] = []  # kept only for a tokenizer that is learnt from them
+    documents: list[SplitDocument] = []  # kept only for a tokenizer that is learnt from them
     tokens, overlap = _TokenCounter(encoder), Overlap() if data.corpus.has_own_validation else None
     for part in _parts(data, inspection, default_cache() if cache is None else cache):
         part.file.is_read = inspection.is_complete
         inspection.files.append(part.file)
         try:
-            for key, piece in _pieces(part, inspection, split, encoder) if inspection.is_complete else ():
-                _count(piece, key, part.file, inspection, encoder)
+            for key, document in _documents(part, inspection, split, encoder) if inspection.is_complete else ():
+                _count(document, key, part.file, inspection, encoder)
                 if overlap is not None:
-                    overlap.add(piece.content, piece.is_held_out)
+                    overlap.add(document.content, document.is_held_out)
                 if encoder is not None:
-                    tokens.add(piece)
+                    tokens.add(document)
                 elif inspection.text_bytes <= _LEARNT_FROM:
-                    pieces.append(piece)
+                    documents.append(document)
                 if max_bytes is not None and inspection.text_bytes >= max_bytes:
                     inspection.is_complete = False
                     break
         except (RequestError, OSError) as error:
             part.file.problem = str(error)
             inspection.problems.append(str(error))
-    _finish(data, inspection, split, tokens, pieces, overlap)
+    _finish(data, inspection, split, tokens, documents, overlap)
     return inspection
 
 
@@ -187,7 +187,9 @@ def _describe(found: FoundFile, is_validation: bool) -> InspectedFile:
     return file
 
 
-def _pieces(part: _Part, inspection: Inspection, split: Split, encoder: Encoder | None) -> Iterator[tuple[str, Piece]]:
+def _documents(
+    part: _Part, inspection: Inspection, split: Split, encoder: Encoder | None
+) -> Iterator[tuple[str, SplitDocument]]:
     for item in part.items:
         if isinstance(item, SkippedRow):
             part.file.skipped[item.reason] += 1
@@ -202,24 +204,26 @@ def _pieces(part: _Part, inspection: Inspection, split: Split, encoder: Encoder 
                 split.count(is_held_out)
             else:
                 is_held_out = split.holds_out(key)
-            yield key, Piece(content, size, is_held_out)
+            yield key, SplitDocument(content, size, is_held_out)
 
 
-def _count(piece: Piece, key: str, file: InspectedFile, inspection: Inspection, encoder: Encoder | None) -> None:
+def _count(
+    document: SplitDocument, key: str, file: InspectedFile, inspection: Inspection, encoder: Encoder | None
+) -> None:
     file.documents += 1
-    file.text_bytes += piece.size
-    inspection.text_bytes += piece.size
-    inspection.validation_documents += piece.is_held_out
-    inspection.train_documents += not piece.is_held_out
+    file.text_bytes += document.size
+    inspection.text_bytes += document.size
+    inspection.validation_documents += document.is_held_out
+    inspection.train_documents += not document.is_held_out
     note = "CR LF line ends are kept"
-    if isinstance(piece.content, str) and "\r\n" in piece.content and note not in file.notes:
+    if isinstance(document.content, str) and "\r\n" in document.content and note not in file.notes:
         file.notes.append(note)
     if len(inspection.examples) < _SHOWN_DOCUMENTS:
-        if isinstance(piece.content, str):
-            text = piece.content
+        if isinstance(document.content, str):
+            text = document.content
         else:
             assert encoder is not None
-            text = encoder.decode(piece.content[:1000].tolist())
+            text = encoder.decode(document.content[:1000].tolist())
         inspection.examples.append((key, "\n".join(text.split("\n")[:_SHOWN_LINES])))
 
 
@@ -232,12 +236,12 @@ class _TokenCounter:
         self._buffered = 0
         self._tokens = 0
 
-    def add(self, piece: Piece) -> None:
-        if not isinstance(piece.content, str):
-            self._tokens += len(piece.content) + 1
+    def add(self, document: SplitDocument) -> None:
+        if not isinstance(document.content, str):
+            self._tokens += len(document.content) + 1
             return
-        self._texts.append(piece.content)
-        self._buffered += piece.size
+        self._texts.append(document.content)
+        self._buffered += document.size
         if self._buffered >= _BATCH_BYTES:
             self._encode()
 
@@ -256,7 +260,7 @@ def _finish(
     inspection: Inspection,
     split: Split,
     tokens: _TokenCounter,
-    pieces: Sequence[Piece],
+    documents: Sequence[SplitDocument],
     overlap: Overlap | None,
 ) -> None:
     """The tokens, and what would end a run besides unreadable files."""
@@ -274,12 +278,12 @@ def _finish(
     except DataError as error:
         problems.append(str(error))
     if tokens.encoder is None and 0 < inspection.text_bytes <= _LEARNT_FROM:
-        texts = [str(piece.content) for piece in pieces if not piece.is_held_out]
+        texts = [str(document.content) for document in documents if not document.is_held_out]
         try:
             tokens.encoder = data.tokenizer.fit(partial(iter, texts))
         except DataError as error:
             problems.append(str(error))
             return
-        for piece in pieces:
-            tokens.add(piece)
+        for document in documents:
+            tokens.add(document)
     inspection.tokens = tokens.total() if tokens.encoder is not None else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.data.documents import Ids, Piece
+from lab.data.documents import Ids, SplitDocument
 from lab.data.tokenizers.encoder import Encoder
 
 _BATCH_BYTES = 1 << 20  # text encoded at once
@@ -44,19 +44,19 @@ class ShardWriter:
                 self._file.flush()
                 os.fsync(self._file.fileno())
 
-    def add(self, piece: Piece) -> None:
+    def add(self, document: SplitDocument) -> None:
         """Append a document."""
         self._documents += 1
-        self._bytes += piece.size
-        if isinstance(piece.content, str):
-            self._texts.append(piece.content)
-            self._buffered_bytes += piece.size
+        self._bytes += document.size
+        if isinstance(document.content, str):
+            self._texts.append(document.content)
+            self._buffered_bytes += document.size
             if self._buffered_bytes >= _BATCH_BYTES:
                 self._encode()
             return
         self._encode()
-        for first in range(0, len(piece.content), _BLOCK):
-            self._write(piece.content[first : first + _BLOCK])
+        for first in range(0, len(document.content), _BLOCK):
+            self._write(document.content[first : first + _BLOCK])
         self._write(self._separator)
 
     def description(self) -> dict[str, int]:

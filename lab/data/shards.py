@@ -23,7 +23,7 @@ import numpy.typing as npt
 from lab.data.cache import default_cache, locked, write_atomically
 from lab.data.corpora.base import CorpusSnapshot
 from lab.data.corpora.split import SingleDocument, Split
-from lab.data.documents import Piece, Tally, id_dtype, pieces
+from lab.data.documents import SplitDocument, Tally, id_dtype, split_documents
 from lab.data.errors import DataError
 from lab.data.options import Data
 from lab.data.shard_writer import ShardWriter
@@ -201,14 +201,14 @@ def _build(
 ) -> dict[str, Any]:
     """Write the shards and the encoder's files into an empty folder, and return their description."""
 
-    def read(encoder: Encoder | None, what: str) -> Iterator[Piece | Tally]:
+    def read(encoder: Encoder | None, what: str) -> Iterator[SplitDocument | Tally]:
         split = Split(fraction)
-        return pieces(data.corpus.name, snapshot, split, encoder, lambda done: report(what, done))
+        return split_documents(data.corpus.name, snapshot, split, encoder, lambda done: report(what, done))
 
     def training_texts() -> Iterator[str]:
-        # Without an encoder every content is text.
-        learnt_from = (piece for piece in read(None, "learning the tokenizer") if isinstance(piece, Piece))
-        return (str(piece.content) for piece in learnt_from if not piece.is_held_out)
+        for document in read(None, "learning the tokenizer"):
+            if isinstance(document, SplitDocument) and not document.is_held_out:
+                yield str(document.content)  # without an encoder every content is text
 
     encoder = data.tokenizer.fit(training_texts)
     encoder.save(folder)
@@ -218,11 +218,11 @@ def _build(
         writers = {
             split: stack.enter_context(ShardWriter(folder / f"{split}.bin", encoder, dtype)) for split in _SPLITS
         }
-        for piece in read(encoder, "tokenizing"):
-            if isinstance(piece, Tally):
-                tally = piece
+        for document in read(encoder, "tokenizing"):
+            if isinstance(document, Tally):
+                tally = document
             else:
-                writers["validation" if piece.is_held_out else "train"].add(piece)
+                writers["validation" if document.is_held_out else "train"].add(document)
     return {
         "version": SHARDS_VERSION,
         "tokenizer": data.tokenizer.key(),

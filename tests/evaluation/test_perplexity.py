@@ -164,3 +164,27 @@ def test_text_that_has_changed_since_training_is_no_longer_the_runs_own(lab: Lab
     write_text(text, "{n} minus {n} ")
     refused(lab(*ask), "its text has changed since it was trained")
     assert lab(*ask, *files(trained.text)).code == 0
+
+
+def test_one_text_file_is_measured_as_a_whole(trained: Trained, lab: Lab, tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(" ".join(f"{n} apples and {n * n} pears!" for n in range(60)))
+    done = lab(
+        "eval", trained.bpe.path, "perplexity", "tokens=100k", "context=16", *files(book), "--root", trained.root,
+        "--as", "book",
+    )  # fmt: skip
+    assert done.code == 0, done
+    metrics = json.loads((trained.bpe.path / "evaluations" / "book.json").read_text())["metrics"]
+    encoder = load_model(trained.bpe, "cpu").encoder
+    tokens = [*map(int, encoder.encode_batch([book.read_text()])[0]), encoder.separator]
+    windows = list(range((len(tokens) - 1) // 16))
+    assert metrics["tokens"] == 16 * len(windows)
+    loss = naive_loss(trained.bpe, tokens, 16, windows)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["bits_per_byte"] == pytest.approx(loss / math.log(2) * len(tokens) / book.stat().st_size, rel=1e-5)
+    options = ("tokens=100k", "context=16", f"corpora={{book: {{name: files, paths: [{book}]}}}}")
+    transfer = evaluate(trained.bpe, parse_request("transfer", options), save_as="books").record.metrics
+    assert transfer["book/loss"] == metrics["loss"]
+    options = ("tokens=100k", "context=16", f"corpora={{book: {{name: files, validation_paths: [{book}]}}}}")
+    named = evaluate(trained.bpe, parse_request("transfer", options), save_as="named").record.metrics
+    assert named == transfer
