@@ -31,7 +31,7 @@ def test_what_would_end_a_run_is_said_with_exit_code_2(tmp_path: Path) -> None:
     write_case("nullrow", tmp_path)
     done = lab("data", "nullrow/*.jsonl", cwd=tmp_path)
     assert done.returncode == 2
-    assert "a.jsonl:51: 'text' is null, expected text; corpus.on_bad_row=skip leaves them out" in done.stdout
+    assert "a.jsonl:51: 'text' is null, expected text; corpus.on_bad_row=skip leaves them out" in done.stderr
     done = lab("data", "nullrow/*.jsonl", "data.corpus.on_bad_row=skip", cwd=tmp_path)
     assert done.returncode == 0
     assert "1 rows without text: 'text' is null" in done.stdout

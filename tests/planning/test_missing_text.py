@@ -89,13 +89,13 @@ def test_one_run_that_is_trained_here() -> None:
         plan_train("gemma2_tiny", ["data/corpus=files", "data.corpus.paths=[text/x.txt]"])
 
 
-def test_no_text_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_text_is_read_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep("mine")
-    experiment()
+    experiment(french="text/sotry.txt")
 
     def read(*arguments: object) -> None:
         raise AssertionError("the text was read")
 
     monkeypatch.setattr(files, "read", read)
     monkeypatch.setattr(files, "content_digest", read)
-    assert len(plan_sweep("mine").runs) == 2
+    refused_with("evaluate.french.corpora.french.paths", "experiments/mine.yaml", 6, "story.txt")

@@ -106,12 +106,10 @@ def _print(inspection: Inspection, data: Data, everything: bool) -> None:
         for line in text.split("\n"):
             shown = _printable(line)
             click.echo(f"  | {shown[:_WIDTH]}{'…' if len(shown) > _WIDTH else ''}")
-    if inspection.problems:
-        click.echo()
     for problem in inspection.problems[:_SHOWN_FILES]:
-        click.echo(f"would be refused: {_printable(problem)}")
+        click.echo(f"lab: {_printable(problem)}", err=True)
     if (more := len(inspection.problems) - _SHOWN_FILES) > 0:
-        click.echo(f"would be refused: {more:,} more")
+        click.echo(f"lab: and {more:,} more problems", err=True)
 
 
 def _print_files(files: list[InspectedFile]) -> None:
