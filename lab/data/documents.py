@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -51,6 +51,13 @@ class Tally:
     empty: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     overlap: int = 0
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Tally:
+        """A tally from its description; zeros for what isn't in it."""
+        counts = cls(description.get("empty", 0), Counter(), description.get("overlap", 0))
+        counts.skipped.update(description.get("skipped", {}))
+        return counts
 
     def description(self) -> dict[str, Any]:
         """As JSON."""

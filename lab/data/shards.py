@@ -66,9 +66,15 @@ class TokenShards:
         # As plain arrays, because indexing a memmap takes longer than copying a batch.
         self.train: Tokens = _mapped(folder / "train.bin", meta["dtype"])
         self.validation: Tokens = _mapped(folder / "validation.bin", meta["dtype"])
-        self.tally = Tally(**meta.get("not_read", {}))
+        self.tally = Tally.of(meta.get("not_read", {}))
         self._folder = folder
         self._tokenizer = tokenizer
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What was not read, where there is any: `skipped_rows`; and `repeated_documents` of both sides."""
+        counts = {"skipped_rows": self.tally.skipped.total(), "repeated_documents": self.tally.overlap}
+        return {name: count for name, count in counts.items() if count}
 
     @cached_property
     def encoder(self) -> Encoder:

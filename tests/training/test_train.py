@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,25 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
             assert others["xformers"].startswith("refuses: device = cpu")
             assert others["flex"].startswith("refuses: training on cpu")
     assert outcome.summary.costs["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_rows_that_were_skipped_and_documents_that_recur_are_in_the_summary(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    held_out = [{"text": f"{n} goats and {n * n} more sleep in the barn. " * 8} for n in range(20)]
+    rows = [*({"text": f"{n} sheep jump over {n + 1} fences. " * 8} for n in range(40)), {"text": None}, held_out[0]]
+    for name, content in (("train", rows), ("val", held_out)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in content))
+    corpus = Files(
+        paths=(str(tmp_path / "train.jsonl"),), validation_paths=(str(tmp_path / "val.jsonl"),), on_bad_row="skip"
+    )
+    short = replace(experiment, data=Data(corpus=corpus), train=replace(experiment.train, tokens=128))
+    summary = loop.train(short, tmp_path / "run").summary
+    assert summary.data["train_tokens"] == sum(len(row["text"]) + 1 for row in rows if row["text"])
+    assert {name: summary.data[name] for name in ("skipped_rows", "repeated_documents")} == {
+        "skipped_rows": 1,
+        "repeated_documents": 1,
+    }
 
 
 def test_the_seed_of_the_data_is_the_runs_unless_it_has_its_own(experiment: Experiment, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class TinyText:
     digest: str = "a digest"
     validation_bytes: int = 1000
     unigram_loss: float = 3.4
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def procedure(steps: int = 12, **train: Any) -> Procedure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -31,6 +31,8 @@ class Text(Protocol):
     def unigram_loss(self) -> float: ...
     @property
     def separator(self) -> int: ...
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
 
 
 def training_batches(data: Text | SyntheticData, train: Train, seed: int) -> Batches | SyntheticBatches:

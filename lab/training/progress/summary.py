@@ -86,7 +86,7 @@ def _provenance(
 def _size(text: Text | SyntheticData) -> dict[str, int]:
     if isinstance(text, SyntheticData):
         return {"scored_per_sequence": text.n_targets}
-    return {"train_tokens": len(text.train), "validation_tokens": len(text.validation)}
+    return {"train_tokens": len(text.train), "validation_tokens": len(text.validation), **text.left_out}
 
 
 def _metrics(callback: StepCallback, text: Text | SyntheticData, status: str) -> dict[str, float]:
