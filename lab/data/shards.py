@@ -113,7 +113,7 @@ def prepare(data: Data, cache: Path | None = None, progress: Progress | None = N
     Raises:
         DataError: the corpus, the tokenizer or the cache can't be used, or there is no text to train on.
     """
-    shards = _prepare(data, _fraction(data), cache, progress)
+    shards = _prepare(data, data.held_out_fraction, cache, progress)
     if not shards.train_documents:
         raise DataError(f"corpus '{data.corpus.name}' holds no text for training")
     return shards
@@ -125,13 +125,9 @@ def prepare_evaluation(data: Data, cache: Path | None = None, progress: Progress
     A corpus of one document, which can't be split, is evaluated on as a whole.
     """
     try:
-        return _prepare(data, _fraction(data), cache, progress)
+        return _prepare(data, data.held_out_fraction, cache, progress)
     except SingleDocument:
         return _prepare(data, None, cache, progress)
-
-
-def _fraction(data: Data) -> float | None:
-    return None if data.corpus.has_own_validation else data.validation_fraction
 
 
 def _prepare(data: Data, fraction: float | None, cache: Path | None, progress: Progress | None) -> TokenShards:

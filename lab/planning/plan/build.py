@@ -35,12 +35,11 @@ from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
 
-def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = None, needs_text: bool = True) -> Plan:
+def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
     """Plan `sweeps/<name>.yaml`, with overrides on top of every arm.
 
     Args:
         root: the folder of existing runs that the sweep may need; None refuses references to existing runs.
-        needs_text: refuse a corpus that isn't there. A plan that is only compared with a run doesn't need it.
     Raises:
         RequestError: a cell is wrong, two arms are the same, or a name isn't safe as a folder. Nothing is created.
     """
@@ -49,7 +48,7 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
         file = read_sweep(name)
         arms = expand(file, overrides)
         matched = match_arms(arms)
-        for arm in arms.arms if needs_text else ():
+        for arm in arms.arms:
             arms.check_text_exists(arm, matched.compositions[arm.name])
         graph = order_runs(matched)
         return costed_plan(graph, root)
@@ -118,9 +117,7 @@ def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
     )
 
 
-def plan_train(
-    experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None, needs_text: bool = True
-) -> Plan:
+def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
     """A plan of one run: an experiment with overrides, as `lab train` runs it.
 
     Args:
@@ -129,8 +126,7 @@ def plan_train(
         RequestError: the experiment can't be composed, or refers to a run that can't be used.
     """
     composition = compose(experiment, overrides)
-    if needs_text:
-        check_text_exists(composition)
+    check_text_exists(composition)
     settings = {}
     for override in overrides:
         key, _, value = override.partition("=")

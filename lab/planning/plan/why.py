@@ -125,7 +125,7 @@ def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
     record = run.record
     sweep, experiment, arm = record.sweep or "", record.experiment or "", record.arm or ""
     if sweep in available("sweeps"):
-        arms = plan_sweep(sweep, root=root, needs_text=False).arms
+        arms = plan_sweep(sweep, root=root).arms
         if arm not in arms:
             problem, names = f"sweep '{sweep}' no longer has an arm '{arm}'", tuple(arms)[:20]
             raise RequestError(problem, kind="not_found", part=run.name, given=arm, expected=names)
@@ -138,7 +138,7 @@ def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
     if experiment not in available("experiments"):
         problem = f"neither its sweep '{sweep}' nor its experiment '{experiment}' exists any more"
         raise RequestError(problem, kind="not_found", part=run.name)
-    return plan_train(experiment, record.overrides, root=root, needs_text=False).runs[0]
+    return plan_train(experiment, record.overrides, root=root).runs[0]
 
 
 def _of_folder(run: RunFolder) -> ComparedRun:
