@@ -110,7 +110,7 @@ def test_rows_that_were_skipped_and_documents_that_recur_are_in_the_summary(
     corpus = Files(
         paths=(str(tmp_path / "train.jsonl"),), validation_paths=(str(tmp_path / "val.jsonl"),), on_bad_row="skip"
     )
-    short = replace(experiment, data=Data(corpus=corpus), train=replace(experiment.train, tokens=128))
+    short = replace(experiment, data=Data(corpus=corpus), train=replace(experiment.train, tokens=384))
     summary = loop.train(short, tmp_path / "run").summary
     assert summary.data["train_tokens"] == sum(len(row["text"]) + 1 for row in rows if row["text"])
     assert {name: summary.data[name] for name in ("skipped_rows", "repeated_documents")} == {
