@@ -84,14 +84,15 @@ class ValidationBatches(Sequence[Batch]):
         return _cut(self._tokens, self._context, self._batches[index])
 
 
-def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: int) -> ValidationBatches:
+def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: int | None) -> ValidationBatches:
     """Windows spread evenly over the tokens, the same at every call: enough for `n_tokens` targets, or all of them.
 
     Args:
         tokens: 1-D, of any integer type; may be memory-mapped.
         context: inputs per window.
         batch_size: windows per batch.
-        n_tokens: number of targets, rounded up to whole windows. `.n_tokens` of the result is the actual number.
+        n_tokens: number of targets, rounded up to whole windows; None for all. `.n_tokens` of the result is the actual
+            number.
 
     Returns:
         A sequence of (inputs, targets), int64 [batch, context].
@@ -101,9 +102,9 @@ def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: 
     """
     available = count_windows(tokens, context, "validation")
     for name, value in (("batch_size", batch_size), ("n_tokens", n_tokens)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    count = min(available, -(-n_tokens // context))
+    count = available if n_tokens is None else min(available, -(-n_tokens // context))
     return ValidationBatches(tokens, context, batch_size, np.arange(count, dtype=np.int64) * available // count)
 
 

@@ -7,11 +7,12 @@ Several processes may ask at once: a shard folder is built under a temporary nam
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from lab.data.cache import default_cache, locked, write_atomically
 from lab.data.corpora.base import CorpusSnapshot
 from lab.data.corpora.split import SingleDocument, Split
-from lab.data.documents import SplitDocument, Tally, id_dtype, split_documents
+from lab.data.documents import Ids, SplitDocument, Tally, id_dtype, split_documents
 from lab.data.errors import DataError
 from lab.data.options import Data
 from lab.data.shard_writer import ShardWriter
@@ -45,6 +46,8 @@ class TokenShards:
 
     Attributes:
         digest: hex; equal if and only if content, tokenizer and split are.
+        part_digests: digests of the `corpus` with its split, of the `tokenizer`, and of the `validation` text, which
+            shards of an older version lack.
         vocab_size: every token is below it.
         separator: the id that follows every document.
         train, validation: memory-mapped 1-D uint16, or uint32 where the vocabulary needs it.
@@ -54,8 +57,12 @@ class TokenShards:
         tally: what was not read; zeros for shards that an older version built.
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, part_digests: Mapping[str, str] | None = None
+    ) -> None:
+        validation = {"validation": meta["validation_digest"]} if "validation_digest" in meta else {}
         self.digest: str = meta["digest"]
+        self.part_digests: dict[str, str] = {**(part_digests or {}), **validation}
         self.vocab_size: int = meta["vocab_size"]
         self.separator: int = meta["separator"]
         self.unigram_loss: float = meta["unigram_loss"]
@@ -147,7 +154,11 @@ def _prepare(data: Data, fraction: float | None, cache: Path | None, progress: P
                 meta = _complete_meta(folder) or _make(folder, data, fraction, snapshot, cache, report, is_locked)
         except OSError as error:
             raise DataError(f"{cache}: the cache can't be written ({error}); LAB_CACHE names another folder") from error
-    return TokenShards(folder, meta, data.tokenizer)
+    part_digests = {
+        "corpus": digest_of([data.corpus.version, snapshot.digest, fraction]),
+        "tokenizer": digest_of([data.tokenizer.version, data.tokenizer.key()]),
+    }
+    return TokenShards(folder, meta, data.tokenizer, part_digests)
 
 
 def _mapped(path: Path, dtype: str) -> Tokens:
@@ -215,7 +226,7 @@ def _build(
     encoder = data.tokenizer.fit(training_texts)
     encoder.save(folder)
     dtype = np.dtype(id_dtype(encoder.vocab_size))
-    tally = Tally()
+    tally, validation = Tally(), hashlib.sha256()
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(ShardWriter(folder / f"{split}.bin", encoder, dtype)) for split in _SPLITS
@@ -225,6 +236,8 @@ def _build(
                 tally = document
             else:
                 writers["validation" if document.is_held_out else "train"].add(document)
+                if document.is_held_out:
+                    validation.update(_digest_part(document.content))
     return {
         "version": SHARDS_VERSION,
         "tokenizer": data.tokenizer.key(),
@@ -234,6 +247,13 @@ def _build(
         "dtype": dtype.str,
         "unigram_loss": unigram_loss(writers["train"].counts, writers["validation"].counts),
         "not_read": tally.description(),
+        "validation_digest": validation.hexdigest(),
         **{name: writer.description() for name, writer in writers.items()},
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
+
+
+def _digest_part(content: str | Ids) -> bytes:
+    """What a document adds to the digest of the validation text, which is the same with every tokenizer."""
+    encoded = content.encode() if isinstance(content, str) else content.astype("<u4").tobytes()
+    return f"{'text' if isinstance(content, str) else 'ids'} {len(encoded)}\n".encode() + encoded

@@ -108,6 +108,10 @@ class Experiment:
             task.check(self.train.context, self.data.tokenizer.vocab_size())
         except OptionError as error:
             raise OptionError(f"data.corpus.{error.option}", error.message) from None
+        if self.validation.tokens is None:
+            raise OptionError(
+                "validation.tokens", f"corpus '{task.name}' has no end: its items are generated; set a number"
+            )
         if self.train.mask_documents:
             raise OptionError("train.mask_documents", f"corpus '{task.name}' has no documents to stay inside of")
         if not isinstance(self.recipe, NextTokenPrediction):

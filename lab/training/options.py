@@ -98,11 +98,12 @@ class Validation:
     Attributes:
         every: training tokens between two validations, rounded to whole steps; None to validate at the end only. There
             is always a validation at the end.
-        tokens: number of validation tokens; the same windows at every step of every run.
+        tokens: number of validation tokens; the same windows at every step of every run. None for the whole validation
+            text, which makes bits per byte comparable across tokenizers.
     """
 
     every: int | None = None
-    tokens: int = 65_536
+    tokens: int | None = 65_536
 
     def __post_init__(self) -> None:
         _at_least_one("every", self.every)

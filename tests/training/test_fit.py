@@ -155,7 +155,8 @@ def test_the_summary_says_what_the_final_model_is_worth(tmp_path: Path) -> None:
     assert costs["seconds"] == pytest.approx(tiny.points(tmp_path)[-1]["time"], abs=1e-3)
     assert costs["tokens_per_second"] > 0
     assert costs["peak_memory_bytes"] > 10_000_000
-    assert summary["data"] == {"digest": "a digest", "train_tokens": 1100, "validation_tokens": 400}
+    sizes = {"train_tokens": 1100, "validation_tokens": 400, "validation_bytes": 1000}
+    assert summary["data"] == {"digest": "a digest", **sizes, "parts": {"corpus": "its corpus"}}
     assert summary["provenance"] == {
         "device": "cpu",
         "threads": 1,

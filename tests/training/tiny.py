@@ -72,6 +72,7 @@ class TinyText:
     train: np.ndarray[Any, Any] = field(default_factory=lambda: _text(1100, seed=0))
     validation: np.ndarray[Any, Any] = field(default_factory=lambda: _text(400, seed=1))
     digest: str = "a digest"
+    part_digests: Mapping[str, str] = field(default_factory=lambda: {"corpus": "its corpus"})
     validation_bytes: int = 1000
     unigram_loss: float = 3.4
     left_out: Mapping[str, int] = field(default_factory=dict)

@@ -103,5 +103,5 @@ def _load_run(folder: RunFolder) -> CollectedRun:
         state = folder.state
         status, reason = state.status, state.reason
     metrics, costs = (dict(summary.metrics), dict(summary.costs)) if summary is not None else ({}, {})
-    run = RunResult(record.arm, record.seed, record.identity, status, folder, reason, metrics, costs)
+    run = RunResult(record.arm, record.seed, record.identity, status, folder, reason, metrics, costs, record, summary)
     return CollectedRun(run, record)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.planning.solve.selection import Selection
-from lab.records import RunFolder
+from lab.records import RunFolder, RunRecord, Summary
 
 MISSING = "missing"
 
@@ -31,6 +31,8 @@ class RunResult:
         reason: why it has this status, in one line; None if no reason is recorded.
         metrics: name → final value, from the summary; empty unless finished or diverged. Values may be NaN.
         costs: name → value, as the run measured it (`tokens_per_second`, `seconds`, …).
+        record: its run.json; None without a folder.
+        summary: its summary; None until the run has ended.
     """
 
     arm: str
@@ -41,6 +43,8 @@ class RunResult:
     reason: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    record: RunRecord | None = field(default=None, repr=False)
+    summary: Summary | None = field(default=None, repr=False)
 
     @property
     def finished(self) -> bool:

@@ -31,7 +31,7 @@ _FIRST = (
 _LAST = (
     *("p", "p_holm", "sign_flip_p", "bootstrap_low", "bootstrap_high"),
     *("equivalence_margin", "equivalence_p", "equivalence_p_holm", "equivalence_low", "equivalence_high"),
-    *("seeds_needed", "diverged", "remarks"),
+    *("seeds_needed", "diverged", "remarks", "not_comparable"),
 )
 
 
@@ -71,7 +71,7 @@ def as_csv(comparison: Comparison) -> str:
     lines.writerow(
         [*_FIRST, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
         + [f"tuned:{axis}" for axis in tuned]
-        + ["mfu", *_LAST]
+        + ["mfu", *_LAST, "mixed", "unigram_loss"]
     )
     for row in comparison.rows:
         arm = row.arm
@@ -90,7 +90,8 @@ def as_csv(comparison: Comparison) -> str:
                 "level": comparison.level,
             }
             first, last = [data[name] for name in _FIRST], [data[name] for name in _LAST]
-            lines.writerow([*first, *costs, *swept, *budget, *picked, row.mfu, *last])
+            arm_columns = "; ".join(mixture.text for mixture in row.mixtures), row.unigram_loss
+            lines.writerow([*first, *costs, *swept, *budget, *picked, row.mfu, *last, *arm_columns])
     return text.getvalue()
 
 
@@ -107,6 +108,8 @@ def _row_data(row: ComparisonRow, audit: Audit) -> JsonData:
         "tuned": row.arm.selection.as_dict() if row.arm.selection else None,
         "tokens_per_second": row.tokens_per_second,
         "mfu": row.mfu,
+        "unigram_loss": row.unigram_loss,
+        "mixed": [{"subject": mixture.subject, "seeds": dict(mixture.seeds)} for mixture in row.mixtures],
         "seeds": [
             {
                 "seed": seed,
@@ -147,6 +150,7 @@ def _cell_data(cell: ComparisonCell) -> JsonData:
         else None,
         "seeds_needed": cell.seeds_needed,
         "diverged": cell.diverged,
+        "not_comparable": [vars(reason) for reason in cell.unlike],
     }
 
 
@@ -158,6 +162,7 @@ def _cell_columns(cell: ComparisonCell) -> JsonData:
     return {
         **_cell_data(cell),
         "remarks": "; ".join(cell.remarks),
+        "not_comparable": "; ".join(reason.text for reason in cell.unlike),
         "bootstrap_low": low,
         "bootstrap_high": high,
         "equivalence_margin": equivalence.margin if equivalence else None,

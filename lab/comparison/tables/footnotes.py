@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from lab.comparison.compare import LOSS, Comparison
 from lab.comparison.metrics import better, title
 from lab.comparison.statistics.paired import Interval, seed_list
+from lab.comparison.tables.comparability_notes import mixed_arms, no_verdicts, unigram_lines
 from lab.units import measure, percent, plural
 
 MOST_LINES = 12
@@ -28,7 +29,7 @@ def footnotes(comparison: Comparison) -> Iterator[str]:
         yield f"The baseline {sweep.baseline} has no runs: there is nothing to compare with."
     for lines, omitted in _LISTS:
         yield from _at_most(list(lines(comparison)), omitted)
-    yield from _unigram(comparison)
+    yield from unigram_lines(comparison, LOSS, MOST_LINES)
     yield from _audit(comparison)
     if sweep.left_out:
         with_tuning = ", replaced by a newer run of the same seed, or with values that their arm didn't pick"
@@ -178,6 +179,8 @@ def _gaps(comparison: Comparison) -> Iterator[str]:
 
 
 _LISTS: tuple[tuple[Callable[[Comparison], Iterator[str]], str], ...] = (
+    (no_verdicts, "more lines about verdicts that can't be given"),
+    (mixed_arms, "more arms mix runs"),
     (_diverged, "more arms diverged in some seed"),
     (_second_opinions, "more verdicts need a second look"),
     (_noise, "more metrics have noise"),
@@ -187,24 +190,6 @@ _LISTS: tuple[tuple[Callable[[Comparison], Iterator[str]], str], ...] = (
     (_gaps, "more lines about finished runs that a mean doesn't include"),
 )
 """Kinds of lines that may be many, each with the text that follows the number of omitted lines."""
-
-
-def _unigram(comparison: Comparison) -> Iterator[str]:
-    """How far the arms are below the unigram loss: an arm that isn't below it has learnt next to nothing."""
-    if comparison.unigram_loss is None:
-        return
-    low, high = comparison.unigram_loss
-    unigram_loss = measure(low) if high - low < 5e-5 else f"{measure(low)} to {measure(high)}"
-    line = f"Unigram loss (a model that only counts tokens): {unigram_loss} nats per token"
-    means = {row.arm.name: row.cells[LOSS].sample.mean for row in comparison.rows if LOSS in row.cells}
-    gaps = {name: low - mean for name, mean in means.items() if mean is not None}
-    if gaps and min(gaps.values()) > 0:
-        least, most = measure(min(gaps.values())), measure(max(gaps.values()))
-        line += f"; the arms are {least if least == most else f'{least} to {most}'} below it"
-    elif gaps:
-        above = [f"{name} by {measure(-gap)}" for name, gap in gaps.items() if gap <= 0]
-        line += f"; NOT below it: {', '.join(_at_most_arms(above))}"
-    yield line + "."
 
 
 def _audit(comparison: Comparison) -> Iterator[str]:

@@ -49,7 +49,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 def printed_rows(comparison: Comparison) -> tuple[ComparisonRow, ...]:
     """The rows to print, in the sweep's order: all, or the baseline and the best arms by the first metric."""
-    rows, metric = comparison.rows, comparison.sweep.metrics[0]
+    rows, metric = comparison.rows, comparison.metric
     if len(rows) <= MOST_ROWS:
         return rows
     best = {row.arm.name for row in sorted(rows, key=lambda row: rank(row, metric))[:MOST_ROWS]}
@@ -69,7 +69,7 @@ def omitted_rows(comparison: Comparison, printed: Sequence[ComparisonRow]) -> li
     others = [row.arm for row in comparison.rows if row.arm.name not in names]
     if not others:
         return []
-    metric = comparison.sweep.metrics[0]
+    metric = comparison.metric
     rule = f"the best by {title(metric)}" if better(metric) else f"those with the lowest {title(metric)}"
     incomplete = sum(arm.finished < len(arm.runs) for arm in others)
     remark = f" {incomplete:,} of them lack a result for some seed." if incomplete else ""
@@ -112,8 +112,10 @@ def cells(comparison: Comparison, row: ComparisonRow, metrics: Sequence[str], *,
 
 
 def _name(row: ComparisonRow, comparison: Comparison) -> Text:
-    """The arm's name, marked if the arm isn't matched as the sweep declares."""
+    """The arm's name, marked if the arm isn't matched as the sweep declares, or mixes runs of different kinds."""
     text = Text(row.arm.name)
+    if row.mixtures:
+        text.append(f" (mixed {', '.join(mixture.subject for mixture in row.mixtures)})", style="yellow")
     if comparison.audit.is_matched and comparison.audit.mismatches(row.arm.name):
         text.append(" (off match)", style="yellow")
     return text
@@ -149,8 +151,8 @@ def _difference(cell: ComparisonCell, row: ComparisonRow) -> Text:
         text = Text(" ".join(filter(None, (numbers, _verdict(cell)))), style=_STYLES.get(cell.verdict or "", ""))
     if cell.diverged:
         text.append(f"{' ' if text else ''}(diverged in {cell.diverged})", style="yellow")
-    if difference is not None and difference.remarks:
-        text.append(f"{' ' if text else ''}({'; '.join(difference.remarks)})", style="yellow")
+    if cell.pair_remarks:
+        text.append(f"{' ' if text else ''}({'; '.join(cell.pair_remarks)})", style="yellow")
     return text
 
 

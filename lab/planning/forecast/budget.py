@@ -210,7 +210,14 @@ class _Cost:
 def _cost(run: PlannedRun, tokens_per_second: float | None) -> Callable[[int], float]:
     train, validation = run.experiment.train, run.experiment.validation
     whole = train.steps * train.tokens_per_step
-    extra = passes(run.experiment) - whole
+    work = passes(run.experiment)
+    if work is None and tokens_per_second is not None:
+        problem = (
+            "the time that validation takes isn't known while validation.tokens is null, which scores all of the text"
+        )
+        fix = "give the budget in FLOPs, or validation.tokens as a number"
+        raise RequestError(problem, kind="unsupported", part=f"arm '{run.arm}'", key="--budget", fix=fix)
+    extra = 0.0 if work is None else work - whole
     per_token = run.total_flops / whole
     interval = validation.interval(train.tokens_per_step)
 

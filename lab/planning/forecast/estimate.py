@@ -162,13 +162,19 @@ def estimates(runs: Iterable[PlannedRun], speeds: Speeds) -> dict[str, Estimate]
 def estimate(run: PlannedRun, speeds: Speeds) -> Estimate:
     """The estimate for one run."""
     speed = speeds.of(run.workload)
-    seconds = passes(run.experiment) / speed.tokens_per_second if speed.tokens_per_second else None
+    work = passes(run.experiment)
+    seconds = work / speed.tokens_per_second if speed.tokens_per_second and work is not None else None
     return Estimate(**vars(speed), seconds=seconds)
 
 
-def passes(experiment: Experiment) -> float:
-    """The work of a whole run in units of training tokens; a validation token counts as a third."""
+def passes(experiment: Experiment) -> float | None:
+    """The work of a whole run in units of training tokens; a validation token counts as a third.
+
+    None if validation scores the whole text, whose size isn't known before it is prepared.
+    """
     train, validation = experiment.train, experiment.validation
+    if validation.tokens is None:
+        return None
     interval = validation.interval(train.tokens_per_step)
     times = 1 if interval is None else -(-train.steps // interval)
     return train.steps * train.tokens_per_step + times * validation.tokens / 3

@@ -49,6 +49,20 @@ class Summary:
         return _RESULTS.get(self.status or "")
 
     @property
+    def validation_tokens(self) -> int | None:
+        """Tokens of its whole validation text; None for a synthetic task, and where it isn't recorded."""
+        tokens = self.data.get("validation_tokens")
+        return tokens if type(tokens) is int else None
+
+    @property
+    def text_parts(self) -> Mapping[str, str]:
+        """Digests of the `corpus`, the `tokenizer` and the `validation` text, as far as they are recorded."""
+        parts = self.data.get("parts")
+        if not isinstance(parts, Mapping):
+            return {}
+        return {str(name): digest for name, digest in parts.items() if isinstance(digest, str)}
+
+    @property
     def steps(self) -> int | None:
         """Optimizer steps that its weights were trained for."""
         steps = self.costs.get("steps")

@@ -26,6 +26,8 @@ class Text(Protocol):
     @property
     def digest(self) -> str: ...
     @property
+    def part_digests(self) -> Mapping[str, str]: ...
+    @property
     def validation_bytes(self) -> int: ...
     @property
     def unigram_loss(self) -> float: ...
@@ -46,7 +48,7 @@ def validator(
     data: Text | SyntheticData,
     model: LanguageModel,
     train: Train,
-    tokens: int,
+    tokens: int | None,
     separator: int | None,
     group: Group,
     device: torch.device,
@@ -54,11 +56,13 @@ def validator(
     """A function that measures the model: `val/loss`, and for a task `val/accuracy`.
 
     Args:
-        tokens: number of validation tokens.
+        tokens: number of validation tokens; None for all of a text.
         separator: the id that ends a document, to mask documents; None not to.
     """
     micro_batch = group.world.sequences_per_forward(train)
     if isinstance(data, SyntheticData):
+        if tokens is None:
+            raise ValueError("validation.tokens: a task generates its items, so that it has no whole to score")
         items = data.validation_batches(train.context, micro_batch, tokens)
         return lambda: dict(zip(("val/loss", "val/accuracy"), task_metrics(model, items, device, group), strict=True))
     windows = validation_batches(data.validation, train.context, micro_batch, tokens)

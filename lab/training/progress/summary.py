@@ -57,7 +57,7 @@ def summarize(
         metrics=_metrics(callback, text, status),
         costs={name: cost for name, cost in costs.items() if cost is not None},
         data_digest=text.digest,
-        data=_size(text),
+        data=_facts(text),
         provenance=Provenance.of(_provenance(callback, text, device, world)),
     )
 
@@ -83,10 +83,17 @@ def _provenance(
     return facts
 
 
-def _size(text: Text | SyntheticData) -> dict[str, int]:
+def _facts(text: Text | SyntheticData) -> dict[str, object]:
+    """The size of a text, and the digests of its parts, by which a comparison knows runs with the same text."""
     if isinstance(text, SyntheticData):
         return {"scored_per_sequence": text.n_targets}
-    return {"train_tokens": len(text.train), "validation_tokens": len(text.validation), **text.left_out}
+    return {
+        "train_tokens": len(text.train),
+        "validation_tokens": len(text.validation),
+        "validation_bytes": text.validation_bytes,
+        "parts": dict(text.part_digests),
+        **text.left_out,
+    }
 
 
 def _metrics(callback: StepCallback, text: Text | SyntheticData, status: str) -> dict[str, float]:

@@ -1,0 +1,89 @@
+"""How the metrics of finished runs were measured: what their configurations, summaries and evaluations tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+import yaml
+
+from lab.comparison.read.results import RunResult
+from lab.planning.comparability.scoring import Digest, Evaluated, Scoring, scoring_of
+from lab.records import BrokenRecord, EvaluationRecord, read_evaluation
+from lab.training.experiment import TRAINING_METRICS
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PARTS: tuple[Digest, ...] = ("tokenizer", "validation", "corpus")
+_SEED = re.compile(r"^seed: .*\n", re.MULTILINE)
+
+
+class Scorings:
+    """The scorings of a sweep's runs. Configurations that differ in the seed alone are parsed once.
+
+    Args:
+        metrics: the metrics to compare. Of the evaluations, only theirs are read.
+    """
+
+    def __init__(self, metrics: Iterable[str]) -> None:
+        groups = dict.fromkeys(metric.partition("/")[0] for metric in metrics if "/" in metric)
+        self._evaluations = [name for name in groups if name not in TRAINING_METRICS]
+        self._parsed: dict[str, Scoring] = {}
+
+    def of(self, run: RunResult) -> Scoring:
+        """How a run was measured. What can't be read counts as not known."""
+        if run.folder is None:
+            return Scoring()
+        scoring, record, summary = self._configured(run), run.record, run.summary
+        digests: dict[Digest, str] = {}
+        if record is not None:
+            scoring = replace(scoring, components=record.components, device=record.provenance.device)
+            digests |= {} if record.provenance.data is None else {"tokens": record.provenance.data}
+        if summary is not None:
+            digests |= {} if summary.data_digest is None else {"tokens": summary.data_digest}
+            parts = summary.text_parts
+            digests |= {part: parts[part] for part in _PARTS if part in parts}
+        evaluations = {name: found for name in self._evaluations if (found := _evaluated(run, name)) is not None}
+        return replace(
+            scoring,
+            digests=digests,
+            held_out=None if summary is None else summary.validation_tokens,
+            evaluations={**scoring.evaluations, **evaluations},
+        )
+
+    def _configured(self, run: RunResult) -> Scoring:
+        assert run.folder is not None
+        try:
+            text = _SEED.sub("", run.folder.config_path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return Scoring()
+        if text not in self._parsed:
+            config = None
+            with suppress(yaml.YAMLError):
+                config = yaml.load(text, Loader=_LOADER)
+            self._parsed[text] = scoring_of(config) if isinstance(config, dict) else Scoring()
+        return self._parsed[text]
+
+
+def _evaluated(run: RunResult, name: str) -> Evaluated | None:
+    """How an evaluation was made; None if it isn't there or can't be read."""
+    assert run.folder is not None
+    with suppress(BrokenRecord, OSError, ValueError):
+        evaluation = read_evaluation(run.folder.path, name)
+        return Evaluated(
+            evaluator=evaluation.evaluator,
+            options=evaluation.options,
+            version=evaluation.evaluator_version,
+            device=evaluation.device,
+            texts=_texts(evaluation),
+            scored=evaluation.metrics.get("tokens"),
+        )
+    return None
+
+
+def _texts(evaluation: EvaluationRecord) -> dict[str, str]:
+    digests = evaluation.details.get("digests")
+    if not isinstance(digests, dict):
+        return {}
+    return {str(name): str(digest) for name, digest in digests.items() if name != "own"}
