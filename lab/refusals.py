@@ -271,6 +271,18 @@ class Finding:
         inner = replace(refusal, fix=None)
         return cls(area, inner.text, "problem", refusal.where, refusal.fix)
 
+    def as_dict(self) -> dict[str, JSON]:
+        """For `--json`."""
+        return {
+            "area": self.area,
+            "severity": self.severity,
+            "message": self.message,
+            "file": self.where.file,
+            "key": self.where.key,
+            "fix": self.fix,
+            "facts": self.facts,
+        }
+
 
 def joined_key(outer: str | None, inner: str | None) -> str | None:
     """A dotted path below another: `model` and `span.window`, `points` and `[2]`."""

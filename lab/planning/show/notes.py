@@ -19,6 +19,8 @@ _MOST_NAMED = 12
 def notes(preview: PlanPreview) -> Iterator[str]:
     """The notes, one line each, in the order in which they are printed."""
     plan = preview.plan
+    for finding in preview.findings:
+        yield f"{finding.message}{f'; {finding.fix}' if finding.fix else ''}"
     yield from _matched(plan) if plan.matching.by != "none" else _unmatched(plan)
     tokens = {run.tokens for run in plan.runs}
     if len(tokens) == 1:
@@ -33,7 +35,18 @@ def notes(preview: PlanPreview) -> Iterator[str]:
     yield from _equal_flops(preview)
     yield from _cached(preview)
     yield from _estimated(preview)
-    yield from _detectable(preview.power)
+    if _is_comparable(preview):
+        yield from _detectable(preview.power)
+
+
+def _is_comparable(preview: PlanPreview) -> bool:
+    """Whether any arm can be compared with the baseline in the first metric."""
+    unlike: set[str] = set()
+    for finding in preview.findings:
+        if finding.severity == "warning" and finding.facts is not None:
+            arms = finding.facts["arms"]
+            unlike |= set(arms) if isinstance(arms, list) else set()
+    return len(preview.plan.arms) < 2 or len(unlike) < len(preview.plan.arms) - 1
 
 
 def arms_beyond_tolerance(matching: Matching) -> dict[str, list[str]]:

@@ -10,11 +10,13 @@ from functools import cached_property
 
 from lab.composition.frozen.freeze import to_plain
 from lab.planning.arms.names import short_keys
+from lab.planning.comparability.findings import comparability_findings, span_findings
 from lab.planning.config_paths import differences
 from lab.planning.forecast.budget import BudgetFit
 from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.estimate import Estimate
 from lab.planning.plan.model import Plan, PlannedRun
+from lab.refusals import Finding
 
 NEW = "new"
 _LONGEST_VALUE = 40
@@ -42,13 +44,19 @@ class PlanPreview:
     fit: BudgetFit | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The plan for `--json`, with `estimates` (by identity), `power` and, if one was given, `budget`."""
+        """The plan for `--json`, with `findings`, `estimates` (by identity), `power` and the `budget` if one was given."""
         return {
             **self.plan.as_dict(self.states),
+            "findings": [finding.as_dict() for finding in self.findings],
             "estimates": {identity: estimate.as_dict() for identity, estimate in self.estimates.items()},
             "power": self.power.as_dict(),
             **({"budget": self.fit.as_dict()} if self.fit is not None else {}),
         }
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What keeps arms from being compared, and spans that change nothing."""
+        return (*comparability_findings(self.plan), *span_findings(self.plan))
 
     @cached_property
     def arms(self) -> dict[str, list[PlannedRun]]:
