@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def results(*sweeps: str, root: Path | str | None = None) -> DataFrame | list[TableRow]:
     """A row for each run of some sweeps: its arm, seed and status, the swept axes, metrics and costs.
 
-    Columns: sweep, arm, is_baseline, seed, status, reason, identity, run (its path below the root); then the axes by
+    Columns: sweep, arm, is_baseline, seed, status, reason, identity, run (its path below the root), not_comparable (why
+    the arm has no verdict on some metric) and mixed (in what its own runs differ), None if nothing; then the axes by
     their keys (`model/heads`, tuned axes with the picked value), the metrics by their names (`val/loss`, NaN if a run
     hasn't one) and the costs (`parameters`, `tokens_per_second`, …). Planned runs that don't exist yet have a row too.
 

@@ -11,9 +11,6 @@ from lab.comparison.statistics.paired import seed_list
 from lab.planning.comparability.rules import BITS_PER_BYTE, Unlikeness, unlikenesses
 from lab.planning.comparability.scoring import Scoring
 
-Unlike = Mapping[str, Mapping[str, tuple[Unlikeness, ...]]]
-"""Metric → arm → what keeps the arm from being compared with the baseline; only arms that can't be compared."""
-
 
 @dataclass(frozen=True)
 class Mixture:
@@ -51,34 +48,36 @@ def compared_metrics(sweep: SweepResults, scorings: Mapping[str, Mapping[int, Sc
 
 
 def scorings_of(sweep: SweepResults) -> dict[str, dict[int, Scoring]]:
-    """Arm → seed → how the run was measured, for the finished runs."""
+    """Arm → seed → how the run was measured."""
     scorings = Scorings(sweep.metrics)
-    return {
-        arm.name: {seed: scorings.of(run) for seed, run in arm.runs.items() if run.finished}
-        for arm in sweep.arms.values()
-    }
+    return {arm.name: {seed: scorings.of(run) for seed, run in arm.runs.items()} for arm in sweep.arms.values()}
 
 
 def unlike_arms(
     sweep: SweepResults, metrics: tuple[str, ...], scorings: Mapping[str, Mapping[int, Scoring]]
 ) -> dict[str, dict[str, tuple[Unlikeness, ...]]]:
-    """The arms that can't be compared with the baseline: one of their seeds isn't measured like the baseline's."""
-    baseline = sweep.arms.get(sweep.baseline)
+    """Metric → arm → why it can't be compared: one of its seeds isn't measured like the baseline's."""
     unlike: dict[str, dict[str, tuple[Unlikeness, ...]]] = {metric: {} for metric in metrics}
-    if baseline is None:
-        return unlike
-    for metric in metrics:
-        measured = baseline.values(metric).keys()
-        for arm in sweep.arms.values():
-            if arm is baseline:
-                continue
-            reasons: dict[Unlikeness, None] = {}
-            for seed in sorted(arm.values(metric).keys() & measured):
-                own, other = scorings[arm.name][seed], scorings[sweep.baseline][seed]
-                reasons |= dict.fromkeys(unlikenesses(metric, own, other))
+    baseline = sweep.arms.get(sweep.baseline)
+    for arm in sweep.arms.values() if baseline is not None else ():
+        if arm is baseline:
+            continue
+        for metric in metrics:
+            seeds = _pairs(arm, sweep.arms[sweep.baseline], metric)
+            pairs = [(scorings[arm.name][seed], scorings[sweep.baseline][seed]) for seed in seeds]
+            reasons = dict.fromkeys(reason for pair in pairs for reason in unlikenesses(metric, *pair))
             if reasons:
                 unlike[metric][arm.name] = tuple(reasons)
     return unlike
+
+
+def _pairs(arm: ArmResults, baseline: ArmResults, metric: str) -> list[int]:
+    """The seeds that both have measured; before there is one, those that both have begun, or will."""
+    measured = arm.values(metric).keys() & baseline.values(metric).keys()
+    begun = {
+        seed for seed in arm.runs.keys() & baseline.runs.keys() if arm.runs[seed].folder and baseline.runs[seed].folder
+    }
+    return sorted(measured or begun)
 
 
 def mixtures(arm: ArmResults) -> tuple[Mixture, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lab.comparison.audit import Audit, audit
 from lab.comparison.comparability import Mixture, compared_metrics, mixtures, scorings_of, unlike_arms
@@ -19,6 +19,8 @@ from lab.units import plural
 
 UNIGRAM = "unigram/loss"
 LOSS = "val/loss"  # in nats per token; the metric that the unigram loss is compared with
+RECORDED_LOSSES = (LOSS, "train/loss")
+"""The losses of which every run records a curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class Comparison:
         audit: how far the arms are from the baseline in the costs that the sweep holds equal.
         noise: metric → the baseline's noise; empty if the baseline has no runs.
         effects: metric → main effects and interactions of the axes, or the reason why there are none.
+        unlike: metric → arm → what keeps the arm from being compared with the baseline, for the sweep's metrics and the
+            losses that every run records. Arms that can be compared are left out.
     """
 
     sweep: SweepResults
@@ -98,6 +102,7 @@ class Comparison:
     audit: Audit
     noise: Mapping[str, NoiseFloor]
     effects: Mapping[str, Factorial]
+    unlike: Mapping[str, Mapping[str, tuple[Unlikeness, ...]]] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -121,7 +126,7 @@ def compare(sweep: SweepResults, *, level: float = 0.95) -> Comparison:
     """
     scorings = scorings_of(sweep)
     sweep = replace(sweep, metrics=compared_metrics(sweep, scorings))
-    unlike = unlike_arms(sweep, sweep.metrics, scorings)
+    unlike = unlike_arms(sweep, tuple(dict.fromkeys((*sweep.metrics, *RECORDED_LOSSES))), scorings)
     baseline = sweep.arms.get(sweep.baseline)
     cells: dict[str, dict[str, ComparisonCell]] = {name: {} for name in sweep.arms}
     for metric in sweep.metrics:
@@ -153,6 +158,7 @@ def compare(sweep: SweepResults, *, level: float = 0.95) -> Comparison:
         audit(sweep),
         {metric: noise_floor(baseline, metric) for metric in sweep.metrics} if baseline else {},
         {metric: _effects(sweep, metric, unlike[metric], level) for metric in sweep.metrics},
+        unlike,
     )
 
 

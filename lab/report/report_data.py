@@ -142,8 +142,8 @@ class ReportData:
 
     @property
     def metric(self) -> str:
-        """The sweep's first metric, which the answer is about."""
-        return self.comparison.sweep.metrics[0]
+        """The metric that the answer is about: the sweep's first, unless only another one can be compared."""
+        return self.comparison.metric
 
     @property
     def baseline(self) -> ReportedArm | None:
@@ -199,7 +199,7 @@ def read_report_data(root: Path, comparison: Comparison) -> ReportData:
 
 def _slots(comparison: Comparison) -> dict[str, int]:
     """Arm → number of its colour: 0 for the baseline, then in the sweep's order; for many arms, only the best."""
-    metric = comparison.sweep.metrics[0]
+    metric = comparison.metric
     best = sorted(comparison.rows, key=lambda row: rank(row, metric))
     if better(metric) is None:
         best = sorted(comparison.rows, key=lambda row: not row.is_baseline)

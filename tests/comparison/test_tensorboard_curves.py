@@ -10,6 +10,7 @@ import markdown
 import pytest
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from lab.comparison.compare import compare
 from lab.comparison.read.collect import collect
 from lab.comparison.read.curves import band, difference
 from lab.comparison.tensorboard.bands import POINTS_PER_CURVE, unit
@@ -196,7 +197,7 @@ def test_the_question_the_plan_and_the_table_are_texts(tmp_path: Path) -> None:
 
 def test_a_sweep_without_a_question_reports_it(tmp_path: Path) -> None:
     fake_run(tmp_path, question=None)
-    assert texts_of(collect(tmp_path, "softcap"))["question"] == "The sweep softcap has no question."
+    assert texts_of(compare(collect(tmp_path, "softcap")))["question"] == "The sweep softcap has no question."
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from components.registry import suggestion
+from lab.comparison.compare import ComparisonRow, compare
 from lab.comparison.read.collect import collect
 from lab.comparison.read.curves import X, run_curve
 from lab.comparison.read.results import ArmResults, RunResult, SweepResults
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 TableRow = dict[str, object]
 
 _LINES = 1_000  # the first lines of a metrics.jsonl name every metric that has a curve
-_LABELS = ("sweep", "arm", "is_baseline", "seed", "status", "reason", "identity", "run")
+_LABELS = ("sweep", "arm", "is_baseline", "seed", "status", "reason", "identity", "run", "not_comparable", "mixed")
 
 
 def data_frame(rows: list[TableRow]) -> DataFrame | list[TableRow]:
@@ -37,7 +38,11 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
 
     An axis or a cost that has the name of another column is called `axis:…` or `cost:…`.
     """
-    runs = list(_runs(sweeps, root))
+    runs, remarks = [], {}
+    for name in sweeps or _refuse_none():
+        comparison = compare(collect(_root(root), name))
+        remarks |= {(name, row.arm.name): _remarks(row) for row in comparison.rows}
+        runs += [(comparison.sweep, arm, run) for arm in comparison.sweep.arms.values() for run in arm.runs.values()]
     axes = _union(arm.settings for _, arm, _ in runs)
     metrics = _union(run.metrics for _, _, run in runs)
     costs = _union({**arm.costs, **run.costs} for _, arm, run in runs)
@@ -51,6 +56,7 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
             "reason": run.reason,
             "identity": run.identity or None,
             "run": escape_text(run.folder.path.relative_to(_root(root)).as_posix()) if run.folder else None,
+            **remarks[sweep.name, arm.name],
         }
         row |= {column: arm.settings.get(axis) for axis, column in axis_columns.items()}
         row |= {metric: run.metrics.get(metric, float("nan")) for metric in metrics}
@@ -87,13 +93,24 @@ def _hint(sweeps: Sequence[str], metric: str, root: Path | str | None) -> str:
 
 
 def _runs(sweeps: Sequence[str], root: Path | str | None) -> Iterator[tuple[SweepResults, ArmResults, RunResult]]:
-    if not sweeps:
-        raise RequestError("name at least one sweep")
-    for name in sweeps:
+    for name in sweeps or _refuse_none():
         sweep = collect(_root(root), name)
         for arm in sweep.arms.values():
             for run in arm.runs.values():
                 yield sweep, arm, run
+
+
+def _refuse_none() -> NoReturn:
+    raise RequestError("name at least one sweep")
+
+
+def _remarks(row: ComparisonRow) -> TableRow:
+    """Why an arm can't be compared with the baseline, by metric, and in what its own runs differ; None if nothing."""
+    unlike = [
+        f"{metric}: {'; '.join(r.text for r in cell.unlike)}" for metric, cell in row.cells.items() if cell.unlike
+    ]
+    mixed = [mixture.text for mixture in row.mixtures]
+    return {"not_comparable": " | ".join(unlike) or None, "mixed": " | ".join(mixed) or None}
 
 
 def _root(root: Path | str | None) -> Path:

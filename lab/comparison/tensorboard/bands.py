@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lab.comparison.compare import Comparison
 from lab.comparison.read.curves import Band, MetricCurve, X, averaged_runs, band, difference, run_curves
 from lab.comparison.read.results import ArmResults, RunResult, SweepResults
 from lab.comparison.tensorboard.custom_scalars import margin
@@ -19,7 +20,7 @@ POINTS_PER_CURVE = 100
 """The most points of one curve: a chart shows no more, and with a thousand runs, writing more would take minutes."""
 
 _MOST_STEPS = 2.0**62  # steps are 64-bit integers
-_VERSION = 2  # of the files' content; files of another version are written again
+_VERSION = 3  # of the files' content; files of another version are written again
 _LEVEL = 0.95
 _UNITS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
 _AXES: tuple[X, ...] = ("tokens", "flops")
@@ -60,12 +61,15 @@ class Bands:
     """Writes the event files of one sweep's arms.
 
     Args:
-        sweep: the sweep.
+        comparison: the sweep's comparison. An arm has no difference in a metric that can't be compared.
         unit: the unit of FLOPs, which all sweeps of a view share.
     """
 
-    def __init__(self, sweep: SweepResults, unit: Unit) -> None:
+    def __init__(self, comparison: Comparison, unit: Unit) -> None:
+        sweep = comparison.sweep
         self._metrics = sweep.metrics
+        self._unlike = comparison.unlike
+        self._mixed = {row.arm.name: row.mixtures for row in comparison.rows if row.mixtures}
         self._unit = unit
         self._baseline = sweep.arms.get(sweep.baseline)
         self._baseline_curves: Curves | None = None
@@ -78,6 +82,8 @@ class Bands:
             self._metrics,
             self._unit,
             self._baseline is arm,
+            [metric for metric in self._metrics if arm.name in self._unlike[metric]],
+            [mixture.text for mixture in self._mixed.get(arm.name, ())],
             [(seed, run.status) for seed, run in arm.runs.items()],
             [[run.identity, run.status, *_file_state(run)] for run in runs],
         ]
@@ -103,7 +109,7 @@ class Bands:
                     if len(curve_band.x) < 2:  # a metric that is measured only at the end has no curve
                         continue
                     tags = margin(kind, name, metric)
-                    descriptions |= dict.fromkeys(tags, _description(arm, curve_band))
+                    descriptions |= dict.fromkeys(tags, self._description(arm, curve_band))
                     for step, point in _points(curve_band, size):
                         values.setdefault(step, {}).update(zip(tags, point, strict=True))
             for step, step_values in sorted(values.items()):
@@ -115,11 +121,22 @@ class Bands:
     def _bands(self, arm: ArmResults, curves: Curves, metric: str, axis: X) -> dict[str, Band]:
         """The mean and, except for the baseline, the difference from the baseline."""
         bands = {"mean": band(curves[metric, axis], _LEVEL)}
-        if self._baseline is not None and arm is not self._baseline:
+        if self._baseline is not None and arm is not self._baseline and arm.name not in self._unlike[metric]:
             if self._baseline_curves is None:
                 self._baseline_curves = self._curves(self._baseline)
             bands["difference"] = difference(curves[metric, axis], self._baseline_curves[metric, axis], _LEVEL)
         return bands
+
+    def _description(self, arm: ArmResults, band: Band) -> str:
+        """The text beside an arm's curve: the seeds that it averages, what they mix, and the status of the others."""
+        return "; ".join(
+            [
+                f"{len(band.seeds)} of {len(arm.runs)} seeds ({', '.join(map(str, band.seeds))})",
+                "95% t interval" if band.low else "one seed, so no interval",
+                *(f"mixed {mixture.text}" for mixture in self._mixed.get(arm.name, ())),
+                *(f"seed {seed} {run.status}" for seed, run in arm.runs.items() if not run.finished),
+            ]
+        )
 
     def _curves(self, arm: ArmResults) -> Curves:
         curves: dict[tuple[str, X], dict[int, MetricCurve]] = {
@@ -145,18 +162,6 @@ def _points(band: Band, size: float) -> list[tuple[int, tuple[float, float, floa
         round(band.x[i] / size): (band.mean[i], low[i], high[i]) for i in indices if abs(band.x[i]) < _MOST_STEPS * size
     }
     return sorted(points.items())
-
-
-def _description(arm: ArmResults, band: Band) -> str:
-    """The text beside an arm's curve: the seeds that it averages, and the status of the others."""
-    others = [f"seed {seed} {run.status}" for seed, run in arm.runs.items() if not run.finished]
-    return "; ".join(
-        [
-            f"{len(band.seeds)} of {len(arm.runs)} seeds ({', '.join(map(str, band.seeds))})",
-            "95% t interval" if band.low else "one seed, so no interval",
-            *others,
-        ]
-    )
 
 
 def _file_state(run: RunResult) -> tuple[int, ...]:

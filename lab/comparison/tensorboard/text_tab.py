@@ -6,7 +6,7 @@ import html
 import json
 import re
 
-from lab.comparison.compare import compare
+from lab.comparison.compare import Comparison
 from lab.comparison.metrics import COST_TITLES, title
 from lab.comparison.read.results import BUDGET, COSTS, ArmResults, SweepResults
 from lab.comparison.tables.documents import comparison_in_markdown, markdown_table
@@ -17,10 +17,11 @@ from lab.units import count
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
 
 
-def texts_of(sweep: SweepResults) -> dict[str, str]:
+def texts_of(comparison: Comparison) -> dict[str, str]:
     """Tag → text: the question, the plan and the table. TensorBoard sorts them by tag."""
+    sweep = comparison.sweep
     question = escape(sweep.question) if sweep.question else f"The sweep {escape(sweep.name)} has no question."
-    return {"question": question, "the plan": _plan(sweep), "the table": _table(sweep)}
+    return {"question": question, "the plan": _plan(sweep), "the table": _table(comparison)}
 
 
 def escape(text: str) -> str:
@@ -52,8 +53,7 @@ def _plan(sweep: SweepResults) -> str:
     return f"{heading}\n\n{markdown_table(heads, rows)}" + (f"\n\nand {more} more arms." if more > 0 else "")
 
 
-def _table(sweep: SweepResults) -> str:
-    comparison = compare(sweep)
+def _table(comparison: Comparison) -> str:
     rows = printed_rows(comparison)
     notes = [f"* {escape(line)}" for line in (*omitted_rows(comparison, rows), *footnotes(comparison))]
     return "\n".join([comparison_in_markdown(comparison, rows, escape), "", *notes])

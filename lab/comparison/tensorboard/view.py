@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lab.comparison.compare import compare
 from lab.comparison.read.results import ArmResults, RunResult, SweepResults
 from lab.comparison.tensorboard import hparams
 from lab.comparison.tensorboard.bands import Bands, last_change, unit
@@ -45,6 +46,8 @@ def lay_out(sweeps: Sequence[SweepResults], previous: Path) -> Layout:
         previous: the existing view. An arm's curves are taken from it if nothing that they depend on has changed.
     """
     several = len(sweeps) > 1
+    comparisons = [compare(sweep) for sweep in sweeps]
+    sweeps = [comparison.sweep for comparison in comparisons]
     arms = {
         f"{sweep.name}/{arm.name}" if several else arm.name: (sweep, arm)
         for sweep in sweeps
@@ -55,7 +58,7 @@ def lay_out(sweeps: Sequence[SweepResults], previous: Path) -> Layout:
     }
     axes = hparams.TypedAxes(settings.values())
     flops = unit(sweeps)
-    bands = {sweep.name: Bands(sweep, flops) for sweep in sweeps}
+    bands = {comparison.sweep.name: Bands(comparison, flops) for comparison in comparisons}
     layout: Layout = {}
     for group, (sweep, arm) in arms.items():
         for seed, run in arm.runs.items():
@@ -66,7 +69,11 @@ def lay_out(sweeps: Sequence[SweepResults], previous: Path) -> Layout:
     # One experiment record for all sweeps: a second one would hide columns.
     metrics = list(dict.fromkeys(metric for sweep in sweeps for metric in sweep.metrics))
     baseline = "the baseline" if several else sweeps[0].baseline
-    markdown = {f"{sweep.name}/{tag}": text for sweep in sweeps for tag, text in texts_of(sweep).items()}
+    markdown = {
+        f"{comparison.sweep.name}/{tag}": text
+        for comparison in comparisons
+        for tag, text in texts_of(comparison).items()
+    }
     with_curves = [metric for metric in metrics if _has_curve(layout, margin("mean", "tokens", metric).value)]
     records = [hparams.experiment(axes, metrics), chart_layout(with_curves, flops.axes, baseline), texts(markdown)]
     content = event_file(0.0, [EventRecord(0, record) for record in records])

@@ -44,7 +44,7 @@ class PlanPreview:
     fit: BudgetFit | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The plan for `--json`, with `findings`, `estimates` (by identity), `power` and the `budget` if one was given."""
+        """The plan for `--json`, with `findings`, `estimates` by identity, `power`, and `budget` if one was given."""
         return {
             **self.plan.as_dict(self.states),
             "findings": [finding.as_dict() for finding in self.findings],

@@ -102,9 +102,9 @@ def _charts(data: ReportData, metric: str, axis: _Axis, arms: Sequence[_Curves])
     baseline = next((arm for arm in arms if arm.arm.is_baseline), None)
     if baseline is None or not baseline.averaged:
         return body
-    differences = [
-        mean_line(arm.arm, difference(arm.averaged, baseline.averaged, level)) for arm in arms if arm is not baseline
-    ]
+    unlike = data.comparison.unlike.get(metric, {})
+    compared = [arm for arm in arms if arm is not baseline and arm.arm.name not in unlike]
+    differences = [mean_line(arm.arm, difference(arm.averaged, baseline.averaged, level)) for arm in compared]
     differences = [line for line in differences if line.x]
     if not differences:
         return body

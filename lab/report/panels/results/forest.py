@@ -30,7 +30,7 @@ def panel(data: ReportData) -> Panel:
     notes = ["The axis is scaled to the seeds. An interval that ends in an arrow extends beyond it."]
     if sweep.equivalence is not None:
         notes.append(
-            f"Shaded: within ±{sweep.equivalence:g} of {title(data.metric)}, which the sweep calls equivalent."
+            f"Shaded: within ±{sweep.equivalence:g} of {title(sweep.metrics[0])}, which the sweep calls equivalent."
         )
     return Panel("forest", _TITLE, lead, tabs(plots), notes=tuple(notes))
 

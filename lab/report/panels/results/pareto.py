@@ -95,6 +95,11 @@ def panel(data: ReportData) -> Panel:
             )
         missing = ("This panel needs finished runs of two arms.", f"lab submit {data.sweep} --wait")
         return Panel("pareto", _TITLE, lead, missing=missing)
+    unlike = [arm.name for arm in data.arms if arm.row.cells[data.metric].unlike]
+    if unlike:
+        unknown.append(
+            f"Not drawn, because their {metric} can't be compared with the baseline's: {join_names(unlike)}."
+        )
     notes = [*data.chart_notes, *([f"The same for every arm: {join_names(same)}."] if same else []), *unknown]
     body = legend(data.charted) + Markup('<div class="pair">{}</div>').format(concat(plots))
     return Panel("pareto", _TITLE, lead, body, notes=tuple(notes))
@@ -124,6 +129,8 @@ def front(points: list[ArmPoint], more_is_better: bool, direction: str | None) -
 def _points(data: ReportData, cost: Cost) -> list[ArmPoint]:
     points = []
     for arm in data.arms:
+        if arm.row.cells[data.metric].unlike:
+            continue
         values = arm.row.arm.values(data.metric)
         seeds = tuple(
             (run, spent, values[run.seed])
@@ -143,14 +150,14 @@ def _unknown(data: ReportData, cost: Cost, points: list[ArmPoint]) -> list[str]:
     seeds_by_arm = {point.arm.name: len(point.seeds) for point in points}
     names = []
     for arm in data.arms:
-        n = arm.row.cells[data.metric].sample.n
+        n = 0 if arm.row.cells[data.metric].unlike else arm.row.cells[data.metric].sample.n
         if seeds_by_arm.get(arm.name, 0) < n:
             names.append(f"{arm.name} ({n - seeds_by_arm[arm.name]} of {n})" if arm.name in seeds_by_arm else arm.name)
     if not names:
         return []
     more = len(names) - MOST_ARMS_IN_NOTE
     arms = f"{', '.join(names[:MOST_ARMS_IN_NOTE])} and {more} more arms" if more > 0 else join_names(names)
-    return [f"Not drawn, because their {cost.title.partition(',')[0]} is not seeds_by_arm: {arms}."]
+    return [f"Not drawn, because their {cost.title.partition(',')[0]} is not known: {arms}."]
 
 
 def _plot(data: ReportData, cost: Cost, points: list[ArmPoint]) -> Markup:

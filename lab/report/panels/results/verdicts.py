@@ -10,6 +10,7 @@ from markupsafe import Markup
 from lab.comparison.compare import LOSS, ComparisonCell
 from lab.comparison.metrics import better, title
 from lab.comparison.statistics.paired import Interval
+from lab.comparison.tables.comparability_notes import mixed_arms, no_verdicts, unigram_gap
 from lab.report.parts import Column, Panel, Text, arm_link, arm_table, runs_link, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.wording import NONE, decimals_for, fixed, shorten_middle
@@ -17,6 +18,8 @@ from lab.units import percent, plural
 
 MOST_ARMS_IN_SENTENCE = 4
 """The most arms that a sentence names."""
+
+MOST_WARNINGS = 12
 
 BETTER_ARROWS = {"lower": "← better", "higher": "better →", None: ""}
 """The label of an axis of differences, by the direction in which the metric improves."""
@@ -42,7 +45,8 @@ def sentence(data: ReportData) -> Markup:
 
 def panel(data: ReportData) -> Panel:
     comparison = data.comparison
-    notes: list[Text] = list(_rules(data))
+    notes: list[Text] = [Markup('<span class="warn">{}</span>').format(line) for line in _warnings(data)]
+    notes += _rules(data)
     if len(data.listed) < len(data.arms):
         notes.append(f"{len(data.listed)} of {len(data.arms):,} arms are listed; `lab compare --csv` lists all.")
     return Panel(
@@ -52,6 +56,16 @@ def panel(data: ReportData) -> Panel:
         tabs([(title(metric), _table(data, metric)) for metric in comparison.sweep.metrics]),
         notes=tuple(notes),
     )
+
+
+def _warnings(data: ReportData) -> list[str]:
+    """Arms that can't be compared with the baseline, and arms that mix runs of different kinds."""
+    lines = [*no_verdicts(data.comparison), *mixed_arms(data.comparison)]
+    more = len(lines) - MOST_WARNINGS
+    return [
+        *lines[:MOST_WARNINGS],
+        *([f"{more} more lines like these: `lab compare --json` has all."] if more > 0 else []),
+    ]
 
 
 def pill(verdict: str | None) -> Markup:
@@ -85,9 +99,8 @@ def _rules(data: ReportData) -> Iterator[str]:
     )
     margin = comparison.sweep.equivalence
     if margin is not None:
-        yield (
-            f"Equivalent: two one-sided tests show that {title(data.metric)} is within ±{margin:g} of the baseline's."
-        )
+        first = title(comparison.sweep.metrics[0])
+        yield f"Equivalent: two one-sided tests show that {first} is within ±{margin:g} of the baseline's."
     cells = [cell for row in comparison.rows for cell in row.cells.values()]
     if any(cell.seeds_needed for cell in cells):
         yield (
@@ -134,7 +147,11 @@ def _table(data: ReportData, metric: str) -> Markup:
     rows = []
     for arm in data.listed:
         values = [value for value, visible in zip(_values(arm, metric, n), is_shown, strict=True) if visible]
-        rows.append([arm_link(arm), *values, _verdict_with_remarks(arm, arm.row.cells[metric])])
+        name = arm_link(arm)
+        if arm.row.mixtures:
+            mixed = ", ".join(mixture.subject for mixture in arm.row.mixtures)
+            name += Markup(' <small class="warn">mixed {}</small>').format(mixed)
+        rows.append([name, *values, _verdict_with_remarks(arm, arm.row.cells[metric])])
     return arm_table(columns, data.listed, rows) + _noise(data, metric, n) + _unigram(data, metric, n)
 
 
@@ -203,13 +220,12 @@ def _unigram(data: ReportData, metric: str, n: int) -> Markup:
     """The unigram loss: an arm that isn't below it has learnt next to nothing."""
     if metric != LOSS or data.comparison.unigram_loss is None:
         return Markup("")
-    lowest, (low, high) = data.comparison.unigram_loss[0], (fixed(end, n) for end in data.comparison.unigram_loss)
-    means = ((arm, arm.row.cells[metric].sample.mean) for arm in data.arms)
-    above = [arm for arm, mean in means if mean is not None and mean >= lowest]
+    low, high = (fixed(end, n) for end in data.comparison.unigram_loss)
+    gaps = ((arm, unigram_gap(arm.row, metric)) for arm in data.arms)
+    above = [arm for arm, gap in gaps if gap is not None and gap <= 0]
     warning = Markup('. <span class="warn">Not below it: {}.</span>').format(_names(above)) if above else "."
-    return Markup('<p class="note">Unigram loss (a model that only counts tokens): {}{}</p>').format(
-        low if low == high else f"{low} to {high}", warning
-    )
+    values = low if low == high else f"{low} to {high}, each arm beside its own"
+    return Markup('<p class="note">Unigram loss (a model that only counts tokens): {}{}</p>').format(values, warning)
 
 
 def _answer(data: ReportData) -> Markup:
@@ -218,6 +234,11 @@ def _answer(data: ReportData) -> Markup:
         word = verdict(arm.row.cells[data.metric])
         if word is not None:
             arms.setdefault(word, []).append(arm)
+    unlike = [arm for arm in data.arms if arm.row.cells[data.metric].unlike]
+    if not arms and unlike:
+        return Markup("No verdict: {} can't be compared with {} on <b>{}</b>.").format(
+            _names(unlike), _baseline(data), title(data.metric)
+        )
     if not arms:
         return Markup("No verdict yet: no seed has finished both in an arm and in the baseline, {}.").format(
             _baseline(data)
@@ -227,6 +248,8 @@ def _answer(data: ReportData) -> Markup:
         if word in arms:
             reference = "it" if parts else _baseline(data)
             parts.append(Markup("{} {} {}").format(_names(arms[word]), phrases[len(arms[word]) > 1], reference))
+    if unlike:
+        parts.append(Markup("{} can't be compared with {}").format(_names(unlike), "it" if parts else _baseline(data)))
     return Markup("On <b>{}</b>, {}.").format(title(data.metric), Markup("; ").join(parts))
 
 
@@ -243,6 +266,11 @@ def _progress(data: ReportData) -> list[Markup]:
     diverged = [arm for arm in data.arms if arm.row.arm.statuses.get("diverged")]
     if diverged:
         parts.append(Markup('<span class="warn">Some seed diverged in {}.</span>').format(_names(diverged)))
+    mixed = [arm for arm in data.arms if arm.row.mixtures]
+    if mixed:
+        parts.append(
+            Markup('<span class="warn">Runs that differ in more than the seed: {}.</span>').format(_names(mixed))
+        )
     audit = data.comparison.audit
     mismatched = [arm for arm in data.arms if audit.is_matched and audit.mismatches(arm.name)]
     if mismatched:
