@@ -12,11 +12,8 @@ from lab.data.options import Data, Task
 from lab.records import check_name
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
-from lab.training.options import Train, Validation
+from lab.training.options import TRAINING_METRICS, Train, Validation
 from lab.training.recipes.base import NextTokenPrediction, Recipe
-
-TRAINING_METRICS = ("train", "val", "unigram")
-"""First parts of the names of metrics that training itself measures."""
 
 
 class EvaluatorOptions(Component, kind="evaluator", home="lab.evaluation.catalogue"):

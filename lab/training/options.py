@@ -16,6 +16,9 @@ Precision = Literal["fp32", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 Compile = Literal["auto", "on", "off"]
 
+TRAINING_METRICS = ("train", "val", "unigram")
+"""First parts of the names of metrics that training itself measures."""
+
 
 _NO_EFFECT_ON_RESULT = {"affects_result": False}
 """Metadata of a field that doesn't change the result of a run, and so isn't part of its identity."""

@@ -161,7 +161,7 @@ def test_an_arm_that_diverged_says_so_beside_its_number_everywhere(tmp_path: Pat
     assert "better (diverged in 1 of 5 seeds)" in line(text, "lower")
     assert "(diverged in 5 of 5 seeds)" in line(text, "lost")
     assert "lower diverged in 1 of 5 seeds: its numbers leave these out, so they may look better than they are." in text
-    assert ",1 of 5 seeds,diverged in 1 of 5 seeds; 4 of 5 seeds paired\n" in export.as_csv(comparison)
+    assert ",1 of 5 seeds,diverged in 1 of 5 seeds; 4 of 5 seeds paired,,,5.5\n" in export.as_csv(comparison)
 
 
 def test_a_baseline_that_diverged_says_so_and_its_seed_is_in_no_difference(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from lab.comparison.read.results import RunResult
 from lab.planning.comparability.scoring import Digest, Evaluated, Scoring, scoring_of
 from lab.records import BrokenRecord, EvaluationRecord, read_evaluation
-from lab.training.experiment import TRAINING_METRICS
+from lab.training.options import TRAINING_METRICS
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PARTS: tuple[Digest, ...] = ("tokenizer", "validation", "corpus")

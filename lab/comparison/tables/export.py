@@ -31,7 +31,7 @@ _FIRST = (
 _LAST = (
     *("p", "p_holm", "sign_flip_p", "bootstrap_low", "bootstrap_high"),
     *("equivalence_margin", "equivalence_p", "equivalence_p_holm", "equivalence_low", "equivalence_high"),
-    *("seeds_needed", "diverged", "remarks", "not_comparable"),
+    *("seeds_needed", "diverged", "remarks"),
 )
 
 
@@ -71,7 +71,7 @@ def as_csv(comparison: Comparison) -> str:
     lines.writerow(
         [*_FIRST, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
         + [f"tuned:{axis}" for axis in tuned]
-        + ["mfu", *_LAST, "mixed", "unigram_loss"]
+        + ["mfu", *_LAST, "not_comparable", "mixed", "unigram_loss"]
     )
     for row in comparison.rows:
         arm = row.arm
@@ -90,8 +90,9 @@ def as_csv(comparison: Comparison) -> str:
                 "level": comparison.level,
             }
             first, last = [data[name] for name in _FIRST], [data[name] for name in _LAST]
-            arm_columns = "; ".join(mixture.text for mixture in row.mixtures), row.unigram_loss
-            lines.writerow([*first, *costs, *swept, *budget, *picked, row.mfu, *last, *arm_columns])
+            mixed = "; ".join(mixture.text for mixture in row.mixtures)
+            newest = [data["not_comparable"], mixed, row.unigram_loss]
+            lines.writerow([*first, *costs, *swept, *budget, *picked, row.mfu, *last, *newest])
     return text.getvalue()
 
 

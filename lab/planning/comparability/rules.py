@@ -69,7 +69,9 @@ def _of_metric(metric: str, run: Scoring, baseline: Scoring) -> Iterator[Unliken
         yield from _text(run, baseline, ("tokens", "corpus"))
         yield from _passes(run, baseline)
         yield from _options("recipe", run.recipe, baseline.recipe)
-        yield from _values("data order", "data.seed", run.data_seed, baseline.data_seed)
+        if run.data_seed != baseline.data_seed:
+            seeds = _shown(run.data_seed), _shown(baseline.data_seed)
+            yield Unlikeness("data order", "data.seed {}, baseline {}".format(*seeds))
     else:
         yield from _evaluation(metric, run, baseline)
 
