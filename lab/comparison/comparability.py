@@ -107,7 +107,7 @@ def text_of(run: RunResult) -> str | None:
     """The digest of the text that a run was trained on; None if it isn't known."""
     digest = None if run.summary is None else run.summary.data_digest
     if digest is None and run.record is not None:
-        digest = run.record.provenance.data
+        digest = run.record.text_read
     return None if digest is None else digest[:8]
 
 

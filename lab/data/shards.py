@@ -28,7 +28,7 @@ from lab.data.documents import Ids, SplitDocument, Tally, id_dtype, split_docume
 from lab.data.errors import DataError
 from lab.data.options import Data
 from lab.data.shard_writer import ShardWriter
-from lab.data.text_digest import SHARDS_VERSION, digest_of_snapshot
+from lab.data.text_digest import SHARDS_VERSION, digest_of_snapshot, part_digests
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Tokenizer
 from lab.data.tokenizers.unigram import unigram_loss
@@ -58,11 +58,11 @@ class TokenShards:
     """
 
     def __init__(
-        self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, part_digests: Mapping[str, str] | None = None
+        self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, parts: Mapping[str, str] | None = None
     ) -> None:
         validation = {"validation": meta["validation_digest"]} if "validation_digest" in meta else {}
         self.digest: str = meta["digest"]
-        self.part_digests: dict[str, str] = {**(part_digests or {}), **validation}
+        self.part_digests: dict[str, str] = {**(parts or {}), **validation}
         self.vocab_size: int = meta["vocab_size"]
         self.separator: int = meta["separator"]
         self.unigram_loss: float = meta["unigram_loss"]
@@ -154,11 +154,7 @@ def _prepare(data: Data, fraction: float | None, cache: Path | None, progress: P
                 meta = _complete_meta(folder) or _make(folder, data, fraction, snapshot, cache, report, is_locked)
         except OSError as error:
             raise DataError(f"{cache}: the cache can't be written ({error}); LAB_CACHE names another folder") from error
-    part_digests = {
-        "corpus": digest_of([data.corpus.version, snapshot.digest, fraction]),
-        "tokenizer": digest_of([data.tokenizer.version, data.tokenizer.key()]),
-    }
-    return TokenShards(folder, meta, data.tokenizer, part_digests)
+    return TokenShards(folder, meta, data.tokenizer, part_digests(data, snapshot, fraction))
 
 
 def _mapped(path: Path, dtype: str) -> Tokens:

@@ -42,3 +42,15 @@ def digest_of_snapshot(data: Data, snapshot: CorpusSnapshot, fraction: float | N
     """
     parts = [data.corpus.version, data.tokenizer.version, data.tokenizer.key(), fraction]
     return digest_of([SHARDS_VERSION, snapshot.digest, *parts])
+
+
+def part_digests(data: Data, snapshot: CorpusSnapshot, fraction: float | None) -> dict[str, str]:
+    """The digests of the `corpus` with its split and of the `tokenizer`, by which runs are known to share one of them.
+
+    Args:
+        fraction: as in `digest_of_snapshot`.
+    """
+    return {
+        "corpus": digest_of([data.corpus.version, snapshot.digest, fraction]),
+        "tokenizer": digest_of([data.tokenizer.version, data.tokenizer.key()]),
+    }

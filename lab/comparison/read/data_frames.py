@@ -38,7 +38,8 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
 
     An axis or a cost that has the name of another column is called `axis:…` or `cost:…`.
     """
-    runs, remarks = [], {}
+    runs: list[tuple[SweepResults, ArmResults, RunResult]] = []
+    remarks: dict[tuple[str, str], TableRow] = {}
     for name in sweeps or _refuse_none():
         comparison = compare(collect(_root(root), name))
         remarks |= {(name, row.arm.name): _remarks(row) for row in comparison.rows}

@@ -10,9 +10,8 @@ from dataclasses import replace
 import yaml
 
 from lab.comparison.read.results import RunResult
-from lab.planning.comparability.scoring import Digest, Evaluated, Scoring, scoring_of
+from lab.planning.comparability.scoring import Digest, Evaluated, Scoring, evaluations_of, scoring_of
 from lab.records import BrokenRecord, EvaluationRecord, read_evaluation
-from lab.training.options import TRAINING_METRICS
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PARTS: tuple[Digest, ...] = ("tokenizer", "validation", "corpus")
@@ -27,8 +26,7 @@ class Scorings:
     """
 
     def __init__(self, metrics: Iterable[str]) -> None:
-        groups = dict.fromkeys(metric.partition("/")[0] for metric in metrics if "/" in metric)
-        self._evaluations = [name for name in groups if name not in TRAINING_METRICS]
+        self._evaluations = evaluations_of(metrics)
         self._parsed: dict[str, Scoring] = {}
 
     def of(self, run: RunResult) -> Scoring:
@@ -39,7 +37,7 @@ class Scorings:
         digests: dict[Digest, str] = {}
         if record is not None:
             scoring = replace(scoring, components=record.components, device=record.provenance.device)
-            digests |= {} if record.provenance.data is None else {"tokens": record.provenance.data}
+            digests |= {} if record.text_read is None else {"tokens": record.text_read}
         if summary is not None:
             digests |= {} if summary.data_digest is None else {"tokens": summary.data_digest}
             parts = summary.text_parts

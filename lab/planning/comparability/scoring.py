@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from lab.training.options import TRAINING_METRICS
 
 Plain = Mapping[str, object]
 """A part of a frozen configuration: names and values as in its YAML file."""
@@ -117,6 +119,12 @@ def scoring_of(config: Plain) -> Scoring:
             if isinstance(options, Mapping)
         },
     )
+
+
+def evaluations_of(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The names of the evaluations that measure some metrics; training measures the others."""
+    names = dict.fromkeys(metric.partition("/")[0] for metric in metrics)
+    return tuple(name for name in names if name not in TRAINING_METRICS)
 
 
 def _mapping(of: Plain, key: str) -> Plain:
