@@ -12,11 +12,12 @@ import pytest
 
 from tests.structure.sources import ROOT, SOURCES, tree
 
-LEAVES = {"components", "lab.refusals", "lab.records", "lab.code_version", "lab.units"}
+LEAVES = {"components", "lab.refusals", "lab.records", "lab.code_version", "lab.units", "lab.terminal"}
 MAY_IMPORT = {
     "components": set(),
     "lab.refusals": {"components"},
     "lab.units": set(),
+    "lab.terminal": set(),
     "lab.records": {"lab.refusals"},
     "lab.code_version": {"lab.records"},
     "lab.data": LEAVES,

@@ -8,11 +8,9 @@ from importlib import import_module
 
 import click
 
+from lab.cli import COMPLETION_VARIABLE
 from lab.cli.refusal_output import CommandGroup, print_refusal, refusal_of
 from lab.refusals import RequestError
-
-COMPLETE = "_LAB_COMPLETE"
-"""The environment variable with which a shell asks for completions."""
 
 COMMANDS = {
     "list": "List components, experiments, sweeps, kernels or evaluators.",
@@ -34,10 +32,11 @@ COMMANDS = {
     "generate": "Generate text with a trained or imported model.",
     "import": "Import a Hugging Face model as a run.",
     "export": "Export a run's model as a Hugging Face folder.",
+    "completion": "Print the script that completes names with the Tab key.",
 }
 
 FOLDERS = {
-    "look": ("list", "plan", "why", "data", "doctor", "bench"),
+    "look": ("list", "plan", "why", "data", "doctor", "bench", "completion"),
     "runs": ("train", "submit", "status", "logs", "cancel", "retry"),
     "results": ("compare", "report", "tensorboard"),
     "models": ("eval", "generate", "import", "export"),
@@ -70,7 +69,7 @@ class LazyGroup(CommandGroup):
     epilog=(
         "Exit codes: 0 done, 1 the work failed, 2 the request was wrong. With --json, a refusal is printed as JSON to "
         'standard output: {"error": {"kind", "file", "line", "key", "given", "expected", "nearest", "fix", …}}.\n\n'
-        'To complete names with the Tab key: eval "$(_LAB_COMPLETE=bash_source lab)" (or zsh_source, fish_source).'
+        'To complete names with the Tab key: eval "$(lab completion)".'
     ),
 )
 @click.version_option(package_name="architecture-ablation-lab", prog_name="lab")
@@ -86,9 +85,9 @@ def main() -> None:
     "given", "expected", "nearest", "fix", "message", …}}`. docs/refusals.md describes the fields.
     """
     try:
-        if COMPLETE in os.environ:
+        if COMPLETION_VARIABLE in os.environ:
             import_module("lab.cli.completion")  # registers completion for words that contain `=`
-        cli(prog_name="lab", complete_var=COMPLETE, standalone_mode=False)
+        cli(prog_name="lab", complete_var=COMPLETION_VARIABLE, standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         click.echo("lab: interrupted", err=True)
         sys.exit(130)

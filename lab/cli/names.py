@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab.code_version import PACKAGE
@@ -21,35 +22,78 @@ from lab.composition.search_path import roots
 from lab.data.cache import default_cache, write_atomically
 
 
-def known_names() -> dict[str, list[str]]:
-    """Configuration group → its options, and `evaluator` → the names of the evaluators.
+@dataclass(frozen=True)
+class KnownKey:
+    """A key of the configuration, for completion. `lab.composition.hydra.keys.Key` describes the fields."""
+
+    path: str
+    values: tuple[str, ...]
+    group: str | None
+    components: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KnownNames:
+    """What completion offers.
+
+    Attributes:
+        groups: configuration group → its options.
+        keys: the keys of an experiment's configuration.
+        evaluators: the names of the evaluators.
+    """
+
+    groups: dict[str, list[str]]
+    keys: tuple[KnownKey, ...]
+    evaluators: list[str]
+
+    def as_json(self) -> str:
+        """The names as text for the cache."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> KnownNames:
+        """The names from the text of `as_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError: the text is something else.
+        """
+        content = json.loads(text)
+        keys = (
+            KnownKey(**{**key, "values": tuple(key["values"]), "components": tuple(key["components"])})
+            for key in content["keys"]
+        )
+        return cls(content["groups"], tuple(keys), content["evaluators"])
+
+
+def known_names() -> KnownNames:
+    """The names, from the cache where none of the files has changed.
 
     Raises:
         RequestError: the user's own components can't be loaded.
     """
     path = default_cache() / "names" / f"{_key()}.json"
-    with suppress(OSError, ValueError):
-        cached_names = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(cached_names, dict):
-            return cached_names
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return KnownNames.from_json(path.read_text(encoding="utf-8"))
     names = _registered_names()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-_MOST_FILES]:
             stale.unlink(missing_ok=True)
-        write_atomically(path, json.dumps(names))
+        write_atomically(path, names.as_json())
     return names
 
 
 _MOST_FILES = 20  # in the cache; older ones are deleted
 
 
-def _registered_names() -> dict[str, list[str]]:
+def _registered_names() -> KnownNames:
     from components import registry
-    from lab.composition.hydra import groups
+    from lab.composition.hydra.groups import groups
+    from lab.composition.hydra.keys import keys
 
     extensions.load()
-    return groups.groups() | {"evaluator": registry.names("evaluator")}
+    known_keys = tuple(KnownKey(key.path, key.values, key.group, key.components) for key in keys())
+    return KnownNames(groups(), known_keys, registry.names("evaluator"))
 
 
 def _key() -> str:

@@ -12,7 +12,13 @@ from lab.refusals import RequestError
 
 
 class CommandGroup(click.Group):
-    """A group that refuses an unknown command with the nearest name."""
+    """A group that prints its help without a command, and refuses an unknown command with the nearest name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

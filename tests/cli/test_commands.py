@@ -54,6 +54,14 @@ def test_a_mistake_is_one_message_exit_code_2_and_nothing_made(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [[], ["bench"]])
+def test_a_command_that_needs_another_prints_its_help(words: list[str], tmp_path: Path) -> None:
+    done, helped = lab(*words, cwd=tmp_path), lab(*words, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == helped.stdout
+    assert "Commands:" in done.stdout
+
+
 def test_plan_json_lists_every_run_and_makes_none(tmp_path: Path) -> None:
     done = lab("plan", "quickstart", "--json", cwd=tmp_path)
     assert done.returncode == 0

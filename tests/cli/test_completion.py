@@ -120,3 +120,56 @@ def test_other_shells_keep_words_whole(folder: Path, shell: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "model/heads=mha" in done.stdout
     assert "mqa" not in done.stdout
+
+
+def test_keys_of_the_configuration_and_their_values(folder: Path) -> None:
+    assert bash("train", "gemma2_tiny", "train.tok") == ["train.tokens="]
+    assert bash("train", "gemma2_tiny", "train.tokens", "=") == []
+    assert {"train.tokens=", "train.context=", "train.compile="} <= set(bash("plan", "caps", "train."))
+    assert bash("train", "gemma2_tiny", "train.mask_documents", "=") == ["true", "false"]
+    with_prefix = bash("train", "gemma2_tiny", "++train.mask_doc")
+    assert with_prefix == ["++train.mask_documents=true", "++train.mask_documents=false"]
+    assert "data.corpus.parts=" in bash("eval", "x", "perplexity", "data.corpus.")
+    assert bash("eval", "x", "perplexity", "train.") == []
+
+
+def test_an_option_is_offered_where_a_component_has_it(folder: Path) -> None:
+    assert bash("train", "gemma2_tiny", "model.span.win") == ["model.span.window="]
+    assert bash("train", "gemma2_tiny", "model/span", "=", "local", "model.span.win") == ["model.span.window="]
+    assert bash("train", "gemma2_tiny", "model/span", "=", "global", "model.span.win") == []
+
+
+def test_keys_are_completed_without_heavy_imports_once_known(folder: Path) -> None:
+    ask = ("train", "gemma2_tiny", "model.span.win")
+    assert bash(*ask) == ["model.span.window="]
+    heavy = ("torch", "hydra", "lightning", "numpy", "scipy", "rich", "transformers")
+    refuse = f"import sys; sys.modules.update(dict.fromkeys({heavy!r}))"
+    assert bash(*ask, prepare=refuse) == ["model.span.window="]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_command_prints_the_script_of_a_shell(shell: str) -> None:
+    named = forked.run("lab.cli.main", "completion", shell)
+    of_environment = forked.run("lab.cli.main", "completion", environment=os.environ | {"SHELL": f"/usr/bin/{shell}"})
+    assert named.stdout == of_environment.stdout
+    assert f"_LAB_COMPLETE={shell}_complete" in named.stdout
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=named.stdout, text=True, check=True)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_puts_no_space_behind_a_key(folder: Path) -> None:
+    script = forked.run("lab.cli.main", "completion", "bash").stdout
+    replaced = 'compopt() { echo "$@"; }\nlab() { :; }\nenv() { echo plain,train.tokens=; }\n'
+    call = "COMP_WORDS=(lab); COMP_CWORD=0\n_lab_completion lab\n"
+    done = subprocess.run(["bash", "--norc"], input=script + replaced + call, capture_output=True, text=True)
+    assert done.stdout.split() == ["-o", "nospace"]
+
+
+@pytest.mark.parametrize(("shell", "given"), [("tcsh", "SHELL"), ("", "SHELL"), ("bash", "bsh")])
+def test_an_unknown_shell_is_refused_with_those_there_are(shell: str, given: str) -> None:
+    words = ["bsh"] if given == "bsh" else []
+    done = forked.run("lab.cli.main", "completion", *words, environment=os.environ | {"SHELL": shell})
+    assert done.returncode == 2
+    assert "bash, zsh, fish" in done.stderr
+    assert done.stdout == ""

@@ -94,19 +94,20 @@ def kernels(
     if as_json:
         click.echo(json.dumps(table.as_dict(plan, cells), indent=1))
     else:
-        from lab.cli.console import console
+        from lab.terminal import wide_console
 
-        console().print(table.table(plan, cells))
+        wide_console().print(table.table(plan, cells))
     sys.exit(1 if any(cell.wrong for cell in cells) else 0)
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int, Measurement], None]]:
     """A progress bar on standard error; where that isn't a terminal, a line at the start of each spec."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    screen = Console(stderr=True)
+    from lab.terminal import description_column, plain_console
+
+    screen = plain_console(stderr=True)
     if not screen.is_terminal:
         started_specs: set[str] = set()
 
@@ -117,7 +118,7 @@ def _progress(total: int) -> Iterator[Callable[[int, Measurement], None]]:
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda done, cell: bar.update(task, completed=done, description=f"{cell.spec}, {cell.kernel}")

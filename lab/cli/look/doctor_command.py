@@ -63,7 +63,7 @@ def _print(findings: Sequence[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lab.cli.console import console
+    from lab.terminal import wide_console
 
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -77,4 +77,4 @@ def _print(findings: Sequence[Finding]) -> None:
         mark = Text("problem", "red") if finding.severity == "problem" else Text("ok", "green")
         table.add_row(finding.area if finding.area != area else "", mark, message)
         area = finding.area
-    console().print(table)
+    wide_console().print(table)

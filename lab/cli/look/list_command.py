@@ -35,6 +35,6 @@ def command(what: str, kind: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    from lab.cli.console import console
+    from lab.terminal import wide_console
 
-    console().print(listing.list_table(what, rows, whole=kind is not None))
+    wide_console().print(listing.list_table(what, rows, whole=kind is not None))

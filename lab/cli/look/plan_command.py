@@ -61,14 +61,14 @@ def command(
         conventions = {"flops_per_token_counted": flops_by_convention(plan)} if flops else {}
         click.echo(json.dumps(preview.as_dict() | conventions, indent=1))
         return
-    from lab.cli.console import console
     from lab.planning.show.print_plan import print_plan
+    from lab.terminal import wide_console
 
-    print_plan(preview, console(), everything=everything)
+    print_plan(preview, wide_console(), everything=everything)
     if flops:
         from lab.planning.show.flop_conventions import print_flops
 
-        print_flops(plan, console(), everything=everything)
+        print_flops(plan, wide_console(), everything=everything)
     if save is not None:
         click.echo(f"saved: `lab submit {save}` runs exactly this plan")
 

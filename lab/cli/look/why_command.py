@@ -39,9 +39,9 @@ def command(run: str, other: str | None, root: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(why.as_dict(), indent=1))
         return
-    from lab.cli.console import console
+    from lab.terminal import wide_console
 
-    out = console()
+    out = wide_console()
     click.echo(_verdict(why, alone=other is None))
     for title, part in _parts(why):
         if part:

@@ -129,7 +129,7 @@ def _show(run: RunFolder, name: str, record: EvaluationRecord) -> None:
     from rich import box
     from rich.table import Table
 
-    from lab.cli.console import console
+    from lab.terminal import wide_console
     from lab.units import measure
 
     steps = f" of {record.steps:,}" if record.steps else ""
@@ -139,6 +139,6 @@ def _show(run: RunFolder, name: str, record: EvaluationRecord) -> None:
     table.add_column(name, justify="right")
     for metric, value in record.metrics.items():
         table.add_row(metric, f"{value:,}" if isinstance(value, int) else measure(value))
-    console().print(table)
+    wide_console().print(table)
     for image in record.images:
         click.echo(f"  {run.path / image}")

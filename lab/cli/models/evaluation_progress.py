@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from lab.dispatch.worker.claim import holder, writing
 from lab.evaluation.evaluate import EvaluationRequest, SavedEvaluation, evaluate
 from lab.records import RunFolder
 from lab.refusals import RequestError
+from lab.terminal import description_column, plain_console
 from lab.training.options import Accelerator
 
 LINES_SECONDS = 10.0
@@ -29,9 +29,9 @@ def evaluate_with_progress(
     """
     if run.state.status == "running" and holder(run.path) is not None:
         raise RequestError(f"{run.name} is being trained; evaluate it after it has ended, or cancel it")
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        description_column(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -60,12 +60,11 @@ def command(
         click.echo(part_as_yaml(planned.runs[0].experiment, package).rstrip("\n"))
         return
 
-    from rich.console import Console
-
     from lab.dispatch.control.prepare import prepare
     from lab.dispatch.launchers.base import Request
     from lab.dispatch.launchers.local.launcher import LocalLauncher, LocalOptions
     from lab.dispatch.status.display import SweepDisplay
+    from lab.terminal import plain_console
 
     submission = prepare(planned.runs, root, retry_failed=True, any_code=any_code)
     run = submission.order[0]
@@ -74,7 +73,7 @@ def command(
     if not submission.to_run and not submission.elsewhere:
         click.echo(f"{submission.describe()}: {run.path}")
     else:
-        with SweepDisplay([run], console=Console()):
+        with SweepDisplay([run], console=plain_console()):
             launcher = LocalLauncher(LocalOptions(max_parallel=1, threads=threads))
             launcher.send(Request(root, (run,), retry_failed=True))
     sys.exit(_conclude(run))

@@ -16,6 +16,7 @@ from lab.comparison.compare import Comparison, ComparisonCell, ComparisonRow
 from lab.comparison.metrics import COST_TITLES, better, title
 from lab.comparison.read.results import COSTS
 from lab.comparison.tables.footnotes import footnotes, with_interval
+from lab.terminal import plain_console
 from lab.units import count, measure, percent
 
 MOST_ROWS = 200
@@ -33,7 +34,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     Without a terminal the table is as wide as its content, so that nothing is folded or cut. If a terminal is too
     narrow for the table, each metric gets its own table, and so do the costs.
     """
-    console = console or Console()
+    console = console or plain_console()
     rows = printed_rows(comparison)
     heading = Text(comparison.sweep.question or comparison.sweep.name, style="bold")
     lines = [Text(line) for line in (*omitted_rows(comparison, rows), *footnotes(comparison))]

@@ -17,6 +17,7 @@ from rich.text import Text
 from lab.dispatch.status.status import StatusRow, read_row
 from lab.dispatch.status.table import foremost, has_trouble, line, share, table, totals, trouble
 from lab.records import BrokenRecord, RunFolder, Status
+from lab.terminal import plain_console
 
 _TABLE_SECONDS, _LINES_SECONDS = 0.5, 1.0
 _FRAME = 7  # lines of the screen for the table's heading, frame and totals
@@ -40,7 +41,7 @@ class SweepDisplay:
     ) -> None:
         self._runs = list(runs)
         self._join = join
-        self._console = console or Console()
+        self._console = console or plain_console()
         self._ended: dict[RunFolder, StatusRow] = {}
         self._printed: dict[str, tuple[Status, int, int]] = {}
         self._stop = threading.Event()

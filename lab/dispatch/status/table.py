@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lab.dispatch.status.status import StatusRow, counts
 from lab.records import Failure, Status
+from lab.terminal import WIDE, plain_console
 from lab.units import plural
 
 STYLES: dict[Status, str] = {
@@ -61,9 +62,9 @@ def print_rows(
         broken: folders that can't be read, with the reasons.
         notes: lines on what couldn't be found out.
     """
-    console = console or Console()
+    console = console or plain_console()
     if not console.is_terminal:
-        console.width = max(console.width, 160)  # a program that reads the output must not lose columns
+        console.width = max(console.width, WIDE)  # a program that reads the output must not lose columns
     shown_rows = foremost(rows, MOST_ROWS)
     if shown_rows:
         console.print(table(shown_rows, console.width))
