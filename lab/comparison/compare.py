@@ -29,6 +29,7 @@ class ComparisonCell(Judgement):
 
     Attributes:
         difference: from the baseline; None in the baseline's own row, and if the baseline has no runs.
+        absence: why there is no pair of values, if one of the two arms has no value of the metric at all; else None.
         diverged: how many of the arm's seeds diverged, such as "1 of 5 seeds"; None if none did. No number of this
             cell includes them.
         unlike: what keeps the metric from being compared with the baseline's. Then there is no difference and no
@@ -38,6 +39,7 @@ class ComparisonCell(Judgement):
     metric: str
     sample: Sample
     difference: PairedDifference | None = None
+    absence: str | None = None
     diverged: str | None = None
     unlike: tuple[Unlikeness, ...] = ()
 
@@ -53,6 +55,8 @@ class ComparisonCell(Judgement):
         if self.unlike:
             subjects = dict.fromkeys(reason.subject for reason in self.unlike)
             return (f"not comparable: {', '.join(subjects)}",)
+        if self.absence is not None:
+            return (self.absence,)
         return self.difference.remarks if self.difference else ()
 
 
@@ -137,7 +141,7 @@ def compare(sweep: SweepResults, *, level: float = 0.95) -> Comparison:
             for name, arm_values in values.items()
             if baseline is not None and name != sweep.baseline
         }
-        margin = sweep.equivalence if metric == sweep.metrics[0] else None
+        margin = sweep.equivalence if metric == sweep.equivalence_metric else None
         judgements = judge(differences, better(metric), level=level, margin=margin)
         for name, arm_values in values.items():
             is_compared = name in differences and name not in unlike[metric]
@@ -145,6 +149,7 @@ def compare(sweep: SweepResults, *, level: float = 0.95) -> Comparison:
                 metric=metric,
                 sample=sample(arm_values),
                 difference=differences[name] if is_compared else None,
+                absence=_absence(sweep.arms[name], baseline, metric) if baseline and is_compared else None,
                 diverged=_diverged(sweep.arms[name]),
                 unlike=unlike[metric].get(name, ()),
                 **vars(judgements[name] if is_compared else Judgement()),
@@ -181,6 +186,19 @@ def _effects(sweep: SweepResults, metric: str, unlike: Mapping[str, tuple[Unlike
         return effects
     arm, (reason, *_) = next(iter(unlike.items()))
     return Factorial(metric, effects.factors, reason=f"{arm} can't be compared with the baseline: {reason.text}")
+
+
+def _absence(arm: ArmResults, baseline: ArmResults, metric: str) -> str | None:
+    """Why an arm and the baseline have no pair of values, where one of them has no value at all."""
+    lacking = {
+        name: side.finished > 0 for name, side in (("arm", arm), ("baseline", baseline)) if not side.values(metric)
+    }
+    unfinished = [name for name, has_finished in lacking.items() if not has_finished]
+    if unfinished:
+        return f"no seed of the {' or the '.join(unfinished)} has finished"
+    if lacking:
+        return f"not measured in the {' or the '.join(lacking)}"
+    return None
 
 
 def _diverged(arm: ArmResults) -> str | None:

@@ -26,6 +26,7 @@ COST_TITLES = {
     "tokens": "tokens",
     "total_flops": "FLOPs in all",
     "tokens_per_second": "tokens/s",
+    "mfu": "MFU",
 }
 """The titles of an arm's or a run's costs, by their names in plan.json and summary.json."""
 

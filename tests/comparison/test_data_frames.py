@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 import lab
 from lab.refusals import RequestError
@@ -101,3 +102,25 @@ def test_names_that_collide_stand_side_by_side(tmp_path: Path) -> None:
     assert (row["seed"], row["arm"], row["status"]) == (0, "both", "finished")
     assert (row["axis:seed"], row["axis:arm"], row["axis:tokens"]) == (99, "zz", 5)
     assert (row["seconds"], row["cost:seconds"], row["tokens"]) == (1.5, 60.0, 40 * 512)
+
+
+def test_the_verdict_on_its_arm_stands_beside_each_run(tmp_path: Path) -> None:
+    fake_sweep(tmp_path, {"both": [3.20, 3.22, 3.21], "neither": [3.30, 3.33, 3.31]})
+    runs = lab.results("softcap", root=tmp_path)
+    assert list(runs["verdict:val/loss"].isna()) == [True] * 3 + [False] * 3
+    assert set(runs["verdict:val/loss"][3:]) == {"worse"}
+
+
+def test_a_row_for_each_arm_and_metric_has_the_verdict(tmp_path: Path) -> None:
+    fake_sweep(tmp_path, {"both": [3.20, 3.22, 3.21], "neither": [3.30, 3.33, 3.31]}, metrics=("val/loss", "x"))
+    rows = lab.verdicts("softcap", root=tmp_path)
+    names = [("both", "val/loss"), ("both", "x"), ("neither", "val/loss"), ("neither", "x")]
+    assert list(zip(rows["arm"], rows["metric"], strict=True)) == names
+    assert list(rows["verdict"].isna()) == [True, True, False, False]
+    assert list(rows["verdict"])[2:] == ["worse", "can't tell"]
+    row = rows.iloc[2]
+    expected = stats.ttest_rel([3.30, 3.33, 3.31], [3.20, 3.22, 3.21])
+    assert row["difference"] == pytest.approx(0.31 / 3)
+    assert row["p_holm"] == pytest.approx(expected.pvalue)
+    assert (row["low"], row["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+    assert math.isnan(rows.iloc[0]["difference"])

@@ -71,15 +71,17 @@ def collect(root: Path | str, sweep: str) -> SweepResults:
         reason = "all of its runs are for tuning" if plan is None else f"its {PLAN_FILE} lists no run that has a folder"
         problem = f"sweep '{sweep}' in {root} has no run to compare yet: {reason}"
         raise RequestError(problem, kind="not_ready", given=sweep)
+    metrics = tuple(dict.fromkeys(labels.metrics or ("val/loss",)))
     return SweepResults(
         name=escape_text(sweep),
         question=labels.question,
         baseline=labels.baseline or "",
-        metrics=tuple(dict.fromkeys(labels.metrics or ("val/loss",))),
+        metrics=metrics,
         match=labels.match,
         arms=arms,
         tolerance=labels.tolerance or SweepResults.tolerance,
         equivalence=labels.equivalence,
+        equivalence_metric=metrics[0],
         left_out=(*others, *unpicked),
         tuning=tuple(tuning),
         broken=tuple(sorted(folders.broken)),

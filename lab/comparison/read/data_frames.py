@@ -36,14 +36,20 @@ def data_frame(rows: list[TableRow]) -> DataFrame | list[TableRow]:
 def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[TableRow]:
     """A row for each run, all with the same keys. Missing metrics and costs are NaN; other missing values are None.
 
-    An axis or a cost that has the name of another column is called `axis:…` or `cost:…`.
+    An axis or a cost that has the name of another column is called `axis:…` or `cost:…`. `verdict:…` is the verdict on
+    the run's arm in a metric of its sweep.
     """
     runs: list[tuple[SweepResults, ArmResults, RunResult]] = []
     remarks: dict[tuple[str, str], TableRow] = {}
-    for name in sweeps or _refuse_none():
+    arm_verdicts: dict[tuple[str, str], dict[str, str | None]] = {}
+    for name in _named(sweeps):
         comparison = compare(collect(_root(root), name))
-        remarks |= {(name, row.arm.name): _remarks(row) for row in comparison.rows}
+        for row in comparison.rows:
+            label = comparison.sweep.name, row.arm.name
+            remarks[label] = _remarks(row)
+            arm_verdicts[label] = {f"verdict:{metric}": cell.verdict for metric, cell in row.cells.items()}
         runs += [(comparison.sweep, arm, run) for arm in comparison.sweep.arms.values() for run in arm.runs.values()]
+    judged = _union(arm_verdicts.values())
     axes = _union(arm.settings for _, arm, _ in runs)
     metrics = _union(run.metrics for _, _, run in runs)
     costs = _union({**arm.costs, **run.costs} for _, arm, run in runs)
@@ -62,7 +68,38 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
         row |= {column: arm.settings.get(axis) for axis, column in axis_columns.items()}
         row |= {metric: run.metrics.get(metric, float("nan")) for metric in metrics}
         values = {**arm.costs, **run.costs}
-        rows.append(row | {column: values.get(cost, float("nan")) for cost, column in cost_columns.items()})
+        row |= {column: values.get(cost, float("nan")) for cost, column in cost_columns.items()}
+        rows.append(row | {column: arm_verdicts[sweep.name, arm.name].get(column) for column in judged})
+    return rows
+
+
+def verdicts(sweeps: Sequence[str], root: Path | str | None = None) -> list[TableRow]:
+    """A row for each arm and metric of the sweeps. Unknown numbers are NaN; the verdict of a baseline is None.
+
+    Raises:
+        RequestError: no sweep is named, or one has no runs.
+    """
+    rows = []
+    for name in _named(sweeps):
+        sweep = collect(_root(root), name)
+        for row in compare(sweep).rows:
+            for metric, cell in row.cells.items():
+                difference = cell.difference
+                interval = difference.interval if difference else None
+                numbers = {
+                    "n": cell.sample.n,
+                    "mean": cell.sample.mean,
+                    "sd": cell.sample.sd,
+                    "pairs": difference.n if difference else None,
+                    "difference": difference.mean if difference else None,
+                    "low": interval.low if interval else None,
+                    "high": interval.high if interval else None,
+                    "difference_sd": difference.sd if difference else None,
+                    "p_holm": cell.p_holm,
+                }
+                labels = {"sweep": sweep.name, "arm": row.arm.name, "is_baseline": row.is_baseline, "metric": metric}
+                known = {key: float("nan") if number is None else number for key, number in numbers.items()}
+                rows.append({**labels, **known, "verdict": cell.verdict, "remarks": "; ".join(cell.remarks)})
     return rows
 
 
@@ -94,15 +131,11 @@ def _hint(sweeps: Sequence[str], metric: str, root: Path | str | None) -> str:
 
 
 def _runs(sweeps: Sequence[str], root: Path | str | None) -> Iterator[tuple[SweepResults, ArmResults, RunResult]]:
-    for name in sweeps or _refuse_none():
+    for name in _named(sweeps):
         sweep = collect(_root(root), name)
         for arm in sweep.arms.values():
             for run in arm.runs.values():
                 yield sweep, arm, run
-
-
-def _refuse_none() -> NoReturn:
-    raise RequestError("name at least one sweep")
 
 
 def _remarks(row: ComparisonRow) -> TableRow:
@@ -112,6 +145,12 @@ def _remarks(row: ComparisonRow) -> TableRow:
     ]
     mixed = [mixture.text for mixture in row.mixtures]
     return {"not_comparable": " | ".join(unlike) or None, "mixed": " | ".join(mixed) or None}
+
+
+def _named(sweeps: Sequence[str]) -> Sequence[str]:
+    if not sweeps:
+        raise RequestError("name at least one sweep")
+    return sweeps
 
 
 def _root(root: Path | str | None) -> Path:

@@ -110,7 +110,8 @@ class SweepResults:
         baseline: the name of the arm that the others are compared with.
         match: what is held equal over the arms: params, flops, kv, tokens or none; None if not declared.
         tolerance: the largest difference from the baseline that counts as equal, as a fraction.
-        equivalence: the largest negligible difference in the first metric, in its unit; None if none is declared.
+        equivalence: the largest negligible difference, in the unit of `equivalence_metric`; None if none is declared.
+        equivalence_metric: the metric that `equivalence` is about: the first that the sweep declares.
         left_out: runs that have a folder but don't count: runs of another plan, runs replaced by a newer run of the
             same arm and seed, and runs of tuned values that the arm didn't pick.
         tuning: the runs by which arms pick their tuned values. No number of an arm includes them.
@@ -125,6 +126,7 @@ class SweepResults:
     arms: dict[str, ArmResults]
     tolerance: float = 0.005
     equivalence: float | None = None
+    equivalence_metric: str | None = None
     left_out: tuple[RunResult, ...] = ()
     tuning: tuple[RunResult, ...] = ()
     broken: tuple[tuple[Path, str], ...] = ()
@@ -139,6 +141,11 @@ class SweepResults:
         """The tuned axes."""
         cells = [arm.selection.cells[0] for arm in self.arms.values() if arm.selection and arm.selection.cells]
         return tuple(dict.fromkeys(axis for cell in cells for axis in cell.settings))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of the metrics that some run has measured, in alphabetical order."""
+        return tuple(sorted({metric for run in self.runs() for metric in run.metrics}))
 
     def runs(self) -> Iterator[RunResult]:
         """Every run of every arm, by seed."""

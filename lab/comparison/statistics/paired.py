@@ -103,7 +103,7 @@ class PairedDifference:
     def remarks(self) -> tuple[str, ...]:
         """Short remarks that must be shown beside the numbers."""
         remarks = []
-        if self.n == 0:
+        if self.n == 0 and not self.not_finite:
             remarks.append("no seed in common with the baseline")
         elif self.n == 1:
             remarks.append(f"one pair (seed {self.seeds[0]}): no interval")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lab.comparison.compare import Comparison, ComparisonRow
 from lab.comparison.tables.footnotes import footnotes
-from lab.comparison.tables.table import cells, columns
+from lab.comparison.tables.table import DEFAULT_COLUMNS, METRIC_COLUMNS, cells, columns
 from lab.units import measure
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
@@ -19,10 +19,10 @@ _LATEX = {
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def as_latex(comparison: Comparison) -> str:
+def as_latex(comparison: Comparison, chosen: Sequence[str] = DEFAULT_COLUMNS) -> str:
     """A table environment for `\\usepackage{booktabs}`, with the question as its caption and the footnotes below."""
-    heads = columns(comparison, comparison.sweep.metrics)
-    rows = _rows(comparison, comparison.rows)
+    heads = columns(comparison, comparison.sweep.metrics, chosen)
+    rows = _rows(comparison, comparison.rows, chosen)
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -42,23 +42,28 @@ def as_latex(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_markdown(comparison: Comparison) -> str:
+def as_markdown(comparison: Comparison, chosen: Sequence[str] = DEFAULT_COLUMNS) -> str:
     """A table in GitHub's Markdown, with the question above and the footnotes below."""
     question = _escape_markdown(comparison.sweep.question or comparison.sweep.name)
-    table = comparison_in_markdown(comparison, comparison.rows, _escape_markdown)
+    table = comparison_in_markdown(comparison, comparison.rows, _escape_markdown, chosen)
     notes = [f"- {_escape_markdown(line)}" for line in footnotes(comparison)]
     return "\n".join([f"**{question}**", "", table, "", *notes]) + "\n"
 
 
-def comparison_in_markdown(comparison: Comparison, rows: Sequence[ComparisonRow], escape: Callable[[str], str]) -> str:
+def comparison_in_markdown(
+    comparison: Comparison,
+    rows: Sequence[ComparisonRow],
+    escape: Callable[[str], str],
+    chosen: Sequence[str] = DEFAULT_COLUMNS,
+) -> str:
     """The table alone.
 
     Args:
         rows: the rows to include.
         escape: escapes plain text for the Markdown dialect of the reader.
     """
-    heads = [(escape(name), is_number) for name, is_number in columns(comparison, comparison.sweep.metrics)]
-    return markdown_table(heads, ([escape(text) for text in row] for row in _rows(comparison, rows)))
+    heads = [(escape(name), is_number) for name, is_number in columns(comparison, comparison.sweep.metrics, chosen)]
+    return markdown_table(heads, ([escape(text) for text in row] for row in _rows(comparison, rows, chosen)))
 
 
 def markdown_table(heads: Sequence[tuple[str, bool]], rows: Iterator[list[str]]) -> str:
@@ -73,13 +78,16 @@ def markdown_table(heads: Sequence[tuple[str, bool]], rows: Iterator[list[str]])
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _rows(comparison: Comparison, rows: Sequence[ComparisonRow]) -> Iterator[list[str]]:
+def _rows(comparison: Comparison, rows: Sequence[ComparisonRow], chosen: Sequence[str]) -> Iterator[list[str]]:
     """The cells as text. As usual in papers, a mean is followed by its standard deviation over seeds."""
+    of_metric = [name for name in METRIC_COLUMNS if name in chosen]
+    first = 1 + ("n" in chosen)
     for row in rows:
-        texts = [text.plain for text in cells(comparison, row, comparison.sweep.metrics)]
+        texts = [text.plain for text in cells(comparison, row, comparison.sweep.metrics, chosen)]
         for number, metric in enumerate(comparison.sweep.metrics):
             sd = row.cells[metric].sample.sd
-            texts[2 + 2 * number] += "" if sd is None else f" ± {measure(sd)}"
+            if sd is not None and "mean" in of_metric and "sd" not in of_metric:
+                texts[first + len(of_metric) * number] += f" ± {measure(sd)}"
         yield texts
 
 

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from lab.comparison.audit import Audit
 from lab.comparison.compare import Comparison, ComparisonCell, ComparisonRow
@@ -18,6 +18,7 @@ from lab.comparison.read.results import BUDGET, COSTS
 from lab.comparison.statistics.factorial import Factorial
 from lab.comparison.statistics.noise import POINTS
 from lab.comparison.statistics.paired import Interval
+from lab.refusals import RequestError
 
 VERSION = 2
 
@@ -35,9 +36,14 @@ _LAST = (
 )
 
 
-def as_json(comparison: Comparison) -> str:
-    """The comparison as strict JSON: values that aren't finite or aren't known are null."""
-    return json.dumps(_strict(as_data(comparison)), indent=1, ensure_ascii=False, allow_nan=False)
+def as_json(*comparisons: Comparison) -> str:
+    """The comparison as strict JSON: values that aren't finite or aren't known are null.
+
+    Several comparisons are the list `sweeps` of an object that has the version too.
+    """
+    data = [as_data(comparison) for comparison in comparisons]
+    content = data[0] if len(data) == 1 else {"version": VERSION, "sweeps": data}
+    return json.dumps(_strict(content), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def as_data(comparison: Comparison) -> JsonData:
@@ -63,37 +69,65 @@ def as_data(comparison: Comparison) -> JsonData:
     }
 
 
-def as_csv(comparison: Comparison) -> str:
-    """A line for each arm and metric. Columns of swept axes are called `axis:<name>`, of tuned axes `tuned:<name>`."""
-    axes, tuned = comparison.sweep.axes, comparison.sweep.tuned
+def as_csv(*comparisons: Comparison, chosen: Sequence[str] | None = None) -> str:
+    """A line for each sweep, arm and metric. Columns of swept axes are called `axis:<name>`, of tuned axes
+    `tuned:<name>`.
+
+    Args:
+        chosen: the columns besides sweep, arm and metric; None for all.
+    Raises:
+        RequestError: there is no such column.
+    """
+    axes = tuple(dict.fromkeys(axis for comparison in comparisons for axis in comparison.sweep.axes))
+    tuned = tuple(dict.fromkeys(axis for comparison in comparisons for axis in comparison.sweep.tuned))
+    names = [*_FIRST, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
+    names += [*(f"tuned:{axis}" for axis in tuned), "mfu", *_LAST, "not_comparable", "mixed", "unigram_loss"]
+    check_columns(chosen or (), names)
+    shown = [name for name in names if chosen is None or name in ("sweep", "arm", "metric") or name in chosen]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(
-        [*_FIRST, *COSTS, "tokens_per_second", *(f"axis:{axis}" for axis in axes), *BUDGET, "off_match"]
-        + [f"tuned:{axis}" for axis in tuned]
-        + ["mfu", *_LAST, "not_comparable", "mixed", "unigram_loss"]
-    )
-    for row in comparison.rows:
-        arm = row.arm
-        costs = [*(arm.costs.get(name) for name in COSTS), row.tokens_per_second]
-        swept = [_axis_text(arm.axes, axis) for axis in axes]
-        budget = [*(arm.costs.get(name) for name in BUDGET), comparison.audit.describe(arm.name)]
-        picked = [_axis_text(arm.picked, axis) for axis in tuned]
-        states = " ".join(f"{status}:{n}" for status, n in arm.statuses.items())
-        for cell in row.cells.values():
-            data = _cell_columns(cell) | {
-                "sweep": comparison.sweep.name,
-                "arm": arm.name,
-                "is_baseline": str(row.is_baseline).lower(),
-                "metric": cell.metric,
-                "states": states,
-                "level": comparison.level,
-            }
-            first, last = [data[name] for name in _FIRST], [data[name] for name in _LAST]
-            mixed = "; ".join(mixture.text for mixture in row.mixtures)
-            newest = [data["not_comparable"], mixed, row.unigram_loss]
-            lines.writerow([*first, *costs, *swept, *budget, *picked, row.mfu, *last, *newest])
+    lines.writerow(shown)
+    for comparison in comparisons:
+        for row in comparison.rows:
+            for line in _csv_lines(comparison, row, axes, tuned):
+                lines.writerow([line[name] for name in shown])
     return text.getvalue()
+
+
+def check_columns(chosen: Sequence[str], names: Sequence[str]) -> None:
+    """Check that all chosen columns exist.
+
+    Raises:
+        RequestError: one doesn't.
+    """
+    for name in chosen:
+        if name not in names:
+            problem = f"there is no column '{name}'"
+            raise RequestError(problem, kind="not_found", key="--columns", given=name, expected=tuple(names))
+
+
+def _csv_lines(
+    comparison: Comparison, row: ComparisonRow, axes: Sequence[str], tuned: Sequence[str]
+) -> Iterator[JsonData]:
+    """Column → value for each metric of an arm."""
+    arm = row.arm
+    of_arm: JsonData = {
+        "sweep": comparison.sweep.name,
+        "arm": arm.name,
+        "is_baseline": str(row.is_baseline).lower(),
+        "states": " ".join(f"{status}:{n}" for status, n in arm.statuses.items()),
+        "level": comparison.level,
+        **{name: arm.costs.get(name) for name in (*COSTS, *BUDGET)},
+        "tokens_per_second": row.tokens_per_second,
+        "mfu": row.mfu,
+        **{f"axis:{axis}": _axis_text(arm.axes, axis) for axis in axes},
+        "off_match": comparison.audit.describe(arm.name),
+        **{f"tuned:{axis}": _axis_text(arm.picked, axis) for axis in tuned},
+        "mixed": "; ".join(mixture.text for mixture in row.mixtures),
+        "unigram_loss": row.unigram_loss,
+    }
+    for cell in row.cells.values():
+        yield _cell_columns(cell) | of_arm | {"metric": cell.metric}
 
 
 def _row_data(row: ComparisonRow, audit: Audit) -> JsonData:

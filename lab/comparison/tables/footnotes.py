@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from components.registry import suggestion
 from lab.comparison.compare import LOSS, Comparison
 from lab.comparison.metrics import better, title
 from lab.comparison.statistics.paired import Interval, seed_list
@@ -27,6 +28,7 @@ def footnotes(comparison: Comparison) -> Iterator[str]:
     yield directions[:1].upper() + directions[1:] + "."
     if sweep.baseline not in sweep.arms:
         yield f"The baseline {sweep.baseline} has no runs: there is nothing to compare with."
+    yield from _unmeasured(comparison)
     for lines, omitted in _LISTS:
         yield from _at_most(list(lines(comparison)), omitted)
     yield from unigram_lines(comparison, LOSS, MOST_LINES)
@@ -63,9 +65,10 @@ def _verdicts(comparison: Comparison) -> Iterator[str]:
             "the intervals are not corrected for their number"
         )
     yield line + "."
-    if sweep.equivalence is not None:
+    metric = sweep.equivalence_metric
+    if sweep.equivalence is not None and metric is not None and metric in sweep.metrics:
         yield (
-            f"Equivalent: {title(sweep.metrics[0])} shown to be within ±{sweep.equivalence:g} of the baseline's, by "
+            f"Equivalent: {title(metric)} shown to be within ±{sweep.equivalence:g} of the baseline's, by "
             f"two one-sided tests with p < {alpha:.3g}{', corrected likewise' if arms > 1 else ''}."
         )
     if any(cell.seeds_needed is not None for row in comparison.rows for cell in row.cells.values()):
@@ -73,6 +76,15 @@ def _verdicts(comparison: Comparison) -> Iterator[str]:
             "Can't tell (seeds): that many seeds would tell with 80% power, if the true difference and its spread are "
             "the observed ones."
         )
+
+
+def _unmeasured(comparison: Comparison) -> Iterator[str]:
+    """The metrics that finished runs should have measured and haven't."""
+    sweep = comparison.sweep
+    measured = sweep.measured
+    for metric in sweep.metrics:
+        if measured and metric not in measured:
+            yield f"No run has measured {metric}{suggestion(metric, measured)}."
 
 
 def _diverged(comparison: Comparison) -> Iterator[str]:

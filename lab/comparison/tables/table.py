@@ -14,7 +14,7 @@ from rich.text import Text
 from lab.comparison.audit import signed_percent
 from lab.comparison.compare import Comparison, ComparisonCell, ComparisonRow
 from lab.comparison.metrics import COST_TITLES, better, title
-from lab.comparison.read.results import COSTS
+from lab.comparison.read.results import BUDGET, COSTS
 from lab.comparison.tables.footnotes import footnotes, with_interval
 from lab.terminal import plain_console
 from lab.units import count, measure, percent
@@ -25,11 +25,19 @@ MOST_ROWS = 200
 MOST_SEEDS_SHOWN = 1000
 """Larger numbers of needed seeds are shown as "over 1,000"."""
 
+METRIC_COLUMNS = ("mean", "sd", "difference", "p")
+"""The columns that a table can have for each metric: `p` is corrected for the number of arms."""
+
+ARM_COLUMNS = ("n", *COSTS, *BUDGET, "tokens_per_second", "mfu")
+"""The columns that a table can have for each arm."""
+
+DEFAULT_COLUMNS = ("n", "mean", "difference", *COSTS, "tokens_per_second")
+
 _STYLES = {"better": "green", "worse": "red", "different": "bold", "equivalent": "cyan"}
 
 
-def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the comparison.
+def show(comparison: Comparison, console: Console | None = None, *, chosen: Sequence[str] = DEFAULT_COLUMNS) -> None:
+    """Print the comparison, with the chosen columns.
 
     Without a terminal the table is as wide as its content, so that nothing is folded or cut. If a terminal is too
     narrow for the table, each metric gets its own table, and so do the costs.
@@ -38,13 +46,15 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     rows = printed_rows(comparison)
     heading = Text(comparison.sweep.question or comparison.sweep.name, style="bold")
     lines = [Text(line) for line in (*omitted_rows(comparison, rows), *footnotes(comparison))]
-    full_table = _table(comparison, rows, comparison.sweep.metrics, costs=True)
+    full_table = _table(comparison, rows, comparison.sweep.metrics, chosen)
     page = Group(heading, full_table, *lines)
     if not console.is_terminal:
         console.width = max(console.width, _width(page, console))
     elif _width(full_table, console) > console.width:
-        parts = [_table(comparison, rows, (metric,), costs=False) for metric in comparison.sweep.metrics]
-        page = Group(heading, *parts, _table(comparison, rows, (), costs=True), *lines)
+        of_metrics = [name for name in chosen if name in METRIC_COLUMNS or name == "n"]
+        of_arms = [name for name in chosen if name in ARM_COLUMNS]
+        parts = [_table(comparison, rows, (metric,), of_metrics) for metric in comparison.sweep.metrics]
+        page = Group(heading, *parts, *([_table(comparison, rows, (), of_arms)] if of_arms else []), *lines)
     console.print(page)
 
 
@@ -85,31 +95,48 @@ def _width(content: RenderableType, console: Console) -> int:
     return Measurement.get(console, console.options.update(width=10_000), content).maximum
 
 
-def _table(comparison: Comparison, rows: Sequence[ComparisonRow], metrics: Sequence[str], *, costs: bool) -> Table:
+def _table(
+    comparison: Comparison, rows: Sequence[ComparisonRow], metrics: Sequence[str], chosen: Sequence[str]
+) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, is_number in columns(comparison, metrics, costs=costs):
+    for name, is_number in columns(comparison, metrics, chosen):
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*cells(comparison, row, metrics, costs=costs))
+        table.add_row(*cells(comparison, row, metrics, chosen))
     return table
 
 
-def columns(comparison: Comparison, metrics: Sequence[str], *, costs: bool = True) -> list[tuple[str, bool]]:
-    """The title of each column, and whether it is aligned to the right."""
-    heads = [("arm", False), ("n", False)]
+def columns(
+    comparison: Comparison, metrics: Sequence[str], chosen: Sequence[str] = DEFAULT_COLUMNS
+) -> list[tuple[str, bool]]:
+    """The title of each column, and whether it is aligned to the right. The first is always the arm's name."""
+    heads = [("arm", False), *([("n", False)] if "n" in chosen else [])]
     for metric in metrics:
-        heads += [(title(metric), True), (f"difference [{percent(comparison.level)}]", False)]
-    return heads + [(COST_TITLES[cost], True) for cost in (*COSTS, "tokens_per_second") if costs]
+        titles = {
+            "mean": (title(metric), True),
+            "sd": ("s.d.", True),
+            "difference": (f"difference [{percent(comparison.level)}]", False),
+            "p": ("p (Holm)", True),
+        }
+        heads += [titles[name] for name in METRIC_COLUMNS if name in chosen]
+    return heads + [(COST_TITLES[name], True) for name in ARM_COLUMNS[1:] if name in chosen]
 
 
-def cells(comparison: Comparison, row: ComparisonRow, metrics: Sequence[str], *, costs: bool = True) -> list[Text]:
+def cells(
+    comparison: Comparison, row: ComparisonRow, metrics: Sequence[str], chosen: Sequence[str] = DEFAULT_COLUMNS
+) -> list[Text]:
     """One arm's cells, one for each column."""
-    texts = [_name(row, comparison), _seeds(row)]
+    texts = [_name(row, comparison), *([_seeds(row)] if "n" in chosen else [])]
     for metric in metrics:
-        texts += [Text(measure(row.cells[metric].sample.mean)), _difference(row.cells[metric], row)]
-    if costs:
-        texts += [_cost(row, cost, comparison) for cost in COSTS] + [Text(count(row.tokens_per_second))]
-    return texts
+        cell = row.cells[metric]
+        numbers = {
+            "mean": Text(measure(cell.sample.mean)),
+            "sd": Text(measure(cell.sample.sd)),
+            "difference": _difference(cell, row),
+            "p": Text("" if cell.p_holm is None else f"{cell.p_holm:.2g}"),
+        }
+        texts += [numbers[name] for name in METRIC_COLUMNS if name in chosen]
+    return texts + [_cost(row, name, comparison) for name in ARM_COLUMNS[1:] if name in chosen]
 
 
 def _name(row: ComparisonRow, comparison: Comparison) -> Text:
@@ -124,7 +151,9 @@ def _name(row: ComparisonRow, comparison: Comparison) -> Text:
 
 def _cost(row: ComparisonRow, cost: str, comparison: Comparison) -> Text:
     """A cost, followed by its deviation from the baseline's if that exceeds the tolerance: "1.27M (+3.1%)"."""
-    text = Text(count(row.arm.costs.get(cost)))
+    if cost == "mfu":
+        return Text("–" if row.mfu is None else f"{row.mfu:.1%}")
+    text = Text(count(row.tokens_per_second if cost == "tokens_per_second" else row.arm.costs.get(cost)))
     deviation = comparison.audit.mismatches(row.arm.name).get(cost)
     if deviation is not None and math.isfinite(deviation):
         text.append(f" ({signed_percent(deviation)})", style="yellow")

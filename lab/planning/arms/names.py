@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -15,10 +16,33 @@ _BRACKETS = re.compile(r"[\[\]{}'\"]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=,+\-]+")
 
 
+LONGEST_SHORT_NAME = 48
+"""The longest name of a run that `lab train` makes: it fits beside the state and the loss on a line of a terminal."""
+
+_DIGEST_LENGTH = 8
+
+
 def arm_name(settings: Mapping[str, object]) -> str:
     """A folder name from what an arm sets: `heads=mha,span=global`."""
     short = short_keys(settings)
     return joined_name(name_part(short[key], value) for key, value in settings.items())
+
+
+def short_arm_name(settings: Mapping[str, object]) -> str:
+    """A folder name for a run of its own, of at most `LONGEST_SHORT_NAME` characters.
+
+    It is `arm_name` where that is short enough. Otherwise it is the first settings that fit, and a digest of all:
+    `tokens=200k,context=256-1f0c3a9b`.
+    """
+    short = short_keys(settings)
+    parts = [name_part(short[key], value) for key, value in settings.items()]
+    name = ",".join(parts).strip("-.") or "base"
+    if len(name) <= LONGEST_SHORT_NAME:
+        return name
+    room = LONGEST_SHORT_NAME - _DIGEST_LENGTH - 1
+    fitting = list(itertools.takewhile(lambda n: len(",".join(parts[:n])) <= room, range(1, len(parts) + 1)))
+    shown = ",".join(parts[: fitting[-1]]) if fitting else parts[0][:room]
+    return f"{shown.strip('-.,=')}-{_digest(name)}"
 
 
 def joined_name(parts: Iterable[str]) -> str:
@@ -34,8 +58,11 @@ def name_part(key: str, value: object) -> str:
 
 def hashed_name(name: str, full_name: str) -> str:
     """A name that ends with a hash of the full name, and is short enough for a folder."""
-    digest = hashlib.sha256(full_name.encode()).hexdigest()[:8]
-    return f"{name[: LONGEST_NAME - 9].rstrip('-.,=')}-{digest}"
+    return f"{name[: LONGEST_NAME - _DIGEST_LENGTH - 1].rstrip('-.,=')}-{_digest(full_name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from lab.composition.inputs import check_text_exists
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import TOKENS
 from lab.planning.arms.expansion import expand
-from lab.planning.arms.names import arm_name
+from lab.planning.arms.names import short_arm_name
 from lab.planning.config_paths import value_at
 from lab.planning.language.hydra_values import hydra_value
 from lab.planning.language.read import read_sweep
@@ -132,7 +132,7 @@ def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | N
         key, _, value = override.partition("=")
         if key.lstrip("+~") != "seed":
             settings[key.lstrip("+~")] = value
-    name = arm_name(settings)[:100].rstrip("-.")
+    name = short_arm_name(settings)
     make_run = partial(
         PlannedRun,
         sweep=experiment,
