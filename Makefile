@@ -12,11 +12,11 @@ demo: $(VENV)/.installed
 	$(BIN)/lab submit demo --on local
 	$(BIN)/lab compare demo
 	@echo
-	@echo "What to look at: the verdict behind each difference. The short window and the ungated MLP cost loss;"
-	@echo "without the cap the loss is the same, within 0.01. Next:"
-	@echo "  $(BIN)/lab report demo        one page with the curves, each seed and the costs, to show to others"
-	@echo "  $(BIN)/lab tensorboard demo   the runs in TensorBoard"
-	@echo "  docs/your-data.md, docs/your-experiment.md   the same on your own text and your own question"
+	@echo "What to look at: the verdict at the end of each difference. A lower loss is better; an arm that is"
+	@echo "equivalent to the baseline can do without the part that it removes."
+	@echo "  $(BIN)/lab report demo        writes one page with curves, seeds and costs, to show to others"
+	@echo "  $(BIN)/lab tensorboard demo   shows the runs in TensorBoard"
+	@echo "Next: your own text (docs/your-data.md), your own question (docs/your-experiment.md)"
 
 test: lint types tests
 
