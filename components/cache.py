@@ -54,6 +54,20 @@ class LayerCache:
         return self.tensors[name]
 
 
+class CacheFailure(ValueError):
+    """A layer's mixer can't continue a text from a cache: it keeps none, or lacks a tensor that it needs.
+
+    Attributes:
+        layer: the number of the layer.
+        mixer: the name of the mixer's class.
+    """
+
+    def __init__(self, layer: int, mixer: str, cause: Exception) -> None:
+        reason = f" ({type(cause).__name__}: {cause})" if str(cause) else ""
+        super().__init__(f"layer {layer}: the mixer {mixer} can't continue a text from a cache{reason}")
+        self.layer, self.mixer = layer, mixer
+
+
 class Cache:
     """The caches of all layers, and the length of the texts. `Decoder.new_cache` makes it; each pass returns the next.
 

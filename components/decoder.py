@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.architecture import Architecture
 from components.attention import kernels
 from components.attention.mixer import Attention
-from components.cache import Cache, Step
+from components.cache import Cache, CacheFailure, Step
 from components.compile_opaque import Opaque
 from components.embedding import logit_z_loss
 from components.forward_context import ForwardContext
@@ -110,9 +110,16 @@ class Decoder(LanguageModel):
 
         Args:
             starts: of each row how much padding stands before its first token (see `components.cache`).
+        Raises:
+            CacheFailure: a layer's mixer keeps no cache.
         """
         like = self.embedding.weight
-        kept = [block.mixer.new_cache(len(starts), capacity, like.dtype, like.device) for block in self.blocks]
+        kept = []
+        for number, block in enumerate(self.blocks):
+            try:
+                kept.append(block.mixer.new_cache(len(starts), capacity, like.dtype, like.device))
+            except (NotImplementedError, LookupError) as error:
+                raise CacheFailure(number, type(block.mixer).__name__, error) from error
         return Cache(kept, capacity, starts, like.device)
 
     def continued(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -122,15 +129,19 @@ class Decoder(LanguageModel):
 
         Raises:
             ValueError: the cache or the model's positions have no room for them.
+            CacheFailure: a layer's mixer can't continue from a cache.
         """
         self._check_length(tokens.shape[1] + cache.length)
         step = cache.step(tokens.shape[1])
         x = self._embedded(tokens, step.positions)
         context = self._context(partial(cache.rotation, step, x.dtype), step.documents, x, step)
         kept = []
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+        for number, (block, layer_cache) in enumerate(zip(self.blocks, cache.layers, strict=True)):
             context.cache = layer_cache
-            x = layer(x, context)
+            try:
+                x = block(x, context)
+            except (NotImplementedError, LookupError) as error:
+                raise CacheFailure(number, type(block.mixer).__name__, error) from error
             kept.append(context.cache)
         return self.final_norm(x), cache.after(step, kept)
 

@@ -17,7 +17,7 @@ _ENDINGS: dict[Direction, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-_PARTS = {"val": "validation", "train": "training"}
+_PARTS = {"val": "validation", "train": "training", "lr": "learning rate", "grad_norm": "gradient norm"}
 
 COST_TITLES = {
     "parameters": "parameters",

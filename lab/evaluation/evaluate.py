@@ -127,6 +127,8 @@ def evaluate(
         RequestError: the run has no checkpoint, or can't be evaluated with these options. Nothing has been written.
         Stopped: `stop` returned True.
     """
+    from components.cache import CacheFailure
+
     evaluator = request.evaluator
     name = save_as or evaluator.name
     results_store.check_name(name)
@@ -153,6 +155,15 @@ def evaluate(
         try:
             with environment.deterministic():
                 output = evaluator.evaluate(subject, session)
+        except CacheFailure as error:
+            problem = f"{run.name}: {evaluator.name} generates text, and {error}"
+            raise RequestError(problem, kind="unsupported") from error
+        except Exception as error:
+            # The user's own components are known here alone: outside, an error in them would look like one of the lab.
+            refusal = None if isinstance(error, RequestError) else extensions.refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from error
         finally:
             session.close()
         if "text" in vars(subject):

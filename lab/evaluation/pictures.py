@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 DPI = 100
 MAX_NAME = 40
 """Longest name in a picture, in characters; the middle of a longer one is left out."""
+MAX_COLUMNS = 4
+"""The most runs beside each other in a picture of statistics."""
+MAX_RUNS = 24
+"""The most runs in a picture of statistics."""
+MAX_WIDTH, MAX_HEIGHT = 3000, 6000
+"""The largest picture of several runs' pictures, in pixels."""
 MAX_DOTS = 32
 """A curve with at most this many points has a dot at each."""
 
@@ -72,18 +78,23 @@ def maps(weights: Mapping[tuple[int, int], Sequence[Sequence[float]]], context: 
 def statistics(runs: Sequence[tuple[str, Mapping[str, Any]]], titles: Mapping[str, str]) -> bytes:
     """Heat maps of layers × heads: one row per statistic, with a common colour scale, and one column per run.
 
+    With more than `MAX_COLUMNS` runs, further runs continue below, in the same order. At most `MAX_RUNS` are shown.
+
     Args:
         runs: name and details of each run: `layers` are the numbers of the layers, `heads` is statistic → layer →
             head → value.
         titles: statistic → title.
     """
     names = [name for name in titles if any(name in details["heads"] for _, details in runs)]
-    figure, axes = _grid(len(names), len(runs), 3.2, 2.2)
+    omitted, runs = len(runs) - MAX_RUNS, runs[:MAX_RUNS]
+    blocks = [runs[first : first + MAX_COLUMNS] for first in range(0, len(runs), MAX_COLUMNS)]
+    figure, axes = _grid(len(names) * len(blocks), len(blocks[0]), 3.2, 2.2)
     for row, name in enumerate(names):
         tables = [details["heads"].get(name) for _, details in runs]
         values = [value for table in tables if table is not None for line in table for value in line]
-        for column, (table, (run, details)) in enumerate(zip(tables, runs, strict=True)):
-            axis = axes[row][column]
+        for number, (table, (run, details)) in enumerate(zip(tables, runs, strict=True)):
+            block, column = divmod(number, MAX_COLUMNS)
+            axis = axes[block * len(names) + row][column]
             axis.set_title(f"{_short(run)}\n{titles[name]}" if row == 0 else titles[name], fontsize=7)
             if table is None:
                 axis.set_axis_off()
@@ -97,24 +108,42 @@ def statistics(runs: Sequence[tuple[str, Mapping[str, Any]]], titles: Mapping[st
             if row == len(names) - 1:
                 axis.set_xlabel("head", fontsize=6)
             figure.colorbar(image, ax=axis).ax.tick_params(labelsize=6)
+    for row in range(len(names)):  # the last block may have fewer runs
+        for axis in axes[(len(blocks) - 1) * len(names) + row][len(blocks[-1]) :]:
+            axis.set_axis_off()
+    if omitted > 0:
+        figure.supxlabel(f"and {omitted:,} more runs", fontsize=8)
     return _png(figure)
 
 
 def side_by_side(pictures: Sequence[tuple[str, bytes]]) -> bytes:
-    """PNG images side by side, pixel for pixel, each under its name."""
+    """PNG images pixel for pixel, each under its name, in a grid of at most `MAX_WIDTH` × `MAX_HEIGHT` pixels.
+
+    Pictures that don't fit are left out, and a line at the end counts them. A single picture is always shown.
+    """
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
     images = [imread(io.BytesIO(picture), format="png") for _, picture in pictures]
     top = 24
-    height, width = max(image.shape[0] for image in images) + top, sum(image.shape[1] for image in images)
+    cell_height, cell_width = max(image.shape[0] for image in images) + top, max(image.shape[1] for image in images)
+    columns = min(max(1, MAX_WIDTH // cell_width), len(images))
+    if columns < len(images):  # about as wide as high
+        columns = min(columns, math.ceil(math.sqrt(len(images) * cell_height / cell_width)))
+    rows = min(math.ceil(len(images) / columns), max(1, (MAX_HEIGHT - top) // cell_height))
+    shown = min(len(images), rows * columns)
+    omitted = len(images) - shown
+    height, width = rows * cell_height + (top if omitted else 0), columns * cell_width
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    left = 0
-    for (name, _), image in zip(pictures, images, strict=True):
-        figure.figimage(image, xo=left, yo=height - top - image.shape[0])
+    for number, ((name, _), image) in enumerate(zip(pictures[:shown], images[:shown], strict=True)):
+        row, column = divmod(number, columns)
+        left, above = column * cell_width, row * cell_height
+        figure.figimage(image, xo=left, yo=height - above - top - image.shape[0])
         middle = left + image.shape[1] / 2
-        figure.text(middle / width, 1 - top / 2 / height, _short(name), ha="center", va="center", fontsize=8)
-        left += image.shape[1]
+        place = middle / width, 1 - (above + top / 2) / height
+        figure.text(*place, _short(name), ha="center", va="center", fontsize=8)
+    if omitted:
+        figure.text(0.5, top / 2 / height, f"and {omitted:,} more runs", ha="center", va="center", fontsize=8)
     return _png(figure)
 
 

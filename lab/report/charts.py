@@ -66,6 +66,15 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """An error bar from one point to another, horizontal or vertical."""
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    slot: int | None
+
+
+@dataclass(frozen=True)
 class Label:
     """A name beside a point, at one of its four corners: `above right`."""
 
@@ -85,6 +94,7 @@ def chart(
     lines: Sequence[Line] = (),
     dots: Sequence[Dot] = (),
     labels: Sequence[Label] = (),
+    bars: Sequence[Bar] = (),
     front: Sequence[tuple[float, float]] = (),
     zero: bool = False,
     height: int = 300,
@@ -97,6 +107,7 @@ def chart(
         lines: curves.
         dots: points with links.
         labels: names beside points.
+        bars: error bars, behind the dots.
         front: the points (x, y) of a dashed line behind the dots.
         zero: whether to emphasise the line y = 0.
         height: in pixels.
@@ -130,6 +141,14 @@ def chart(
         if line.dotted
         for a, b in zip(line.x, line.y, strict=True)
     ]
+    whiskers = [
+        Markup('<line class="whisker s{0} c" data-s="{0}" x1="{1}" x2="{2}" y1="{3}" y2="{4}"/>').format(
+            _colour(bar.slot),
+            *(_percent(x.at(end[0])) for end in (bar.start, bar.end)),
+            *(_from_top(y.at(end[1])) for end in (bar.start, bar.end)),
+        )
+        for bar in bars
+    ]
     circles = [_dot(dot, x, y) for dot in sorted(dots, key=lambda dot: not dot.faint)]
     texts = [Markup('<span class="yt" style="top:{}">{}</span>').format(_from_top(at), text) for at, text in y.ticks]
     texts += [_tick_label(at, text) for at, text in x.ticks]
@@ -143,8 +162,8 @@ def chart(
         '<div class="chart" role="img" aria-label="{y_title} against {x_title}" style="--h:{height}px;--yw:{width}ch">'
         '<div class="ytitle">{y_title}</div>'
         '<div class="plot" data-x="{x_axis}" data-y="{y_axis}" data-xt="{x_title}">'
-        '<svg width="100%" height="100%">{grid}{marks}{inner}{beads}<line class="cross" y1="0" y2="100%"/>{circles}'
-        '</svg>{texts}</div><div class="xtitle">{x_title}</div></div>'
+        '<svg width="100%" height="100%">{grid}{marks}{inner}{beads}<line class="cross" y1="0" y2="100%"/>'
+        '{bars}{circles}</svg>{texts}</div><div class="xtitle">{x_title}</div></div>'
     ).format(
         y_title=y_title,
         x_title=x_title,
@@ -156,6 +175,7 @@ def chart(
         marks=_concat(marks),
         inner=inner,
         beads=_concat(beads),
+        bars=_concat(whiskers),
         circles=_concat(circles),
         texts=_concat(texts),
     )

@@ -51,7 +51,7 @@ def page(data: ReportData) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    script = _file("script.js")
+    script = _file("script.js") + _file("save_svg.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.from_string(_file("page.html.j2")).render(
         title=data.comparison.sweep.question or data.sweep,

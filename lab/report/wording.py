@@ -54,6 +54,13 @@ def shorten_middle(name: str, most: int = 44) -> str:
     return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
 
 
+def shorten_distinctly(names: Iterable[str], most: int = 24) -> dict[str, str]:
+    """Name → the name with its middle left out, or the whole name where another one would look the same."""
+    short = {name: shorten_middle(name, most) for name in names}
+    shown = list(short.values())
+    return {name: name if shown.count(text) > 1 else text for name, text in short.items()}
+
+
 def as_written(value: object) -> str:
     """A configuration's value, written as in its file."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

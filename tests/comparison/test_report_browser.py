@@ -247,7 +247,7 @@ def test_hostile_names_are_text(driver: Chrome, page: Path) -> None:
 def test_numbers_of_a_column_have_the_same_decimals(driver: Chrome) -> None:
     columns: Any = driver.execute_script(
         """const rows = [...document.querySelectorAll('#verdicts table')][0].querySelectorAll('tbody tr');
-        return [2, 3, 4].map(i => [...rows].map(row => row.children[i].textContent.trim()));"""
+        return [3, 4, 5].map(i => [...rows].map(row => row.children[i].textContent.trim()));"""
     )
     for column in columns:
         decimals = {len(text.partition(".")[2]) for text in column if text != "–"}

@@ -18,15 +18,19 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lab.comparison.read.collect import collect
-from lab.comparison.tensorboard.view import Layout, lay_out
+from lab.comparison.tensorboard.view import ARM_OF_RUN, Layout, lay_out
 from lab.refusals import RequestError
 
 VIEW = ".tensorboard"
 PORT = 6006
+
+COLOURS = f"?runColorGroup={urllib.parse.quote('regex:' + ARM_OF_RUN, safe='')}"
+"""The query of an address at which TensorBoard gives all seeds of an arm, and the arm's mean, one colour."""
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _STARTUP_SECONDS = 60.0
@@ -116,7 +120,7 @@ def serve(
         RequestError: the port is in use, or TensorBoard exited; the message ends with its last lines.
     """
     with contextlib.suppress(KeyboardInterrupt), _ending_on_sigterm(), server(view, port) as (address, process):
-        echo(f"TensorBoard: {address} (Ctrl-C ends it)")
+        echo(f"TensorBoard: {address}{COLOURS} (Ctrl-C ends it)")
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(refresh_seconds)

@@ -30,6 +30,9 @@ Layout = dict[str, Path | bytes]
 ABOUT = "about"
 """The TensorBoard run of the whole view's records. If they lay in the view's root, TensorBoard would call it `.`."""
 
+ARM_OF_RUN = r"^(.*?)(?:/seed-\d+)?$"
+"""A regular expression, in JavaScript's syntax, whose group is the arm of one of the view's TensorBoard runs."""
+
 # TensorBoard reads a run's event files in the order of their names, and when steps decrease it drops the earlier points
 # with larger steps. So the start's file must sort first, and the end's file last.
 _FIRST = "events.out.tfevents.0000000000"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from lab.comparison.read.curves import MetricCurve, band
+from lab.comparison.read.curves import MetricCurve, band, difference
 from lab.records import EvaluationCurve
 from lab.report.charts import Line, chart
 from lab.report.parts import Panel, figure, legend, mean_line, tabs
@@ -90,8 +91,10 @@ def _panel(data: ReportData, curves: _Curves, anchor: str, title: str, lead: str
         return Panel(anchor, title, lead, missing=missing)
     shown_curves = list(curves.items())[:MOST_CURVES]
     lines = {key: _lines(data, arms) for key, arms in shown_curves}
-    views = [(_title(key, curves), _chart(arms, lines[key])) for key, arms in shown_curves]
-    notes = ["The vertical axis is scaled to the means; bands may extend beyond it."]
+    views = [(_title(key, curves), _charts(data, arms, lines[key])) for key, arms in shown_curves]
+    notes = [
+        "Seeds differ more than arms do, so the means have no bands: the differences, which pair the seeds, have them."
+    ]
     if any(line.mark is not None for view_lines in lines.values() for line in view_lines):
         notes.append("A dotted line in an arm's colour marks how far back all its layers together can see.")
     notes += data.chart_notes
@@ -102,7 +105,10 @@ def _panel(data: ReportData, curves: _Curves, anchor: str, title: str, lead: str
     notes += _missing_seeds(data, curves)
     if len(curves) > len(shown_curves):
         notes.append(f"{len(curves) - len(shown_curves)} more curves are in the evaluations of the runs.")
-    lead += f" Means over an arm's seeds with their {percent(data.comparison.level)} t bands."
+    lead += (
+        " Means over an arm's seeds, and below them the difference from the baseline, paired by seed, with its "
+        f"{percent(data.comparison.level)} t band."
+    )
     arms = [arm for arm in data.charted if arm.name in measured]
     return Panel(anchor, title, lead, legend(arms) + tabs(views), notes=tuple(notes))
 
@@ -131,28 +137,56 @@ def _title(key: Key, curves: _Curves) -> str:
 
 
 def _lines(data: ReportData, arms: Mapping[str, _Seeds]) -> list[Line]:
+    """Each arm's mean, without a band."""
     lines = [_line(arm, arms[arm.name], data.comparison.level) for arm in data.charted if arm.name in arms]
     return [line for line in lines if line.x]
 
 
 def _line(arm: ReportedArm, seeds: _Seeds, level: float) -> Line:
-    curves = {}
-    for seed, (curve, _) in sorted(seeds.items()):
-        curves[seed] = MetricCurve(tuple(x for x, _ in curve.points), tuple(y for _, y in curve.points))
-    mean = band(curves, level)
+    mean = band(_metric_curves(seeds), level)
     reach = next(iter(seeds.values())).reach
-    return mean_line(arm, mean, reach if reach is not None and mean.x and reach < max(mean.x) else None)
+    line = mean_line(arm, mean, reach if reach is not None and mean.x and reach < max(mean.x) else None)
+    return replace(line, low=None, high=None)
 
 
-def _chart(arms: Mapping[str, _Seeds], lines: Sequence[Line]) -> Markup:
+def _metric_curves(seeds: _Seeds) -> dict[int, MetricCurve]:
+    """Seed → curve."""
+    return {
+        seed: MetricCurve(tuple(x for x, _ in curve.points), tuple(y for _, y in curve.points))
+        for seed, (curve, _) in sorted(seeds.items())
+    }
+
+
+def _charts(data: ReportData, arms: Mapping[str, _Seeds], lines: Sequence[Line]) -> Markup:
+    """The chart of the means and, where another arm shares a seed with the baseline, that of the differences."""
     first = next(iter(next(iter(arms.values())).values())).curve
+    means = figure(_chart(lines, first.x, first.y))
+    baseline = data.baseline
+    if baseline is None or baseline.name not in arms:
+        return means
+    reference = _metric_curves(arms[baseline.name])
+    differences = [
+        mean_line(arm, difference(_metric_curves(arms[arm.name]), reference, data.comparison.level))
+        for arm in data.charted
+        if arm.name in arms and arm is not baseline
+    ]
+    differences = [line for line in differences if line.x]
+    if not differences:
+        return means
+    return means + figure(
+        _chart(differences, first.x, f"{first.y}, difference from {baseline.name}", zero=True, height=210)
+    )
+
+
+def _chart(lines: Sequence[Line], x_title: str, y_title: str, *, zero: bool = False, height: int = 300) -> Markup:
+    """A chart whose vertical axis is scaled to the means; of a band it shows the part near them."""
     xs = sorted({x for line in lines for x in line.x})
     log = bool(xs) and xs[0] > 0 and xs[-1] >= 16 * xs[0]
     few = len(xs) <= 9 and all(value == int(value) for value in xs)
     x = scale(xs, log=log, pad=0.02, named=xs if few else ())
     values = [value for line in lines for value in line.y]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    room = 0.3 * (high - low)
+    room = 0.5 * (high - low)
     edges = [edge for line in lines for ends in (line.low, line.high) for edge in ends or ()]
     values += [min(max(edge, low - room), high + room) for edge in edges]
-    return figure(chart(x, scale(values), x_title=first.x, y_title=first.y, lines=lines))
+    return chart(x, scale(values, zero=zero), x_title=x_title, y_title=y_title, lines=lines, zero=zero, height=height)

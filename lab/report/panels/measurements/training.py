@@ -20,6 +20,7 @@ from lab.units import percent
 
 _TITLE = "Training curves"
 _ALWAYS = ("val/loss", "train/loss")
+_DIAGNOSTICS = ("train/grad_norm", "train/lr")  # of the training itself: their differences from the baseline say little
 _START = 0.05  # the first fraction of training, whose steep fall the vertical axis need not show
 
 
@@ -54,8 +55,8 @@ def panel(data: ReportData) -> Panel:
         f"The mean over an arm's seeds with its {percent(data.comparison.level)} t band at the points that the seeds "
         "share. Below it, the difference from the baseline, paired by seed."
     )
-    # The sweep's metrics, and the losses that every run records.
-    metrics = list(dict.fromkeys([*data.comparison.sweep.metrics, *_ALWAYS]))
+    # The sweep's metrics, and what every run records.
+    metrics = list(dict.fromkeys([*data.comparison.sweep.metrics, *_ALWAYS, *_DIAGNOSTICS]))
     axes = [axis.x for axis in _AXES]
     curves = {arm.name: {run.seed: run_curves(run.result, metrics, axes) for run in arm.runs} for arm in data.charted}
     views = [(title(metric), view) for metric in metrics if (view := _view(data, metric, curves)) is not None]
@@ -100,7 +101,7 @@ def _charts(data: ReportData, metric: str, axis: _Axis, arms: Sequence[_Curves])
         return None
     body = figure(_chart(lines, axis, title(metric)))
     baseline = next((arm for arm in arms if arm.arm.is_baseline), None)
-    if baseline is None or not baseline.averaged:
+    if baseline is None or not baseline.averaged or metric in _DIAGNOSTICS:
         return body
     unlike = data.comparison.unlike.get(metric, {})
     compared = [arm for arm in arms if arm is not baseline and arm.arm.name not in unlike]

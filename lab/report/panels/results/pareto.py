@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from lab.comparison.metrics import better, title
-from lab.report.charts import Dot, Label, chart
+from lab.comparison.statistics.paired import t_interval
+from lab.report.charts import Bar, Dot, Label, chart
 from lab.report.panels.results.verdicts import decimals
 from lab.report.parts import Panel, concat, figure, legend
 from lab.report.report_data import ReportData, ReportedArm, ReportedRun
 from lab.report.scales import Scale, scale, short_count
-from lab.report.wording import fixed, join_names
+from lab.report.wording import fixed, join_names, shorten_distinctly
 from lab.units import count
 
 _TITLE = "What it costs"
@@ -32,11 +34,13 @@ class Cost:
     Attributes:
         value: returns a run's cost; None if it isn't known.
         more_is_better: whether a larger value is better, as for a speed.
+        measured: whether runs measure it, so that it varies from run to run.
     """
 
     title: str
     value: Callable[[ReportedArm, ReportedRun], float | None]
     more_is_better: bool = False
+    measured: bool = False
 
 
 def _computed(name: str) -> Callable[[ReportedArm, ReportedRun], float | None]:
@@ -51,8 +55,8 @@ _TOTAL_FLOPS = Cost("training FLOPs", _computed("total_flops"))
 _FLOPS_PER_TOKEN = Cost("training FLOPs per token", _computed("flops_per_token"))
 _COSTS = (
     Cost("KV cache, bytes per token", _computed("kv_bytes_per_token")),
-    Cost("training speed, tokens/s", _measured("tokens_per_second"), more_is_better=True),
-    Cost("peak memory of training, bytes", _measured("peak_memory_bytes")),
+    Cost("training speed, tokens/s", _measured("tokens_per_second"), more_is_better=True, measured=True),
+    Cost("peak memory of training, bytes", _measured("peak_memory_bytes"), measured=True),
 )
 
 
@@ -76,7 +80,9 @@ def panel(data: ReportData) -> Panel:
     metric = title(data.metric)
     lead = (
         f"{metric[:1].upper()}{metric[1:]} against cost. Large dots are arms, small dots their seeds. "
-        "The dashed line is the Pareto front: it joins the arms that no other arm beats on both."
+        "Bars are the intervals of an arm's means over its seeds. Where the cost is computed, the dashed line is the "
+        "Pareto front: it joins the arms whose means no other arm beats on both. A cost that runs measure depends on "
+        "the machine and what else it does, so it has bars and no front."
     )
     plots, same, unknown = [], [], []
     # Total training FLOPs if the plan has them: arms may differ in tokens, or learn from a teacher.
@@ -163,9 +169,12 @@ def _unknown(data: ReportData, cost: Cost, points: list[ArmPoint]) -> list[str]:
 def _plot(data: ReportData, cost: Cost, points: list[ArmPoint]) -> Markup:
     spent = [spent for point in points for _, spent, _ in point.seeds]
     log = min(spent) > 0 and max(spent) / min(spent) >= 8
-    x = scale(spent, log=log, pad=0.07, label=short_count)
-    y = scale([value for point in points for _, _, value in point.seeds], pad=0.07)
-    unbeaten = front(points, cost.more_is_better, better(data.metric))
+    bars = [bar for point in points if point.arm.slot is not None for bar in _bars(point, data.comparison.level)]
+    ends = [end for bar in bars for end in (bar.start, bar.end)]
+    x = scale([*spent, *(a for a, _ in ends if a > 0 or not log)], log=log, pad=0.07, label=short_count)
+    y = scale([*(value for point in points for _, _, value in point.seeds), *(b for _, b in ends)], pad=0.07)
+    unbeaten = [] if cost.measured else front(points, cost.more_is_better, better(data.metric))
+    named = [point for point in points if point.arm.slot is not None] if cost.measured else unbeaten
     n = decimals(data, data.metric)
     dots = [dot for point in points for dot in _dots(point, point.arm.row.cells[data.metric].sample.n, n)]
     charted = [(x.at(point.cost), y.at(point.value)) for point in points if point.arm.slot is not None]
@@ -176,11 +185,30 @@ def _plot(data: ReportData, cost: Cost, points: list[ArmPoint]) -> Markup:
             x_title=f"{cost.title} ({'more' if cost.more_is_better else 'less'} is better)",
             y_title=title(data.metric),
             dots=dots,
-            labels=_labels(unbeaten, charted, x, y),
+            labels=_labels(named, charted, x, y),
+            bars=bars,
             front=[(point.cost, point.value) for point in unbeaten],
             height=250,
         )
     )
+
+
+def _bars(point: ArmPoint, level: float) -> list[Bar]:
+    """The t intervals of an arm's mean value and, where the cost varies over the seeds, of its mean cost."""
+    bars = []
+    n, slot = len(point.seeds), point.arm.slot
+    for column in (1, 2):
+        values = [seed[column] for seed in point.seeds]
+        if n > 1 and max(values) > min(values):
+            interval = t_interval(math.fsum(values) / n, statistics.stdev(values), n, level)
+            ends = (interval.low, interval.high)
+            start, end = (
+                ((ends[0], point.value), (ends[1], point.value))
+                if column == 1
+                else ((point.cost, ends[0]), (point.cost, ends[1]))
+            )
+            bars.append(Bar(start, end, slot))
+    return bars
 
 
 def _dots(point: ArmPoint, seeds: int, n: int) -> list[Dot]:
@@ -202,13 +230,14 @@ def _dots(point: ArmPoint, seeds: int, n: int) -> list[Dot]:
     return [*dots, Dot(point.cost, point.value, arm.slot, f"#{arm.anchor}", detail, 5.5 if charted else 3.0)]
 
 
-def _labels(unbeaten: list[ArmPoint], dots: list[tuple[float, float]], x: Scale, y: Scale) -> list[Label]:
-    """Names of the arms on the front, each beside its dot, if it overlaps no other dot or name."""
+def _labels(named: list[ArmPoint], dots: list[tuple[float, float]], x: Scale, y: Scale) -> list[Label]:
+    """Names of arms, each beside its dot, if it overlaps no other dot or name."""
     occupied: list[Box] = [(a - 0.02, b - 0.03, a + 0.02, b + 0.03) for a, b in dots]
     labels: list[Label] = []
-    for point in unbeaten:
+    names = shorten_distinctly(point.arm.name for point in named)
+    for point in named:
         a, b = x.at(point.cost), y.at(point.value)
-        width = 0.04 + _LETTER_WIDTH * min(len(point.arm.name), 24)
+        width = 0.04 + _LETTER_WIDTH * len(names[point.arm.name])
         for side in ("above right", "above left", "below right", "below left"):
             left = a + 0.021 if "right" in side else a - 0.021 - width
             bottom = b + 0.02 if "above" in side else b - 0.02 - _LABEL_HEIGHT
@@ -216,7 +245,7 @@ def _labels(unbeaten: list[ArmPoint], dots: list[tuple[float, float]], x: Scale,
             inside = left >= -0.05 and box[2] <= 1.05 and bottom >= -0.02
             if inside and not any(_overlap(box, other) for other in occupied):
                 occupied.append(box)
-                labels.append(Label(point.cost, point.value, point.arm.name, point.arm.slot, side))
+                labels.append(Label(point.cost, point.value, names[point.arm.name], point.arm.slot, side))
                 break
     return labels
 

@@ -13,13 +13,14 @@ from lab.comparison.statistics.paired import Interval
 from lab.comparison.tables.comparability_notes import mixed_arms, no_verdicts, unigram_gap
 from lab.report.parts import Column, Panel, Text, arm_link, arm_table, runs_link, tabs
 from lab.report.report_data import ReportData, ReportedArm
-from lab.report.wording import NONE, decimals_for, fixed, shorten_middle
+from lab.report.wording import NONE, decimals_for, fixed, shorten_distinctly, shorten_middle
 from lab.units import percent, plural
 
 MOST_ARMS_IN_SENTENCE = 4
 """The most arms that a sentence names."""
 
 MOST_WARNINGS = 12
+_LONGEST_IN_SENTENCE = 44  # characters of an arm's name
 
 BETTER_ARROWS = {"lower": "← better", "higher": "better →", None: ""}
 """The label of an axis of differences, by the direction in which the metric improves."""
@@ -143,7 +144,8 @@ def _table(data: ReportData, metric: str) -> Markup:
         bootstrap,
     ]
     is_shown = [name is not None for name in names]
-    columns = [Column("arm", "text"), *(Column(name) for name in names if name is not None), Column("verdict", "text")]
+    # The verdict comes first: on a phone, only the columns beside the name are in view.
+    columns = [Column("arm", "text"), Column("verdict", "text"), *(Column(name) for name in names if name is not None)]
     rows = []
     for arm in data.listed:
         values = [value for value, visible in zip(_values(arm, metric, n), is_shown, strict=True) if visible]
@@ -151,7 +153,7 @@ def _table(data: ReportData, metric: str) -> Markup:
         if arm.row.mixtures:
             mixed = ", ".join(mixture.subject for mixture in arm.row.mixtures)
             name += Markup(' <small class="warn">mixed {}</small>').format(mixed)
-        rows.append([name, *values, _verdict_with_remarks(arm, arm.row.cells[metric])])
+        rows.append([name, _verdict_with_remarks(arm, arm.row.cells[metric]), *values])
     return arm_table(columns, data.listed, rows) + _noise(data, metric, n) + _unigram(data, metric, n)
 
 
@@ -279,7 +281,9 @@ def _progress(data: ReportData) -> list[Markup]:
 
 
 def _names(arms: Sequence[ReportedArm]) -> Markup:
-    links = [_link(arm) for arm in arms]
+    shown = arms if len(arms) <= MOST_ARMS_IN_SENTENCE + 1 else arms[:MOST_ARMS_IN_SENTENCE]
+    names = shorten_distinctly((arm.name for arm in shown), _LONGEST_IN_SENTENCE)
+    links = [_link(arm, names.get(arm.name)) for arm in arms]
     if len(links) > MOST_ARMS_IN_SENTENCE + 1:
         more = len(links) - MOST_ARMS_IN_SENTENCE
         return Markup("{} and {} more arms").format(Markup(", ").join(links[:MOST_ARMS_IN_SENTENCE]), more)
@@ -292,5 +296,7 @@ def _baseline(data: ReportData) -> Markup:
     return _link(data.baseline)
 
 
-def _link(arm: ReportedArm) -> Markup:
-    return Markup('<a href="#{}" class="arm" title="{}">{}</a>').format(arm.anchor, arm.name, shorten_middle(arm.name))
+def _link(arm: ReportedArm, shown: str | None = None) -> Markup:
+    """An arm's name in a sentence; `shown` is the form that tells it from the other names there."""
+    text = shown or shorten_middle(arm.name, _LONGEST_IN_SENTENCE)
+    return Markup('<a href="#{}" class="arm" title="{}">{}</a>').format(arm.anchor, arm.name, text)

@@ -1,0 +1,112 @@
+"""Evaluators and `lab generate` on a mixer that keeps no cache: a refusal that names it, and no traceback."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.cache import CacheFailure
+from components.decoder import Decoder
+from components.generation import CachedForward, Sampling, generate_batch
+from lab.cli.main import main
+from lab.composition import extensions
+from lab.composition.compose import compose
+from lab.dispatch.control.prepare import prepare
+from lab.dispatch.worker.attempt import Stop, execute
+from lab.dispatch.worker.worker import train_frozen
+from lab.planning.plan.build import plan_train
+from tests.components.test_own_mixer import FIXTURES, SIZES
+from tests.evaluation.conftest import TINY, files, write_text
+
+OWN = '''
+
+class CachelessModule(LeakyConvModule):
+    def cache_tensors(self, capacity: int, dtype: torch.dtype) -> dict[str, CacheTensor]:
+        return {}
+
+
+class SteplessModule(CachelessModule):
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        if context.step is not None:
+            raise NotImplementedError("whole texts only")
+        return super().forward(x, context)
+
+
+@register("cacheless")
+class Cacheless(LeakyConv):
+    """Reads a cache that it doesn't keep."""
+
+    def build(self, d_model: int) -> CachelessModule:
+        return CachelessModule(d_model, self)
+
+
+@register("stepless")
+class Stepless(LeakyConv):
+    """Says that it takes whole texts alone."""
+
+    def build(self, d_model: int) -> SteplessModule:
+        return SteplessModule(d_model, self)
+'''
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    shutil.copy(FIXTURES / "own_mixer" / "lab_components.py", tmp_path)
+    with (tmp_path / "lab_components.py").open("a", encoding="utf-8") as file:
+        file.write(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    yield
+    monkeypatch.chdir(tmp_path.parent)
+    extensions.load()  # forgets the file
+
+
+@pytest.mark.parametrize(("mixer", "module"), [("cacheless", "CachelessModule"), ("stepless", "SteplessModule")])
+def test_the_failure_names_layer_and_mixer(mixer: str, module: str) -> None:
+    experiment = compose(
+        "gemma2_tiny", [*SIZES, "model.n_layers=3", f"model.pattern=[local,{mixer},global]"]
+    ).experiment
+    model = Decoder.initialized(experiment.model, 0).eval()
+    with pytest.raises(CacheFailure) as failure, torch.inference_mode():
+        CachedForward(model).begin([[1, 2, 3]], 2)
+    assert (failure.value.layer, failure.value.mixer) == (1, module)
+    assert len(generate_batch(model, [[1, 2, 3]], 2, Sampling(temperature=0.0), cached=False)[0]) == 2
+
+
+@pytest.mark.trains
+def test_evaluators_and_generate_refuse_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = write_text(tmp_path / "text.jsonl", "{n} and {square} ")
+    sizes = [override for override in TINY if "heads" not in override]
+    (planned,) = plan_train("gemma2_tiny", (*sizes, *files(text), "model/mixer=cacheless")).runs
+    run = prepare([planned], tmp_path / "runs").order[0]
+    assert execute(run, train_frozen, stop=Stop(), capture=False) == 0, (run.path / "log.txt").read_text()
+
+    def lab(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["lab", *arguments, "--root", str(tmp_path / "runs")])
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, capsys.readouterr().err
+
+    for evaluator in (
+        ["memorisation", "samples=2", "prompt=4", "continuation=4"],
+        ["generation_speed", "contexts=[8]"],
+    ):
+        code, message = lab("eval", str(run.path), *evaluator)
+        assert code == 2, message
+        assert f"{evaluator[0]} generates text, and layer 0: the mixer CachelessModule can't continue" in message
+        assert len(message.strip().splitlines()) == 1
+        assert not (run.path / "evaluations" / f"{evaluator[0]}.json").exists()
+    code, message = lab("generate", str(run.path), "1 and", "--max-tokens", "2")
+    assert code == 2
+    assert "--no-cache" in message
+    assert lab("generate", str(run.path), "1 and", "--max-tokens", "2", "--no-cache")[0] == 0
