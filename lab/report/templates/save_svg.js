@@ -33,19 +33,22 @@
     return copy;
   };
 
-  // The lines of text in an element, where they stand: a text node is cut where the browser has broken it.
+  // The lines of text in an element, where they stand: a text is cut where the browser has broken it.
   const lines = (element, origin) => {
     const found = [], walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+    let line = null, of = null;
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
       const parent = node.parentElement, style = getComputedStyle(parent);
       if (!node.data.trim() || parent.closest('svg, button') || style.visibility === 'hidden') continue;
       const range = document.createRange();
-      let line = null;
+      if (of !== parent) line = null;
+      of = parent;
       for (const word of node.data.matchAll(/\S+/g)) {
         range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
         const box = range.getBoundingClientRect();
         if (!box.width) continue;
-        if (line && Math.abs(line.top - box.top) < 2) { line.words += ` ${word[0]}`; continue; }
+        // A name that may be broken is several nodes, without a space between them.
+        if (line && Math.abs(line.top - box.top) < 2) { line.words += (word.index ? ' ' : '') + word[0]; continue; }
         line = { words: word[0], top: box.top };
         found.push({ line, x: box.left - origin.left, y: box.top - origin.top + box.height * 0.78, style });
       }

@@ -195,20 +195,22 @@ def _plot(data: ReportData, cost: Cost, points: list[ArmPoint]) -> Markup:
 
 def _bars(point: ArmPoint, level: float) -> list[Bar]:
     """The t intervals of an arm's mean value and, where the cost varies over the seeds, of its mean cost."""
+    spent, values = [cost for _, cost, _ in point.seeds], [value for _, _, value in point.seeds]
     bars = []
-    n, slot = len(point.seeds), point.arm.slot
-    for column in (1, 2):
-        values = [seed[column] for seed in point.seeds]
-        if n > 1 and max(values) > min(values):
-            interval = t_interval(math.fsum(values) / n, statistics.stdev(values), n, level)
-            ends = (interval.low, interval.high)
-            start, end = (
-                ((ends[0], point.value), (ends[1], point.value))
-                if column == 1
-                else ((point.cost, ends[0]), (point.cost, ends[1]))
-            )
-            bars.append(Bar(start, end, slot))
+    if ends := _interval(spent, level):
+        bars.append(Bar((ends[0], point.value), (ends[1], point.value), point.arm.slot))
+    if ends := _interval(values, level):
+        bars.append(Bar((point.cost, ends[0]), (point.cost, ends[1]), point.arm.slot))
     return bars
+
+
+def _interval(values: list[float], level: float) -> tuple[float, float] | None:
+    """The t interval of the mean; None with fewer than two values, and where all are the same."""
+    n = len(values)
+    if n < 2 or max(values) == min(values):
+        return None
+    interval = t_interval(math.fsum(values) / n, statistics.stdev(values), n, level)
+    return interval.low, interval.high
 
 
 def _dots(point: ArmPoint, seeds: int, n: int) -> list[Dot]:
