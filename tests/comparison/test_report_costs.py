@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from lab.comparison.compare import compare
+from lab.comparison.read.collect import collect
+from lab.records import write_json
+from lab.report.page import report
+from lab.report.panels.results.pareto import Cost, _bars, _points
+from lab.report.report_data import ReportData, read_report_data
+from lab.report.wording import shorten_distinctly
+from tests.comparison.fake_runs import fake_sweep
 
 LOSSES = {"both": [3.20, 3.22, 3.21], "neither": [3.30, 3.33, 3.31]}
 

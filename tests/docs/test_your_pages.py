@@ -1,4 +1,4 @@
-"""docs/your-data.md, docs/your-experiment.md and the README: their commands do what they say, and links lead somewhere."""
+"""docs/your-data.md, docs/your-experiment.md and the README: commands do what they say, links lead somewhere."""
 
 from __future__ import annotations
 
