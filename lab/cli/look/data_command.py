@@ -117,7 +117,7 @@ def _print_files(files: list[InspectedFile]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lab.cli.console import console
+    from lab.terminal import wide_console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", overflow="fold")
@@ -128,7 +128,7 @@ def _print_files(files: list[InspectedFile]) -> None:
     for file in files:
         figures = [f"{file.documents:,}", f"{file.text_bytes:,}"] if file.is_read else ["not read", ""]
         table.add_row(Text(_printable(file.name)), file.format, *figures, Text(_printable(_notes(file))))
-    console().print(table)
+    wide_console().print(table)
 
 
 def _notes(file: InspectedFile) -> str:
