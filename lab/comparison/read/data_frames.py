@@ -41,13 +41,13 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
     """
     runs: list[tuple[SweepResults, ArmResults, RunResult]] = []
     remarks: dict[tuple[str, str], TableRow] = {}
-    arm_verdicts: dict[tuple[str, str], dict[str, str | None]] = {}
+    arm_verdicts: dict[tuple[str, str], TableRow] = {}
     for name in _named(sweeps):
         comparison = compare(collect(_root(root), name))
-        for row in comparison.rows:
-            label = comparison.sweep.name, row.arm.name
-            remarks[label] = _remarks(row)
-            arm_verdicts[label] = {f"verdict:{metric}": cell.verdict for metric, cell in row.cells.items()}
+        for compared in comparison.rows:
+            label = comparison.sweep.name, compared.arm.name
+            remarks[label] = _remarks(compared)
+            arm_verdicts[label] = {f"verdict:{metric}": cell.verdict for metric, cell in compared.cells.items()}
         runs += [(comparison.sweep, arm, run) for arm in comparison.sweep.arms.values() for run in arm.runs.values()]
     judged = _union(arm_verdicts.values())
     axes = _union(arm.settings for _, arm, _ in runs)
@@ -69,7 +69,8 @@ def results(sweeps: Sequence[str], root: Path | str | None = None) -> list[Table
         row |= {metric: run.metrics.get(metric, float("nan")) for metric in metrics}
         values = {**arm.costs, **run.costs}
         row |= {column: values.get(cost, float("nan")) for cost, column in cost_columns.items()}
-        rows.append(row | {column: arm_verdicts[sweep.name, arm.name].get(column) for column in judged})
+        row |= {column: arm_verdicts[sweep.name, arm.name].get(column) for column in judged}
+        rows.append(row)
     return rows
 
 
