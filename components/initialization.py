@@ -42,6 +42,18 @@ class Normal:
 Fill = Constant | Normal
 
 
+class UnfilledParameter(TypeError):
+    """Nothing says how a parameter starts.
+
+    Attributes:
+        path: of the parameter in the model.
+    """
+
+    def __init__(self, module: nn.Module, path: str) -> None:
+        super().__init__(f"{type(module).__name__}.fills() does not say how its parameter '{path}' starts")
+        self.path = path
+
+
 class Init(Component, kind="init"):
     """How large the initial weights are."""
 
@@ -138,7 +150,7 @@ def initialize(model: nn.Module, seed: int, init: Init, n_layers: int) -> None:
     """Fill every parameter of a built model in place, on whatever device and in whatever dtype it has.
 
     Raises:
-        TypeError: a module has a parameter that neither it (`fills()`) nor a convention says how to start.
+        UnfilledParameter: neither a parameter's module (`fills()`) nor a convention says how it starts.
     """
     for prefix, module in model.named_modules():
         fills = _fills_of(module)
@@ -146,7 +158,7 @@ def initialize(model: nn.Module, seed: int, init: Init, n_layers: int) -> None:
             path = f"{prefix}.{name}" if prefix else name
             fill = fills.get(name)
             if fill is None:
-                raise TypeError(f"{type(module).__name__}.fills() does not say how its parameter '{path}' starts")
+                raise UnfilledParameter(module, path)
             if isinstance(fill, Constant):
                 parameter.fill_(fill.value)
             else:

@@ -45,7 +45,11 @@ def folders() -> dict[str, Path]:
 
 
 def digest_of(packages: Mapping[str, Path]) -> str:
-    """SHA-256 of the Python files that a worker runs: their names below their package, and their contents."""
+    """SHA-256 of the Python files that a worker runs: their names below their package, and their contents.
+
+    Args:
+        packages: name → its folder, or its file.
+    """
     code_hash = hashlib.sha256()
     for package, folder in sorted(packages.items()):
         for name, path in sorted(_sources(folder)):
@@ -78,6 +82,8 @@ def refusal(recorded: Code | None, accepted: Sequence[str] = ()) -> str | None:
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
+    if folder.is_file():  # a package of one module
+        yield folder.name, folder
     for place, _, files in os.walk(folder):
         for file in files:
             if file.endswith(".py"):

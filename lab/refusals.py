@@ -30,6 +30,7 @@ Kind = Literal[
     "conflict",  # two given values can't be combined, or one of them has no effect
     "not_found",  # nothing has that name: no file, run, sweep, arm or component
     "exists",  # it exists already
+    "unsound",  # a component doesn't keep a promise that the lab relies on
     "unreadable",  # the file can't be read, or isn't in its format
     "unsupported",  # the request is clear, and the lab can't do it
     "unavailable",  # this machine or this cluster can't do it

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
+import json
 import sys
 import traceback
 import types
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from components import registry
 from components.registry import Component
+from lab.code_version import digest_of
 from lab.records import Extensions, RunRecord
 from lab.refusals import RequestError, one_line
 
@@ -92,6 +95,32 @@ def origins(components: Mapping[str, Component]) -> Extensions:
     if MODULE in modules and _loaded.file is not None:
         return Extensions(str(_loaded.file.path), _loaded.file.sha256, packages)
     return Extensions(packages=packages)
+
+
+def is_own(component: Component) -> bool:
+    """Whether a component comes from the user's file or an installed package, and not from the lab."""
+    return _top(type(component).__module__) not in ("components", "lab")
+
+
+def source(component: Component) -> tuple[str | None, int | None]:
+    """The file that registers a component, as a user would name it, and the line of its class; None for unknown."""
+    try:
+        path = Path(inspect.getsourcefile(type(component)) or "")
+        line = inspect.getsourcelines(type(component))[1]
+    except (OSError, TypeError):
+        return None, None
+    return (FILE if path == Path.cwd() / FILE else str(path)), line
+
+
+def digest(components: Mapping[str, Component]) -> str:
+    """Of the code of those of the components that aren't the lab's: it changes whenever that does."""
+    extensions = used(components)
+    code = {"file": extensions.sha256} | {
+        f"package {name}": digest_of({point.module: path})
+        for name, point in (_loaded.packages or {}).items()
+        if name in extensions.packages and (path := _folder(point)) is not None
+    }
+    return hashlib.sha256(json.dumps([code, dict(extensions.packages)], sort_keys=True).encode()).hexdigest()
 
 
 def files(components: Mapping[str, Component]) -> dict[str, bytes]:
@@ -236,6 +265,14 @@ def _check_packages(recorded: Mapping[str, str], versions: Mapping[str, int]) ->
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
+
+
+def _folder(point: metadata.EntryPoint) -> Path | None:
+    """The folder of a package's code, or its file where the package is one module; None where it has neither."""
+    file = getattr(sys.modules.get(_top(point.module)), "__file__", None)
+    if file is None:
+        return None
+    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
 
 
 def _version(point: metadata.EntryPoint) -> str:
