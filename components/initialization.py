@@ -146,13 +146,21 @@ def draw(seed: int, name: str, shape: torch.Size) -> Tensor:
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int, init: Init, n_layers: int) -> None:
+def initialize(
+    model: nn.Module, seed: int, init: Init, n_layers: int, *, address: str = "", without: nn.Module | None = None
+) -> None:
     """Fill every parameter of a built model in place, on whatever device and in whatever dtype it has.
 
+    Args:
+        address: what the names of the parameters begin with where their values are drawn.
+        without: a part of the model that is left as it is.
     Raises:
         UnfilledParameter: neither a parameter's module (`fills()`) nor a convention says how it starts.
     """
+    left = set() if without is None else set(without.modules())
     for prefix, module in model.named_modules():
+        if module in left:
+            continue
         fills = _fills_of(module)
         for name, parameter in module.named_parameters(recurse=False):
             path = f"{prefix}.{name}" if prefix else name
@@ -162,4 +170,4 @@ def initialize(model: nn.Module, seed: int, init: Init, n_layers: int) -> None:
             if isinstance(fill, Constant):
                 parameter.fill_(fill.value)
             else:
-                parameter.copy_(draw(seed, path, parameter.shape) * init.deviation(fill, n_layers))
+                parameter.copy_(draw(seed, address + path, parameter.shape) * init.deviation(fill, n_layers))

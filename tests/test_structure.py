@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "lab.interop": LEAVES | {"lab.composition"},
     "lab.evaluation": LEAVES | {"lab.data", "lab.training", "lab.accounting", "lab.composition", "lab.interop"},
     "lab.planning": LEAVES | {"lab.training", "lab.accounting", "lab.composition", "lab.probing"},
-    "lab.dispatch": LEAVES | {"lab.training", "lab.composition", "lab.probing", "lab.planning", "lab.bench", "lab.evaluation"},
+    "lab.dispatch": LEAVES
+    | {"lab.training", "lab.composition", "lab.probing", "lab.planning", "lab.bench", "lab.evaluation"},
     "lab.comparison": LEAVES | {"lab.planning"},
     "lab.report": LEAVES | {"lab.composition", "lab.planning", "lab.comparison"},
     "lab": {"lab.comparison"},

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from components.architecture import Architecture
 from components.registry import Component
 from lab.composition import extensions, memo
-from lab.composition.frozen.freeze import components_of
+from lab.composition.frozen.freeze import components_of, to_plain
 from lab.probing import passed
 from lab.probing.fault import Fault
 from lab.probing.optimizer import check_optimizer
@@ -20,13 +20,13 @@ from lab.refusals import Refusal, RequestError, Where
 from lab.training.experiment import Experiment
 
 
-def check_sound(experiment: Experiment) -> str | None:
+def check_sound(experiment: Experiment) -> tuple[str, ...]:
     """Probe an experiment's model, and its optimizer and recipe where those are the user's own.
 
     What passed once with the same code is not probed again.
 
     Returns:
-        what could not be told on this machine; None where all could.
+        what could not be told on this machine.
     Raises:
         RequestError: a component breaks a promise, with what was measured, its file, and the layer.
     """
@@ -34,14 +34,27 @@ def check_sound(experiment: Experiment) -> str | None:
     return memo.cached(("sound", *shared, memo.ById(experiment.optimizer)), lambda: _check(experiment))
 
 
-def _check(experiment: Experiment) -> str | None:
+def _check(experiment: Experiment) -> tuple[str, ...]:
+    notes = [_check_model(experiment.model, experiment)]
+    if notes == [None]:  # else no instance of the model runs here
+        if extensions.is_own(experiment.optimizer):
+            notes.append(_check_part(experiment, "optimizer", check_optimizer))
+        if extensions.is_own(experiment.recipe):
+            notes.append(_check_part(experiment, "recipe", check_recipe))
+    return tuple(note for note in notes if note is not None)
+
+
+def _check_part(experiment: Experiment, part: str, check: Callable[[Experiment], str | None]) -> str | None:
+    """Probe an optimizer or a recipe together with the model, unless it has passed."""
     components = components_of(experiment)
-    unknown = _check_model(experiment.model, experiment)
-    if extensions.is_own(experiment.optimizer):
-        check_optimizer(experiment)
-    if extensions.is_own(experiment.recipe):
-        check_recipe(experiment, components)
-    return unknown
+    key = passed.key([part, to_plain(getattr(experiment, part)), experiment.model.text], components)
+    if passed.has_passed(key):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        note = check(experiment)
+    if note is None:
+        passed.remember(key)
+    return note
 
 
 def _check_model(model: Architecture, experiment: Experiment) -> str | None:
@@ -76,10 +89,14 @@ def _needs_other_device(result: ProbeResult, experiment: Experiment) -> bool:
 
 def refusals(model: Architecture, result: ProbeResult) -> Iterator[Refusal]:
     """A refusal for each fault, which names the component to blame: the user's own where there is one."""
+    refused = set()
     for fault in result.faults:
         suspects = _suspects(model, fault)
         own = {path: component for path, component in suspects.items() if extensions.is_own(component)}
         path, component = next(iter((own or suspects).items()))
+        if (path, fault.promise) in refused:  # in another layer
+            continue
+        refused.add((path, fault.promise))
         where = Where(key=f"model.{path}", part=_place(fault))
         if extensions.is_own(component):
             file, line = extensions.source(component)

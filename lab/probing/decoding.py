@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from lab.probing.fault import Fault, ProbeFailure, size
-from lab.probing.instance import Call, Instance
+from lab.probing.instance import PADDING, Call, Instance
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
 """The largest difference that is a matter of rounding, as a share of the largest output."""
-PADDING = 3
-"""Tokens of padding before the shorter of two texts."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def faults_of_decoding(instance: Instance, tokens: Tensor) -> list[Fault]:
         except ProbeFailure as failure:
             fault = failure.fault
             problem = f"fails over a cache, {way}: {fault.problem.removeprefix('fails: ')}"
-            return [Fault(fault.slots, fault.kind, fault.module, problem)]
+            return [Fault("cache", fault.slots, fault.kind, fault.module, problem)]
         for number, call in enumerate(whole):
             difference = _difference(call.output[0], torch.cat([calls[number].output[-1] for calls in cached]), padding)
             if difference is not None:
@@ -52,7 +50,7 @@ def faults_of_decoding(instance: Instance, tokens: Tensor) -> list[Fault]:
                     f"decodes otherwise from its cache, {way}: its output at position {difference.position} differs by "
                     f"{size(difference.by)} from that of a pass over the whole text"
                 )
-                return [call.part.fault(problem)]
+                return [call.part.fault("cache", problem)]
     return []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +12,7 @@ class Fault:
     """A promise that a part of a model doesn't keep.
 
     Attributes:
+        promise: which one, in a word: "future", "documents", "reach"; of what a component holds also its name.
         slots: slots of the architecture whose components may be to blame: `mixer`, or `heads`, `qk_norm`, … .
         kind: the layer kind; None for a part that belongs to no layer.
         module: the module's path in the model: `layers.0.mixer`.
@@ -20,6 +20,7 @@ class Fault:
         fix: what to do about it.
     """
 
+    promise: str
     slots: tuple[str, ...]
     kind: str | None
     module: str
@@ -32,7 +33,8 @@ class ProbeFailure(Exception):
 
     Attributes:
         fault: what is wrong.
-        error: the exception that the component raised; None where the probe itself noticed.
+        error: the exception that the component raised, which may be due to the instance's width; None where the probe
+            itself noticed.
     """
 
     def __init__(self, fault: Fault, error: BaseException | None = None) -> None:
@@ -41,14 +43,11 @@ class ProbeFailure(Exception):
         self.error = error
 
 
+def described(error: BaseException) -> str:
+    """An exception of a component on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def size(value: Tensor | float) -> str:
     """A measured change, with two digits."""
     return f"{float(value):.2g}"
-
-
-def first_of_each(faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """One fault for each slots and problem's first words: the same component stands in many layers."""
-    kept: dict[tuple[tuple[str, ...], str], Fault] = {}
-    for fault in faults:
-        kept.setdefault((fault.slots, fault.problem.partition(":")[0]), fault)
-    return tuple(kept.values())

@@ -59,7 +59,7 @@ def faults_of_part(call: Call, documents: Tensor | None) -> list[Fault]:
     part, base = call.part, call.again(call.x)
     if not torch.equal(base, call.again(call.x)):
         problem = "gives two outputs for one input: it draws random numbers outside of torch, or keeps state"
-        return [part.fault(problem)]
+        return [part.fault("state", problem)]
     mixed = _across_rows(call, base)
     if mixed is not None:
         return [mixed]
@@ -97,26 +97,28 @@ def _faults(part: Part, influence: Influence, documents: Tensor | None) -> Itera
                 f"mixes documents: its output at position {time} changes by {size(by)} when token {place}, of an "
                 "earlier document, changes"
             )
-            yield part.fault(problem, "let nothing pass between tokens whose context.documents differ")
+            yield part.fault("documents", problem, "let nothing pass between tokens whose context.documents differ")
         return
     if part.reach == 1:
         if (change := influence.largest(influence.distance != 0)) is not None:
-            yield part.fault(f"mixes tokens, which only a mixer may: {_measured(*change)}")
+            yield part.fault("tokens", f"mixes tokens, which only a mixer may: {_measured(*change)}")
         return
     if ahead is not None:
-        yield part.fault(f"sees the future: {_measured(*ahead)}")
+        yield part.fault("future", f"sees the future: {_measured(*ahead)}")
         return
     if part.reach is None:
         return
     if (change := influence.largest(influence.distance >= part.reach)) is not None:
         place, time, _ = change
-        problem = f"hears of more than the {part.reach} tokens of its reach: {_measured(*change)}, {time - place} before"
-        yield part.fault(problem, "let `reach` say how many tokens an output depends on, its own included")
+        problem = (
+            f"hears of more than the {part.reach} tokens of its reach: {_measured(*change)}, {time - place} before it"
+        )
+        yield part.fault("reach", problem, "let `reach` say how many tokens an output depends on, its own included")
     elif part.exact and part.reach <= influence.change.shape[1]:
         heard = _heard(influence)
         if heard < part.reach:
             problem = f"hears of {heard} tokens, not of the {part.reach} of its reach"
-            yield part.fault(problem, "let `reach` say how many tokens an output depends on, its own included")
+            yield part.fault("reach", problem, "let `reach` say how many tokens an output depends on, its own included")
 
 
 def _measured(place: int, time: int, change: float) -> str:
@@ -125,7 +127,8 @@ def _measured(place: int, time: int, change: float) -> str:
 
 def _heard(influence: Influence) -> int:
     """How many tokens an output depends on, its own included."""
-    return max([0, *(influence.distance[influence.change > 0] + 1).tolist()])
+    distances: list[int] = influence.distance[influence.change > 0].tolist()
+    return max(distances, default=-1) + 1
 
 
 def _across_rows(call: Call, base: Tensor) -> Fault | None:
@@ -139,7 +142,7 @@ def _across_rows(call: Call, base: Tensor) -> Fault | None:
         f"mixes the sequences of a batch: the output of sequence {row + 1} at position {time} changes by "
         f"{size(change[row, time])} when sequence 0 changes"
     )
-    return call.part.fault(problem)
+    return call.part.fault("batch", problem)
 
 
 def _changed(x: Tensor, at: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,14 @@ from components.attention.slots import SLOTS as ATTENTION_SLOTS
 from components.decoder import Decoder
 from components.initialization import UnfilledParameter, initialize
 from components.layer import Layer
-from components.residual import Block
-from lab.probing.fault import Fault, ProbeFailure
+from lab.probing.fault import Fault, ProbeFailure, described
+from lab.probing.tiny import VOCABULARY, tiny_architectures
 
 SEED = 0
+PADDING = 3
+"""Tokens of padding before the shorter of two texts in a batch."""
 _MOST_PARAMETERS = 30_000_000
+_CONTEXT, _LONGEST = 12, 64
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,25 @@ class Part:
     reach: int | None
     exact: bool = False
 
-    def fault(self, problem: str, fix: str | None = None) -> Fault:
+    def fault(self, promise: str, problem: str, fix: str | None = None) -> Fault:
         """A fault of this part."""
-        return Fault(self.slots, self.kind, self.name, problem, fix)
+        return Fault(promise, self.slots, self.kind, self.name, problem, fix)
+
+    def malformed(self, x: Tensor, output: object) -> Fault | None:
+        """The fault of an output of another shape or dtype than x, or with values that aren't finite."""
+        if not isinstance(output, Tensor):
+            return self.fault("output", f"gives a {type(output).__name__} where a tensor is needed")
+        if output.shape != x.shape:
+            return self.fault(
+                "output", f"gives a tensor {list(output.shape)} for one {list(x.shape)}: they must be alike"
+            )
+        if output.dtype != x.dtype and not torch.is_autocast_enabled("cpu"):
+            dtypes = [str(tensor.dtype).removeprefix("torch.") for tensor in (output, x)]
+            return self.fault("output", f"gives {dtypes[0]} for {dtypes[1]}: they must be alike")
+        if not output.isfinite().all() and x.isfinite().all():
+            share = float((~output.isfinite()).float().mean())
+            return self.fault("output", f"gives values that are not finite: {share:.0%} of its output")
+        return None
 
 
 @dataclass
@@ -81,7 +100,7 @@ class Instance:
         self.architecture = architecture
         self.model = built(architecture)
         for number, parameter in enumerate(self.model.parameters()):
-            _shake(parameter, number)
+            shake(parameter, number)
         self.model.to(dtype)
         self.dtype = dtype
         self.parts = list(_parts(self.model, architecture))
@@ -90,15 +109,28 @@ class Instance:
         """One pass over whole texts [B, T], and the calls of its parts in the order in which they ended.
 
         Raises:
-            ProbeFailure: a part raised an exception.
+            ProbeFailure: a part raised an exception, or put out what is malformed.
         """
         with self.recorded() as calls, torch.no_grad():
             self.model(tokens, documents)
         return calls
 
+    @property
+    def context(self) -> int:
+        """Tokens a text: more than the parts reach, as far as that is short, and than the model's positions allow."""
+        reaches = [part.reach for part in self.parts if part.reach is not None]
+        context = min(max(_CONTEXT, *(reach + 4 for reach in reaches)), _LONGEST)
+        limit = self.architecture.max_context
+        return context if limit is None else max(1, min(context, limit - PADDING))
+
+    def tokens(self, rows: int) -> Tensor:
+        """Texts of tokens, [rows, context], the same at every call."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(0, VOCABULARY, (rows, self.context), generator=generator)
+
     @contextmanager
     def recorded(self) -> Iterator[list[Call]]:
-        """The calls of the parts while the context lasts. An exception is laid to the innermost part that raised it."""
+        """The calls of the parts while the context lasts. What goes wrong is laid to the innermost part."""
         calls: list[Call] = []
         running: list[Part] = []
         handles = []
@@ -109,6 +141,8 @@ class Instance:
 
             def leave(module: nn.Module, arguments: tuple[Any, ...], output: Tensor, part: Part = part) -> None:
                 running.pop()
+                if (malformed := part.malformed(arguments[0], output)) is not None:
+                    raise ProbeFailure(malformed)
                 calls.append(Call(part, arguments, output))
 
             handles += [part.module.register_forward_pre_hook(enter), part.module.register_forward_hook(leave)]
@@ -118,10 +152,34 @@ class Instance:
             raise
         except Exception as error:
             part = running[-1] if running else whole(self.architecture)
-            raise ProbeFailure(part.fault(f"fails: {described(error)}"), error) from error
+            raise ProbeFailure(part.fault("run", f"fails: {described(error)}"), error) from error
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def smallest(architecture: Architecture) -> Instance:
+    """The smallest instance of an architecture that runs.
+
+    Raises:
+        ProbeFailure: none does, with what stops the one of the architecture's own width.
+        TooLarge: only too large ones might.
+    """
+    problem: ProbeFailure | TooLarge | None = None
+    for tiny in tiny_architectures(architecture):
+        try:
+            instance = Instance(tiny)
+            instance.calls(instance.tokens(2))
+        except TooLarge as error:
+            problem = error
+        except ProbeFailure as error:
+            problem = error
+            if error.error is None:  # whatever the width
+                break
+        else:
+            return instance
+    assert problem is not None, "an architecture of the real sizes is among the tiny ones"
+    raise problem
 
 
 def built(architecture: Architecture) -> Decoder:
@@ -143,9 +201,10 @@ def built(architecture: Architecture) -> Decoder:
     except UnfilledParameter as error:
         part = holder(error.path, _parts(model, architecture)) or everything
         problem = f"has a parameter without an initial value: {error}"
-        raise ProbeFailure(part.fault(problem, "let fills() give it a Constant or a Normal"), error) from error
+        fix = "let fills() give it a Constant or a Normal"
+        raise ProbeFailure(part.fault("fill", problem, fix)) from error
     except Exception as error:
-        raise ProbeFailure(everything.fault(f"can't be built: {described(error)}"), error) from error
+        raise ProbeFailure(everything.fault("run", f"can't be built: {described(error)}"), error) from error
     return model
 
 
@@ -161,11 +220,6 @@ class TooLarge(Exception):
     def __init__(self, parameters: int) -> None:
         super().__init__(parameters)
         self.parameters = parameters
-
-
-def described(error: BaseException) -> str:
-    """An exception of a component on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def whole(architecture: Architecture) -> Part:
@@ -184,7 +238,7 @@ def _parts(model: Decoder, architecture: Architecture) -> Iterator[Part]:
         yield Part(f"{path}.mlp", block.mlp, ("mlp",), layer.kind, 1)
         for name in layer.residual.norms:
             yield Part(f"{path}.{name}", getattr(block, name), ("norm",), layer.kind, 1)
-        yield Part(path, block, _block_slots(block), layer.kind, reach)
+        yield Part(path, block, ("residual",), layer.kind, reach)
     if architecture.residual.has_final_norm:
         yield Part("final_norm", model.final_norm, ("norm",), None, 1)
 
@@ -193,12 +247,8 @@ def _mixer_slots(layer: Layer) -> tuple[str, ...]:
     return ("mixer", *ATTENTION_SLOTS, "softcap") if layer.attention is not None else ("mixer",)
 
 
-def _block_slots(block: Block) -> Sequence[str]:
-    return ("residual",)
-
-
 @torch.no_grad()
-def _shake(parameter: nn.Parameter, number: int) -> None:
+def shake(parameter: nn.Parameter, number: int) -> None:
     """Move a parameter from where it starts, so that nothing is hidden by a zero or an identity at the start."""
     generator = torch.Generator().manual_seed(number)
     noise = torch.randn(parameter.shape, generator=generator)

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from components.architecture import Architecture
 from lab.accounting.reach import reach
-from lab.probing.decoding import PADDING, faults_of_decoding
-from lab.probing.fault import Fault, ProbeFailure, first_of_each
+from lab.probing.decoding import faults_of_decoding
+from lab.probing.fault import Fault, ProbeFailure
 from lab.probing.influence import faults_of_model, faults_of_part, places
-from lab.probing.instance import Call, Instance, Part, TooLarge, whole
-from lab.probing.parameters import faults_of_count, faults_of_gradients, faults_of_storage
-from lab.probing.tiny import tiny_architectures
+from lab.probing.instance import PADDING, Instance, Part, TooLarge, holder, smallest, whole
+from lab.probing.parameters import faults_of_count, faults_of_gradients
+from lab.probing.storage import faults_of_storage
 
-_CONTEXT, _LONGEST = 12, 64
 _BATCHES, _ROWS = 4, 16
 
 
@@ -48,7 +47,7 @@ def probe(architecture: Architecture, *, documents: bool, bf16: bool = False, le
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         try:
-            return ProbeResult(first_of_each(_faults(architecture, documents, bf16, learns)))
+            return ProbeResult(tuple(_faults(architecture, documents, bf16, learns)))
         except ProbeFailure as failure:
             return ProbeResult((failure.fault,), error=failure.error)
         except TooLarge as error:
@@ -56,15 +55,14 @@ def probe(architecture: Architecture, *, documents: bool, bf16: bool = False, le
 
 
 def _faults(architecture: Architecture, documents: bool, bf16: bool, learns: bool) -> Iterator[Fault]:
-    tiny, instance = _smallest(architecture)
-    context = _context(instance)
-    tokens = _tokens(len(places(context)), context)
-    wrong = [fault for call in instance.calls(tokens) for fault in _malformed(call)]
-    yield from wrong
-    if wrong:
-        return
+    instance = smallest(architecture)
+    tiny, context = instance.architecture, instance.context
+    tokens = instance.tokens(len(places(context)))
     if learns:
-        yield from faults_of_storage(tiny, instance.parts)
+        stored = list(faults_of_storage(tiny, instance.parts))
+        yield from stored
+        if stored:  # which may be why something else is wrong
+            return
         yield from faults_of_count(instance, context)
         yield from faults_of_gradients(instance, _batches(context))
         if bf16:
@@ -79,48 +77,14 @@ def _faults(architecture: Architecture, documents: bool, bf16: bool, learns: boo
         yield from faults_of_decoding(exact, tokens[:1])
 
 
-def _smallest(architecture: Architecture) -> tuple[Architecture, Instance]:
-    """The smallest instance that runs.
-
-    Raises:
-        ProbeFailure: none does, with what stops the one of the architecture's own width.
-        TooLarge: only too large ones might.
-    """
-    problem: ProbeFailure | TooLarge | None = None
-    for tiny in tiny_architectures(architecture):
-        try:
-            instance = Instance(tiny)
-            instance.calls(_tokens(2, min(4, _context(instance))))
-        except (ProbeFailure, TooLarge) as error:
-            problem = error
-        else:
-            return tiny, instance
-    assert problem is not None, "an architecture of the real sizes is among the tiny ones"
-    raise problem
-
-
 def _exact(tiny: Architecture, instance: Instance, tokens: Tensor) -> Instance:
     """The instance in fp64, where its parts can compute in that; else as it is."""
     try:
         exact = Instance(tiny, torch.float64)
-        calls = exact.calls(tokens)
+        exact.calls(tokens)
     except ProbeFailure:
         return instance
-    return exact if all(call.output.dtype == torch.float64 for call in calls) else instance
-
-
-def _malformed(call: Call) -> Iterator[Fault]:
-    """An output of another shape or dtype than the input, or with values that are not finite."""
-    x, output = call.x, call.output
-    if not isinstance(output, Tensor):
-        yield call.part.fault(f"gives a {type(output).__name__} where a tensor is needed")
-    elif output.shape != x.shape:
-        yield call.part.fault(f"gives a tensor {list(output.shape)} for one {list(x.shape)}: they must be alike")
-    elif output.dtype != x.dtype:
-        yield call.part.fault(f"gives {_name(output.dtype)} for {_name(x.dtype)}: they must be alike")
-    elif not output.isfinite().all():
-        share = float((~output.isfinite()).float().mean())
-        yield call.part.fault(f"gives values that are not finite: {share:.0%} of its output")
+    return exact
 
 
 def _faults_under_autocast(instance: Instance, context: int) -> Iterator[Fault]:
@@ -129,7 +93,9 @@ def _faults_under_autocast(instance: Instance, context: int) -> Iterator[Fault]:
         losses = instance.model.losses(tokens, targets=targets)
     losses.objective.backward()  # type: ignore[no-untyped-call]
     if not math.isfinite(losses.objective.item()):
-        yield whole(instance.architecture).fault(f"gives a loss of {losses.objective.item()} under bf16 autocast")
+        yield whole(instance.architecture).fault(
+            "output", f"gives a loss of {losses.objective.item()} under bf16 autocast"
+        )
 
 
 def _faults_of_influence(instance: Instance, tokens: Tensor, documents: bool) -> Iterator[Fault]:
@@ -166,20 +132,7 @@ def _faults_of_buffers(instance: Instance, tokens: Tensor) -> Iterator[Fault]:
     for name, buffer in instance.model.named_buffers():
         if not torch.equal(buffer, before[name]):
             problem = f"changes its buffer '{name}' in a forward pass: what it gives depends on what it saw before"
-            yield whole(instance.architecture).fault(problem)
-
-
-def _context(instance: Instance) -> int:
-    """Tokens a text: more than the parts reach, as far as that is short, and than the model's positions allow."""
-    reaches = [part.reach for part in instance.parts if part.reach is not None]
-    context = min(max(_CONTEXT, *(reach + 4 for reach in reaches)), _LONGEST)
-    limit = instance.architecture.max_context
-    return context if limit is None else max(1, min(context, limit - PADDING))
-
-
-def _tokens(rows: int, context: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 16, (rows, context), generator=generator)
+            yield (holder(name, instance.parts) or whole(instance.architecture)).fault("state", problem)
 
 
 def _batches(context: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -187,7 +140,3 @@ def _batches(context: int) -> Iterator[tuple[Tensor, Tensor]]:
     for _ in range(_BATCHES):
         tokens = torch.randint(0, 16, (_ROWS, context + 1), generator=generator)
         yield tokens[:, :-1], tokens[:, 1:]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

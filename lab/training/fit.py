@@ -179,7 +179,9 @@ def _fit(
     peak = group.max(max(callback.peak_memory, environment.peak_memory(device)))
     summary = summarize(callback, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world)
     provenance = summary.provenance.with_facts({"loss": lightning_module.loss_form(device)})
-    summary = replace(summary, provenance=provenance, extra=lightning_module.facts())
+    of_recipe = sum(parameter.numel() for parameter in lightning_module.own_parameters().values())
+    facts = lightning_module.facts() | ({"recipe_parameters": of_recipe} if of_recipe else {})
+    summary = replace(summary, provenance=provenance, extra=facts)
     if status == "finished" and world.first and conclude is not None:
         try:
             summary = conclude(summary)

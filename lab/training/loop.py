@@ -21,6 +21,7 @@ from lab.training.fit import Conclude, Procedure, fit
 from lab.training.parallel.world import World
 from lab.training.progress.outcome import Outcome
 from lab.training.recipes.base import run_options
+from lab.training.recipes.own_parameters import initialized
 from lab.training.recipes.teacher import Teacher
 
 __all__ = ["Outcome", "Progress", "train"]
@@ -75,7 +76,8 @@ def train(
         raise ValueError(
             f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"
         )
-    module = experiment.recipe.module(teachers or {}, text.encoder)
+    make = experiment.recipe.module(teachers or {}, text.encoder)
+    module = initialized(make, experiment.seed, experiment.model.init, experiment.model.n_layers)
     world = world or World()
     # Before the model exists, so that the memory of this measurement doesn't count as the run's.
     utilization = utilization_of(experiment, teachers or {}, world) if world.first else None

@@ -19,9 +19,10 @@ from torch import Tensor
 from components.attention.kernels import KernelChoice
 from components.language_model import LanguageModel
 from components.loss import at, token_losses
+from lab.refusals import RequestError
 from lab.training.compilation import Compiler
 from lab.training.data.documents import document_ids
-from lab.training.optimizers.optimizer import Optimizer
+from lab.training.optimizers.optimizer import Optimizer, check_trained
 from lab.training.optimizers.schedule import Schedule
 from lab.training.options import Train
 from lab.training.parallel.group import SINGLE_PROCESS, Group
@@ -120,7 +121,8 @@ class NextToken(LightningModule):
     micro-batches but not on which process computes them. A mixture of experts always balances its load over the tokens
     of a micro-batch.
 
-    Other recipes derive from this class.
+    Other recipes derive from this class. A recipe can have parameters of its own; its `fills()` says how they start. They
+    are trained and saved with the model's, by the same optimizer and under the same clipping.
     """
 
     from_logits: ClassVar[bool] = False
@@ -161,12 +163,23 @@ class NextToken(LightningModule):
         self._peak_rates: list[float] = []
 
     def configure_model(self) -> None:
-        """Shard the model if the strategy requires it."""
+        """Shard the model if the strategy requires it.
+
+        Raises:
+            RequestError: the recipe has parameters of its own, which can't be sharded.
+        """
         if self.device_mesh is not None:
+            if self.own_parameters():
+                problem = (
+                    f"the recipe has parameters of its own ({next(iter(self.own_parameters()))}), which fsdp lacks"
+                )
+                raise RequestError(problem, kind="unsupported", given="fsdp", fix="use strategy ddp")
             shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = self._optimizer.build(self.model)
+        trained = self if self.own_parameters() else self.model
+        optimizer = self._optimizer.build(trained)
+        check_trained(optimizer, trained, self._optimizer.name)
         # Read now: after loading a checkpoint, the groups have the rate of its step.
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         return optimizer
@@ -183,7 +196,7 @@ class NextToken(LightningModule):
         loss, auxiliary, terms = (
             compute_gradients() if compiler is None else compiler.step(compute_gradients, undo=optimizer.zero_grad)
         )
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = full_tensor(torch.nn.utils.get_total_norm(gradients))
         # All values in one transfer, because each read waits for the device.
         values = torch.stack([value.to(loss) for value in (loss, *auxiliary.values(), *terms.values())])
@@ -200,7 +213,7 @@ class NextToken(LightningModule):
         )
         if result.fault is None:
             if self._train.grad_clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._train.grad_clip, norm)
+                torch.nn.utils.clip_grads_with_norm_(self.parameters(), self._train.grad_clip, norm)
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return {"result": result}
@@ -214,6 +227,15 @@ class NextToken(LightningModule):
         """How the loss of a micro-batch is computed: from all logits (`plain`), or in chunks."""
         tokens = self._group.world.sequences_per_forward(self._train) * (self._n_targets or self._train.context)
         return "plain" if self.from_logits else self.model.loss_form(tokens, device.type)
+
+    def own_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters of the recipe itself, by name: those that are not the model's."""
+        of_model = set(map(id, self.model.parameters()))
+        return {name: parameter for name, parameter in self.named_parameters() if id(parameter) not in of_model}
+
+    def losses_of(self, tokens: Tensor, targets: Tensor) -> Losses:
+        """What a pass over tokens and targets, each [B, T], gives the model to learn from."""
+        return self._measure(tokens, targets)
 
     def facts(self) -> dict[str, object]:
         """Further entries of the run's summary."""

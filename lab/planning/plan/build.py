@@ -30,6 +30,7 @@ from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.references import References, ReferredRun, refer_to_runs
 from lab.planning.solve.matching import Matching, match_arms
 from lab.planning.solve.tuning import tuning_metric
+from lab.probing.check import check_sound
 from lab.records import Need, Role
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
@@ -156,7 +157,15 @@ def _runs(
     arm: Arm,
     references: References,
 ) -> Iterator[PlannedRun]:
-    """The runs of one composition. They differ in their seeds and in the runs to which they refer."""
+    """The runs of one composition. They differ in their seeds and in the runs to which they refer.
+
+    Raises:
+        RequestError: a component breaks a promise that the lab relies on, or a reference names no run.
+    """
+    try:
+        check_sound(composition.experiment)
+    except RequestError as error:
+        raise error.within(arm.where) from None
     components = components_of(composition.experiment)
     shared = {
         "costs": costs(composition.experiment.model, composition.experiment.train.context),

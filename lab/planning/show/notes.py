@@ -10,6 +10,7 @@ from lab.planning.forecast.power import MOST_SEEDS
 from lab.planning.plan.model import Plan
 from lab.planning.show.preview import PlanPreview
 from lab.planning.solve.matching import NAMES, Matching
+from lab.probing.check import check_sound
 from lab.units import count, measure
 
 _MOST_NAMED = 12
@@ -31,6 +32,7 @@ def notes(preview: PlanPreview) -> Iterator[str]:
     if cells:
         named = _some(cells, 8, ", …")
         yield f"each arm picks one of {len(cells)} cells ({named}) by {plan.tune_metric} on separate tuning seeds"
+    yield from _unknown(preview)
     yield from _needed(preview)
     yield from _equal_flops(preview)
     yield from _cached(preview)
@@ -105,6 +107,16 @@ def _unmatched(plan: Plan) -> Iterator[str]:
     arms = [f"{arm} {', '.join(parts)}" for arm, parts in off.items()]
     more = f" and {len(arms) - _MOST_NAMED:,} more" if len(arms) > _MOST_NAMED else ""
     yield f"nothing is matched; compared with {plan.baseline}: {'; '.join(arms[:_MOST_NAMED])}{more}"
+
+
+def _unknown(preview: PlanPreview) -> Iterator[str]:
+    """What probes of components could not tell on this machine."""
+    reasons: dict[str, list[str]] = {}
+    for arm in preview.runs:
+        for reason in check_sound(preview.first(arm).experiment):
+            reasons.setdefault(reason, []).append(arm)
+    for reason, arms in reasons.items():
+        yield f"{_some(arms, _MOST_NAMED, ', …')}: {reason}"
 
 
 def _needed(preview: PlanPreview) -> Iterator[str]:

@@ -116,13 +116,14 @@ def keep_only(run: Path, kept: list[Path]) -> None:
 
 
 def weights_at(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint, on the CPU, ready for `load_state_dict` of its model.
+    """The model's weights in a checkpoint, on the CPU, ready for its `load_state_dict`; its recipe's are left out.
 
     Raises:
         DamagedCheckpoint: its digest is missing or doesn't match.
     """
     prefix = "model."
-    return {name.removeprefix(prefix): value for name, value in read(path)["state_dict"].items()}
+    saved = read(path)["state_dict"]
+    return {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
 
 
 def _digest_path(path: Path) -> Path:

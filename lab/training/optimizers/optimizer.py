@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from components.registry import Component, OptionError, register
+from lab.refusals import RequestError
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,24 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
                 case _:
                     (groups.matrices if parameter.ndim >= 2 else groups.others).append(parameter)
     return groups
+
+
+def check_trained(optimizer: torch.optim.Optimizer, module: nn.Module, name: str) -> None:
+    """Refuse an optimizer that leaves out a parameter.
+
+    Args:
+        name: of the optimizer.
+    Raises:
+        RequestError: naming the first that it leaves out.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = {path: parameter for path, parameter in module.named_parameters() if parameter.requires_grad}
+    missing = [path for path, parameter in trained.items() if id(parameter) not in held]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        problem = f"optimizer '{name}' leaves out the parameter {missing[0].removeprefix('model.')}{more}"
+        fix = "let build(model) put every parameter of the model into a group"
+        raise RequestError(problem, kind="unsound", key="optimizer", fix=fix)
 
 
 @register("adamw")
