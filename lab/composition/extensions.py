@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import json
 import sys
 import traceback
 import types
@@ -98,12 +97,12 @@ def origins(components: Mapping[str, Component]) -> Extensions:
 
 
 def is_own(component: Component) -> bool:
-    """Whether a component comes from the user's file or an installed package, and not from the lab."""
+    """Whether a component doesn't belong to the lab: it comes from the user's file or an installed package."""
     return _top(type(component).__module__) not in ("components", "lab")
 
 
 def source(component: Component) -> tuple[str | None, int | None]:
-    """The file that registers a component, as a user would name it, and the line of its class; None for unknown."""
+    """The file and line of a component's class; None for what is unknown."""
     try:
         path = Path(inspect.getsourcefile(type(component)) or "")
         line = inspect.getsourcelines(type(component))[1]
@@ -113,14 +112,11 @@ def source(component: Component) -> tuple[str | None, int | None]:
 
 
 def digest(components: Mapping[str, Component]) -> str:
-    """Of the code of those of the components that aren't the lab's: it changes whenever that does."""
-    extensions = used(components)
-    code = {"file": extensions.sha256} | {
-        f"package {name}": digest_of({point.module: path})
-        for name, point in (_loaded.packages or {}).items()
-        if name in extensions.packages and (path := _folder(point)) is not None
-    }
-    return hashlib.sha256(json.dumps([code, dict(extensions.packages)], sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the code of those components that don't belong to the lab: their file, and whole packages."""
+    modules = {type(component).__module__ for component in components.values() if is_own(component)}
+    code = {top: path for top in map(_top, modules - {MODULE}) if (path := _folder(top)) is not None}
+    own = loaded_digest() if MODULE in modules else ""
+    return hashlib.sha256(f"{own} {sorted(modules)} {digest_of(code)}".encode()).hexdigest()
 
 
 def files(components: Mapping[str, Component]) -> dict[str, bytes]:
@@ -267,9 +263,9 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _folder(point: metadata.EntryPoint) -> Path | None:
-    """The folder of a package's code, or its file where the package is one module; None where it has neither."""
-    file = getattr(sys.modules.get(_top(point.module)), "__file__", None)
+def _folder(top: str) -> Path | None:
+    """The folder of a package, or the file of a single module; None for a module without a file."""
+    file = getattr(sys.modules.get(top), "__file__", None)
     if file is None:
         return None
     return Path(file).parent if Path(file).name == "__init__.py" else Path(file)

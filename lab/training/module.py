@@ -121,8 +121,8 @@ class NextToken(LightningModule):
     micro-batches but not on which process computes them. A mixture of experts always balances its load over the tokens
     of a micro-batch.
 
-    Other recipes derive from this class. A recipe can have parameters of its own; its `fills()` says how they start. They
-    are trained and saved with the model's, by the same optimizer and under the same clipping.
+    Other recipes derive from this class. A recipe can have parameters of its own; its `fills()` says how they start.
+    They are trained and saved with the model's, by the same optimizer and under the same clipping.
     """
 
     from_logits: ClassVar[bool] = False

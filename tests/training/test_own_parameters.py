@@ -96,7 +96,9 @@ def test_they_are_saved_and_resumed_bit_for_bit(tmp_path: Path) -> None:
 def test_what_reads_the_models_weights_gets_the_models_alone(tmp_path: Path) -> None:
     weights = trained(tmp_path)
     model = tiny.TinyModel()
-    model.load_state_dict(verified.model_weights(tmp_path))
+    newest = verified.newest(tmp_path)
+    assert newest is not None
+    model.load_state_dict(verified.weights_at(newest))
     assert tiny.same(tiny.weights(model), {k[6:]: v for k, v in weights.items() if k.startswith("model.")})
     summary = RunFolder(tmp_path).summary
     assert summary is not None
