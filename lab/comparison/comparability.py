@@ -112,8 +112,9 @@ def text_of(run: RunResult) -> str | None:
 
 
 def _own_components(run: RunResult) -> str | None:
-    digest = None if run.record is None else run.record.extensions.sha256
-    return None if digest is None else digest[:8]
+    """The digests of the user's file and of packages of components; None without any."""
+    digests = () if run.record is None else run.record.extensions.code.values()
+    return ", ".join(digest[:8] for digest in digests) or None
 
 
 def _component_mixtures(runs: Mapping[int, RunResult]) -> Iterator[Mixture]:

@@ -8,6 +8,7 @@ copy of it, and a worker loads that copy, wherever it runs and whatever has been
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import sys
@@ -91,9 +92,10 @@ def origins(components: Mapping[str, Component]) -> Extensions:
     tops = set(map(_top, modules))
     points = {point.name: point for point in (_loaded.packages or {}).values() if _top(point.module) in tops}
     packages = {name: _version(point) for name, point in points.items()}
+    digests = {name: _package_digest(_top(point.module)) for name, point in points.items()}
     if MODULE in modules and _loaded.file is not None:
-        return Extensions(str(_loaded.file.path), _loaded.file.sha256, packages)
-    return Extensions(packages=packages)
+        return Extensions(str(_loaded.file.path), _loaded.file.sha256, packages, digests)
+    return Extensions(packages=packages, digests=digests)
 
 
 def is_own(component: Component) -> bool:
@@ -114,9 +116,9 @@ def source(component: Component) -> tuple[str | None, int | None]:
 def digest(components: Mapping[str, Component]) -> str:
     """SHA-256 of the code of those components that don't belong to the lab: their file, and whole packages."""
     modules = {type(component).__module__ for component in components.values() if is_own(component)}
-    code = {top: path for top in map(_top, modules - {MODULE}) if (path := _folder(top)) is not None}
     own = loaded_digest() if MODULE in modules else ""
-    return hashlib.sha256(f"{own} {sorted(modules)} {digest_of(code)}".encode()).hexdigest()
+    tops = {top: _package_digest(top) for top in sorted(set(map(_top, modules - {MODULE})))}
+    return hashlib.sha256(f"{own} {sorted(modules)} {tops}".encode()).hexdigest()
 
 
 def files(components: Mapping[str, Component]) -> dict[str, bytes]:
@@ -263,12 +265,12 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _folder(top: str) -> Path | None:
-    """The folder of a package, or the file of a single module; None for a module without a file."""
+@functools.cache
+def _package_digest(top: str) -> str:
+    """SHA-256 of the code of a top-level package or module, when first asked."""
     file = getattr(sys.modules.get(top), "__file__", None)
-    if file is None:
-        return None
-    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+    path = None if file is None else Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+    return digest_of({} if path is None else {top: path})
 
 
 def _version(point: metadata.EntryPoint) -> str:

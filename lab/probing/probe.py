@@ -11,12 +11,13 @@ from torch import Tensor
 
 from components.architecture import Architecture
 from lab.accounting.reach import reach
-from lab.probing.decoding import faults_of_decoding
 from lab.probing.fault import Fault, ProbeFailure
-from lab.probing.influence import faults_of_model, faults_of_part, places
 from lab.probing.instance import PADDING, Instance, Part, TooLarge, holder, smallest, whole
-from lab.probing.parameters import faults_of_count, faults_of_gradients
-from lab.probing.storage import faults_of_storage
+from lab.probing.measures.decoding import faults_of_decoding
+from lab.probing.measures.influence import faults_of_model, faults_of_part, places
+from lab.probing.measures.parameters import faults_of_count, faults_of_gradients
+from lab.probing.measures.storage import faults_of_storage
+from lab.probing.tiny import tiny_architectures
 
 _BATCHES, _ROWS = 4, 16
 
@@ -55,7 +56,14 @@ def probe(architecture: Architecture, *, documents: bool, bf16: bool = False, le
 
 
 def _faults(architecture: Architecture, documents: bool, bf16: bool, learns: bool) -> Iterator[Fault]:
-    instance = smallest(architecture)
+    try:
+        instance = smallest(architecture)
+    except ProbeFailure:
+        stored = _faults_of_storage_alone(architecture) if learns else []
+        yield from stored
+        if stored:  # such as unwritten memory, which is why it doesn't run
+            return
+        raise
     tiny, context = instance.architecture, instance.context
     tokens = instance.tokens(len(places(context)))
     if learns:
@@ -75,6 +83,16 @@ def _faults(architecture: Architecture, documents: bool, bf16: bool, learns: boo
     exact.model.eval()
     if not found and context > PADDING:
         yield from faults_of_decoding(exact, tokens[:1])
+
+
+def _faults_of_storage_alone(architecture: Architecture) -> list[Fault]:
+    """What an architecture that doesn't run holds wrongly; nothing where it can't even be built."""
+    for tiny in tiny_architectures(architecture):
+        try:
+            return list(faults_of_storage(tiny, Instance(tiny).parts))
+        except (ProbeFailure, TooLarge):
+            continue
+    return []
 
 
 def _exact(tiny: Architecture, instance: Instance, tokens: Tensor) -> Instance:

@@ -38,7 +38,7 @@ from lab.records.run_files.points import (
     metrics_path,
     recorded_metrics,
 )
-from lab.records.run_files.provenance import ChangedSettings, Provenance, ProvenanceFacts
+from lab.records.run_files.provenance import ChangedComponents, ChangedSettings, Provenance, ProvenanceFacts
 from lab.records.run_files.run import RUN_FILE, RunRecord
 from lab.records.run_files.run_parts import Code, Extensions, Imported, Need, Role, Workload
 from lab.records.run_files.state import STATUSES, Failure, Progress, State, Status, write_state
@@ -97,6 +97,7 @@ __all__ = [
     "TOKENIZER",
     "BrokenRecord",
     "CancelRequest",
+    "ChangedComponents",
     "ChangedSettings",
     "ClaimRecord",
     "Code",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -203,10 +204,14 @@ def test_an_edit_without_a_new_version_is_reported_and_repeats_nothing(write: Wr
     plan = plan_train("gemma2_tiny", (*TINY, *files(text), "model/softcap=scaled"))
     again = prepare(plan.runs, tmp_path / "runs")
     assert again.order == again.edited == [first]
-    assert "raise a component's version=" in (again.warning() or "")
+    (warning,) = again.warnings()
+    assert warning == (
+        f"1 of these runs ({first.name}) were made with lab_components.py before you edited it; raise a component's "
+        "version= to train them again"
+    )
     assert (first.path / "lab_components.py").read_text() == OWN
     write(OWN)
-    assert prepare(plan_train("gemma2_tiny", plan.runs[0].overrides).runs, tmp_path / "runs").warning() is None
+    assert prepare(plan_train("gemma2_tiny", plan.runs[0].overrides).runs, tmp_path / "runs").warnings() == []
 
 
 def test_a_run_of_the_labs_own_components_needs_no_file(write: Write, tmp_path: Path) -> None:
@@ -270,7 +275,9 @@ def test_an_installed_package_brings_components_and_runs_remember_it(package: Pa
     done = in_package(package, code)
     assert done.returncode == 0, done.stderr
     info = json.loads(done.stdout)
-    assert info["extensions"] == {"packages": {"caps": "own-caps 1.4"}}
+    code = (package / "own_caps.py").read_bytes()
+    digest = hashlib.sha256(f"own_caps/own_caps.py {len(code)}\n".encode() + code).hexdigest()
+    assert info["extensions"] == {"packages": {"caps": "own-caps 1.4"}, "digests": {"caps": digest}}
     missing = pytest.raises(RequestError, match=r"the components of 'caps' \(own-caps 1.4\), which is not installed")
     packages = Extensions(packages=info["extensions"]["packages"])
     record = RunRecord(identity="a", components=info["components"], extensions=packages)

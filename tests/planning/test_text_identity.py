@@ -108,7 +108,7 @@ def test_a_run_that_was_trained_on_the_text_of_before_is_not_reused(project: Pat
     write_text(project / "texts", "second")
     anew = prepare(plan_sweep("own", root=root).runs, root)
     assert anew.describe() == "2 new"
-    assert "2 of these runs were trained on another text before" in str(anew.warning())
+    assert "2 of these runs were trained on another text before" in str(anew.warnings())
     assert all(run.path.name.startswith("seed-0-") for run in anew.new)
 
 

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from lab.training.fit import fit
+from lab.training.module import NextToken
 from lab.training.parallel.world import World
 from lab.training.progress.outcome import Outcome
 
 from . import tiny
+from .tempered import make
 
 
 def build(name: str, dropout: float, fault: Callable[[Tensor, int], Tensor] | None = None) -> nn.Module:
@@ -65,11 +67,12 @@ def train(
     nan: dict[str, int] | None = None,
     digests: dict[str, str] | None = None,
     minutes: dict[str, float] | None = None,
+    tempered: bool = False,
     **options: Any,
 ) -> Outcome:
     """Train, or go on, on the tiny text or on a synthetic `task`; `stop`, `nan`, `digests` and `minutes` say by rank at
     which step to ask for a stop, in which pass the logits are not numbers, which digest the text has, and how often the
-    clock asks for a checkpoint."""
+    clock asks for a checkpoint; `tempered` has the recipe with parameters of its own."""
     rank = str(world.rank)
     wrong = (nan or {}).get(rank)
     text = drawn() if task else tiny.TinyText(digest=(digests or {}).get(rank, "a digest"))
@@ -78,7 +81,9 @@ def train(
     plan = tiny.procedure(steps, **options)
     asked = tiny.stop_after(stop[rank]) if stop and rank in stop else None
     torch.set_num_threads(1)
-    return fit(built.double() if double else built, text, plan, Path(folder), stop=asked, world=world)
+    module = make() if tempered else NextToken
+    built = built.double() if double else built
+    return fit(built, text, plan, Path(folder), module=module, stop=asked, world=world)
 
 
 class Ranks:

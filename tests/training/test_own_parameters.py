@@ -10,50 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.initialization import Constant, Fill, NormalInit, Projection, UnfilledParameter
+from components.initialization import NormalInit, Projection, UnfilledParameter
 from components.loss import token_losses
 from lab.data.batches import Batches
 from lab.records import RunFolder
 from lab.refusals import RequestError
 from lab.training.checkpoints import verified
 from lab.training.fit import fit
-from lab.training.module import Losses, NextToken
 from lab.training.optimizers.optimizer import AdamW, Optimizer, parameter_groups
 from lab.training.optimizers.schedule import ConstantSchedule
 from lab.training.recipes.own_parameters import initialized
 
 from . import tiny
+from .tempered import Tempered, make
 from .test_fit import PlainDescent
-
-
-class Tempered(NextToken):
-    """Learns a factor on the logits, and a map of them that is added to them."""
-
-    from_logits = True
-
-    def __init__(self, model: Any, **options: Any) -> None:
-        super().__init__(model, **options)
-        self.factor = nn.Parameter(torch.empty(1))
-        self.map = Projection(tiny.VOCAB, tiny.VOCAB)
-
-    def fills(self) -> dict[str, Fill]:
-        return {"factor": Constant(1.0)}
-
-    def _losses(self, tokens: Tensor, targets: Tensor, logits: Tensor) -> Losses:
-        loss = token_losses(logits * self.factor + self.map(logits), targets).mean()
-        return Losses(loss, loss)
-
-
-def make(seed: int = 5) -> Any:
-    """What makes the module, and keeps the last one in `made`."""
-    made: list[NextToken] = []
-
-    def build(model: Any, **options: Any) -> NextToken:
-        made.append(initialized(Tempered, seed, NormalInit(std=0.1), 1)(model, **options))
-        return made[-1]
-
-    build.made = made  # type: ignore[attr-defined]
-    return build
 
 
 def trained(folder: Path, steps: int = 6, **options: Any) -> dict[str, Tensor]:

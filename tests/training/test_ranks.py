@@ -236,6 +236,31 @@ def test_one_process_writes_and_speaks_for_all(two: Ranks, tmp_path: Path, strat
     assert (provenance["processes"], provenance["nodes"], provenance["strategy"]) == (2, 1, strategy)
 
 
+def test_a_recipes_own_parameters_are_trained_by_two_processes_as_by_one(two: Ranks, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tempered": True, "double": True, "micro_batch": 1, "grad_clip": 0.1}
+    alone(tmp_path / "one", **options)
+    two.train(tmp_path / "two", "ddp", **options)
+    assert_close(tmp_path / "two", tmp_path / "one")
+    found, wanted = (_everything(tmp_path / name) for name in ("two", "one"))
+    assert {"factor", "map.weight"} < set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, **CLOSE)
+    assert wanted["factor"].item() != 1.0
+
+
+def _everything(folder: Path) -> dict[str, Tensor]:
+    """All weights of a run's newest checkpoint, its recipe's included."""
+    newest = verified.newest(folder)
+    assert newest is not None
+    state: dict[str, Tensor] = verified.read(newest)["state_dict"]
+    return state
+
+
+def test_a_recipe_with_parameters_of_its_own_is_refused_under_fsdp(two: Ranks, tmp_path: Path) -> None:
+    for outcome in two.train(tmp_path, "fsdp", tempered=True):
+        assert "the recipe has parameters of its own, such as factor; use strategy ddp" in outcome["error"]
+
+
 def test_another_text_in_one_of_them_is_refused_in_all(two: Ranks, tmp_path: Path) -> None:
     for outcome in two.train(tmp_path, digests={"1": "another"}):
         assert "the text's digest differs among the processes" in outcome["error"]

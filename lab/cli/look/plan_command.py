@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lab.planning.forecast.history import FinishedRun, Hardware
     from lab.planning.plan.model import Plan
     from lab.planning.show.preview import PlanPreview
+    from lab.records import RunFolder
 
 
 @click.command("plan")
@@ -78,6 +79,7 @@ def _preview(
 ) -> PlanPreview:
     """The plan, with the status, time and detectable differences of its runs under this root, on this machine."""
     from lab.dispatch.launchers.local.machine import available_gpus, divide_machine
+    from lab.dispatch.status.status import live_state
     from lab.planning.forecast.budget import fit_budget
     from lab.planning.forecast.detectable import detectable
     from lab.planning.forecast.estimate import Speeds, estimates
@@ -102,7 +104,16 @@ def _preview(
             threads=pool.threads,
             gpu=device.device != "cpu",
         )
-    return PlanPreview(plan, _states(plan.sweep, root), estimates(plan.runs, speeds), power, pool.workers, affordable)
+    runs = _runs(plan.sweep, root)
+    return PlanPreview(
+        plan,
+        {run.identity: live_state(run).status for run in runs},
+        estimates(plan.runs, speeds),
+        power,
+        pool.workers,
+        affordable,
+        _edited(plan, runs),
+    )
 
 
 def _hardware(*, gpu: bool, threads: int) -> Hardware:
@@ -124,10 +135,20 @@ def _elsewhere(past: list[FinishedRun]) -> Hardware | None:
     return gpus.most_common(1)[0][0] if gpus else None
 
 
-def _states(sweep: str, root: Path) -> dict[str, str]:
-    """Identity → status, of the sweep's runs that have a folder."""
-    from lab.dispatch.status.status import live_state
+def _runs(sweep: str, root: Path) -> list[RunFolder]:
+    """The sweep's runs that have a folder."""
     from lab.records import find_broken, find_runs
 
     broken = {path for path, _ in find_broken(root, sweep)}
-    return {run.identity: live_state(run).status for run in find_runs(root, sweep) if run.path not in broken}
+    return [run for run in find_runs(root, sweep) if run.path not in broken]
+
+
+def _edited(plan: Plan, runs: list[RunFolder]) -> dict[str, tuple[str, ...]]:
+    """The names of finished runs whose components have been edited since → what has been edited."""
+    planned = {run.identity: run.extensions for run in plan.runs if run.extensions}
+    edited = {}
+    for run in runs if planned else ():
+        record = run.record
+        if record.identity in planned and run.state.ended:
+            edited[run.name] = record.extensions.edited(planned[record.identity])
+    return {name: code for name, code in edited.items() if code}

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -22,6 +23,8 @@ from lab.cli.options import launcher_option, max_parallel_option, on_option, roo
 @max_parallel_option
 @threads_option
 @click.option("--any-code", is_flag=True, help="Also retry runs that were made with other code.")
+@click.option("--components", type=click.Choice(["current", "frozen"]),
+              help="The lab_components.py to use, if you edited it: the current one, or each run's copy.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only print which runs would be retried, and why not the others.")
 @root_option
 def command(
@@ -32,6 +35,7 @@ def command(
     max_parallel: int | None,
     threads: int | None,
     any_code: bool,
+    components: Literal["current", "frozen"] | None,
     dry_run: bool,
     root: Path,
 ) -> None:
@@ -47,6 +51,9 @@ def command(
       bug                         if RUN is named, or with --failed
       diverged, finished          never: that is their result
 
+    A run that failed by a bug starts over with lab_components.py as it is now. All other runs continue with the copy
+    of it in their folder.
+
     KEY=VALUE changes a setting that doesn't affect the result, or an option of the launcher.
     """
     from lab.dispatch.control.retry import RetryOptions, retry
@@ -59,6 +66,7 @@ def command(
         failed=failed,
         any_code=any_code,
         dry_run=dry_run,
+        components=components,
     )
     sys.exit(retry(root, names, options, say=click.echo, warn=partial(click.echo, err=True)))
 

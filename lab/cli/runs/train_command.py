@@ -68,7 +68,7 @@ def command(
 
     submission = prepare(planned.runs, root, retry_failed=True, any_code=any_code)
     run = submission.order[0]
-    if warning := submission.warning():
+    for warning in submission.warnings():
         click.echo(f"note: {warning}", err=True)
     if not submission.to_run and not submission.elsewhere:
         click.echo(f"{submission.describe()}: {run.path}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from components.registry import suggestion
 from lab.comparison.compare import LOSS, Comparison
 from lab.comparison.metrics import better, title
+from lab.comparison.own_components import component_findings
 from lab.comparison.statistics.paired import Interval, seed_list
 from lab.comparison.tables.comparability_notes import mixed_arms, no_verdicts, unigram_lines
 from lab.units import measure, percent, plural
@@ -163,6 +164,12 @@ def _picks(comparison: Comparison) -> Iterator[str]:
             yield f"{row.arm.name}: {row.arm.selection.describe()}."
 
 
+def _own_components(comparison: Comparison) -> Iterator[str]:
+    """Runs with different or edited components of the user's."""
+    for finding in component_findings(comparison.sweep):
+        yield f"{finding.message}."
+
+
 def _reasons(comparison: Comparison) -> Iterator[str]:
     """Why runs are blocked or have failed."""
     for row in comparison.rows:
@@ -198,6 +205,7 @@ _LISTS: tuple[tuple[Callable[[Comparison], Iterator[str]], str], ...] = (
     (_noise, "more metrics have noise"),
     (_effects, "more lines about effects"),
     (_picks, "more arms picked values"),
+    (_own_components, "more lines about edited components"),
     (_reasons, "more lines about runs without a result"),
     (_gaps, "more lines about finished runs that a mean doesn't include"),
 )

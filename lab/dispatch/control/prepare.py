@@ -9,13 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from lab.composition.extensions import FILE
 from lab.dispatch.control import dependencies, locate, provenance
-from lab.dispatch.worker.claim import holder
+from lab.dispatch.worker.claim import Claim, holder
 from lab.records import CONFIG, BrokenRecord, RunFolder, RunRecord, RunSnapshot, record_folders, recorded_folders
 from lab.refusals import RequestError
 
 if TYPE_CHECKING:
     from lab.planning.plan.model import Plan, PlannedRun
+
+_MOST_NAMED = 3
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Submission:
         blocked: left alone, as a run that they need has not finished and isn't run now either.
         edited: runs whose files differ from the plan's, such as a user's components that were edited since without a
             new version.
+        edited_code: the code that differs: `lab_components.py`, `package NAME`.
+        mended: failed runs that start over with the plan's files.
         other_text: new runs whose place is taken by a run that differs from them in its text alone.
         reused: runs whose folders are in another sweep, which created the same run first.
         retry_failed: whether failed runs are run again.
@@ -52,6 +57,8 @@ class Submission:
     cancelled: list[RunFolder] = field(default_factory=list)
     blocked: list[RunFolder] = field(default_factory=list)
     edited: list[RunFolder] = field(default_factory=list)
+    edited_code: set[str] = field(default_factory=set)
+    mended: list[RunFolder] = field(default_factory=list)
     reused: list[RunFolder] = field(default_factory=list)
     other_text: list[RunFolder] = field(default_factory=list)
     retry_failed: bool = False
@@ -63,20 +70,25 @@ class Submission:
         runs = {*self.new, *self.waiting, *self.continued, *(self.failed if self.retry_failed else ())}
         return [run for run in self.order if run in runs]
 
-    def warning(self) -> str | None:
-        """What to know about existing runs that aren't those that the plan would create now, one line each, or None."""
+    def warnings(self) -> list[str]:
+        """Lines about runs that differ from what the same plan would create now, and about those that start over."""
         lines = []
-        if self.edited:
+        if self.mended:
             lines.append(
-                f"{len(self.edited)} of these runs keep lab_components.py as it was before you edited it; "
-                "raise a component's version= to train them again"
+                f"{_named(self.mended)} failed and start over with {FILE} as it is now; their configuration stays as "
+                "it was"
             )
+        if self.edited:
+            ended = sum(run in self.edited for run in (*self.finished, *self.diverged))
+            what = f"{_named(self.edited)} were made with {' and '.join(sorted(self.edited_code))} before you edited it"
+            has_ended = f" ({ended} of them have their result)" if ended else ""
+            lines.append(f"{what}{has_ended}; raise a component's version= to train them again")
         if self.other_text:
             lines.append(
                 f"the text has changed: {len(self.other_text)} of these runs were trained on another text before; they "
                 "are trained again beside the earlier runs, which stay as they are"
             )
-        return "\n".join(lines) or None
+        return lines
 
     def describe(self) -> str:
         """One line for the user, such as `3 new, 1 to continue, 4 already finished`."""
@@ -136,8 +148,22 @@ def prepare(
     for run in dependencies.able_to_go_on(submission.blocked, {*submission.to_run, *submission.elsewhere}):
         submission.blocked.remove(run)
         submission.continued.append(run)
+    _take_up_mended(planned_runs, submission)
     _record_folders(planned_runs, submission, root)
     return submission
+
+
+def _take_up_mended(planned_runs: Mapping[str, PlannedRun], submission: Submission) -> None:
+    """Give the plan's files to those runs to retry that failed because of a bug."""
+    retried = set(submission.failed) if submission.retry_failed else set()
+    for planned, run in zip(planned_runs.values(), submission.order, strict=True):
+        if run in retried and run in submission.edited and planned.files and run.state.failure == "bug":
+            claim = Claim.take(run.path)
+            if claim is not None:
+                with claim:
+                    provenance.take_up_components(run, planned.files, planned.extensions)
+                submission.edited.remove(run)
+                submission.mended.append(run)
 
 
 def _create_missing(
@@ -192,8 +218,10 @@ def _sort_by_status(
             continue
         snapshot = snapshots[identity]
         submission.order.append(snapshot.run)
-        if any(_content(snapshot.run.path / name) != content for name, content in planned.files.items()):
+        changed = snapshot.record.extensions.edited(planned.extensions)
+        if changed or any(_content(snapshot.run.path / name) != content for name, content in planned.files.items()):
             submission.edited.append(snapshot.run)
+            submission.edited_code |= set(changed) or set(planned.files)
         folder = planned.folder_name
         if snapshot.run.name not in (folder, f"{folder}-{identity[:8]}"):
             submission.reused.append(snapshot.run)
@@ -262,6 +290,12 @@ def to_send(
 def first_stage(plan: Plan) -> list[PlannedRun]:
     """The runs of a plan that are known before any has ended: all of them, or only the tuning runs if it tunes."""
     return [run for run in plan.runs if plan.tune_metric is None or run.role == "tune"]
+
+
+def _named(runs: Sequence[RunFolder]) -> str:
+    """`2 of these runs (late/late/seed-0, late/late/seed-1)`."""
+    names = ", ".join(run.name for run in runs[:_MOST_NAMED]) + (", …" if len(runs) > _MOST_NAMED else "")
+    return f"{len(runs)} of these runs ({names})"
 
 
 def _write_files(files: Mapping[str, bytes], folder: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import platform
+import shutil
+import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +14,15 @@ from lab.code_version import current, digest, repository
 from lab.code_version import refusal as other_code
 from lab.dispatch.launchers.local.machine import cpu
 from lab.dispatch.worker.claim import Claim
-from lab.records import ProvenanceFacts, RunFolder, RunRecord
+from lab.records import (
+    EVALUATIONS,
+    ChangedComponents,
+    Extensions,
+    ProvenanceFacts,
+    RunFolder,
+    RunRecord,
+    write_bytes,
+)
 
 
 @functools.cache
@@ -57,6 +68,28 @@ def accept_code(run: RunFolder) -> None:
     if claim is not None:
         with claim:
             run.record = run.record.with_accepted_code(digest())
+
+
+def take_up_components(run: RunFolder, files: Mapping[str, bytes], extensions: Extensions) -> None:
+    """Replace a run's copy of the user's components by the file as it is now, and let it begin from the beginning.
+
+    What the old file made is removed: checkpoints and evaluations. Only the process that holds the run's claim may call
+    this. A crash in between leaves a copy that doesn't fit its record; calling this again mends that.
+
+    Args:
+        files: name → content.
+        extensions: where the components come from now.
+    """
+    from lab.training.checkpoints import verified
+
+    record = run.record
+    verified.keep_only(run.path, [])
+    shutil.rmtree(run.path / EVALUATIONS, ignore_errors=True)
+    for name, content in files.items():
+        write_bytes(run.path / name, content)
+    attempt, before, after = run.state.attempts + 1, record.extensions.sha256, extensions.sha256
+    run.record = record.with_components(extensions, ChangedComponents(attempt, round(time.time()), before, after))
+    run.state = run.state.replace(progress=None)
 
 
 def _version(package: str) -> str | None:

@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lab.composition.extensions import FILE
 from lab.dispatch.control import provenance
 from lab.dispatch.control.choose import Flags, arguments, choose, require_launchers_with
 from lab.dispatch.control.retry_policy import Changes, RetryDecision, decide, memory_hint
@@ -24,8 +25,20 @@ from lab.dispatch.status.cluster_view import ClusterView, look
 from lab.dispatch.status.display import SweepDisplay
 from lab.dispatch.worker.attempt import adopt_result
 from lab.dispatch.worker.claim import Claim
+from lab.probing import frozen_copy
+from lab.probing.frozen_copy import CurrentComponents
 from lab.records import ChangedSettings, RunFolder, Status, remove_cancel_request, resolve_all, write_text
 from lab.refusals import RequestError
+
+_STARTS_OVER = (
+    f"starts over with {FILE} as it is now; its configuration, its seed and the versions of its components stay frozen"
+)
+_KEEPS_COPY = (
+    f"continues with its own copy of {FILE}, which you have edited since; "
+    "--components current starts it over with yours"
+)
+
+Components = Literal["current", "frozen"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class RetryOptions:
         failed: also try runs again that failed because of a bug.
         any_code: also try runs again that were made with other code.
         dry_run: only print what would be done.
+        components: `current`: start runs over with the user's file of components as it is now; `frozen`: keep their
+            copies. None: start over what failed because of a bug.
     """
 
     overrides: tuple[str, ...] = ()
@@ -47,6 +62,7 @@ class RetryOptions:
     failed: bool = False
     any_code: bool = False
     dry_run: bool = False
+    components: Components | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +118,12 @@ def retry(root: Path, names: Sequence[str], options: RetryOptions, *, say: Print
         any_code=options.any_code,
     )
     decisions, amended = amend(decisions, overrides, changes)
+    components = current_copies(decisions, options.components)
     for decision in decisions:
         if decision.retried or decision.is_news:
             say(f"{decision.run.name}: {'again: ' if decision.retried else 'left as it is: '}{decision.reason}")
+        if decision.retried and frozen_copy.is_edited(decision.run):
+            say(f"{decision.run.name}: {_STARTS_OVER if decision.run in components else _KEEPS_COPY}")
     retried = [decision.run for decision in decisions if decision.retried]
     left = [decision for decision in decisions if not decision.retried]
     is_incomplete = any(decision.row.status in ("failed", "lost", "blocked") for decision in left)
@@ -114,7 +133,7 @@ def retry(root: Path, names: Sequence[str], options: RetryOptions, *, say: Print
     launcher.check(Request(root, tuple(retried)))
     released = []
     for run in retried:
-        reason = release(run, amended.get(run))
+        reason = release(run, amended.get(run), components.get(run))
         if reason is not None:
             say(f"{run.name}: left as it is: {reason}")
             continue
@@ -182,12 +201,31 @@ def amend(
     return amended_decisions, amended
 
 
-def release(run: RunFolder, new: Amended | None = None) -> str | None:
+def current_copies(
+    decisions: Sequence[RetryDecision], components: Components | None
+) -> dict[RunFolder, CurrentComponents]:
+    """Runs that start over → the components with which they do; nothing is written.
+
+    Raises:
+        RequestError: the user's file can't be loaded, a component breaks a promise, or it would be another run.
+    """
+    if components == "frozen":
+        return {}
+    runs = [
+        decision.run
+        for decision in decisions
+        if decision.retried and (components == "current" or decision.row.failure == "bug")
+    ]
+    return {run: frozen_copy.current_components(run) for run in runs if frozen_copy.is_edited(run)}
+
+
+def release(run: RunFolder, new: Amended | None = None, components: CurrentComponents | None = None) -> str | None:
     """Prepare a run for another attempt by any launcher: reset its state, and change its configuration.
 
     Args:
         run: the run.
         new: its new configuration; None to keep it.
+        components: the components with which it starts over; None to keep its own.
     Returns:
         None; or, with nothing changed, why not: another process holds the run, or it has its result.
     """
@@ -203,6 +241,9 @@ def release(run: RunFolder, new: Amended | None = None) -> str | None:
             settings = ChangedSettings(state.attempts + 1, round(time.time()), new.fields)
             run.record = run.record.with_changed_settings(settings)
             write_text(run.path / "config.yaml", new.config_yaml)
+        if components is not None:
+            provenance.take_up_components(run, components.files, components.extensions)
+            state = run.state
         was = state.failure or state.status
         reason = f"to be tried again ({was.replace('_', ' ')}{f': {state.reason}' if state.reason else ''})"
         status: Status = "preempted" if state.attempts else "queued"

@@ -61,7 +61,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
     submission = stages.next()
     assert submission is not None, "a plan has a first stage"
     say(f"{plan.sweep}: {submission.describe()}")
-    if warning := submission.warning():
+    for warning in submission.warnings():
         warn(f"note: {warning}")
     for line in stages.news():
         say(line)
@@ -90,6 +90,8 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
                 for line in stages.news():
                     display.say(line)
                 display.say(f"{plan.sweep}: {stage.describe()}")
+                for warning in stage.warnings():
+                    display.say(f"note: {warning}")
                 display.add(stage.order)
     if outcome.stopped:
         return outcome.explain_stop(f"`lab submit {plan.sweep}` continues with the runs that have no result", warn)

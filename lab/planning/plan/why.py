@@ -18,7 +18,7 @@ from lab.composition.search_path import available
 from lab.planning.config_paths import ABSENT, differences, flatten
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.model import PlannedRun
-from lab.records import Code, RunFolder
+from lab.records import Code, Extensions, RunFolder
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
@@ -43,7 +43,7 @@ class ComparedRun:
         components: `kind/name` → version of its components.
         quiet: keys of the configuration that don't affect the result.
         code: the version of the code; None if it is unknown.
-        own: the SHA-256 of the user's own components; None if the run uses none.
+        own: the origins of the components that aren't the lab's.
         place: versions of libraries, and the machine; empty for a run that is only planned.
         text: the digest of the text that it is trained on; None for a synthetic task, and if it is unknown.
     """
@@ -54,7 +54,7 @@ class ComparedRun:
     components: Mapping[str, int]
     quiet: frozenset[str]
     code: Code | None = None
-    own: str | None = None
+    own: Extensions = field(default_factory=Extensions)
     place: Mapping[str, object] = field(default_factory=dict)
     text: str | None = None
 
@@ -71,7 +71,7 @@ class RunDifferences:
         text: the digest of the text, if it differs or one is unknown.
         quiet: differences in dotted keys that don't affect the result.
         code: differences in commit, changes and digest, if both are known.
-        own: the SHA-256 of the user's own components, if it differs.
+        own: differences in the SHA-256 of the user's file of components, and of packages of components.
         place: differences in libraries and machine, if both are known.
     """
 
@@ -157,7 +157,7 @@ def _of_folder(run: RunFolder) -> ComparedRun:
         components=record.components,
         quiet=quiet,
         code=record.code,
-        own=record.extensions.sha256,
+        own=record.extensions,
         place=record.provenance.subset(_PLACES),
         text=text,
     )
@@ -171,7 +171,7 @@ def _of_plan(run: PlannedRun) -> ComparedRun:
         components=component_versions(run.experiment),
         quiet=_quiet(run.experiment),
         code=run.code,
-        own=run.extensions.sha256,
+        own=run.extensions,
         text=text_of(run.experiment),
     )
 
@@ -197,9 +197,15 @@ def _differences(a: ComparedRun, b: ComparedRun) -> RunDifferences:
         text={} if a.text == b.text else {"text": (a.text or UNKNOWN, b.text or UNKNOWN)},
         quiet={key: pair for key, pair in config.items() if key in quiet},
         code=code,
-        own={} if a.own == b.own else {extensions.FILE: (a.own or ABSENT, b.own or ABSENT)},
+        own=_own_differences(a.own, b.own),
         place={key: pair for key, pair in place.items() if pair[0] != pair[1]},
     )
+
+
+def _own_differences(a: Extensions, b: Extensions) -> Differences:
+    """Of packages only where both digests are known, as older runs recorded none."""
+    names = set(a.edited(b)) | ({extensions.FILE} if a.sha256 != b.sha256 else set())
+    return {name: (a.code.get(name, ABSENT), b.code.get(name, ABSENT)) for name in sorted(names)}
 
 
 def _sides(pair: tuple[object, object]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from lab.planning.plan.model import Plan
 from lab.planning.show.preview import PlanPreview
 from lab.planning.solve.matching import NAMES, Matching
 from lab.probing.check import check_sound
-from lab.units import count, measure
+from lab.units import count, measure, plural
 
 _MOST_NAMED = 12
 """The most arms that one line names."""
@@ -33,6 +33,7 @@ def notes(preview: PlanPreview) -> Iterator[str]:
         named = _some(cells, 8, ", …")
         yield f"each arm picks one of {len(cells)} cells ({named}) by {plan.tune_metric} on separate tuning seeds"
     yield from _unknown(preview)
+    yield from _edited(preview)
     yield from _needed(preview)
     yield from _equal_flops(preview)
     yield from _cached(preview)
@@ -117,6 +118,17 @@ def _unknown(preview: PlanPreview) -> Iterator[str]:
             reasons.setdefault(reason, []).append(arm)
     for reason, arms in reasons.items():
         yield f"{_some(arms, _MOST_NAMED, ', …')}: {reason}"
+
+
+def _edited(preview: PlanPreview) -> Iterator[str]:
+    """Finished runs of components that were edited without a new version."""
+    runs = list(preview.edited)
+    if runs:
+        code = " and ".join(sorted({name for names in preview.edited.values() for name in names}))
+        yield (
+            f"{code}: edited since {plural(len(runs), 'run')} finished with it ({_some(runs, 3, ', …')}); they aren't "
+            "trained anew unless you raise a component's version="
+        )
 
 
 def _needed(preview: PlanPreview) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lab.composition.frozen.freeze import to_plain
@@ -34,6 +34,7 @@ class PlanPreview:
         power: what the seeds can detect.
         parallel: the number of runs at once on this machine.
         fit: what fits into the budget; None if no budget was given.
+        edited: names of finished runs of the plan → what of their components' code has been edited since.
     """
 
     plan: Plan
@@ -42,15 +43,17 @@ class PlanPreview:
     power: Detectable
     parallel: int
     fit: BudgetFit | None = None
+    edited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
-        """The plan for `--json`, with `findings`, `estimates` by identity, `power`, and `budget` if one was given."""
+        """The plan for `--json`: with `findings`, `estimates` by identity and `power`, and `budget` and `edited` if any."""
         return {
             **self.plan.as_dict(self.states),
             "findings": [finding.as_dict() for finding in self.findings],
             "estimates": {identity: estimate.as_dict() for identity, estimate in self.estimates.items()},
             "power": self.power.as_dict(),
             **({"budget": self.fit.as_dict()} if self.fit is not None else {}),
+            **({"edited": {run: list(code) for run, code in self.edited.items()}} if self.edited else {}),
         }
 
     @cached_property

@@ -6,7 +6,7 @@ It informs people and decides nothing. So a fact of the wrong type counts as unk
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TypedDict, cast
 
 
@@ -71,6 +71,22 @@ class ChangedSettings:
             "time": self.time,
             "fields": {key: list(values) for key, values in self.fields.items()},
         }
+
+
+@dataclass(frozen=True)
+class ChangedComponents:
+    """The user's file of components, as a run took it up before a further attempt, which began from the beginning.
+
+    Attributes:
+        before_attempt: the first attempt with it.
+        time: unix seconds.
+        before, after: SHA-256 of the file; None where the run had no file.
+    """
+
+    before_attempt: int
+    time: int
+    before: str | None
+    after: str | None
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,10 @@ class Provenance:
     def with_changed_settings(self, settings: ChangedSettings) -> Provenance:
         """A copy that records settings that were changed before another attempt."""
         return Provenance({**self.facts, **self._appended("changed_settings", settings.as_json())})
+
+    def with_changed_components(self, components: ChangedComponents) -> Provenance:
+        """With a file of components that was taken up before a further attempt."""
+        return Provenance({**self.facts, **self._appended("changed_components", asdict(components))})
 
     def _appended(self, key: str, value: object) -> dict[str, object]:
         before = self.facts.get(key)

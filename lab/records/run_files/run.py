@@ -10,7 +10,7 @@ from pathlib import Path
 from lab.records.atomic import write_json
 from lab.records.checks import Fields, parse, read_bytes
 from lab.records.naming import is_arm_name
-from lab.records.run_files.provenance import ChangedSettings, Provenance, ProvenanceFacts
+from lab.records.run_files.provenance import ChangedComponents, ChangedSettings, Provenance, ProvenanceFacts
 from lab.records.run_files.run_parts import (
     Code,
     Extensions,
@@ -143,6 +143,10 @@ class RunRecord:
     def with_changed_settings(self, settings: ChangedSettings) -> RunRecord:
         """A copy that records settings that were changed before another attempt."""
         return replace(self, provenance=self.provenance.with_changed_settings(settings))
+
+    def with_components(self, extensions: Extensions, change: ChangedComponents) -> RunRecord:
+        """With components from other files, and a note of that."""
+        return replace(self, extensions=extensions, provenance=self.provenance.with_changed_components(change))
 
     def as_json(self) -> dict[str, object]:
         """The file's content."""

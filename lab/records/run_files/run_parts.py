@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from lab.records.checks import Fields, WrongValue
@@ -76,11 +77,23 @@ class Extensions:
         path: path of the user's own file of components; None where the run uses none of it.
         sha256: SHA-256 of that file.
         packages: entry point of an installed package → the package and its version.
+        digests: entry point → SHA-256 of the package's code; empty where it isn't recorded.
     """
 
     path: str | None = None
     sha256: str | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The digests of all their code: `lab_components.py`, or `package NAME` → SHA-256."""
+        own = {} if self.sha256 is None else {Path(self.path or "lab_components.py").name: self.sha256}
+        return own | {f"package {name}": digest for name, digest in self.digests.items()}
+
+    def edited(self, now: Extensions) -> tuple[str, ...]:
+        """The names, as in `code`, of the code that has another digest now. Unknown digests don't count."""
+        return tuple(name for name, digest in self.code.items() if now.code.get(name, digest) != digest)
 
     @classmethod
     def of_json(cls, entry: Mapping[str, object]) -> Extensions:
@@ -92,7 +105,9 @@ class Extensions:
         extensions = Fields(entry, "extensions.")
         own, packages = extensions.fields("file"), extensions.fields("packages")
         names = {name: packages.text(name) for name in extensions.mapping("packages")}
-        return cls(own.text_or_none("path"), own.text("sha256") if own else None, names)
+        code = extensions.fields("digests")
+        digests = {name: code.text(name) for name in extensions.mapping("digests")}
+        return cls(own.text_or_none("path"), own.text("sha256") if own else None, names, digests)
 
     def __bool__(self) -> bool:
         """Whether there are any such components."""
@@ -100,7 +115,8 @@ class Extensions:
 
     def as_json(self) -> dict[str, object]:
         own: dict[str, object] = {} if self.sha256 is None else {"file": {"path": self.path, "sha256": self.sha256}}
-        return {**own, **({"packages": dict(self.packages)} if self.packages else {})}
+        packages = {"packages": dict(self.packages), "digests": dict(self.digests)}
+        return own | {key: value for key, value in packages.items() if value}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What is measured of a tiny instance: what outputs depend on, decoding from a cache, gradients, and storage."""
