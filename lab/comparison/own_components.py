@@ -19,7 +19,7 @@ _LARGEST = 10_000_000  # bytes
 
 
 def component_findings(sweep: SweepResults) -> Iterator[Finding]:
-    """Arms that ran different code, and code that was edited since. `comparability.mixtures` has the seeds of an arm."""
+    """Arms that ran different code, and code that was edited since. `comparability.mixtures` is about seeds."""
     finished = {name: [run for run in arm.runs.values() if run.finished] for name, arm in sweep.arms.items()}
     names = dict.fromkeys(name for runs in finished.values() for run in runs for name in _extensions(run).code)
     for code in names:
