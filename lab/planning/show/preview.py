@@ -46,7 +46,7 @@ class PlanPreview:
     edited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
-        """The plan for `--json`, with `findings`, `estimates` by identity, `power`, and if any `budget` and `edited`."""
+        """The plan for `--json`, with `findings`, `estimates` by identity and `power`; maybe `budget` and `edited`."""
         return {
             **self.plan.as_dict(self.states),
             "findings": [finding.as_dict() for finding in self.findings],
