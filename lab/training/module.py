@@ -170,9 +170,8 @@ class NextToken(LightningModule):
         """
         if self.device_mesh is not None:
             if self.own_parameters():
-                problem = (
-                    f"the recipe has parameters of its own ({next(iter(self.own_parameters()))}), which fsdp lacks"
-                )
+                name = next(iter(self.own_parameters()))
+                problem = f"the recipe has parameters of its own, such as {name}, which can't be sharded"
                 raise RequestError(problem, kind="unsupported", given="fsdp", fix="use strategy ddp")
             shard(self.model, self.device_mesh["data_parallel"])
 

@@ -258,7 +258,10 @@ def _everything(folder: Path) -> dict[str, Tensor]:
 
 def test_a_recipe_with_parameters_of_its_own_is_refused_under_fsdp(two: Ranks, tmp_path: Path) -> None:
     for outcome in two.train(tmp_path, "fsdp", tempered=True):
-        assert "the recipe has parameters of its own, such as factor, which can't be sharded; use strategy ddp" in outcome["error"]
+        assert (
+            "the recipe has parameters of its own, such as factor, which can't be sharded; use strategy ddp"
+            in outcome["error"]
+        )
 
 
 def test_another_text_in_one_of_them_is_refused_in_all(two: Ranks, tmp_path: Path) -> None:
