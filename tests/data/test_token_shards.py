@@ -197,3 +197,22 @@ def test_the_held_out_share_is_the_fraction() -> None:
 
 def test_a_documents_place_is_the_same_on_every_machine() -> None:
     assert key_fraction("json/decoder.py") == 0.23117427244379962
+
+
+def test_the_parts_of_a_text_have_digests_of_their_own(folder: Path, texts: dict[str, str], cache: Path) -> None:
+    """Two runs are known to share the validation text although their tokenizers or training texts differ."""
+
+    def parts(tokenizer: Tokenizer) -> dict[str, str]:
+        return prepare(data(tokenizer), cache).part_digests
+
+    before, bpe = parts(Byte()), parts(BPE(size=280))
+    assert before["tokenizer"] != bpe["tokenizer"]
+    assert (before["corpus"], before["validation"]) == (bpe["corpus"], bpe["validation"])
+    trained_on = next(key for key in texts if key_fraction(key) >= 0.2)
+    (folder / trained_on).write_text("another training text")
+    after = parts(Byte())
+    assert after["corpus"] != before["corpus"]
+    assert (after["validation"], after["tokenizer"]) == (before["validation"], before["tokenizer"])
+    held_out = next(key for key in texts if key_fraction(key) < 0.2)
+    (folder / held_out).write_text("another validation text")
+    assert parts(Byte())["validation"] != before["validation"]
