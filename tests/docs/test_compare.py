@@ -34,6 +34,7 @@ def test_the_pages_commands_do_what_it_says(run: Typed) -> None:
             write(Path(block.file), block.text)
     run(Command("lab plan caps", ("24 runs",)))
     run(Command("lab plan sizes", ("18 runs",)))
+    assert "can't be compared" not in run(Command("lab plan vocabularies", ("8 runs",))).stdout
     write(Path("sweeps/tiny.yaml"), tiny(seeds=2))
     tried = []
     for block in found:
