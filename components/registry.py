@@ -148,6 +148,11 @@ class Component:
         return {}
 
 
+ABSENT_WHEN_DEFAULT: Mapping[str, bool] = {"absent_when_default": True}
+"""Metadata of an option that was added to a component later. While it has its default, which must leave the result as
+it was before, it isn't part of a run's identity, so that runs made without it keep theirs."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """One typed option of a component, read off its dataclass field."""
@@ -156,6 +161,7 @@ class Option:
     type: Any
     default: Any  # dataclasses.MISSING where the option must be given
     affects_result: bool = True
+    absent_when_default: bool = False  # a later option: its default is left out of identities made before it
     expected: str | None = None  # in words, where the type alone says too little
     parse: Callable[[object], object | None] | None = None  # reads what the type alone can't; None for what is wrong
 
@@ -270,9 +276,16 @@ def _options(cls: type[Any]) -> tuple[Option, ...]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         notes = field.metadata
-        affects_result = notes.get("affects_result", True)
         read.append(
-            Option(field.name, hints[field.name], default, affects_result, notes.get("expected"), notes.get("parse"))
+            Option(
+                field.name,
+                hints[field.name],
+                default,
+                affects_result=notes.get("affects_result", True),
+                absent_when_default=notes.get("absent_when_default", False),
+                expected=notes.get("expected"),
+                parse=notes.get("parse"),
+            )
         )
     return tuple(read)
 

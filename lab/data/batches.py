@@ -2,6 +2,9 @@
 
 The tokens are cut into windows of `context` inputs; the targets are the inputs shifted by one token. Every epoch visits
 every window once, in a new order. The order depends on the number of windows and the seed alone, never on the model.
+
+If the tokenizer has a begin token, the first input of every window is that token, in place of the one that the cut left
+there. So the model always reads a text as it would be given to it, and every target stays the same.
 """
 
 from __future__ import annotations
@@ -30,13 +33,14 @@ class Batches:
         ValueError: there are too few tokens for one window.
     """
 
-    def __init__(self, tokens: Tokens, context: int, batch_size: int, seed: int) -> None:
+    def __init__(self, tokens: Tokens, context: int, batch_size: int, seed: int, *, bos: int | None = None) -> None:
         """
         Args:
             tokens: 1-D, of any integer type; may be memory-mapped.
             context: inputs per window.
             batch_size: windows per batch.
             seed: decides the order of the windows.
+            bos: the id of the begin token; None if the tokenizer has none.
         """
         self.windows = count_windows(tokens, context, "training")
         if batch_size < 1:
@@ -45,6 +49,7 @@ class Batches:
         self._context = context
         self._batch_size = batch_size
         self._seed = seed
+        self._bos = bos
 
     def at(self, step: int) -> Batch:
         """The (inputs, targets) of a step, counted from 0: int64 [batch, context], targets one token later.
@@ -53,7 +58,7 @@ class Batches:
         """
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
-        return _cut(self._tokens, self._context, self.windows_at(step))
+        return _cut(self._tokens, self._context, self.windows_at(step), self._bos)
 
     def windows_at(self, step: int) -> npt.NDArray[np.int64]:
         """The indices of the windows in a step's batch: int64 [batch]."""
@@ -67,13 +72,28 @@ class Batches:
 
 
 class ValidationBatches(Sequence[Batch]):
-    """A fixed set of windows in batches; the last batch is smaller if the batch size doesn't divide their number."""
+    """A fixed set of windows in batches; the last batch is smaller if the batch size doesn't divide their number.
 
-    def __init__(self, tokens: Tokens, context: int, batch_size: int, windows: npt.NDArray[np.int64]) -> None:
+    Attributes:
+        n_tokens: number of targets that count: all but the begin tokens, which no text continues with.
+        bos: the id of the begin token; None if the tokenizer has none.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        context: int,
+        batch_size: int,
+        windows: npt.NDArray[np.int64],
+        bos: int | None = None,
+    ) -> None:
         self._tokens = tokens
         self._context = context
         self._batches = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
+        self.bos = bos
         self.n_tokens = len(windows) * context
+        if bos is not None:
+            self.n_tokens = sum(int((targets != bos).sum()) for _, targets in self)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -81,10 +101,12 @@ class ValidationBatches(Sequence[Batch]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return _cut(self._tokens, self._context, self._batches[index])
+        return _cut(self._tokens, self._context, self._batches[index], self.bos)
 
 
-def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: int | None) -> ValidationBatches:
+def validation_batches(
+    tokens: Tokens, context: int, batch_size: int, n_tokens: int | None, *, bos: int | None = None
+) -> ValidationBatches:
     """Windows spread evenly over the tokens, the same at every call: enough for `n_tokens` targets, or all of them.
 
     Args:
@@ -93,6 +115,7 @@ def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: 
         batch_size: windows per batch.
         n_tokens: number of targets, rounded up to whole windows; None for all. `.n_tokens` of the result is the actual
             number.
+        bos: the id of the begin token; None if the tokenizer has none.
 
     Returns:
         A sequence of (inputs, targets), int64 [batch, context].
@@ -105,7 +128,7 @@ def validation_batches(tokens: Tokens, context: int, batch_size: int, n_tokens: 
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     count = available if n_tokens is None else min(available, -(-n_tokens // context))
-    return ValidationBatches(tokens, context, batch_size, np.arange(count, dtype=np.int64) * available // count)
+    return ValidationBatches(tokens, context, batch_size, np.arange(count, dtype=np.int64) * available // count, bos)
 
 
 def count_windows(tokens: Tokens, context: int, what: str) -> int:
@@ -127,7 +150,10 @@ def count_windows(tokens: Tokens, context: int, what: str) -> int:
     return windows
 
 
-def _cut(tokens: Tokens, context: int, windows: npt.NDArray[np.int64]) -> Batch:
+def _cut(tokens: Tokens, context: int, windows: npt.NDArray[np.int64], bos: int | None) -> Batch:
     positions = windows[:, None] * context + np.arange(context + 1)
     rows = tokens[positions].astype(np.int64)
-    return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
+    inputs, targets = rows[:, :-1].copy(), rows[:, 1:].copy()
+    if bos is not None:
+        inputs[:, 0] = bos
+    return torch.from_numpy(inputs), torch.from_numpy(targets)

@@ -1,4 +1,4 @@
-"""Writes one token shard: documents in their order, texts encoded in batches, each followed by the separator."""
+"""Writes one token shard: documents in their order, texts encoded in batches, each between its special tokens."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ class ShardWriter:
                 self._encode()
             return
         self._encode()
+        if self._encoder.bos is not None and document.content[0] != self._encoder.bos:
+            self._write(np.array([self._encoder.bos]))
         for first in range(0, len(document.content), _BLOCK):
             self._write(document.content[first : first + _BLOCK])
         self._write(self._separator)
@@ -67,7 +69,7 @@ class ShardWriter:
         if not self._texts:
             return
         encoded = self._encoder.encode_batch(self._texts)
-        self._write(np.concatenate([part for ids in encoded for part in (ids, self._separator)]))
+        self._write(np.concatenate([self._encoder.document(ids) for ids in encoded]))
         self._texts, self._buffered_bytes = [], 0
 
     def _write(self, ids: Ids) -> None:

@@ -31,7 +31,7 @@ from lab.data.shard_writer import ShardWriter
 from lab.data.text_digest import SHARDS_VERSION, digest_of_snapshot, part_digests
 from lab.data.tokenizers.encoder import Encoder
 from lab.data.tokenizers.options import Tokenizer
-from lab.data.tokenizers.unigram import unigram_loss
+from lab.data.tokenizers.unigram import Counts, unigram_loss
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Progress = Callable[[str, int], None]
@@ -50,8 +50,10 @@ class TokenShards:
             shards of an older version lack.
         vocab_size: every token is below it.
         separator: the id that follows every document.
+        bos: the id before every document; None for none. It is never predicted.
         train, validation: memory-mapped 1-D uint16, or uint32 where the vocabulary needs it.
         train_bytes, validation_bytes: UTF-8 bytes of the text.
+        validation_targets: number of validation tokens that can be predicted: all but the begin tokens.
         train_documents, validation_documents: number of documents.
         unigram_loss: nats per validation token under a unigram model of the training tokens, add-one smoothed.
         tally: what was not read; zeros for shards that an older version built.
@@ -65,9 +67,11 @@ class TokenShards:
         self.part_digests: dict[str, str] = {**(parts or {}), **validation}
         self.vocab_size: int = meta["vocab_size"]
         self.separator: int = meta["separator"]
+        self.bos: int | None = meta.get("bos")
         self.unigram_loss: float = meta["unigram_loss"]
         self.train_bytes: int = meta["train"]["bytes"]
         self.validation_bytes: int = meta["validation"]["bytes"]
+        self.validation_targets: int = meta.get("validation_targets", meta["validation"]["tokens"])
         self.train_documents: int = meta["train"]["documents"]
         self.validation_documents: int = meta["validation"]["documents"]
         # As plain arrays, because indexing a memmap takes longer than copying a batch.
@@ -234,14 +238,17 @@ def _build(
                 writers["validation" if document.is_held_out else "train"].add(document)
                 if document.is_held_out:
                     validation.update(_digest_part(document.content))
+    train_counts, validation_counts = (_predicted(writers[split].counts, encoder.bos) for split in _SPLITS)
     return {
         "version": SHARDS_VERSION,
         "tokenizer": data.tokenizer.key(),
         "validation_fraction": fraction,
         "vocab_size": encoder.vocab_size,
         "separator": encoder.separator,
+        "bos": encoder.bos,
         "dtype": dtype.str,
-        "unigram_loss": unigram_loss(writers["train"].counts, writers["validation"].counts),
+        "unigram_loss": unigram_loss(train_counts, validation_counts),
+        "validation_targets": int(validation_counts.sum()),
         "not_read": tally.description(),
         "validation_digest": validation.hexdigest(),
         **{name: writer.description() for name, writer in writers.items()},
@@ -253,3 +260,8 @@ def _digest_part(content: str | Ids) -> bytes:
     """What a document adds to the digest of the validation text, which is the same with every tokenizer."""
     encoded = content.encode() if isinstance(content, str) else content.astype("<u4").tobytes()
     return f"{'text' if isinstance(content, str) else 'ids'} {len(encoded)}\n".encode() + encoded
+
+
+def _predicted(counts: Counts, bos: int | None) -> Counts:
+    """The occurrences of each id without the begin token, which is never predicted."""
+    return counts if bos is None else np.where(np.arange(len(counts)) == bos, 0, counts)

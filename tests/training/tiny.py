@@ -74,6 +74,8 @@ class TinyText:
     digest: str = "a digest"
     part_digests: Mapping[str, str] = field(default_factory=lambda: {"corpus": "its corpus"})
     validation_bytes: int = 1000
+    validation_targets: int = 400
+    bos: int | None = None
     unigram_loss: float = 3.4
     left_out: Mapping[str, int] = field(default_factory=dict)
 

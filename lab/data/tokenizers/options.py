@@ -9,13 +9,15 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from components.registry import Component, OptionError, register, suggestion
+from components.registry import ABSENT_WHEN_DEFAULT, Component, OptionError, register, suggestion
 from lab.data.errors import DataError
 from lab.data.tokenizers.separators import SEPARATOR, USUAL_SEPARATORS
+from lab.data.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from lab.data.tokenizers.encoder import Encoder
@@ -24,7 +26,13 @@ _SINGLE_BYTES = 256
 
 
 class Tokenizer(Component, kind="tokenizer"):
-    """Turns text into token ids."""
+    """Turns text into token ids.
+
+    Attributes:
+        bos: the name of the token before every document and prompt; None for none.
+    """
+
+    bos: str | None = None
 
     learns_from_text: ClassVar[bool] = False
     """Whether `fit` reads the training text."""
@@ -50,20 +58,69 @@ class Tokenizer(Component, kind="tokenizer"):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextTokenizer(Tokenizer):
+    """Base class of tokenizers that read text.
+
+    Attributes:
+        bos: the token before every document and prompt (the begin-of-text token); None for none. Every window of a
+            corpus begins with it, in training and in evaluation.
+    """
+
+    bos: str | None = field(default=None, metadata=ABSENT_WHEN_DEFAULT)
+
+    def __post_init__(self) -> None:
+        if self.bos == "":
+            raise OptionError("bos", "must name a token, got ''", fix="null for no begin token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTokenizer(TextTokenizer):
+    """Base class of tokenizers whose special tokens are chosen freely.
+
+    Attributes:
+        separator: the name of the token that follows every document (the end-of-text token).
+    """
+
+    separator: str = field(default=SEPARATOR, metadata=ABSENT_WHEN_DEFAULT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.separator:
+            raise OptionError("separator", "must name a token, got ''")
+        if self.separator == self.bos:
+            raise OptionError("bos", f"is the separator, '{self.bos}'; choose another name")
+
+    def special_tokens(self) -> SpecialTokens:
+        """The special tokens that these options describe."""
+        return SpecialTokens(self.separator, self.bos)
+
+    def special_key(self) -> list[object]:
+        """What `key` says of the special tokens; nothing where they have their defaults."""
+        special = self.special_tokens()
+        return [] if special == SpecialTokens() else list(special.names)
+
+
 @register("byte")
-class Byte(Tokenizer):
-    """UTF-8 bytes, with id 256 after each document. Needs no training and encodes every script."""
+class Byte(OwnTokenizer):
+    """UTF-8 bytes, with id 256 after each document. Needs no training and encodes every script.
+
+    Attributes:
+        separator: the name of id 256, the token that follows every document (the end-of-text token).
+        bos: the name of id 257, the token before every document and prompt (the begin-of-text token); None for none.
+            Every window of a corpus begins with it, in training and in evaluation.
+    """
 
     def vocab_size(self) -> int:
-        return _SINGLE_BYTES + 1
+        return _SINGLE_BYTES + len(self.special_tokens().names)
 
     def key(self) -> object:
-        return ["byte"]
+        return ["byte", *self.special_key()]
 
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
         from lab.data.tokenizers.encoder import ByteEncoder
 
-        return ByteEncoder()
+        return ByteEncoder(self.special_tokens())
 
     def load(self, folder: Path) -> Encoder:
         return self.fit(tuple)
@@ -75,9 +132,11 @@ class Ids(Tokenizer):
 
     Attributes:
         size: number of ids.
+        stop_ids: the ids at which generation ends.
     """
 
     size: int = 8192
+    stop_ids: tuple[int, ...] = field(default=(), metadata=ABSENT_WHEN_DEFAULT)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -92,20 +151,23 @@ class Ids(Tokenizer):
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
         from lab.data.tokenizers.encoder import IdsEncoder
 
-        return IdsEncoder(self.size)
+        return IdsEncoder(self.size, self.stop_ids)
 
     def load(self, folder: Path) -> Encoder:
         return self.fit(tuple)
 
 
 @register("bpe")
-class BPE(Tokenizer):
+class BPE(OwnTokenizer):
     """Byte-level byte-pair encoding trained on the training split. Every text round-trips.
 
     Sennrich et al. 2016 (1508.07909), on bytes as in GPT-2 (Radford et al. 2019).
 
     Attributes:
-        size: number of token ids: 256 bytes, the separator and the merges.
+        size: number of token ids: 256 bytes, the separator, the begin token if there is one, and the merges.
+        separator: the token that follows every document (the end-of-text token).
+        bos: the token before every document and prompt (the begin-of-text token); None for none. Every window of a
+            corpus begins with it, in training and in evaluation.
     """
 
     learns_from_text = True
@@ -113,39 +175,52 @@ class BPE(Tokenizer):
     size: int = 4096
 
     def __post_init__(self) -> None:
-        if self.size <= _SINGLE_BYTES:
-            raise OptionError("size", f"must be at least 257: 256 bytes and the separator, got {self.size}")
+        super().__post_init__()
+        least = _SINGLE_BYTES + len(self.special_tokens().names)
+        if self.size < least:
+            special = "the separator" if self.bos is None else "two special tokens"
+            raise OptionError("size", f"must be at least {least}: 256 bytes and {special}, got {self.size}")
 
     def vocab_size(self) -> int:
         return self.size
 
     def key(self) -> object:
-        return ["bpe", self.size, _library_version()]
+        return ["bpe", self.size, _library_version(), *self.special_key()]
 
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
         from lab.data.tokenizers.encoder import learn_bpe
 
-        return learn_bpe(texts(), self.size)
+        return learn_bpe(texts(), self.size, self.special_tokens())
 
     def load(self, folder: Path) -> Encoder:
         from lab.data.tokenizers.encoder import FileEncoder
 
-        return FileEncoder.load(folder, SEPARATOR)
+        return FileEncoder.load(folder, self.special_tokens())
 
 
 @register("file")
-class File(Tokenizer):
+class File(TextTokenizer):
     """A saved `tokenizer.json` of the Hugging Face tokenizers library.
+
+    Its post-processor isn't applied: what stands before and after a text is what these options say. `lab import` sets
+    them as the checkpoint's tokenizer does it.
 
     Attributes:
         path: the file, or a folder with a `tokenizer.json`, relative to the working folder.
         separator: the token that follows every document; None for the first common separator in its vocabulary.
+        bos: the token before every document and prompt (the begin-of-text token); None for none. Every window of a
+            corpus begins with it, in training and in evaluation.
+        separator_after_prompts: whether the separator follows every prompt of generation too.
+        stop_ids: the ids at which generation ends; None for the separator alone.
     """
 
     path: str
     separator: str | None = None
+    separator_after_prompts: bool = field(default=False, metadata=ABSENT_WHEN_DEFAULT)
+    stop_ids: tuple[int, ...] | None = field(default=None, metadata=ABSENT_WHEN_DEFAULT)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.path:
             raise OptionError("path", "must name a tokenizer.json, got ''")
 
@@ -156,17 +231,19 @@ class File(Tokenizer):
         from lab.data.content import file_digest
 
         separator = self._separator()
-        return ["file", file_digest(self._file()), separator, _library_version()]
+        bos = [] if self.bos is None else [self._token("bos", self.bos)]
+        return ["file", file_digest(self._file()), separator, _library_version(), *bos]
 
     def fit(self, texts: Callable[[], Iterable[str]]) -> Encoder:
-        from lab.data.tokenizers.encoder import FileEncoder
-
-        return FileEncoder.load(self._file(), self._separator())
+        return self.load(self._file())
 
     def load(self, folder: Path) -> Encoder:
         from lab.data.tokenizers.encoder import FileEncoder
 
-        return FileEncoder.load(folder, self._separator())
+        bos = None if self.bos is None else self._token("bos", self.bos)
+        return FileEncoder.load(
+            folder, SpecialTokens(self._separator(), bos, self.separator_after_prompts, self.stop_ids)
+        )
 
     def _file(self) -> Path:
         path = Path(os.getcwd(), Path(self.path).expanduser())
@@ -185,13 +262,7 @@ class File(Tokenizer):
     def _separator(self) -> str:
         ids = self._ids()
         if self.separator is not None:
-            if self.separator not in ids:
-                special = [token for token in ids if token.startswith(("<", "["))][:20]
-                raise DataError(
-                    f"tokenizer.separator: {self._file()} has no token '{self.separator}'"
-                    + suggestion(self.separator, special)
-                )
-            return self.separator
+            return self._token("separator", self.separator)
         separator = next((token for token in USUAL_SEPARATORS if token in ids), None)
         if separator is None:
             usual = ", ".join(USUAL_SEPARATORS)
@@ -200,6 +271,14 @@ class File(Tokenizer):
                 "name the token that ends a document"
             )
         return separator
+
+    def _token(self, option: str, name: str) -> str:
+        """The name of a token in the vocabulary, or the refusal of the option that names it."""
+        ids = self._ids()
+        if name not in ids:
+            special = [token for token in ids if token.startswith(("<", "["))][:20]
+            raise DataError(f"tokenizer.{option}: {self._file()} has no token '{name}'" + suggestion(name, special))
+        return name
 
 
 @lru_cache(maxsize=8)

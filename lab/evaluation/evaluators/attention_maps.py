@@ -164,7 +164,7 @@ class AttentionMaps(Evaluator):
         loaded = subject.loaded
         train, limit = loaded.experiment.train, loaded.experiment.model.max_context
         if self.text is not None:
-            ids = [int(token) for token in loaded.encoder.encode_batch([self.text])[0]]
+            ids = loaded.encoder.encode_prompt(self.text)
             if not ids:
                 raise RequestError("text: holds no token")
             if limit is not None and len(ids) > limit:
@@ -173,7 +173,11 @@ class AttentionMaps(Evaluator):
         context, batch = self.context or train.context, self.batch or train.sequences_per_forward
         try:
             windows = validation_batches(
-                subject.text.validation, context, batch, (self.texts or DEFAULT_TEXTS) * context
+                subject.text.validation,
+                context,
+                batch,
+                (self.texts or DEFAULT_TEXTS) * context,
+                bos=subject.text.bos,
             )
         except ValueError as error:
             raise RequestError(str(error)) from None

@@ -67,7 +67,7 @@ class Context(Evaluator):
     the number of tokens that all layers together can see. A range without lengths has no metric. `full_loss` is the
     loss at the longest c up to T. To compare architectures, give all the same `window`, `reach` and `contexts`.
 
-    A cut text begins at position 0, like a window in training.
+    A cut text begins at position 0, like a window in training, and with the begin token, if the tokenizer has one.
 
     Attributes:
         contexts: lengths in tokens; None for powers of two from 8, W, reach, T, and 2 T if the model has positions.
@@ -114,6 +114,8 @@ class Context(Evaluator):
             )
         count = min(self.targets, available)
         places = [max(lengths) + number * available // count for number in range(count)]
+        if subject.text.bos is not None:  # which no text continues with: take the token after it
+            places = [place + int(text[place] == subject.text.bos) for place in places]
 
         losses: dict[int, list[float]] = {}
         total = count * sum(lengths)
@@ -161,7 +163,9 @@ def _score(subject: Subject, places: Sequence[int], length: int) -> list[float]:
     text, model, device = subject.text.validation, subject.loaded.model, subject.loaded.device
     rows = np.asarray(places)[:, None] + np.arange(-length, 1)
     windows = torch.from_numpy(text[rows].astype(np.int64)).to(device)
-    tokens, targets = windows[:, :-1], windows[:, -1:]
+    tokens, targets = windows[:, :-1].clone(), windows[:, -1:]
+    if subject.text.bos is not None:
+        tokens[:, 0] = subject.text.bos
     documents = None if subject.separator is None else document_ids(tokens, subject.separator)
     with torch.no_grad():
         last = model.hidden(tokens, documents)[:, -1:]

@@ -25,6 +25,7 @@ class Memorisation(Evaluator):
     approximately if the edit distance (insertions, deletions and substitutions of tokens) is at most 10% of them. Both
     shares have the exact binomial interval (Clopper & Pearson 1934).
 
+    A prompt begins with the begin token, if the tokenizer has one, and with the 50 tokens of text after it.
     Prompt and continuation are in one document, and in one window that training has used. The training text of an
     imported model is unknown; its default evaluation data are used instead.
 
@@ -57,10 +58,11 @@ class Memorisation(Evaluator):
 
     def check(self, experiment: Experiment) -> None:
         length, context = self.prompt + self.continuation, experiment.train.context
-        if length > context + 1:
+        longest = context + 1 if experiment.data.tokenizer.bos is None else context
+        if length > longest:
             raise OptionError(
                 "continuation",
-                f"{self.prompt:,} tokens of prompt and {self.continuation:,} more are beyond the {context + 1:,} of a "
+                f"{self.prompt:,} tokens of prompt and {self.continuation:,} more are beyond the {longest:,} of a "
                 "training window",
             )
 
@@ -73,7 +75,8 @@ class Memorisation(Evaluator):
 
         def distances(first: int) -> list[int]:
             rows = spans[first : first + self.batch]
-            prompts = [[int(token) for token in row[: self.prompt]] for row in rows]
+            begin = [] if subject.text.bos is None else [subject.text.bos]
+            prompts = [begin + [int(token) for token in row[: self.prompt]] for row in rows]
             continuations = generate_batch(subject.loaded.model, prompts, self.continuation, greedy)
             return [int(distance) for distance in edit_distances(np.array(continuations), rows[:, self.prompt :])]
 
@@ -124,7 +127,7 @@ class Memorisation(Evaluator):
                     window = int(draws.choice(batches.windows_at(int(draws.integers(loaded.step)))))
                 first = window * context + int(draws.integers(context + 2 - length))
                 span = text.train[first : first + length]
-                if text.separator not in span:
+                if text.separator not in span and text.bos not in span:
                     spans[sample] = span
                     break
             else:

@@ -32,7 +32,7 @@ class Perplexity(HeldOut):
             {
                 "loss": losses.mean,
                 "perplexity": math.exp(losses.mean) if losses.mean < 700 else math.inf,
-                "bits_per_byte": bits_per_byte(losses.mean, len(text.validation), text.validation_bytes),
+                "bits_per_byte": bits_per_byte(losses.mean, text.validation_targets, text.validation_bytes),
                 "tokens": batches.n_tokens,
             },
             curves={"loss_by_position": losses.by_position},

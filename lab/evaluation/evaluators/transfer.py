@@ -107,13 +107,15 @@ class Transfer(Evaluator):
         context = self.context or experiment.train.context
         batch = self.batch or experiment.train.sequences_per_forward
         try:
-            return validation_batches(text.validation, context, batch, self.tokens or experiment.validation.tokens)
+            tokens = self.tokens or experiment.validation.tokens
+            return validation_batches(text.validation, context, batch, tokens, bos=text.bos)
         except ValueError as error:
             raise RequestError(f"{name}: {error}") from None
 
     def _measure(self, subject: Subject, text: TokenShards, windows: ValidationBatches) -> dict[str, Any]:
         from lab.training.data.validation import bits_per_byte, validation_loss
 
-        loss = validation_loss(subject.loaded.model, windows, subject.loaded.device, subject.separator)
-        bits = bits_per_byte(loss, len(text.validation), text.validation_bytes)
+        loaded = subject.loaded
+        loss = validation_loss(loaded.model, windows, loaded.device, subject.separator, bos=text.bos)
+        bits = bits_per_byte(loss, text.validation_targets, text.validation_bytes)
         return {"loss": loss, "bits_per_byte": bits, "tokens": windows.n_tokens}

@@ -50,7 +50,7 @@ class HeldOut(Evaluator):
         context, tokens = self.context or experiment.train.context, self.tokens or experiment.validation.tokens
         batch = self.batch or experiment.train.sequences_per_forward
         try:
-            return validation_batches(subject.text.validation, context, batch, tokens)
+            return validation_batches(subject.text.validation, context, batch, tokens, bos=subject.text.bos)
         except ValueError as error:
             raise RequestError(str(error)) from None
 
@@ -85,7 +85,7 @@ def measure(
     import torch
 
     from lab.training.data.documents import document_ids
-    from lab.training.data.validation import target_losses
+    from lab.training.data.validation import target_losses, target_weights
 
     device, context = subject.loaded.device, batches[0][0].shape[1]
     bins = half_octaves(context)
@@ -96,18 +96,23 @@ def measure(
         documents = () if subject.separator is None else (document_ids(tokens_BT, subject.separator),)
         with torch.no_grad():
             losses = target_losses(model, (tokens_BT, *documents), targets.to(device)).double()
-        by_position = losses.view(tokens_BT.shape).sum(0).tolist()
-        return [float(losses.sum()), *(math.fsum(by_position[start:stop]) for start, stop in bins)]
+        weights = target_weights(targets.to(device), batches.bos)
+        summed = (losses,) if weights is None else (losses * weights, weights)
+        values = [x.view(tokens_BT.shape).sum(0).tolist() for x in summed]
+        return [float(summed[0].sum()), *(math.fsum(row[start:stop]) for row in values for start, stop in bins)]
 
-    totals = [0.0] * (1 + len(bins))
+    totals = [0.0] * (1 + len(bins) * (1 if batches.bos is None else 2))
     for number in range(len(batches)):
         sums = session.compute_part(f"{part}/{number}", functools.partial(score, number))
         totals = [total + value for total, value in zip(totals, sums, strict=True)]
         session.progress(part * len(batches) + number + 1, parts * len(batches))
-    rows = batches.n_tokens // context
+    sums, counts = totals[1 : 1 + len(bins)], totals[1 + len(bins) :]
+    if batches.bos is None:
+        counts = [batches.n_tokens // context * (stop - start) for start, stop in bins]
     points = (
-        ((start + 1 + stop) / 2, total / (rows * (stop - start)))
-        for (start, stop), total in zip(bins, totals[1:], strict=True)
+        ((start + 1 + stop) / 2, total / count)
+        for (start, stop), total, count in zip(bins, sums, counts, strict=True)
+        if count
     )
     return HeldOutLosses(
         totals[0] / batches.n_tokens,

@@ -32,16 +32,20 @@ class Text(Protocol):
     @property
     def unigram_loss(self) -> float: ...
     @property
+    def validation_targets(self) -> int: ...
+    @property
     def separator(self) -> int: ...
     @property
     def left_out(self) -> Mapping[str, int]: ...
+    @property
+    def bos(self) -> int | None: ...
 
 
 def training_batches(data: Text | SyntheticData, train: Train, seed: int) -> Batches | SyntheticBatches:
     """The global batches by step. The seed decides the order of text, or the items of a task."""
     if isinstance(data, SyntheticData):
         return data.batches(train.context, train.global_batch, seed)
-    return Batches(data.train, train.context, train.global_batch, seed)
+    return Batches(data.train, train.context, train.global_batch, seed, bos=data.bos)
 
 
 def validator(
@@ -65,8 +69,8 @@ def validator(
             raise ValueError("validation.tokens: a task generates its items, so that it has no whole to score")
         items = data.validation_batches(train.context, micro_batch, tokens)
         return lambda: dict(zip(("val/loss", "val/accuracy"), task_metrics(model, items, device, group), strict=True))
-    windows = validation_batches(data.validation, train.context, micro_batch, tokens)
-    return lambda: {"val/loss": validation_loss(model, windows, device, separator, group)}
+    windows = validation_batches(data.validation, train.context, micro_batch, tokens, bos=data.bos)
+    return lambda: {"val/loss": validation_loss(model, windows, device, separator, group, data.bos)}
 
 
 class StepBatches:

@@ -22,8 +22,9 @@ def validation_loss(
     device: torch.device,
     separator: int | None = None,
     group: Group = SINGLE_PROCESS,
+    bos: int | None = None,
 ) -> float:
-    """Mean loss over all tokens of the batches, in nats per token.
+    """Mean loss over all targets of the batches but begin tokens, in nats per token.
 
     The model is measured in evaluation mode; its mode is restored afterwards. With a `separator`, the id that ends a
     document, it also gets the document ids.
@@ -33,6 +34,7 @@ def validation_loss(
 
     Args:
         batches: (inputs, targets), each [B, T].
+        bos: the id of the begin token, which isn't predicted; None if there is none.
 
     Raises:
         ValueError: there are no batches.
@@ -42,7 +44,7 @@ def validation_loss(
         documents = () if separator is None else (document_ids(tokens_BT, separator),)
         return (target_losses(model, (tokens_BT, *documents), targets_BT),)
 
-    (loss,) = _means(losses, 1, model, batches, device, group)
+    (loss,) = _means(losses, 1, model, batches, device, group, bos)
     return loss
 
 
@@ -76,23 +78,30 @@ def _means(
     batches: Iterable[tuple[Tensor, ...]],
     device: torch.device,
     group: Group,
+    bos: int | None = None,
 ) -> list[float]:
-    """Means over all targets of the n values that `measure` computes for each."""
+    """Means over all targets but `bos` of the n values that `measure` computes for each."""
     was_training = model.training
     model.eval()
     totals, targets = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(n)], 0
     for batch, is_counted in _own_batches(batches, group):
         results = measure(*(tensor.to(device) for tensor in batch))
         if is_counted:
+            weights = target_weights(batch[1].to(device), bos)
             for total, values in zip(totals, results, strict=True):
-                total += values.double().sum()
-            targets += batch[1].numel()
+                total += (values.double() if weights is None else values.double() * weights).sum()
+            targets += batch[1].numel() if weights is None else int(weights.sum())
     model.train(was_training)
     reshard(model)
     *sums, n_targets = group.sum(torch.stack([*totals, totals[0].new_tensor(targets)]))
     if not n_targets:
         raise ValueError("there is no validation batch to measure on")
     return [float(total) / int(n_targets) for total in sums]
+
+
+def target_weights(targets: Tensor, bos: int | None) -> Tensor | None:
+    """0 for targets [B, T] that are the begin token and 1 for others: fp64 [B·T]; None if all count."""
+    return None if bos is None else (targets != bos).flatten().double()
 
 
 def target_losses(model: LanguageModel, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
@@ -111,6 +120,7 @@ def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
     """Convert a loss in nats per token to bits per byte of text, which is comparable across tokenizers.
 
     Args:
-        tokens, text_bytes: size of the whole validation text. Its ratio is used for the measured windows too.
+        tokens, text_bytes: size of the whole validation text, without begin tokens. Its ratio is used for the measured
+            windows too.
     """
     return loss / math.log(2) * tokens / text_bytes

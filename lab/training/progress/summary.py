@@ -104,5 +104,5 @@ def _metrics(callback: StepCallback, text: Text | SyntheticData, status: str) ->
     metrics |= callback.validation
     if callback.validation and not isinstance(text, SyntheticData):
         loss = callback.validation["val/loss"]
-        metrics["val/bits_per_byte"] = bits_per_byte(loss, len(text.validation), text.validation_bytes)
+        metrics["val/bits_per_byte"] = bits_per_byte(loss, text.validation_targets, text.validation_bytes)
     return metrics

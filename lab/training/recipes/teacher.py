@@ -100,6 +100,11 @@ def refusal(teacher: RunConfiguration, student: RunConfiguration, tokenizer: Pat
         tokenizer: the folder of the teacher's tokenizer; None if that run doesn't exist yet.
     """
     if not _same_tokens(teacher.data, student.data, tokenizer):
+        begins = teacher.data.tokenizer.bos, student.data.tokenizer.bos
+        if begins[0] != begins[1]:
+            described = [f"begins every text with {'no token' if bos is None else repr(bos)}" for bos in begins]
+            fix = f"data.tokenizer.bos={'null' if begins[0] is None else repr(begins[0])}"
+            return f"a student reads what its teacher reads: the teacher {described[0]}, this one {described[1]}; {fix}"
         names = f"'{teacher.data.tokenizer.name}'", f"'{student.data.tokenizer.name}'"
         which = f"{names[0]}, this one {names[1]}" if names[0] != names[1] else f"{names[0]} with other tokens"
         return (
@@ -117,7 +122,8 @@ def refusal(teacher: RunConfiguration, student: RunConfiguration, tokenizer: Pat
 
 def digest_of(tokenizer: Encoder) -> str:
     """SHA-256 of everything that decides how an encoder turns text into ids, hex. Independent of its folder."""
-    digest = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.vocab_size} {tokenizer.separator}\n".encode())
+    special = f"{tokenizer.separator}" + ("" if tokenizer.bos is None else f" {tokenizer.bos}")
+    digest = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.vocab_size} {special}\n".encode())
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         tokenizer.save(Path(folder))
         for path in sorted(Path(folder).iterdir()):
