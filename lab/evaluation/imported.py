@@ -22,7 +22,8 @@ from lab.composition.frozen.identity import component_versions
 from lab.composition.frozen.recompose import paths_of, recompose
 from lab.composition.plain import put, select
 from lab.data.content import file_digest
-from lab.interop.folder import TOKENIZER_FILES, import_folder
+from lab.interop.folder import OTHER_TOKENIZERS, TOKENIZER_FILES, import_folder, read_config
+from lab.interop.special_tokens import PublishedSettings, TokenizerFile
 from lab.records import TOKENIZER, Imported, RunFolder, RunRecord, State, SweepLabels, check_name
 from lab.refusals import RequestError
 from lab.training.checkpoints import verified
@@ -35,7 +36,13 @@ MAY_SET = ("data", "train.context", "validation.tokens")
 
 
 def import_model(
-    source: Path, name: str, root: Path, overrides: Sequence[str] = (), *, without_dropout: bool = False
+    source: Path,
+    name: str,
+    root: Path,
+    overrides: Sequence[str] = (),
+    *,
+    without_dropout: bool = False,
+    ignore: Sequence[str] = (),
 ) -> tuple[RunFolder, bool]:
     """Create the run `<root>/imported/<name>/seed-0` from a Hugging Face folder.
 
@@ -43,6 +50,7 @@ def import_model(
 
     Args:
         overrides: overrides of `data`, `train.context` and `validation.tokens`.
+        ignore: keys of config.json and names of tensors that the lab doesn't know, which are then left out.
 
     Returns:
         The run, and whether this call created it.
@@ -56,15 +64,24 @@ def import_model(
     except ValueError as error:
         raise RequestError(f"--name: {error}") from None
     extensions.load()
-    architecture, state, tokenizer = import_folder(source, without_dropout=without_dropout)
-    experiment = _experiment(architecture, name, source, tokenizer, overrides)
+    architecture, state, tokenizer = import_folder(source, without_dropout=without_dropout, ignore=ignore)
+    settings = PublishedSettings.read(source, read_config(source))
+    own = _own_tokenizer(architecture, source, tokenizer, settings, overrides)
+    experiment = _experiment(architecture, name, own, settings, overrides)
     path = root / SWEEP / name / "seed-0"
     config = to_plain(experiment)
     tokenizer_file = tokenizer if select(config, "data.tokenizer.name") == "file" else None
     if tokenizer_file is not None:
         put(config, "data.tokenizer.path", str((path / TOKENIZER).absolute()))
     digest = None if tokenizer_file is None else file_digest(tokenizer_file)
-    record = _record(experiment, name, overrides, source, weights_digest(state), digest)
+    imported = Imported(
+        weights=weights_digest(state),
+        source=str(source.absolute()),
+        ignored=tuple(dict.fromkeys(ignore)),
+        config=settings.config,
+        generation=settings.generation,
+    )
+    record = _record(experiment, name, overrides, imported, digest)
     run = RunFolder(path)
     if run.exists and run.identity != record.identity:
         raise RequestError(f"{path} holds another model, or was imported with other overrides; choose another --name")
@@ -82,21 +99,73 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _experiment(
-    architecture: Architecture, name: str, source: Path, tokenizer: Path | None, overrides: Sequence[str]
-) -> Experiment:
-    own = {"name": "byte"} if tokenizer is None else {"name": "file", "path": str(tokenizer.absolute())}
-    if tokenizer is None and not any(path.startswith("data.tokenizer") for path, _ in paths_of(overrides)):
+def _own_tokenizer(
+    architecture: Architecture,
+    source: Path,
+    tokenizer: Path | None,
+    settings: PublishedSettings,
+    overrides: Sequence[str],
+) -> dict[str, object]:
+    """The configuration of the checkpoint's tokenizer, or of the one that an override chooses."""
+    chosen = [text.partition("=")[2] for path, text in paths_of(overrides) if path == "data.tokenizer" and "=" in text]
+    if chosen and chosen[-1] == "ids":
+        return {"name": "ids", "size": architecture.vocab_size, "stop_ids": list(settings.end_ids)}
+    if chosen:
+        return {"name": chosen[-1]}
+    if tokenizer is None:
+        raise _without_tokenizer(source)
+    file = TokenizerFile(tokenizer)
+    if file.n_ids > architecture.vocab_size:
         raise RequestError(
-            f"{source}: has no tokenizer.json; say what its token ids mean, such as data/tokenizer=byte for a model "
-            "that was exported from bytes"
+            f"has {file.n_ids:,} tokens, and the model's table {architecture.vocab_size:,} rows",
+            kind="conflict",
+            file=tokenizer,
+            fix="take the tokenizer that belongs to the model",
         )
-    context = min(CONTEXT, architecture.max_context or CONTEXT)
+    added, end = file.added(), file.separator(settings)
+    return {
+        "name": "file",
+        "path": str(tokenizer.absolute()),
+        "separator": end,
+        "bos": added.bos,
+        "separator_after_prompts": added.eos is not None,
+        "stop_ids": None if settings.end_ids == (file.id_of(end),) else list(settings.end_ids),
+    }
+
+
+def _without_tokenizer(source: Path) -> RequestError:
+    """The refusal of a folder without tokenizer.json, with the way out."""
+    others = [name for name in OTHER_TOKENIZERS if (source / name).is_file()]
+    if not others:
+        return RequestError(
+            f"{source}: has no {TOKENIZER_FILES[0]}; say what its token ids mean, such as data/tokenizer=byte for a "
+            "model that was exported from bytes, or data/tokenizer=ids for ids in place of text",
+            kind="missing",
+        )
+    return RequestError(
+        f"has its tokenizer in another form, {' and '.join(others)}; the lab reads {TOKENIZER_FILES[0]}",
+        kind="unsupported",
+        file=source,
+        fix="write one with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR); or use "
+        "data/tokenizer=ids, for ids in place of text",
+    )
+
+
+def _experiment(
+    architecture: Architecture,
+    name: str,
+    own: Mapping[str, object],
+    settings: PublishedSettings,
+    overrides: Sequence[str],
+) -> Experiment:
+    context = min([CONTEXT, *(limit for limit in (architecture.max_context, settings.context) if limit)])
+    # A tokenizer of ids reads no text: its default data are a task.
+    corpus = "induction" if own["name"] == "ids" else "stdlib"
     plain = {
         "name": name,
         "seed": 0,
         "model": to_plain(architecture),
-        "data": {"corpus": {"name": "stdlib"}, "tokenizer": own},
+        "data": {"corpus": {"name": corpus}, "tokenizer": dict(own)},
         "train": {"tokens": context, "context": context, "global_batch": 1},
         "validation": {},
         "optimizer": {"name": "adamw", "lr": 1e-3},
@@ -107,14 +176,14 @@ def _experiment(
 
 
 def _record(
-    experiment: Experiment, name: str, overrides: Sequence[str], source: Path, weights: str, tokenizer: str | None
+    experiment: Experiment, name: str, overrides: Sequence[str], imported: Imported, tokenizer: str | None
 ) -> RunRecord:
     """The content of run.json. The identity includes the digests of weights and tokenizer, but not the file's path."""
     meaning = to_plain(experiment, results_only=True)
     if tokenizer is not None:
         put(meaning, "data.tokenizer.path", tokenizer)
     versions = component_versions(experiment)
-    canonical = json.dumps({"config": meaning, "components": versions, "weights": weights}, sort_keys=True)
+    canonical = json.dumps({"config": meaning, "components": versions, "weights": imported.weights}, sort_keys=True)
     return RunRecord(
         identity=hashlib.sha256(canonical.encode()).hexdigest(),
         sweep=SWEEP,
@@ -126,7 +195,7 @@ def _record(
         components=versions,
         costs=costs(experiment.model, experiment.train.context).as_dict(),
         extensions=extensions.origins(components_of(experiment)),
-        imported=Imported(weights, str(source.absolute())),
+        imported=imported,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -6,34 +6,36 @@ back and must give the same meaning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from components import registry
 from components.architecture import Architecture
 from lab.composition import convert
-from lab.interop.family import Family, compute, families, family_of, is_rope, key_as_int
+from lab.interop.config_keys import read_keys
+from lab.interop.family import Family, families, family_of, is_rope, key_as_int
 from lab.interop.meaning import LAYER_SLOTS, Meaning, meaning, model_configuration
-from lab.interop.template import Accepts, Keys, Plain, fill_parts, matches, same
+from lab.interop.template import Accepts, Keys, Plain, fill_parts, matches
 from lab.refusals import RequestError
 
 _ATTEMPTS = 32
 """The most candidates that are tried in a family if the first ones don't read back with the same meaning."""
 
 
-def to_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Plain:
+def to_architecture(hf_config: Keys, *, without_dropout: bool = False, ignore: Collection[str] = ()) -> Plain:
     """The model configuration that a config.json describes, in the form that `lab.composition.convert` reads.
 
     Args:
         hf_config: the content of a config.json.
         without_dropout: accept a model that was trained with dropout, which the lab doesn't have. The model computes
             the same, but further training would not follow the published recipe.
+        ignore: keys that the lab doesn't know, which are then left out.
     Raises:
-        RequestError: with a key that the lab can't honour.
+        RequestError: with all keys that the lab can't honour.
     """
     family = family_of(hf_config)
-    keys = _read(family, hf_config, without_dropout)
+    keys = read_keys(family, hf_config, without_dropout=without_dropout, ignore=ignore)
     whole = fill_parts(family.whole_template, keys)
     init = registry.lookup("init", family.init)
     options: Plain = {option.name: option.default for option in registry.options(init)}
@@ -46,13 +48,13 @@ def to_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Plain:
     return model_configuration(whole, kinds, layers)
 
 
-def load_architecture(hf_config: Keys, *, without_dropout: bool = False) -> Architecture:
+def load_architecture(hf_config: Keys, *, without_dropout: bool = False, ignore: Collection[str] = ()) -> Architecture:
     """The architecture that a config.json describes. See `to_architecture` for the arguments.
 
     Raises:
-        RequestError: with a key that the lab can't honour.
+        RequestError: with all keys that the lab can't honour.
     """
-    plain = to_architecture(hf_config, without_dropout=without_dropout)
+    plain = to_architecture(hf_config, without_dropout=without_dropout, ignore=ignore)
     try:
         architecture = convert.dataclass(Architecture, plain, "model")
     except RequestError as error:
@@ -121,34 +123,6 @@ class _Candidate:
     layer_types: tuple[object, ...] = ()
 
 
-def _read(family: Family, config: Keys, without_dropout: bool) -> Plain:
-    """The values of the family's keys: from the file, by default, or computed.
-
-    Raises:
-        RequestError: with a key that the lab can't honour.
-    """
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else "unknown"
-        raise _refusal(f"quantization_config: weights quantised by {method} must be dequantised first")
-    for key, value in config.items():
-        if key not in family.keys:
-            raise _refusal(f"{key} = {value!r}: the lab doesn't know this key of {family.model_type}")
-        for item in value if isinstance(value, list) and key in family.fixed else [value]:
-            if key in family.fixed and not any(same(item, allowed) for allowed in family.fixed[key]):
-                raise _refusal(f"{key} = {item!r} can't be honoured; the lab has {family.fixed[key]}")
-        if key in family.dropout and value and not without_dropout:
-            raise _refusal(
-                f"{key} = {value}: the lab has no such dropout. The model computes the same without it, "
-                "but further training differs from the published recipe; import it with --without-dropout"
-            )
-    keys = {**family.absent, **config}
-    for key, default in {**family.defaults, **family.computed}.items():
-        if keys.get(key) is None:
-            keys[key] = compute(default, keys) if isinstance(default, str) and default.startswith("=") else default
-    return keys | ({} if family.rope is None else family.rope.read(config))
-
-
 def _layer_types(family: Family, keys: Plain, n_layers: int) -> list[object]:
     """The type of each layer, by the family's names of types."""
     if family.layers is None:
@@ -207,7 +181,8 @@ def _write(family: Family, candidate: _Candidate, architecture: Architecture) ->
     config |= {} if family.rope is None else family.rope.write(rope)
     if family.layers is not None:
         config[family.layers.key] = list(candidate.layer_types)
-    # Null instead of the defaults, which belong to the published tokenizer: a padding token's row would not be trained.
+    # Null instead of the family's defaults, which belong to its published tokenizer: the row of a padding token isn't
+    # trained.
     config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config |= {key: allowed[0] for key, allowed in family.fixed.items() if allowed[0] is not None}
     config |= dict.fromkeys(family.dropout, 0.0)

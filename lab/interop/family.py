@@ -11,13 +11,14 @@ family, and the names of its tensors. A new family is a new file and needs no Py
     computed            keys that config.json doesn't have, computed from other keys
     fixed               keys of which the lab can honour only the listed values
     dropout             keys of dropout probabilities, which the lab doesn't have
-    ignored             keys that don't change what the model computes
+    ignored             keys that don't change what the model computes; `*` stands for any text
     divides             "a % b": size b must divide size a, as transformers requires
     tensors             the names of tensors (lab.interop.tensor_rules)
 """
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -84,6 +85,10 @@ class Family:
         if self.rope is not None:
             keys |= self.rope.keys
         return {key for key in keys if not is_rope(key)} - set(self.computed)
+
+    def knows(self, key: str) -> bool:
+        """Whether the family's file says what a key of config.json means, or that it changes nothing."""
+        return key in self.keys or any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignored if "*" in pattern)
 
     @property
     def whole_template(self) -> Plain:

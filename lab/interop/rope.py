@@ -167,6 +167,8 @@ class RopeKeys:
         if layer_type is not None:
             new = _section(new, layer_type)
         old = _section(config, "rope_scaling") if layer_type in (None, "full_attention") else {}
+        if "rope_type" in new and "type" in old:  # the older name of the same key
+            old["rope_type"] = old.pop("type")
         older_keys = {"rope_theta": self._theta_key(layer_type), "partial_rotary_factor": self.fraction_key}
         old |= {key: config[theirs] for key, theirs in older_keys.items() if config.get(theirs) is not None}
         for key in set(new) & set(old):

@@ -7,7 +7,7 @@ tensor of ours, either one is read, and the first one is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,17 +101,25 @@ def shapes(architecture: Architecture) -> dict[str, torch.Size]:
         return {name: parameter.shape for name, parameter in Decoder(architecture).named_parameters()}
 
 
-def from_published(family: Family, architecture: Architecture, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_published(
+    family: Family, architecture: Architecture, published: Mapping[str, Tensor], *, ignore: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Convert the weights of a published checkpoint to our names and shapes.
 
+    Args:
+        ignore: names of published tensors that the architecture doesn't have, which are then left out.
     Raises:
         RequestError: with the tensors that are missing, unexpected, or of a wrong shape.
     """
+    _refuse_wrapped_names(family, published)
     expected = shapes(architecture)
-    remaining = _with_prefix(family, published)
+    remaining = _with_prefix(family, {name: tensor for name, tensor in published.items() if name not in ignore})
+    if architecture.embedding.tied:
+        _restore_tied(family, remaining)
     state: dict[str, Tensor] = {}
     faults: list[str] = []
     missing: dict[str, str] = {}
+    integers: dict[str, Tensor] = {}
     for relation in relations(family, architecture):
         absent = [name for name in relation.theirs if name not in remaining]
         if absent:
@@ -121,21 +129,33 @@ def from_published(family: Family, architecture: Architecture, published: Mappin
             continue
         tensors = [remaining.pop(name) for name in relation.theirs]
         shapes_needed = relation.join([torch.empty(expected[name], device="meta") for name in relation.ours])
-        misshapen = [
+        wrong = [
             f"{name} is {list(tensor.shape)}, expected {list(right.shape)}"
             for name, tensor, right in zip(relation.theirs, tensors, shapes_needed, strict=True)
             if tensor.shape != right.shape
         ]
-        faults += misshapen
-        parts = [] if misshapen else relation.split(tensors, [expected[name] for name in relation.ours])
+        integers |= {
+            name: tensor
+            for name, tensor in zip(relation.theirs, tensors, strict=True)
+            if not tensor.is_floating_point()
+        }
+        faults += wrong
+        parts = [] if wrong else relation.split(tensors, [expected[name] for name in relation.ours])
         for name in relation.ours:
             missing.pop(name, None)
         state |= zip(relation.ours, parts, strict=True) if parts else {}
     faults = [f"missing: {name}" for name in missing.values()] + faults
-    faults += _unexpected(family, architecture, remaining, state)
+    for dtype in {tensor.dtype for tensor in integers.values()}:
+        names = [name for name, tensor in integers.items() if tensor.dtype == dtype]
+        which = f"{names[0]} is" if len(names) == 1 else f"{len(names)} tensors are, such as {names[0]},"
+        faults.append(f"{which} {str(dtype).removeprefix('torch.')}: quantised weights must be dequantised first")
+    unexpected, copies = _unexpected(family, architecture, remaining, state)
+    faults += [f"unexpected: {name}" for name in unexpected] + copies
     if faults:
         more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-        raise RequestError(f"the weights do not fit config.json: {'; '.join(faults[:_LISTED])}{more}")
+        is_ignorable = len(faults) == len(unexpected)
+        fix = f"to import without: {' '.join(f'--ignore {name}' for name in unexpected)}" if is_ignorable else None
+        raise RequestError(f"the weights do not fit config.json: {'; '.join(faults[:_LISTED])}{more}", fix=fix)
     return {name: state[name] for name in expected}
 
 
@@ -193,17 +213,44 @@ def _with_prefix(family: Family, published: Mapping[str, Tensor]) -> dict[str, T
     return {full[name]: tensor for name, tensor in published.items()}
 
 
+def _restore_tied(family: Family, tensors: dict[str, Tensor]) -> None:
+    """Give a tied tensor its name, if the checkpoint has it under the name of its copy alone."""
+    names = {rule.ours[0]: rule.theirs for rule in reversed(family.tensors.whole) if rule.form == "renamed"}
+    for copy, ours in family.tensors.tied.items():
+        if copy in tensors and names[ours] not in tensors:
+            tensors[names[ours]] = tensors.pop(copy)
+
+
+_WRAPPERS = {
+    "module.": "torch's DataParallel",
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "torch's FSDP",
+    "language_model.": "a model of text and images",
+}
+
+
+def _refuse_wrapped_names(family: Family, published: Mapping[str, Tensor]) -> None:
+    """Refuse names that a wrapper has prefixed. The library would load such a checkpoint as random weights."""
+    for prefix, origin in _WRAPPERS.items():
+        if published and all(name.startswith(prefix) for name in published):
+            raise RequestError(
+                f"the name of each tensor begins with '{prefix}', as in {origin}; {family.model_type} has none such",
+                kind="unsupported",
+                fix="save the state of the model inside, whose names lack it",
+            )
+
+
 def _unexpected(
     family: Family, architecture: Architecture, remaining: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> list[str]:
-    """Faults of the tensors that no relation has used. Buffers, and copies of tied tensors, are allowed."""
-    faults = []
+) -> tuple[list[str], list[str]]:
+    """The tensors that no relation has used, and the faults of tied ones. Buffers and equal copies are allowed."""
+    unexpected, faults = [], []
     for name, tensor in remaining.items():
         if any(re.fullmatch(pattern, name) for pattern in family.tensors.buffers):
             continue
         same_as = family.tensors.tied.get(name)
         if same_as is None or not architecture.embedding.tied:
-            faults.append(f"unexpected: {name}")
+            unexpected.append(name)
         elif same_as in state and not torch.equal(tensor, state[same_as]):
             faults.append(f"{name} is not the embedding table, although config.json ties them")
-    return faults
+    return unexpected, faults

@@ -20,10 +20,12 @@ from lab.cli.options import root_option
 @root_option
 def command(run: str, folder: Path, root: Path) -> None:
     """Write RUN's model to DIR, in the format that AutoModelForCausalLM loads. DIR must be new or empty."""
+    from lab.evaluation.exported import added_tokens, published_settings
     from lab.evaluation.load import load_model
     from lab.interop.folder import export_folder
     from lab.records import TOKENIZER, resolve
     from lab.refusals import RequestError
+    from lab.training.checkpoints.verified import weights_at
 
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -31,10 +33,19 @@ def command(run: str, folder: Path, root: Path) -> None:
     loaded = load_model(resolve(root, run), "cpu")
     tokenizer = loaded.run.path / TOKENIZER / "tokenizer.json"
     tokenizer_file = tokenizer if tokenizer.is_file() else None
+    settings, added = published_settings(loaded), added_tokens(loaded)
     # Write beside the target, then rename: the rename replaces an empty folder that may be there.
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     try:
-        export_folder(loaded.experiment.model, loaded.model.state_dict(), staging, tokenizer=tokenizer_file)
+        export_folder(
+            loaded.experiment.model,
+            weights_at(loaded.checkpoint),  # in the dtype in which they are stored
+            staging,
+            model_type=settings.model_type,
+            settings=settings,
+            tokenizer=tokenizer_file,
+            added=added,
+        )
         os.replace(staging, folder)
     except OSError as error:
         raise RequestError(f"{folder}: cannot be written: {error.strerror}") from None

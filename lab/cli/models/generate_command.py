@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=float, help="Sample from the most likely tokens whose probabilities add up to this.")
 @click.option("--seed", type=int, help="Random seed of the sampling.  [default: 0]")
 @click.option("--greedy", is_flag=True, help="Always take the most likely token.")
+@click.option("--plain-text", is_flag=True, help="Take names of special tokens in PROMPT as text.")
+@click.option("--no-bos", is_flag=True, help="Put no begin token before PROMPT.")
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Cache keys and values. The text is the same."
 )
@@ -44,6 +46,8 @@ def command(
     top_p: float | None,
     seed: int | None,
     greedy: bool,
+    plain_text: bool,
+    no_bos: bool,
     cache: bool,
     accelerator: Accelerator,
     root: Path,
@@ -51,10 +55,11 @@ def command(
 ) -> None:
     """Continue each PROMPT with RUN's model, up to the end of a document, and print the continuation.
 
-    PROMPT is tokenized like the text of training, with no special token before it. An empty PROMPT starts a new
-    document. Several prompts are generated in one batch; each gets the same text as it would alone. Their
-    continuations are printed below a line with the prompt, and --json prints a list. The speed is printed to standard
-    error.
+    The tokenizer adds the special tokens to PROMPT that it adds to every text, such as a begin token. The name of a
+    special token in PROMPT, such as <eos>, stands for that token. An empty PROMPT starts a new document.
+
+    Several prompts are generated in one batch; each gets the same text as it would alone. Their continuations are
+    printed below a line with the prompt, and --json prints a list. The speed is printed to standard error.
     """
     from lab.refusals import RequestError
 
@@ -75,10 +80,12 @@ def command(
         raise RequestError(f"--{error.option.replace('_', '-')}: {error.message}") from None
     loaded = load_model(resolve(root, run), accelerator)
     encoder, context = loaded.encoder, loaded.experiment.train.context
-    ids = [[int(i) for i in row] or [encoder.separator] for row in encoder.encode_batch(list(prompts))]
+    if no_bos and encoder.bos is None:
+        raise RequestError("--no-bos has no effect: the run's tokenizer has no begin token")
+    ids = [encoder.encode_prompt(prompt, plain=plain_text, bos=not no_bos) or [encoder.separator] for prompt in prompts]
     start = time.perf_counter()
     try:
-        continuations = generate_batch(loaded.model, ids, max_tokens, sampling, stop={encoder.separator}, cached=cache)
+        continuations = generate_batch(loaded.model, ids, max_tokens, sampling, stop=encoder.stop_ids, cached=cache)
     except CacheFailure as error:
         raise RequestError(f"{loaded.run.name}: {error}", kind="unsupported", fix="use --no-cache") from None
     except ValueError as error:
@@ -89,9 +96,9 @@ def command(
     count = sum(map(len, continuations))
     speed = count / seconds
     results = []
-    for prompt, tokens in zip(prompts, continuations, strict=True):
-        is_complete = tokens[-1] == encoder.separator
-        text = encoder.decode(tokens[:-1] if is_complete else tokens)
+    for prompt, prompt_ids, tokens in zip(prompts, ids, continuations, strict=True):
+        is_complete = tokens[-1] in encoder.stop_ids
+        text = encoder.decode_continuation(prompt_ids, tokens[:-1] if is_complete else tokens)
         results.append({"prompt": prompt, "text": text, "tokens": tokens, "ended": is_complete, "step": loaded.step})
     if as_json:
         results = [result | {"tokens_per_second": speed} for result in results]

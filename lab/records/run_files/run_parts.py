@@ -126,14 +126,27 @@ class Imported:
     Attributes:
         weights: SHA-256 of its weights.
         source: the folder that it was read from; None where it isn't recorded.
+        ignored: keys of its config.json and names of its tensors that the import left out at the user's request.
+        config: keys of its config.json that its architecture doesn't hold, such as the ids of special tokens.
+        generation: the content of its generation_config.json; None if it had none.
     """
 
     weights: str
     source: str | None = None
+    ignored: tuple[str, ...] = ()
+    config: Mapping[str, object] = field(default_factory=dict)
+    generation: Mapping[str, object] | None = None
 
     def as_json(self) -> dict[str, object]:
         """The entry of a run.json."""
-        return {"weights": self.weights, **({} if self.source is None else {"from": self.source})}
+        entry: dict[str, object] = {
+            "weights": self.weights,
+            "from": self.source,
+            "ignored": list(self.ignored) or None,
+            "config": dict(self.config) or None,
+            "generation": None if self.generation is None else dict(self.generation),
+        }
+        return {key: value for key, value in entry.items() if value is not None}
 
 
 def read_role(fields: Fields) -> Role:
@@ -179,4 +192,10 @@ def read_imported(fields: Fields) -> Imported | None:
     if "imported" not in fields:
         return None
     imported = fields.fields("imported")
-    return Imported(imported.text("weights"), imported.text_or_none("from"))
+    return Imported(
+        weights=imported.text("weights"),
+        source=imported.text_or_none("from"),
+        ignored=imported.texts("ignored"),
+        config=imported.mapping("config"),
+        generation=imported.mapping("generation") if "generation" in imported else None,
+    )
