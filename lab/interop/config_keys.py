@@ -55,7 +55,7 @@ def _knows(family: Family, key: str) -> bool:
 
 
 def _other_layer_types(family: Family, config: Keys) -> Iterator[str]:
-    """A description of layer types that differ from what the other keys say; newer versions of transformers write both."""
+    """A description of layer types that differ from what the other keys say. Newer transformers write both."""
     if family.knows(_LAYER_TYPES) or config.get(_LAYER_TYPES) is None:
         return
     window = family.architecture.get("window")

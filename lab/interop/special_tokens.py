@@ -152,11 +152,11 @@ class TokenizerFile:
             The token; None if none of them is in the vocabulary.
         """
         path = self.path.with_name("tokenizer_config.json")
-        eos = read_mapping(path).get("eos_token") if path.is_file() else None
-        candidates = [self.added().eos, eos.get("content") if isinstance(eos, Mapping) else eos]
+        eos = token_name(read_mapping(path).get("eos_token")) if path.is_file() else None
+        candidates = [self.added().eos, eos]
         candidates += [self.names.get(i) for i in (*_ids(settings.config.get("eos_token_id")), *settings.end_ids)]
         known = set(self.names.values())
-        return next((token for token in candidates if isinstance(token, str) and token in known), None)
+        return next((token for token in candidates if token in known), None)
 
     def write(self, path: Path, added: AddedTokens) -> None:
         """Write the tokenizer with a post-processor that adds these tokens."""
@@ -178,6 +178,12 @@ class TokenizerFile:
             "pair": [*begin, *text, *end, *begin, *other, *end],
             "special_tokens": {name: {"id": name, "ids": [self.id_of(name)], "tokens": [name]} for name in tokens},
         }
+
+
+def token_name(entry: object) -> str | None:
+    """The name of a token in tokenizer_config.json, where it is a text or {content: text}; None for another entry."""
+    name = entry.get("content") if isinstance(entry, Mapping) else entry
+    return name if isinstance(name, str) else None
 
 
 def _ids(value: object) -> tuple[int, ...]:

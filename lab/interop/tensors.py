@@ -147,7 +147,7 @@ def from_published(
     faults = [f"missing: {name}" for name in missing.values()] + faults
     for dtype in {tensor.dtype for tensor in integers.values()}:
         names = [name for name, tensor in integers.items() if tensor.dtype == dtype]
-        which = f"{names[0]} is" if len(names) == 1 else f"{len(names)} tensors are, such as {names[0]},"
+        which = f"{names[0]} is" if len(names) == 1 else f"{len(names)} tensors ({names[0]}, …) are"
         faults.append(f"{which} {str(dtype).removeprefix('torch.')}: quantised weights must be dequantised first")
     unexpected, copies = _unexpected(family, architecture, remaining, state)
     faults += [f"unexpected: {name}" for name in unexpected] + copies

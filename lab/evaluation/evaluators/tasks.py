@@ -18,7 +18,7 @@ BOOTSTRAPS = 1000
 """Number of bootstrap resamples for standard errors without a formula."""
 
 
-@register("tasks")
+@register("tasks", version=2)
 class Tasks(Evaluator):
     """Tasks of the lm-eval library, scored by the library, with the run's own weights and tokenizer.
 

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from components.generation import Sampling, continuations
 from lab.evaluation.base import LoadedRun
+from lab.interop.special_tokens import read_mapping, token_name
+from lab.records import TOKENIZER
 from lab.refusals import RequestError
 
 DEFAULT_MAX_TOKENS = 256
@@ -19,7 +22,7 @@ DEFAULT_MAX_TOKENS = 256
 
 
 class HarnessModel(LM):  # type: ignore[misc]
-    """A model for `lm_eval.simple_evaluate`.
+    """A model for `lm_eval.simple_evaluate`. It gives what the library's own adapter gives for the exported model.
 
     Args:
         loaded: the run.
@@ -31,44 +34,42 @@ class HarnessModel(LM):  # type: ignore[misc]
         super().__init__()
         self._model, self._encoder, self._device = loaded.model, loaded.encoder, loaded.device
         self._context, self._batch_size = context, batch
+        self._prefix = _prefix(loaded)
+        self._bos = "" if self._encoder.bos is None else self._encoder.decode([self._encoder.bos])
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """For each (context, continuation): log p of the continuation in nats, and whether greedy decoding gives it.
 
-        An empty context is replaced by the separator between documents.
+        Blanks at the end of a context belong to the continuation. An empty context is replaced by the begin token, or
+        by the separator between documents if the tokenizer has none.
 
         Raises:
             RequestError: a continuation is longer than `context`.
         """
         pairs = []
         for context, continuation in (request.args for request in requests):
-            before = self._encode(context) or [self._encoder.separator]
-            whole = self._encode(context + continuation)
-            # A tokenizer may merge characters across the boundary. Then the continuation is encoded on its own.
-            after = whole[len(before) :] if context and whole[: len(before)] == before else self._encode(continuation)
+            before, after = self._pair(context, continuation)
             if len(after) > self._context:
                 raise RequestError(f"context: a continuation of {len(after):,} tokens is beyond {self._context:,}")
             pairs.append((before, after))
         return self._score(pairs)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """log p of each text in nats.
+        """log p of each text in nats, the special tokens that the tokenizer adds included.
 
         Texts are cut into pieces of `context` tokens, and each token is predicted from the earlier tokens of its piece.
-        The first token of a piece is predicted from the token before it, and that of the text from the separator.
+        The first token of a piece is predicted from the token before it, and that of the text from the begin token, or
+        from the separator if the tokenizer has none. The last piece is filled up with tokens before it.
         """
         totals = []
         for (text,) in (request.args for request in requests):
-            tokens = [self._encoder.separator, *self._encode(text)]
-            pieces = [
-                (tokens[first : first + 1], tokens[first + 1 : first + 1 + self._context])
-                for first in range(0, len(tokens) - 1, self._context)
-            ]
+            windows = get_rolling_token_windows(self._encode(text), self._prefix, self._context, context_len=1)
+            pieces = [(list(before), list(after)) for before, after in map(make_disjoint_window, windows)]
             totals.append(sum(value for value, _ in self._score(pieces)))
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate a continuation of each context, up to the first stop text of the request."""
+        """Generate a continuation of each context, up to the first stop text of the request or the separator."""
         return [self._generate(context, dict(options)) for context, options in (request.args for request in requests)]
 
     def _generate(self, context: str, options: dict[str, Any]) -> str:
@@ -78,23 +79,39 @@ class HarnessModel(LM):  # type: ignore[misc]
         is_sampled = options.get("do_sample", False)
         temperature = float(options.get("temperature", 1.0)) if is_sampled else 0.0
         # As long as possible while prompt and continuation fit into the context.
-        prompt = (self._encode(context) or [self._encoder.separator])[-max(1, self._context - max_tokens) :]
+        prompt = (self._encode(context) or [self._prefix])[-max(1, self._context - max_tokens) :]
+        ends = {*self._encoder.stop_ids, self._encoder.separator}
         tokens: list[int] = []
         text = ""
         for (token,) in continuations(
-            self._model, [prompt], max_tokens, Sampling(temperature=temperature), stop=(self._encoder.separator,)
+            self._model, [prompt], max_tokens, Sampling(temperature=temperature), stop=tuple(ends)
         ):
-            if token is None or token == self._encoder.separator:
+            if token is None or token in ends:
                 break
             tokens.append(token)
             text = self._encoder.decode(tokens)
             if any(stop in text for stop in stops):
                 break
-        ends = [text.index(stop) for stop in stops if stop in text]
-        return text[: min(ends)] if ends else text
+        places = [text.index(stop) for stop in stops if stop in text]
+        return text[: min(places)] if places else text
+
+    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """The tokens of a context and of its continuation, cut where those of the context alone end."""
+        if not context:
+            after = self._encoder.parse(continuation)
+            return ([self._prefix], after) if after[:1] != [self._prefix] else (after[:1], after[1:])
+        stripped = context.rstrip()
+        continuation, context = context[len(stripped) :] + continuation, stripped
+        if not context:
+            return [self._prefix], self._encoder.parse(continuation)
+        before = self._encode(context)
+        return before, self._encode(context + continuation)[len(before) :] or self._encoder.parse(continuation)
 
     def _encode(self, text: str) -> list[int]:
-        return [int(token) for token in self._encoder.encode_batch([text])[0]] if text else []
+        """The tokens of a text as the library's own adapter encodes it. A begin token in the text isn't doubled."""
+        if self._bos and text.startswith(self._bos):
+            return self._encoder.parse(text)
+        return self._encoder.encode_prompt(text) if text else []
 
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """For each (before, after): log p of `after` in nats, and whether greedy decoding gives it."""
@@ -121,3 +138,12 @@ class HarnessModel(LM):  # type: ignore[misc]
             value = log_p.gather(1, targets[:, None]).double().sum()
             results.append((float(value), bool((log_p.argmax(-1) == targets).all())))
         return iter(results)
+
+
+def _prefix(loaded: LoadedRun) -> int:
+    """The token from which the first token of a text is predicted: the tokenizer's begin token, or its separator."""
+    encoder = loaded.encoder
+    settings = loaded.run.path / TOKENIZER / "tokenizer_config.json"
+    named = token_name(read_mapping(settings).get("bos_token")) if settings.is_file() else None
+    ids = encoder.parse(named) if encoder.bos is None and named is not None else []
+    return ids[0] if len(ids) == 1 else encoder.separator if encoder.bos is None else encoder.bos
