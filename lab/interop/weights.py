@@ -34,13 +34,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return _read_shards(index)
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".gguf", ".pth"))
     has = f"; it has {', '.join(others[:8])}" if others else ""
-    convertible = [name for name in others if name.endswith(".safetensors") and "-of-" not in name]
-    fix = f"rename {convertible[0]} to {NAMES[0]}, if its tensors have the names that transformers gives them"
+    other = next((name for name in others if name.endswith(".safetensors") and "-of-" not in name), None)
+    fix = f"rename {other} to {NAMES[0]}, if its tensors have the names that transformers gives them"
     raise RequestError(
         f"has no weights: neither {' nor '.join(NAMES)}, nor an index of shards{has}",
         kind="not_found",
         file=folder,
-        fix=fix if convertible else None,
+        fix=None if other is None else fix,
     )
 
 

@@ -25,6 +25,7 @@ from components.residual import PreNorm, Sandwich
 from lab.interop.configuration import load_architecture, to_architecture, to_hf_config
 from lab.interop.folder import export_folder, import_folder
 from lab.interop.meaning import meaning
+from lab.interop.special_tokens import PublishedSettings
 from lab.refusals import RequestError
 from tests.components.architectures import gemma2
 from tests.interop.hub import CONFIGS
@@ -317,7 +318,11 @@ def test_a_tokenizer_is_imported_and_exported(pair: Callable[[str], Pair], tmp_p
     Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "mine" / "tokenizer.json"))
     (tmp_path / "mine" / "merges.txt").write_text("of the tokenizer")
     export_folder(
-        one.architecture, one.state, tmp_path / "out", tokenizer=tmp_path / "mine" / "tokenizer.json", end_of_text=1
+        one.architecture,
+        one.state,
+        tmp_path / "out",
+        settings=PublishedSettings({"eos_token_id": 1}),
+        tokenizer=tmp_path / "mine" / "tokenizer.json",
     )
     tokenizer = import_folder(tmp_path / "out")[2]
     assert tokenizer == tmp_path / "out" / "tokenizer.json"
