@@ -149,8 +149,7 @@ class Component:
 
 
 ABSENT_WHEN_DEFAULT: Mapping[str, bool] = {"absent_when_default": True}
-"""Metadata of an option that was added to a component later. While it has its default, which must leave the result as
-it was before, it isn't part of a run's identity, so that runs made without it keep theirs."""
+"""Metadata of an option that came later, whose default leaves results as they were: then it isn't in identities."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +168,8 @@ class Option:
     def required(self) -> bool:
         return self.default is dataclasses.MISSING
 
+
+_NOTES = ("affects_result", "absent_when_default", "expected", "parse")  # read from a field's metadata
 
 C = TypeVar("C", bound=type[Component])
 
@@ -275,18 +276,8 @@ def _options(cls: type[Any]) -> tuple[Option, ...]:
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        notes = field.metadata
-        read.append(
-            Option(
-                field.name,
-                hints[field.name],
-                default,
-                affects_result=notes.get("affects_result", True),
-                absent_when_default=notes.get("absent_when_default", False),
-                expected=notes.get("expected"),
-                parse=notes.get("parse"),
-            )
-        )
+        notes = {key: note for key, note in field.metadata.items() if key in _NOTES}
+        read.append(Option(field.name, hints[field.name], default, **notes))
     return tuple(read)
 
 
