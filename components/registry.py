@@ -148,8 +148,9 @@ class Component:
         return {}
 
 
-ABSENT_WHEN_DEFAULT: Mapping[str, bool] = {"absent_when_default": True}
-"""Metadata of an option that came later, whose default leaves results as they were: then it isn't in identities."""
+def absent_at(value: object) -> Mapping[str, object]:
+    """Metadata of an option that was added later. At this value, its default, configurations and identities lack it."""
+    return {"absent_at": value}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Option:
     type: Any
     default: Any  # dataclasses.MISSING where the option must be given
     affects_result: bool = True
-    absent_when_default: bool = False  # a later option: its default is left out of identities made before it
+    absent_at: object = object()  # the value at which configurations lack it; by default none
     expected: str | None = None  # in words, where the type alone says too little
     parse: Callable[[object], object | None] | None = None  # reads what the type alone can't; None for what is wrong
 
@@ -169,7 +170,7 @@ class Option:
         return self.default is dataclasses.MISSING
 
 
-_NOTES = ("affects_result", "absent_when_default", "expected", "parse")  # read from a field's metadata
+_NOTES = ("affects_result", "absent_at", "expected", "parse")  # read from a field's metadata
 
 C = TypeVar("C", bound=type[Component])
 

@@ -31,16 +31,17 @@ def to_plain(value: object, *, results_only: bool = False) -> object: ...
 def to_plain(value: object, *, results_only: bool = False) -> object:
     """Convert dataclasses and components to mappings, and tuples to lists. A component's mapping begins with `name`.
 
+    An option that was added to a component later is left out at the default that leaves everything as before (see
+    `registry.absent_at`), so that configurations and identities of earlier runs stay what they were.
+
     Args:
-        results_only: leave out what doesn't affect a run's result: fields that never do, and options that were added to
-            a component later and have their defaults.
+        results_only: leave out the fields that don't affect a run's result.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain: Plain = {"name": value.name} if isinstance(value, Component) else {}
         for option in registry.options(type(value)):
             item = getattr(value, option.name)
-            is_absent = not option.affects_result or (option.absent_when_default and item == option.default)
-            if not (results_only and is_absent):
+            if item != option.absent_at and (option.affects_result or not results_only):
                 plain[option.name] = to_plain(item, results_only=results_only)
         return plain
     if isinstance(value, Mapping):

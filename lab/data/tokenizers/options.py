@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from components.registry import ABSENT_WHEN_DEFAULT, Component, OptionError, register, suggestion
+from components.registry import Component, OptionError, absent_at, register, suggestion
 from lab.data.errors import DataError
 from lab.data.tokenizers.separators import SEPARATOR, USUAL_SEPARATORS
 from lab.data.tokenizers.special_tokens import SpecialTokens
@@ -67,7 +67,7 @@ class TextTokenizer(Tokenizer):
             corpus begins with it, in training and in evaluation.
     """
 
-    bos: str | None = field(default=None, metadata=ABSENT_WHEN_DEFAULT)
+    bos: str | None = field(default=None, metadata=absent_at(None))
 
     def __post_init__(self) -> None:
         if self.bos == "":
@@ -82,7 +82,7 @@ class OwnTokenizer(TextTokenizer):
         separator: the name of the token that follows every document (the end-of-text token).
     """
 
-    separator: str = field(default=SEPARATOR, metadata=ABSENT_WHEN_DEFAULT)
+    separator: str = field(default=SEPARATOR, metadata=absent_at(SEPARATOR))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,7 +136,7 @@ class Ids(Tokenizer):
     """
 
     size: int = 8192
-    stop_ids: tuple[int, ...] = field(default=(), metadata=ABSENT_WHEN_DEFAULT)
+    stop_ids: tuple[int, ...] = field(default=(), metadata=absent_at(()))
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -216,8 +216,8 @@ class File(TextTokenizer):
 
     path: str
     separator: str | None = None
-    separator_after_prompts: bool = field(default=False, metadata=ABSENT_WHEN_DEFAULT)
-    stop_ids: tuple[int, ...] | None = field(default=None, metadata=ABSENT_WHEN_DEFAULT)
+    separator_after_prompts: bool = field(default=False, metadata=absent_at(False))
+    stop_ids: tuple[int, ...] | None = field(default=None, metadata=absent_at(None))
 
     def __post_init__(self) -> None:
         super().__post_init__()
