@@ -35,7 +35,7 @@ class Encoder(ABC):
     vocab_size: int
     separator: int
     bos: int | None = None
-    stop_ids: frozenset[int]
+    stop_ids: frozenset[int] = frozenset()
     separator_after_prompts: bool = False
 
     @abstractmethod
@@ -45,9 +45,12 @@ class Encoder(ABC):
         The name of a special token in a text is text like any other, so that no document contains its own end.
         """
 
-    @abstractmethod
     def parse(self, text: str) -> list[int]:
-        """The ids of a text in which the name of a special token stands for the token. Nothing is added."""
+        """The ids of a text in which the name of a special token stands for the token. Nothing is added.
+
+        By default no special token has a name.
+        """
+        return [int(i) for i in self.encode_batch([text])[0]]
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -120,9 +123,6 @@ class IdsEncoder(Encoder):
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         return [np.array(self._ids(text), dtype=np.int64) for text in texts]
-
-    def parse(self, text: str) -> list[int]:
-        return self._ids(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(str(int(i)) for i in ids)
