@@ -269,6 +269,25 @@ def test_the_report_and_tensorboard_give_no_difference_that_can_not_be_compared(
     assert reasons == {"base": None, "large": "val/loss: tokenizer (size 1,024, baseline 300)"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{train: {context: CONTEXT}, data: {tokenizer: {name: byte}}}",
+        "sizes: &sizes {context: CONTEXT}\ndata: {tokenizer: {name: byte}}\ntrain: *sizes\n",
+        "name: x\nseed: 0\ntrain:\n  context: CONTEXT\nmodel:\n  context: 3\n",
+    ],
+    ids=["flow style", "references", "block style"],
+)
+def test_a_configuration_is_read_in_every_style(tmp_path: Path, text: str) -> None:
+    measured(tmp_path, "base", BASE)
+    measured(tmp_path, "other", WORSE)
+    for arm, context in (("base", "64"), ("other", "128")):
+        for seed in range(4):
+            (tmp_path / f"softcap/{arm}/seed-{seed}/config.yaml").write_text(text.replace("CONTEXT", context))
+    (reason,) = compared(tmp_path).rows[1].cells["val/loss"].unlike
+    assert reason.text == "context (train.context 128, baseline 64)"
+
+
 def _as_rows(results: Any) -> list[dict[str, Any]]:
     """The rows of `lab.results`, with or without pandas."""
     if isinstance(results, list):

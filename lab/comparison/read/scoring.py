@@ -15,11 +15,13 @@ from lab.records import BrokenRecord, EvaluationRecord, read_evaluation
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PARTS: tuple[Digest, ...] = ("tokenizer", "validation", "corpus")
-_SEED = re.compile(r"^seed: .*\n", re.MULTILINE)
+_SECTIONS = re.compile(r"^(?=\S)", re.MULTILINE)
+_SCORED = ("data:", "train:", "validation:", "recipe:", "evaluate:")
+"""The sections of a configuration that decide how a run is measured."""
 
 
 class Scorings:
-    """The scorings of a sweep's runs. Configurations that differ in the seed alone are parsed once.
+    """The scorings of a sweep's runs. Configurations that are scored in the same way are parsed once.
 
     Args:
         metrics: the metrics to compare. Of the evaluations, only theirs are read.
@@ -53,15 +55,26 @@ class Scorings:
     def _configured(self, run: RunResult) -> Scoring:
         assert run.folder is not None
         try:
-            text = _SEED.sub("", run.folder.config_path.read_text(encoding="utf-8"))
+            text = run.folder.config_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             return Scoring()
-        if text not in self._parsed:
-            config = None
-            with suppress(yaml.YAMLError):
-                config = yaml.load(text, Loader=_LOADER)
-            self._parsed[text] = scoring_of(config) if isinstance(config, dict) else Scoring()
-        return self._parsed[text]
+        # Parsing is slow, two seconds for a thousand files, and most arms differ in other sections alone.
+        sections = "".join(section for section in _SECTIONS.split(text) if section.startswith(_SCORED))
+        if sections not in self._parsed:
+            config = _mapping(sections)
+            if not config:  # in another style, or with references to other sections
+                return scoring_of(_mapping(text))
+            self._parsed[sections] = scoring_of(config)
+        return self._parsed[sections]
+
+
+def _mapping(text: str) -> dict[str, object]:
+    """The mapping in a YAML text; empty if there is none."""
+    with suppress(yaml.YAMLError):
+        config = yaml.load(text, Loader=_LOADER)
+        if isinstance(config, dict):
+            return config
+    return {}
 
 
 def _evaluated(run: RunResult, name: str) -> Evaluated | None:
