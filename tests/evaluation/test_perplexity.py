@@ -188,3 +188,20 @@ def test_one_text_file_is_measured_as_a_whole(trained: Trained, lab: Lab, tmp_pa
     options = ("tokens=100k", "context=16", f"corpora={{book: {{name: files, validation_paths: [{book}]}}}}")
     named = evaluate(trained.bpe, parse_request("transfer", options), save_as="named").record.metrics
     assert named == transfer
+    options = ("tokens=100k", "context=16", "data/corpus=files", f"data.corpus.validation_paths=[{book}]")
+    alone = evaluate(trained.bpe, parse_request("perplexity", options), save_as="alone").record.metrics
+    assert alone["loss"] == metrics["loss"]
+
+
+def test_text_that_was_trained_on_cannot_be_measured_under_another_name(
+    trained: Trained, lab: Lab, tmp_path: Path
+) -> None:
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(trained.text)
+    run = ("eval", trained.bytes.path, "--root", trained.root, "--as", "refused")
+    for arguments in (
+        ["perplexity", *files(link)],
+        ["perplexity", "data.corpus.paths=[]", f"data.corpus.validation_paths=[{trained.text}]"],
+        ["transfer", f"corpora={{x: {{name: files, paths: [{link}]}}}}"],
+    ):
+        refused(lab(*run, *arguments), "is also in the run's own text, which this corpus would divide otherwise")
