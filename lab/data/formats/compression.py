@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any, BinaryIO, cast
 
 from lab.data.errors import DataError
+from lab.refusals import one_line
 
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """Suffix → the bytes that such a file begins with."""
@@ -85,7 +86,7 @@ class _ZstdStream(io.RawIOBase):
         try:
             content: bytes = self._stream.read(len(buffer))
         except (self._error, OSError) as error:
-            raise _BrokenStream(" ".join(str(error).split())) from None
+            raise _BrokenStream(one_line(error)) from None
         buffer[: len(content)] = content
         return len(content)
 

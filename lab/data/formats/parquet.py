@@ -9,6 +9,7 @@ from components.registry import suggestion
 from lab.data.errors import DataError
 from lab.data.formats.compression import open_seekable
 from lab.data.formats.rows import Rows, field_steps, path_of, text_of
+from lab.refusals import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +36,7 @@ def read_parquet(path: Path, field: str) -> Rows:
                     number += 1
                     yield number, text_of({column: value}, field)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        problem = f"is not a readable Parquet file ({' '.join(str(error).split())})"
+        problem = f"is not a readable Parquet file ({one_line(error)})"
         raise DataError(problem, kind="unreadable", file=path) from error
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from lab.data.errors import DataError
 from lab.data.formats.compression import compression_of, open_seekable
 from lab.data.formats.encoding import begins_as
+from lab.refusals import one_line
 
 _HEADER_BYTES = 256 * 4
 _LLMC = {20240520: (1, "<u2"), 20240801: (7, "<u4")}
@@ -101,7 +102,7 @@ def _npy_layout(file: BinaryIO, size: int, path: Path) -> IdLayout:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
     except (ValueError, EOFError) as error:
-        problem = f"is not a NumPy array ({' '.join(str(error).split())})"
+        problem = f"is not a NumPy array ({one_line(error)})"
         raise DataError(problem, kind="unreadable", file=path) from None
     if len(shape) != 1 or dtype.kind not in "iu":
         problem = f"expected token ids as integers in one dimension, found {dtype} of shape {shape}"
