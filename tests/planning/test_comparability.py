@@ -168,6 +168,12 @@ def test_evaluations_need_one_version_and_speeds_one_device() -> None:
     assert subjects("e/loss", "perplexity", options={"tokens": 64, "context": 16}) == ["evaluation"]
     assert subjects("e/loss", "perplexity", device="gpu") == []
     assert subjects("e/b1_c512/decode_tokens_per_second", "generation_speed", device="gpu") == ["device"]
+    tasks = {"tokenizer": {"name": "byte"}, "digests": {"tokens": "t2"}}
+    benchmark = {"e": Evaluated(evaluator="tasks", options={"names": ["arc_easy"], "context": None})}
+    own, others = (Scoring(**vars(BASELINE) | {"evaluations": benchmark} | more) for more in (tasks, {}))
+    assert not unlikenesses("e/arc_easy/accuracy", own, others), "a benchmark has its own texts"
+    shorter = Scoring(**vars(own) | {"context": 16})
+    assert [each.subject for each in unlikenesses("e/arc_easy/accuracy", shorter, others)] == ["context"]
     texts = {"prose": "p1"}
     assert subjects("e/prose/loss", "transfer", texts=texts) == []
     other = Scoring(**vars(BASELINE) | {"evaluations": {"e": Evaluated(evaluator="transfer", texts={"prose": "p2"})}})

@@ -25,7 +25,7 @@ BITS_PER_BYTE = "val/bits_per_byte"
 _OWN_IDS = ("byte", "ids")
 """Tokenizers whose ids depend on their options alone."""
 
-_OWN_SAMPLE = ("tasks", "generation_speed")
+_OWN_SAMPLE = ("tasks",)
 """Evaluators that measure on the same sample with every tokenizer and every training text."""
 
 _SPEEDS = ("tokens_per_second", "seconds", "mfu")
@@ -179,11 +179,14 @@ def _evaluation(metric: str, run: Scoring, baseline: Scoring) -> Iterator[Unlike
         devices = own.device or run.device, other.device or baseline.device
         yield from _values("device", "trained or measured on", *devices)
         return
-    if last.endswith(_SIZES) or own.evaluator in _OWN_SAMPLE or own.options.get("points"):
+    if last.endswith(_SIZES) or own.options.get("points"):
         return
     context, tokens = own.options.get("context"), own.options.get("tokens")
     if isinstance(context, int):
         run, baseline = replace(run, context=context), replace(baseline, context=context)
+    if own.evaluator in _OWN_SAMPLE:
+        yield from _values("context", "train.context", run.context, baseline.context)
+        return
     yield from _passes(run, baseline)
     if part in own.texts and part in other.texts:
         if own.texts[part] != other.texts[part]:
