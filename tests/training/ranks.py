@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lab.refusals import RequestError
 from lab.training.fit import fit
 from lab.training.module import NextToken
 from lab.training.parallel.world import World
@@ -148,7 +149,7 @@ def _serve() -> None:
         told = json.loads(line)
         try:
             reply = dataclasses.asdict(train(World(**told.pop("world")), **told))
-        except ValueError as error:
+        except (ValueError, RequestError) as error:
             traceback.print_exc()
             reply = {"error": str(error)}
         print(json.dumps(reply), file=replies, flush=True)
