@@ -1,4 +1,4 @@
-"""Makes the pictures of the README from the finished quickstart: `python docs/pictures.py` after `make demo`.
+"""Makes the pictures of the README from the runs of the demo: `python docs/pictures.py` after `make demo`.
 
 rich draws the table as in a terminal. The picture of TensorBoard is a screenshot from a headless Chromium.
 """
@@ -33,7 +33,7 @@ def table(runs: Path, sweep: str, image: Path) -> None:
 
 def tensorboard(runs: Path) -> None:
     """Write docs/images/tensorboard.png."""
-    with browser.tensorboard(build_view(runs, "quickstart")) as address, browser.chromium() as driver:
+    with browser.tensorboard(build_view(runs, "demo")) as address, browser.chromium() as driver:
         driver.set_window_size(1400, 620)
         driver.get(f"{address}#hparams")
         browser.wait_for(lambda: [cell for cell in browser.texts(driver, "vaadin-grid-cell-content") if cell])
@@ -43,5 +43,5 @@ def tensorboard(runs: Path) -> None:
 
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
-    table(ROOT / "runs", "quickstart", IMAGES / "compare.svg")
+    table(ROOT / "runs", "demo", IMAGES / "compare.svg")
     tensorboard(ROOT / "runs")

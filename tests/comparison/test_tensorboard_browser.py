@@ -14,7 +14,7 @@ import pytest
 from selenium.webdriver import Chrome
 
 from lab.comparison.tensorboard.custom_scalars import margin
-from lab.comparison.tensorboard.serve import build_view
+from lab.comparison.tensorboard.serve import COLOURS, build_view
 from lab.records import State, write_json
 from lab.training.progress.event_file import EventFile
 from tests.comparison import browser
@@ -279,3 +279,18 @@ def hparams_table(driver: Chrome) -> list[list[str]]:
     for middle, left, text in browser.run_script(driver, script):
         rows.setdefault(round(middle / 4), []).append((left, text))
     return [[text for _, text in sorted(cells)] for _, cells in sorted(rows.items())]
+
+
+@pytest.mark.browser
+def test_the_seeds_of_an_arm_and_its_mean_have_one_colour(address: str, driver: Chrome) -> None:
+    """At the address that `lab tensorboard` prints."""
+    browser.open_tab(driver, f"{address}{COLOURS}", "timeseries")
+    script = """return all.filter(e => e.matches('.run-color-swatch')).map(e =>
+      [e.closest('tb-data-table-content-row').innerText.trim(), getComputedStyle(e).backgroundColor]);"""
+    found = browser.wait_for(lambda: browser.run_script(driver, script), lambda rows: len(rows) >= 10)
+    colours: dict[str, set[str]] = {}
+    for run, colour in found:
+        colours.setdefault(run.partition("/seed-")[0], set()).add(colour)
+    assert {*ARMS} <= set(colours)
+    assert all(len(shades) == 1 for shades in colours.values())
+    assert len(set.union(*colours.values())) == len(colours), "arms differ in colour"
