@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from components.registry import OptionError, options
+from lab.composition.frozen.freeze import to_plain
 from lab.data import DataError
 from lab.data.corpora import hub
 from lab.data.options import Data, Hub
@@ -76,6 +77,13 @@ def test_the_digest_follows_the_content_and_what_is_read_of_it(dataset: str, cac
 def test_a_missing_part_is_named(changes: dict[str, Any], message: str, dataset: str, cache: Path) -> None:
     with pytest.raises(DataError, match=message):
         read(Hub(**{"dataset": dataset, **changes}), cache)
+
+
+def test_options_that_came_later_leave_configurations_of_before_as_they_were() -> None:
+    before = {"name", "dataset", "config", "split", "field", "revision", "streaming", "max_documents", "max_bytes"}
+    assert set(to_plain(Hub(dataset="d"))) == before
+    later = Hub(dataset="d", validation_split="test", on_bad_row="skip")
+    assert set(to_plain(later)) == before | {"validation_split", "on_bad_row"}
 
 
 def test_a_split_of_ones_own_is_validated_on(dataset: str, cache: Path) -> None:

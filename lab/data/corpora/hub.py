@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from components.registry import OptionError, register
+from components.registry import OptionError, absent_at, register
 from lab.data.cache import write_atomically
 from lab.data.content import Source, content_digest, digest_of
 from lab.data.corpora.base import Corpus, CorpusSnapshot, Document, Item, SkippedRow
@@ -55,8 +55,8 @@ class Hub(Corpus):
     streaming: bool = dataclasses.field(default=True, metadata={"affects_result": False})
     max_documents: int | None = None
     max_bytes: int | None = None
-    validation_split: str | None = None
-    on_bad_row: BadRowPolicy = "refuse"
+    validation_split: str | None = dataclasses.field(default=None, metadata=absent_at(None))
+    on_bad_row: BadRowPolicy = dataclasses.field(default="refuse", metadata=absent_at("refuse"))
 
     def __post_init__(self) -> None:
         for option in ("dataset", "split", "field"):
