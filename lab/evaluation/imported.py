@@ -89,6 +89,27 @@ def import_model(
     return RunFolder.make(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True), record, fill)
 
 
+def missing_special_tokens(run: RunFolder) -> str | None:
+    """What an import by an earlier version of the lab lacks, as a note for its user; None if it lacks nothing.
+
+    Those versions added no special tokens to a text.
+    """
+    tokenizer = run.path / TOKENIZER / TOKENIZER_FILES[0]
+    imported = run.record.imported
+    if imported is None or imported.config or not tokenizer.is_file():
+        return None
+    try:
+        added = TokenizerFile(tokenizer).added()
+    except RequestError:
+        return None
+    if added.bos is None or isinstance(select(run.config, "data.tokenizer.bos"), str):
+        return None
+    return (
+        f"{run.name} was imported by a version of the lab that added no special tokens, and its tokenizer begins "
+        f"each text with '{added.bos}': import it again"
+    )
+
+
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of the weights, hex: names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()

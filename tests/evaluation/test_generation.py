@@ -46,6 +46,35 @@ def test_greedy_text_is_transformers_token_for_token(trained: Trained, lab: Lab,
         assert tokenizer("The square of 3", add_special_tokens=False)["input_ids"] == ids
 
 
+def test_a_run_with_a_begin_token_is_exported_with_it(trained: Trained, lab: Lab, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    root, options = tmp_path / "runs", ("data/tokenizer=bpe", "data.tokenizer.size=280", "data.tokenizer.bos='<s>'")
+    run = train(root, *files(trained.text), *options, "optimizer.lr=1e-2")
+    assert lab("export", run.path, tmp_path / "hf", "--root", root).code == 0
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 0, None]
+    assert config["max_position_embeddings"] == 32
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "<|endoftext|>")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    ids = tokenizer("The square of").input_ids
+    assert ids[0] == 1
+    expected = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=16)[0, len(ids) :].tolist()
+    ask = ("The square of", "--greedy", "--max-tokens", 16, "--json", "--root", root)
+    assert json.loads(lab("generate", run.path, *ask).out)["tokens"] == expected
+    own = (*files(trained.text), "train.context=32", "validation.tokens=512", "data.validation_fraction=0.2")
+    assert lab("import", tmp_path / "hf", "--name", "back", *own, "--root", root).code == 0
+    assert json.loads(lab("generate", "imported/back", *ask).out)["tokens"] == expected
+    assert run.summary is not None
+    metrics = json.loads(lab("eval", "imported/back", "perplexity", "--json", "--root", root).out)["metrics"]
+    assert metrics["loss"] == pytest.approx(run.summary.metrics["val/loss"], rel=1e-6)
+    assert metrics["bits_per_byte"] == pytest.approx(run.summary.metrics["val/bits_per_byte"], rel=1e-6)
+    for evaluator in ("context", "memorisation", "attention_maps"):
+        few = ("samples=4", "prompt=6", "continuation=4") if evaluator == "memorisation" else ()
+        done = lab("eval", run.path, evaluator, *few, "--root", root)
+        assert done.code == 0, done
+
+
 def test_a_seed_decides_the_text_and_another_one_another_text(trained: Trained, lab: Lab) -> None:
     def text(*options: object) -> str:
         done = lab("generate", trained.bytes.path, "The ", "--root", trained.root, "--max-tokens", 16, *options)

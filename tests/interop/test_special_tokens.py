@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -170,3 +172,24 @@ def test_an_export_generates_the_same_in_the_library_and_after_another_import(
 def test_the_default_context_is_the_models(checkpoint: Checkpoint, root: Path) -> None:
     config = (root / "imported" / "gemma" / "seed-0" / "config.yaml").read_text()
     assert f"context: {CONTEXT}" in config
+
+
+def test_an_import_of_before_special_tokens_is_read_and_noted(
+    checkpoint: Checkpoint, root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "imported" / "gemma", tmp_path / "imported" / "gemma")
+    run = tmp_path / "imported" / "gemma" / "seed-0"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["tokenizer"] = {"name": "file", "path": str(run / "tokenizer"), "separator": None}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    record = json.loads((run / "run.json").read_text())
+    record["imported"] = {"weights": record["imported"]["weights"], "from": "elsewhere"}
+    (run / "run.json").write_text(json.dumps(record))
+    done = run_lab("generate", "imported/gemma", "the quick", "--greedy", "--json", "--root", tmp_path)
+    assert done.code == 0, done
+    assert "added no special tokens, and its tokenizer begins each text with '<bos>': import it again" in done.err
+    ids = AutoTokenizer.from_pretrained(checkpoint.folder)("the quick", add_special_tokens=False).input_ids
+    assert json.loads(done.out)["tokens"][:5] == checkpoint.greedy(ids, 5)
+    done = run_lab("eval", "imported/gemma", "perplexity", "context=16", "tokens=16", "--root", tmp_path)
+    assert done.code == 0, done
+    assert "import it again" in done.err

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from lab.dispatch.worker.claim import holder, writing
 from lab.evaluation.evaluate import EvaluationRequest, SavedEvaluation, evaluate
+from lab.evaluation.imported import missing_special_tokens
 from lab.records import RunFolder
 from lab.refusals import RequestError
 from lab.terminal import description_column, plain_console
@@ -30,6 +31,8 @@ def evaluate_with_progress(
     if run.state.status == "running" and holder(run.path) is not None:
         raise RequestError(f"{run.name} is being trained; evaluate it after it has ended, or cancel it")
     console = plain_console(stderr=True)
+    if (note := missing_special_tokens(run)) is not None:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     bar = Progress(
         description_column(),
         BarColumn(),

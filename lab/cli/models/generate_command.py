@@ -71,6 +71,7 @@ def command(
     from components.cache import CacheFailure
     from components.generation import Sampling, generate_batch
     from components.registry import OptionError
+    from lab.evaluation.imported import missing_special_tokens
     from lab.evaluation.load import load_model
     from lab.records import resolve
 
@@ -79,6 +80,8 @@ def command(
     except OptionError as error:
         raise RequestError(f"--{error.option.replace('_', '-')}: {error.message}") from None
     loaded = load_model(resolve(root, run), accelerator)
+    if (note := missing_special_tokens(loaded.run)) is not None:
+        click.echo(f"note: {note}", err=True)
     encoder, context = loaded.encoder, loaded.experiment.train.context
     if no_bos and encoder.bos is None:
         raise RequestError("--no-bos has no effect: the run's tokenizer has no begin token")

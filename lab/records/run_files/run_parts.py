@@ -197,5 +197,5 @@ def read_imported(fields: Fields) -> Imported | None:
         source=imported.text_or_none("from"),
         ignored=imported.texts("ignored"),
         config=imported.mapping("config"),
-        generation=imported.mapping("generation") if "generation" in imported else None,
+        generation=imported.mapping_or_none("generation"),
     )
