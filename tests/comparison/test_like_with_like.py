@@ -15,11 +15,13 @@ import yaml
 import lab
 from lab.comparison.compare import Comparison, compare
 from lab.comparison.read.collect import collect
+from lab.comparison.read.results import SweepResults
 from lab.comparison.tables import export
 from lab.comparison.tensorboard.bands import Bands, unit
 from lab.comparison.tensorboard.text_tab import texts_of
 from lab.records import RunFolder, write_json
 from lab.report.page import page as report_page
+from lab.report.panels.results import scaling as scaling_panel
 from lab.report.report_data import read_report_data
 from tests.comparison.fake_runs import fake_run
 from tests.comparison.test_comparison_table import line, printed
@@ -294,3 +296,18 @@ def _as_rows(results: Any) -> list[dict[str, Any]]:
         return results
     rows: list[dict[str, Any]] = results.astype(object).where(results.notna(), None).to_dict("records")
     return rows
+
+
+def test_a_scaling_law_is_fitted_to_arms_that_can_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(tmp_path, "base", BASE)
+    measured(tmp_path, "larger", WORSE)
+    other_vocabulary(tmp_path)
+    fitted: list[str] = []
+
+    def fit(sweep: SweepResults, **options: Any) -> tuple[()]:
+        fitted.extend(sweep.arms)
+        return ()
+
+    monkeypatch.setattr(scaling_panel, "scaling", fit)
+    scaling_panel.panel(read_report_data(tmp_path, compared(tmp_path)))
+    assert fitted == ["base", "larger"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from markupsafe import Markup
 
+from lab.comparison.compare import LOSS
 from lab.comparison.statistics.scaling import Scaling, scaling
 from lab.comparison.statistics.scaling_law import LawFit
 from lab.report.charts import Dot, Line, chart
 from lab.report.parts import Column, Panel, Text, concat, every_run_link, figure, table, tabs
 from lab.report.report_data import ReportData, ReportedArm
 from lab.report.scales import scale, short_count
-from lab.report.wording import as_written
+from lab.report.wording import as_written, join_names
 from lab.units import count, percent, plural
 
 MOST_BUDGETS = 7
@@ -27,7 +30,9 @@ _SYMBOLS = {"e": "E", "a": "A", "b": "B", "alpha": "α", "beta": "β"}
 
 
 def panel(data: ReportData) -> Panel:
-    groups = scaling(data.comparison.sweep, level=data.comparison.level)
+    sweep, unlike = data.comparison.sweep, data.comparison.unlike.get(LOSS, {})
+    comparable = {name: arm for name, arm in sweep.arms.items() if name not in unlike}
+    groups = scaling(replace(sweep, arms=comparable), level=data.comparison.level)
     fits = [(group, group.fit) for group in groups if group.fit is not None]
     if not fits:
         reason = next((group.reason for group in groups if group.reason), "there is no result yet")
@@ -38,6 +43,8 @@ def panel(data: ReportData) -> Panel:
         "size for a budget of C FLOPs grows as C to the power β/(α + β)."
     ]
     notes += [f"{_name(group)}: no fit, {group.reason}." for group in groups if group.reason]
+    if unlike:
+        notes.append(f"In no fit, as their loss can't be compared with the baseline's: {join_names(list(unlike))}.")
     if any(not fit.has_floor for _, fit in fits):
         notes.append(
             "If the losses don't come near a floor, E can't be distinguished from 0; A, B and the exponents are then "
