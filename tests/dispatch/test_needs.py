@@ -21,7 +21,7 @@ from lab.dispatch.control.prepare import prepare
 from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.dispatch.worker.attempt import BLOCKED, Stop
 from lab.dispatch.worker.claim import Claim
-from lab.records import RunFolder, RunRecord, State
+from lab.records import Extensions, RunFolder, RunRecord, State
 from tests.dispatch.fakes import FAKE_WORKER, begun, marks, read_rows
 from tests.records.made import make_run, record
 
@@ -39,6 +39,10 @@ class Planned:
     do: str = "nothing"
     steps: int = 2
     files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def extensions(self) -> Extensions:
+        return Extensions()
 
     @property
     def identity(self) -> str:

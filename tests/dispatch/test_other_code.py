@@ -16,7 +16,7 @@ import lab
 from lab import code_version
 from lab.dispatch.control.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, REFUSED, Stop, execute
-from lab.records import RunFolder, RunRecord, State, find_runs
+from lab.records import Extensions, RunFolder, RunRecord, State, find_runs
 from lab.refusals import RequestError
 from lab.training.progress.outcome import Outcome
 from tests.dispatch.fakes import FAKE_WORKER, begun
@@ -33,6 +33,10 @@ class Planned:
     number: int
     code: dict[str, Any] | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def extensions(self) -> Extensions:
+        return Extensions()
 
     @property
     def folder_name(self) -> str:

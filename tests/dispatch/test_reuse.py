@@ -15,6 +15,7 @@ import yaml
 from lab.dispatch.control.prepare import prepare
 from lab.dispatch.worker.claim import Claim
 from lab.records import (
+    Extensions,
     Need,
     PlanRecord,
     PlanRow,
@@ -40,6 +41,10 @@ class Planned:
     folder_name: str
     identity: str
     needs: tuple[dict[str, str], ...] = ()
+
+    @property
+    def extensions(self) -> Extensions:
+        return Extensions()
 
     @property
     def config_yaml(self) -> str:

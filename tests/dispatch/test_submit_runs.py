@@ -13,7 +13,7 @@ import yaml
 
 from lab.dispatch.control.prepare import Submission, prepare
 from lab.dispatch.worker.claim import Claim
-from lab.records import FolderTaken, RunFolder, RunRecord, State, Status, find_runs
+from lab.records import Extensions, FolderTaken, RunFolder, RunRecord, State, Status, find_runs
 from tests.dispatch.fakes import FAKE_WORKER, begun
 from tests.dispatch.launch import submit_local
 from tests.records.made import make_run, record
@@ -24,6 +24,10 @@ class Planned:
     folder_name: str
     identity: str
     do: str = "nothing"
+
+    @property
+    def extensions(self) -> Extensions:
+        return Extensions()
 
     @property
     def config_yaml(self) -> str:
