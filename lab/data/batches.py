@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lab.data.errors import DataError
 from lab.data.permutation import permute
 
 Tokens = npt.NDArray[np.integer[Any]]
@@ -30,7 +31,7 @@ class Batches:
         windows: number of windows in an epoch, floor((len(tokens) - 1) / context).
 
     Raises:
-        ValueError: there are too few tokens for one window.
+        DataError: there are too few tokens for one window.
     """
 
     def __init__(self, tokens: Tokens, context: int, batch_size: int, seed: int, *, bos: int | None = None) -> None:
@@ -121,7 +122,7 @@ def validation_batches(
         A sequence of (inputs, targets), int64 [batch, context].
 
     Raises:
-        ValueError: there are too few tokens for one window.
+        DataError: there are too few tokens for one window.
     """
     available = count_windows(tokens, context, "validation")
     for name, value in (("batch_size", batch_size), ("n_tokens", n_tokens)):
@@ -138,16 +139,24 @@ def count_windows(tokens: Tokens, context: int, what: str) -> int:
         what: name of the tokens in the error message, such as "training".
 
     Raises:
-        ValueError: there are too few tokens for one window.
+        DataError: there are too few tokens for one window.
+    """
+    refuse_too_short(len(tokens), context, what)
+    return (len(tokens) - 1) // context
+
+
+def refuse_too_short(n_tokens: int, context: int, what: str) -> None:
+    """Check that a text has enough tokens for one window and the token after it.
+
+    Raises:
+        DataError: there are too few.
     """
     if context < 1:
         raise ValueError(f"context must be at least 1, got {context}")
-    windows = (len(tokens) - 1) // context
-    if windows < 1:
-        raise ValueError(
-            f"{what} has {len(tokens):,} tokens, too few for one window of context {context:,} (needs {context + 1:,})"
+    if n_tokens < context + 1:
+        raise DataError(
+            f"{what} has {n_tokens:,} tokens, too few for one window of context {context:,} (needs {context + 1:,})"
         )
-    return windows
 
 
 def _cut(tokens: Tokens, context: int, windows: npt.NDArray[np.int64], bos: int | None) -> Batch:

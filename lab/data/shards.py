@@ -168,6 +168,12 @@ def _mapped(path: Path, dtype: str) -> Tokens:
     return mapped
 
 
+def token_counts(digest: str, cache: Path | None = None) -> dict[str, int] | None:
+    """The numbers of tokens of a text's splits, `train` and `validation`; None if its shards aren't in the cache."""
+    meta = _complete_meta((default_cache() if cache is None else cache) / "tokens" / digest)
+    return None if meta is None else {split: meta[split]["tokens"] for split in ("train", "validation")}
+
+
 def _complete_meta(folder: Path) -> dict[str, Any] | None:
     """The description of a shard folder; None if it is missing or a file doesn't have the size that was written."""
     try:

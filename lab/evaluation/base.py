@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from components.registry import OptionError
 from lab.data.options import Data
 from lab.data.shards import TokenShards, prepare, prepare_evaluation
 from lab.records import EvaluationCurve, RunFolder
@@ -94,17 +93,6 @@ def refuse_changed_text(run: RunFolder, digest: str) -> None:
             f"{run.name}: its text has changed since it was trained: the digest was {training_digest[:12]}…, here "
             f"it is {digest[:12]}…; name another corpus, such as data/corpus=files"
         )
-
-
-def refuse_beyond_positions(experiment: Experiment, option: str, tokens: int) -> None:
-    """Check that the model has positions for `tokens` tokens.
-
-    Raises:
-        OptionError: at `option`, if it has fewer learned positions.
-    """
-    limit = experiment.model.max_context
-    if limit is not None and limit < tokens:
-        raise OptionError(option, f"{tokens:,} tokens are beyond the model's {limit:,} positions")
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ from lab.composition.frozen.recompose import paths_of
 from lab.composition.hydra.overrides import parse
 from lab.evaluation import results_store
 from lab.evaluation.base import EvaluationOutput, Evaluator, Subject
+from lab.evaluation.cached_decoding import check_cached_decoding
 from lab.evaluation.load import load_model
 from lab.evaluation.measure.text import evaluation_data
 from lab.evaluation.session import Report, ResumableSession
 from lab.records import RESULT_KEYS, EvaluationRecord, RunFolder
-from lab.refusals import RequestError
+from lab.refusals import RequestError, Where
 from lab.training import environment
 from lab.training.checkpoints import verified
+from lab.training.experiment import Experiment, refuse_evaluator
 from lab.training.options import Accelerator
 from lab.training.progress.outcome import Stopped
 
@@ -112,8 +114,11 @@ def evaluate(
     report: Report | None = None,
     stop: Callable[[], bool] | None = None,
     writing: AbstractContextManager[object] | None = None,
+    replaces: bool = False,
 ) -> SavedEvaluation:
     """Evaluate a run and save the result in its folder. Replaces an earlier result of the same name.
+
+    An evaluation in the run's configuration is replaced by one with other options only on request.
 
     After an interruption, the next call with the same request continues with the missing parts.
 
@@ -122,9 +127,11 @@ def evaluate(
         report: called with the progress.
         stop: called before each part; True stops the evaluation.
         writing: context manager that is entered while the result is written.
+        replaces: replace an evaluation of the run's configuration, although the options or the data are others.
 
     Raises:
-        RequestError: the run has no checkpoint, or can't be evaluated with these options. Nothing has been written.
+        RequestError: the run has no checkpoint, or can't be evaluated with these options; or its configuration has
+            another evaluation of this name. Nothing has been written.
         Stopped: `stop` returned True.
     """
     from components.cache import CacheFailure
@@ -134,10 +141,17 @@ def evaluate(
     results_store.check_name(name)
     with extensions.of_run(run.path, run.record):
         loaded = load_model(run, accelerator)
+        if not replaces:
+            _refuse_other_than_configured(run, name, request, loaded.experiment)
         try:
-            evaluator.check(loaded.experiment)
+            refuse_evaluator(evaluator, loaded.experiment)
         except OptionError as error:
-            raise RequestError(f"{run.name}: {evaluator.name}: {error.option}: {error.message}") from None
+            raise RequestError.of_option(error, Where(part=f"{run.name}: {evaluator.name}")) from None
+        if evaluator.generates:
+            try:
+                check_cached_decoding(loaded.model)
+            except RequestError as error:
+                raise error.within(part=f"{run.name}: {evaluator.name}") from None
         subject = Subject(loaded, evaluation_data(loaded, request.data))
         data: dict[str, object] = {
             "corpus": to_plain(subject.data.corpus),
@@ -172,6 +186,29 @@ def evaluate(
         record = results_store.save(run, name, work, output)
     session.discard()
     return SavedEvaluation(record, output)
+
+
+def _refuse_other_than_configured(
+    run: RunFolder, name: str, request: EvaluationRequest, experiment: Experiment
+) -> None:
+    """Keep the result of a configured evaluation from being replaced by one with other options or other data."""
+    configured = experiment.evaluate.get(name)
+    if configured is None:
+        return
+    own, other = to_plain(configured), to_plain(request.evaluator)
+    changes = [
+        f"{key} {json.dumps(own.get(key))} → {json.dumps(other.get(key))}"
+        for key in sorted({*own, *other})
+        if own.get(key) != other.get(key)
+    ]
+    changes += [f"other data: {text}" for text in request.data]
+    if changes:
+        raise RequestError(
+            f"{run.name} has this evaluation in its configuration with other options ({', '.join(changes)})",
+            kind="exists",
+            key=f"evaluate.{name}",
+            fix="--as NAME keeps both results, --replace replaces it",
+        )
 
 
 def _digest(work: EvaluationRecord) -> str:

@@ -29,7 +29,7 @@ from lab.records import (
     write_evaluation,
 )
 from lab.refusals import RequestError
-from lab.training.experiment import refusal_of_evaluation_name
+from lab.training.evaluator_needs import refusal_of_evaluation_name
 from lab.training.options import TRAINING_METRICS
 from lab.training.progress.event_file import EventFile
 

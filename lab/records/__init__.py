@@ -38,10 +38,11 @@ from lab.records.run_files.points import (
     metrics_path,
     recorded_metrics,
 )
+from lab.records.run_files.progress import PHASES, EvaluationProgress, Phase, Progress
 from lab.records.run_files.provenance import ChangedComponents, ChangedSettings, Provenance, ProvenanceFacts
 from lab.records.run_files.run import RUN_FILE, RunRecord
 from lab.records.run_files.run_parts import Code, Extensions, Imported, Need, Role, Workload
-from lab.records.run_files.state import STATUSES, Failure, Progress, State, Status, write_state
+from lab.records.run_files.state import STATUSES, Failure, State, Status, write_state
 from lab.records.run_files.summary import Result, Summary
 from lab.records.scan import (
     RunSnapshot,
@@ -90,6 +91,7 @@ __all__ = [
     "JOURNAL",
     "LARGEST_MEASUREMENT",
     "LONGEST_NAME",
+    "PHASES",
     "PLAN_FILE",
     "RESULT_KEYS",
     "RUN_FILE",
@@ -102,12 +104,14 @@ __all__ = [
     "ClaimRecord",
     "Code",
     "EvaluationCurve",
+    "EvaluationProgress",
     "EvaluationRecord",
     "Extensions",
     "Failure",
     "FolderTaken",
     "Imported",
     "Need",
+    "Phase",
     "PlanRecord",
     "PlanRow",
     "PointWriter",

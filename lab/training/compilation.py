@@ -65,7 +65,7 @@ class Compiler:
         """
         self.decision: CompileDecision | None = None
         self._model, self._train, self._device = model, train, device
-        self._obstacle = _obstacle(model, device, world)
+        self._obstacle = obstacle(device.type, world.size) if _blocks(model) else "the model has no blocks"
         self._is_first_step = False
         self._compiled: list[Callable[..., object]] = []
         if train.compile == "on" and self._obstacle is not None:
@@ -153,13 +153,16 @@ def _blocks(model: LanguageModel) -> list[nn.Module]:
     return list(model.blocks)
 
 
-def _obstacle(model: LanguageModel, device: torch.device, world: World) -> str | None:
-    """Why the blocks can't be compiled here; None if no reason is known."""
-    if not _blocks(model):
-        return "the model has no blocks"
-    if world.several:
+def obstacle(device: str, processes: int) -> str | None:
+    """Why a run can't be compiled on this machine; None if no reason is known.
+
+    Args:
+        device: the device type.
+        processes: that train the run together.
+    """
+    if processes > 1:
         return "several processes train together"
-    if device.type != "cpu":
+    if device != "cpu":
         return None
     from torch._inductor import cpp_builder, exc
 

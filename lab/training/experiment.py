@@ -9,10 +9,10 @@ from typing import ClassVar
 from components.architecture import Architecture
 from components.registry import Component, OptionError
 from lab.data.options import Data, Task
-from lab.records import check_name
+from lab.training.evaluator_needs import UNKNOWN_METRIC, EvaluatorNeeds, refusal_of_evaluation_name
 from lab.training.optimizers.optimizer import Optimizer
 from lab.training.optimizers.schedule import Schedule
-from lab.training.options import TRAINING_METRICS, Train, Validation
+from lab.training.options import Train, Validation
 from lab.training.recipes.base import NextTokenPrediction, Recipe
 
 
@@ -22,21 +22,25 @@ class EvaluatorOptions(Component, kind="evaluator", home="lab.evaluation.catalog
     reads_text: ClassVar[bool] = False
     """Whether the evaluator needs text. A run on a synthetic task has none."""
 
+    generates: ClassVar[bool] = False
+    """Whether the evaluator generates from a cache, which every layer of the model must then keep."""
+
     def check(self, experiment: Experiment) -> None:
         """Check that this evaluator can measure the runs of an experiment, as far as its configuration tells.
+
+        `refuse_evaluator` calls it, and checks `needs` besides.
 
         Raises:
             OptionError: at an option of this evaluator.
         """
 
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        """What it needs to measure a run of this experiment."""
+        return EvaluatorNeeds()
 
-def refusal_of_evaluation_name(name: str) -> str | None:
-    """Why an evaluation can't have this name, which is the first part of its metrics; None if it can."""
-    try:
-        check_name(name)
-    except ValueError as error:
-        return str(error)
-    return f"metrics called {name}/… are training's; choose another name" if name in TRAINING_METRICS else None
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        """The metrics that it measures on a run of this experiment; UNKNOWN_METRIC if there may be others."""
+        return (UNKNOWN_METRIC,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +100,9 @@ class Experiment:
             if (reason := refusal_of_evaluation_name(name)) is not None:
                 raise OptionError(f"evaluate.{name}", reason)
             try:
-                evaluator.check(self)
+                refuse_evaluator(evaluator, self)
             except OptionError as error:
-                raise OptionError(f"evaluate.{name}.{error.option}", error.message) from None
+                raise OptionError(f"evaluate.{name}.{error.option}".rstrip("."), error.message) from None
 
     def _check_task(self, task: Task) -> None:
         try:
@@ -117,11 +121,35 @@ class Experiment:
                 f"{self.recipe.name} learns at every token of a text, and corpus '{task.name}' asks at a few; "
                 f"choose recipe={NextTokenPrediction.name}",
             )
-        for name, evaluator in self.evaluate.items():
-            if evaluator.reads_text:
-                raise OptionError(f"evaluate.{name}", f"{evaluator.name} reads text, and corpus '{task.name}' has none")
 
     @property
     def data_seed(self) -> int:
         """The random seed of the order of the data."""
         return self.seed if self.data.seed is None else self.data.seed
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics of a finished run. `name/*` stands for an evaluation whose metrics aren't known before."""
+        on_data = "val/accuracy" if isinstance(self.data.corpus, Task) else "val/bits_per_byte"
+        evaluations = (
+            f"{name}/{metric}" for name, evaluator in self.evaluate.items() for metric in evaluator.metric_names(self)
+        )
+        return ("val/loss", on_data, "train/loss", "unigram/loss", *evaluations)
+
+
+def refuse_evaluator(evaluator: EvaluatorOptions, experiment: Experiment) -> None:
+    """Check that an evaluator can measure the runs of an experiment, by its configuration alone.
+
+    Files, texts and libraries are checked by `lab.training.data.requirements`, as they can change after a run was made.
+
+    Raises:
+        OptionError: at an option of the evaluator, or at no option if it can't be used at all.
+    """
+    corpus = experiment.data.corpus
+    if evaluator.reads_text and isinstance(corpus, Task):
+        raise OptionError("", f"{evaluator.name} reads text, and corpus '{corpus.name}' has none")
+    evaluator.check(experiment)
+    limit = experiment.model.max_context
+    for option, tokens in evaluator.needs(experiment).positions.items():
+        if limit is not None and limit < tokens:
+            raise OptionError(option, f"{tokens:,} tokens are beyond the model's {limit:,} positions")

@@ -13,7 +13,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from components.language_model import LanguageModel
+from components.registry import OptionError
 from lab.accounting.utilization import Utilization
+from lab.data.batches import count_windows
 from lab.data.synthetic.synthetic_data import SyntheticData
 from lab.records import Progress, RunFolder, Summary
 from lab.training import environment
@@ -47,6 +49,7 @@ class Procedure:
         train, validation, optimizer, schedule: as in the experiment.
         seed: the random seed of the model, such as of dropout.
         data_seed: the random seed of the order of the data.
+        evaluations: number of evaluations that follow training, for the progress.
     """
 
     train: Train
@@ -55,6 +58,7 @@ class Procedure:
     schedule: Schedule
     seed: int
     data_seed: int
+    evaluations: int = 0
 
 
 def fit(
@@ -123,7 +127,7 @@ def _fit(
     newest = group.broadcast(verified.newest(folder) if world.first else None)
     start = 0 if newest is None else verified.step_of(newest)
     if start > budget.steps:
-        raise ValueError(f"{newest} is beyond the budget of {budget.steps:,} steps")
+        raise OptionError("train.tokens", f"{newest} is beyond the budget of {budget.steps:,} steps")
     compiler = Compiler(model, budget, device, world)
     lightning_module = module(
         model,
@@ -150,6 +154,7 @@ def _fit(
         group=group,
         utilization=utilization,
         compiler=compiler,
+        evaluations=procedure.evaluations,
     )
     try:
         with environment.deterministic(), environment.quiet_lightning():
@@ -170,14 +175,24 @@ def _fit(
                 num_sanity_val_steps=0,
                 plugins=[VerifiedCheckpointIO(folder, newest), *_environment(world)],
             )
-            callback.report(start, always=True)
+            callback.report(start, always=True, phase="start-up")
             _run(trainer, lightning_module, StepBatches(batches, start, budget.steps, world.part(budget)), newest)
     finally:
         if recorder is not None:
             recorder.close()
     status = callback.status(trainer.global_step)
     peak = group.max(max(callback.peak_memory, environment.peak_memory(device)))
-    summary = summarize(callback, budget, text, model, device, steps=trainer.global_step, peak_memory=peak, world=world)
+    summary = summarize(
+        callback,
+        budget,
+        text,
+        model,
+        device,
+        steps=trainer.global_step,
+        peak_memory=peak,
+        world=world,
+        validation_tokens=callback.validations * _held_out_tokens(text, budget, procedure.validation.tokens),
+    )
     provenance = summary.provenance.with_facts({"loss": lightning_module.loss_form(device)})
     of_recipe = sum(parameter.numel() for parameter in lightning_module.own_parameters().values())
     facts = lightning_module.facts() | ({"recipe_parameters": of_recipe} if of_recipe else {})
@@ -191,6 +206,15 @@ def _fit(
         RunFolder(folder).summary = summary
     callback.report(trainer.global_step, always=True)
     return Outcome(status, callback.reason, summary)
+
+
+def _held_out_tokens(text: Text | SyntheticData, train: Train, tokens: int | None) -> int:
+    """The tokens of one validation: whole windows, no more than the text has, and all of them if `tokens` is None."""
+    wanted = None if tokens is None else -(-tokens // train.context)
+    if isinstance(text, SyntheticData):
+        return (wanted or 0) * train.context
+    available = count_windows(text.validation, train.context, "the validation text")
+    return train.context * (available if wanted is None else min(wanted, available))
 
 
 def _placement(world: World, device: torch.device) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from components.decoder import Decoder
+from components.registry import OptionError
 from lab.accounting.costs import costs
 from lab.accounting.peaks import peak
 from lab.accounting.utilization import Utilization
@@ -73,8 +74,9 @@ def train(
             fix="bring the text back, or plan the run again with `lab submit` or `lab train`",
         )
     if experiment.model.vocab_size < text.vocab_size:
-        raise ValueError(
-            f"model.vocab_size: {experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens"
+        raise OptionError(
+            "model.vocab_size",
+            f"{experiment.model.vocab_size:,} is too small for the text's {text.vocab_size:,} tokens",
         )
     make = experiment.recipe.module(teachers or {}, text.encoder)
     module = initialized(make, experiment.seed, experiment.model.init, experiment.model.n_layers)
@@ -91,6 +93,7 @@ def train(
         schedule=experiment.schedule,
         seed=experiment.seed,
         data_seed=experiment.data_seed,
+        evaluations=len(experiment.evaluate),
     )
     return fit(
         model,

@@ -19,12 +19,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lab.accounting.utilization import Utilization
-from lab.records import Progress
+from lab.data import DataError
+from lab.records import Phase, Progress
 from lab.training.checkpoints import verified
 from lab.training.compilation import CompileDecision, Compiler
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
 from lab.training.parallel.group import SINGLE_PROCESS, Group
+from lab.training.progress.interruptions import Interruptions
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.stopwatch import Stopwatch
 
@@ -49,12 +51,14 @@ class StepCallback(Callback):
             to stop: if one process decides to, all do.
         utilization: converts speed to MFU; None for no MFU.
         compiler: compiles the model's blocks when training starts; None to compile nothing.
+        evaluations: number of evaluations that follow training.
 
     Attributes:
         diverged: whether a value was not finite.
         reason: why the run diverged or stopped.
         train_loss: the last finite training loss, in nats per token.
         validation: the metrics of the last validation with a finite loss; empty before.
+        validations: the number of validations so far, those of earlier attempts included.
         last_losses: training losses of the last steps; their mean has less noise than the last one.
         stopwatch: training time so far.
         peak_memory: peak memory in bytes up to the last checkpoint.
@@ -78,11 +82,13 @@ class StepCallback(Callback):
         group: Group = SINGLE_PROCESS,
         utilization: Utilization | None = None,
         compiler: Compiler | None = None,
+        evaluations: int = 0,
     ) -> None:
         self.diverged = False
         self.reason: str | None = None
         self.train_loss: float | None = None
         self.validation: dict[str, float] = {}
+        self.validations = 0
         self.last_losses: list[float] = []
         self.stopwatch = Stopwatch()
         self.peak_memory = 0
@@ -101,6 +107,9 @@ class StepCallback(Callback):
         self.utilization, self.compiler = utilization, compiler
         self._checkpoint_due = train.checkpoint_minutes * 60
         self._last_report = -math.inf
+        self._phase: Phase = "start-up"
+        self._evaluations = evaluations
+        self._interruptions = Interruptions()
         self._sigterm = signal.getsignal(signal.SIGTERM)
         self._threads = torch.get_num_threads()
 
@@ -125,6 +134,7 @@ class StepCallback(Callback):
             self.kernels_passed_over = {kind: dict(choice.others) for kind, choice in choices.items()}
         if self.compiler is not None:
             self.compiler.start()
+        self.report(trainer.global_step)
         self.stopwatch.start()
 
     def on_train_batch_end(
@@ -146,18 +156,27 @@ class StepCallback(Callback):
         if step == 1 or step % self._train.log_every == 0 or at_end:
             self._record_training(step, result)
         if at_end or (self._validation_interval and step % self._validation_interval == 0):
+            began = time.perf_counter()
+            self.report(step, phase="validation")
             with trainer.precision_plugin.val_step_context():
                 metrics = self._validate()
+            self._interruptions.note("validation", time.perf_counter() - began)
+            self.report(step, phase="training")
             loss = metrics["val/loss"]
             if not math.isfinite(loss):
                 self._diverge(trainer, f"the validation loss is {loss} after step {step}")
                 return
             self.validation = metrics
+            self.validations += 1
             self._record(step, metrics)
         is_stop_requested = not at_end and self._stop is not None and self._stop()
         is_stopping, is_due = self._group.any(is_stop_requested, self.stopwatch.seconds >= self._checkpoint_due)
         if at_end or is_stopping or is_due:
+            began = time.perf_counter()
+            self.report(step, phase="checkpoints")
             self._checkpoint(trainer, step)
+            self._interruptions.note("checkpoints", time.perf_counter() - began)
+            self.report(step, phase="training")
         self.report(step)
         if is_stopping:
             self.reason = f"asked to stop after step {step:,} of {self._train.steps:,}"
@@ -170,19 +189,42 @@ class StepCallback(Callback):
             return "diverged"
         return "finished" if step == self._train.steps else "preempted"
 
-    def report(self, step: int, *, always: bool = False) -> None:
-        """Report the progress, unless the last report was less than REPORT_SECONDS ago."""
-        if self._report is None or not (always or time.monotonic() - self._last_report >= REPORT_SECONDS):
+    def report(self, step: int, *, always: bool = False, phase: Phase = "training") -> None:
+        """Report the progress, unless the last report was of the same phase and less than REPORT_SECONDS ago."""
+        is_due = phase != self._phase or time.monotonic() - self._last_report >= REPORT_SECONDS
+        if self._report is None or not (always or is_due):
             return
+        self._phase = phase
         self._last_report = time.monotonic()
         tokens = step * self._train.tokens_per_step
         speed = self.stopwatch.tokens_per_second
-        self._report(Progress(step, self._train.steps, tokens, loss=self.train_loss, tokens_per_second=speed))
+        self._report(
+            Progress(
+                step,
+                self._train.steps,
+                tokens,
+                loss=self.train_loss,
+                tokens_per_second=speed,
+                phase=phase,
+                evaluations=self._evaluations,
+                seconds_after_steps=self._interruptions.seconds_left(
+                    self._validations_left(step) + (phase == "validation")
+                ),
+            )
+        )
+
+    def _validations_left(self, step: int) -> int:
+        """The validations after this step."""
+        if step >= self._train.steps:
+            return 0
+        interval = self._validation_interval or self._train.steps
+        return -(-self._train.steps // interval) - step // interval
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "train_loss": self.train_loss,
             "validation": self.validation,
+            "validations": self.validations,
             "last_losses": self.last_losses,
             "stopwatch": self.stopwatch.state_dict(),
             "peak_memory": self.peak_memory,
@@ -194,13 +236,14 @@ class StepCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["text_digest"] != self._text_digest:
-            raise ValueError(
+            raise DataError(
                 f"the text has changed since the checkpoint in {self._folder}: its digest was "
                 f"{state_dict['text_digest']}, and is {self._text_digest}"
             )
         self.train_loss = state_dict["train_loss"]
         val_loss = state_dict.get("val_loss")  # in checkpoints of earlier versions
         self.validation = state_dict.get("validation") or ({} if val_loss is None else {"val/loss": val_loss})
+        self.validations = state_dict.get("validations", 0)  # missing in checkpoints of earlier versions
         self.last_losses = list(state_dict["last_losses"])
         self.stopwatch.load_state_dict(state_dict["stopwatch"])
         self.peak_memory = state_dict["peak_memory"]

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,14 @@ def test_restarts_are_counted(tmp_path: Path) -> None:
     run = fake_run(tmp_path)
     run.state = State(status="finished", attempts=3)
     assert "2 restarts or requeues, in 1 run" in report(tmp_path, "softcap")
+
+
+def test_a_run_says_where_its_seconds_went(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    assert run.summary is not None
+    seconds = {"start-up": 6.0, "training": 80.0, "evaluations/recall": 14.0}
+    run.summary = replace(run.summary, seconds=seconds)
+    assert "1.7 min in all: start-up 6 s, training 80 s, evaluations recall 14 s" in report(tmp_path, "softcap")
 
 
 def test_the_front_holds_whom_nobody_beats_on_both(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from components.mixers.base import MixerModule
 from components.registry import forget, register
 from lab.comparison.read.collect import collect
 from lab.dispatch.control.prepare import prepare
@@ -21,7 +24,7 @@ from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.evaluation.evaluate import EvaluationRequest, evaluate, pending_evaluations
 from lab.evaluation.session import ResumableSession
 from lab.planning.plan.build import plan_train
-from lab.records import EvaluationCurve, RunFolder
+from lab.records import EvaluationCurve, Progress, RunFolder
 from lab.training.progress.outcome import Stopped
 from tests.evaluation.conftest import TINY, Done, Trained, files
 
@@ -153,7 +156,7 @@ def test_a_part_whose_line_was_cut_is_done_again(tmp_path: Path) -> None:
     assert ResumableSession(path, "x").compute_part("b", lambda: 1 / 0) == "anew"
 
 
-def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tmp_path: Path) -> None:
+def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tmp_path: Path, lab: Lab) -> None:
     overrides = (
         *TINY,
         *files(trained.text),
@@ -167,11 +170,16 @@ def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tm
         def __call__(self) -> bool:
             return len(computed) == 3
 
-    assert execute(run, train_frozen, stop=DuringThird(), capture=False) == PREEMPTED
+    began = time.monotonic()
+    reported: list[Progress] = []
+    assert execute(run, train_frozen, stop=DuringThird(), capture=False, report=reported.append) == PREEMPTED
+    first = time.monotonic() - began
     assert run.state.reason == "asked to stop while the trained model was evaluated"
     assert run.summary is None, "or the run would count as finished"
     written = (run.path / "evaluations/short.json").stat().st_mtime_ns
+    began = time.monotonic()
     assert execute(run, train_frozen, stop=Stop(), capture=False) == FINISHED
+    both = first + time.monotonic() - began
     assert computed == [0, 1, 2, 3, 4]
     assert (run.path / "evaluations/short.json").stat().st_mtime_ns == written, "done is done"
     assert run.summary is not None
@@ -181,6 +189,50 @@ def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tm
     assert metrics["val/loss"] == trained.bytes.summary.metrics["val/loss"]
     assert metrics["short/loss"] != metrics["val/loss"]
     assert pending_evaluations(run) == {}
+
+    names = ["start-up", "training", "validation", "checkpoints", "evaluations/short", "evaluations/own"]
+    assert sorted(run.summary.seconds) == sorted(names)
+    assert 0.8 * both <= sum(run.summary.seconds.values()) <= both, "they add up to the time of both attempts"
+    assert run.summary.costs["validation_tokens"] == 512
+    texts = [progress.evaluation.text for progress in reported if progress.evaluation]
+    assert texts[0] == "evaluating short, 1 of 2"
+    assert texts[-1] == "evaluating own, 2 of 2, 60%"
+    phases = [phase for phase, _ in itertools.groupby(progress.phase for progress in reported)]
+    expected = ["start-up", "training", "validation", "training", "checkpoints", "training", "evaluations"]
+    assert phases == expected
+
+    root = run.path.parents[2]
+    before = (run.path / "evaluations/short.json").read_bytes()
+    other = ("eval", run.path, "perplexity", "context=16", "--root", root, "--as")
+    refused = lab(*other, "short")
+    assert refused.code == 2
+    assert "in its configuration with other options (context 8 → 16)" in refused.err
+    assert "--as NAME keeps both results, --replace replaces it" in refused.err
+    assert (run.path / "evaluations/short.json").read_bytes() == before
+    assert lab(*other, "longer").code == 0
+    assert lab("eval", run.path, "perplexity", "context=8", "--root", root, "--as", "short").code == 0
+    assert lab(*other, "short", "--replace").code == 0
+    assert json.loads((run.path / "evaluations/short.json").read_text())["options"]["context"] == 16
+    assert run.summary.seconds["training"] > 0, "an evaluation by hand leaves the seconds of the attempts"
+
+
+def test_a_model_without_a_cache_is_refused_before_it_generates(
+    run: RunFolder, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(self: MixerModule, *arguments: object) -> object:
+        raise NotImplementedError("this mixer keeps no cache")
+
+    monkeypatch.setattr(MixerModule, "new_cache", none)
+    root = run.path.parents[2]
+    reason = "the model can't generate from a cache (mixer=attention): NotImplementedError: this mixer keeps no cache"
+    for arguments in (("generation_speed",), ("memorisation", "prompt=4", "continuation=4")):
+        done = lab("eval", run.path, *arguments, "--root", root)
+        assert done.code == 2, done
+        assert f"{arguments[0]}: model.mixer: {reason}" in done.err
+    done = lab("generate", run.path, "The", "--root", root)
+    assert done.code == 2
+    assert f"{reason}; --no-cache generates without one" in done.err
+    assert lab("generate", run.path, "The", "--no-cache", "--max-tokens", "2", "--root", root).code == 0
 
 
 def test_runs_of_a_sweep_are_measured_by_one_command(trained: Trained, run: RunFolder, lab: Lab) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lab.planning.forecast.budget import Budget, BudgetFit, fit_budget
 from lab.planning.forecast.detectable import Detectable, Noise
-from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, passes
+from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, validation_tokens
 from lab.planning.forecast.history import FinishedRun, Hardware
 from lab.planning.forecast.power import smallest_effect
 from lab.planning.plan.build import plan_sweep
@@ -110,7 +110,10 @@ def test_hours_are_this_machines_with_so_many_runs_at_once(workers: int) -> None
 def test_device_hours_add_up_however_many_run_at_once() -> None:
     found = fitted("1gpuh", GPU, parallel=5)
     choice = found.choices[0]
-    seconds = sum(passes(run.experiment) * run.costs.flops_per_token for run in by_hand(2, choice.tokens))
+    seconds = sum(
+        (run.tokens + validation_tokens(run.experiment) / 3) * run.costs.flops_per_token
+        for run in by_hand(2, choice.tokens)
+    )
     first = shipped().runs[0].costs.flops_per_token
     assert choice.used == pytest.approx(seconds / (2000 * first) / 3600, rel=0.03)
     assert choice.tokens > 100 * 2048

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.composition.compose import compose
-from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, estimates, passes
+from lab.planning.forecast.estimate import Speeds, at_tokens, estimate, estimates, validation_tokens
 from lab.planning.forecast.history import FinishedRun, Hardware, finished_runs
 from lab.planning.plan.workload import workload_of
 from lab.records import RunRecord, Workload, write_json
@@ -111,12 +111,15 @@ def test_memory_is_what_training_state_and_activations_take() -> None:
 def test_time_counts_training_and_a_third_for_each_token_validated_on() -> None:
     experiment = compose("gemma2_tiny", ["train.tokens=100k", "validation.every=20480", "validation.tokens=6000"])
     steps = -(-100_000 // 2048)
-    assert passes(experiment.experiment) == steps * 2048 + 5 * 6000 / 3
+    assert validation_tokens(experiment.experiment) == 5 * 6000
+    assert experiment.experiment.train.steps == steps
     at_end = compose("gemma2_tiny", ["train.tokens=100k", "validation.every=null", "validation.tokens=6000"])
-    assert passes(at_end.experiment) == steps * 2048 + 6000 / 3
+    assert validation_tokens(at_end.experiment) == 6000
     run = shipped().arms["mha"][0]
     found = estimate(run, Speeds([measured("mha", 2000)], HERE))
-    assert found.seconds == pytest.approx(passes(run.experiment) / 2000)
+    assert found.seconds == pytest.approx((run.tokens + validation_tokens(run.experiment) / 3) / 2000)
+    assert found.parts.keys() == {"training", "validation"}
+    assert found.left_out == ("start-up",)
     everything = estimates(shipped().runs, Speeds([measured("mha", 2000)], HERE))
     assert set(everything) == {run.identity for run in shipped().runs}
     assert everything[run.identity] == found

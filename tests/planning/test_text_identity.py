@@ -29,7 +29,7 @@ arms: {a: {}, b: {model/softcap: none}}
 
 def write_text(folder: Path, word: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"text": f"{word} number {number}"}) for number in range(60)]
+    rows = [json.dumps({"text": f"{word} number {number}. " * 20}) for number in range(60)]
     (folder / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
 
 

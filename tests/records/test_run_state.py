@@ -34,7 +34,7 @@ def test_a_missing_state_is_queued(tmp_path: Path) -> None:
         "[]",
         "{}",
         "[" * 100_000,
-        '{"version": 2}',
+        '{"version": 3}',
         '{"version": 1, "colour": "red"}',
         '{"version": 1, "failure": "odd"}',
     ],

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from lab.cli import completion
-from lab.cli.options import json_option, max_parallel_option, root_option, threads_option
+from lab.cli.options import json_option, launcher_option, max_parallel_option, on_option, root_option, threads_option
 
 if TYPE_CHECKING:
     from lab.planning.forecast.budget import Budget
     from lab.planning.forecast.history import FinishedRun, Hardware
     from lab.planning.plan.model import Plan
+    from lab.planning.requirements.placement import Placement
     from lab.planning.show.preview import PlanPreview
     from lab.records import RunFolder
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 @click.argument("overrides", nargs=-1, shell_complete=completion.overrides)
 @click.option("--budget", metavar="AMOUNT", help="Show what fits into 200gpuh, 16cpuh, 2h, 90m or 1e18flops.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the frozen plan for `lab submit`.")
+@on_option("Check what this launcher needs: local, slurm, or the launcher of an installed package.")
+@launcher_option
 @max_parallel_option
 @threads_option
 @click.option("--flops", is_flag=True, help="Also show FLOPs per token by other conventions: 6N, PaLM, full attention.")
@@ -35,6 +38,8 @@ def command(
     overrides: tuple[str, ...],
     budget: str | None,
     save: Path | None,
+    where: str | None,
+    settings: str | None,
     max_parallel: int | None,
     threads: int | None,
     flops: bool,
@@ -44,14 +49,24 @@ def command(
 ) -> None:
     """Show what SWEEP would run, what it costs, and whether its arms can be compared.
 
-    OVERRIDES apply to every arm. Nothing is created except the file of --save.
+    OVERRIDES apply to every arm; launcher.KEY=VALUE sets an option of the launcher. Nothing is created except the file
+    of --save. Times are those on this machine.
     """
+    from lab.dispatch.control.choose import choose
+    from lab.dispatch.launchers.options import split
     from lab.planning.forecast.budget import Budget
     from lab.planning.plan.build import plan_sweep
+    from lab.planning.requirements.machine import check_placement
+    from lab.planning.requirements.placement import Placement
 
+    overrides, launcher_overrides = split(overrides)
+    flags = {"--launcher": settings, "--max-parallel": max_parallel, "--threads": threads}
+    chosen = choose(where or "local", launcher_overrides, flags)
+    placement = Placement() if where is None else chosen.placement
     amount = Budget.parse(budget) if budget is not None else None
     plan = plan_sweep(sweep, overrides, root=root)
-    preview = _preview(plan, root, amount, max_parallel, threads)
+    check_placement(plan, placement)
+    preview = _preview(plan, root, amount, max_parallel, threads, placement)
     if save is not None:
         from lab.planning.plan.plan_file import write_plan
 
@@ -75,7 +90,12 @@ def command(
 
 
 def _preview(
-    plan: Plan, root: Path, budget: Budget | None, max_parallel: int | None, threads: int | None
+    plan: Plan,
+    root: Path,
+    budget: Budget | None,
+    max_parallel: int | None,
+    threads: int | None,
+    placement: Placement,
 ) -> PlanPreview:
     """The plan, with the status, time and detectable differences of its runs under this root, on this machine."""
     from lab.dispatch.launchers.local.machine import available_gpus, divide_machine
@@ -84,6 +104,7 @@ def _preview(
     from lab.planning.forecast.detectable import detectable
     from lab.planning.forecast.estimate import Speeds, estimates
     from lab.planning.forecast.history import finished_runs
+    from lab.planning.requirements.unchecked import unchecked
     from lab.planning.show.preview import PlanPreview
 
     past = finished_runs(root)
@@ -113,6 +134,7 @@ def _preview(
         pool.workers,
         affordable,
         _edited(plan, runs),
+        unchecked=tuple(unchecked(plan, placement)),
     )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     shell_complete=completion.evaluation,
 )
 @click.option("--as", "save_as", help="Name of the result below evaluations/.  [default: EVALUATOR]")
+@click.option("--replace", "replaces", is_flag=True, help="Replace a configured evaluation that has other options.")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for pictures that compare all RUNs.")
 @accelerator_option
 @root_option
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 def command(
     arguments: tuple[str, ...],
     save_as: str | None,
+    replaces: bool,
     out: Path | None,
     accelerator: Accelerator,
     root: Path,
@@ -44,6 +46,9 @@ def command(
     The name of a sweep stands for its finished runs. Set the evaluator's options with OPTION=VALUE, such as
     context=64, and another corpus with data/corpus=files 'data.corpus.paths=[x.txt]'. `lab list evaluators` lists all
     evaluators and options.
+
+    A result of the same name is replaced, unless the run's configuration lists it with other options: then name the
+    new one with --as, or replace it with --replace.
 
     Without EVALUATOR, each run gets the evaluations that its configuration lists under `evaluate` and that it hasn't
     had yet.
@@ -66,7 +71,7 @@ def command(
             else {save_as or named_request.evaluator.name: named_request}
         )
         for name, request in requests.items():
-            evaluated = evaluate_with_progress(run, name, request, accelerator)
+            evaluated = evaluate_with_progress(run, name, request, accelerator, replaces=replaces)
             records.append(evaluated.record)
             outputs.append((run.name, evaluated.output))
             if not as_json:

@@ -19,12 +19,13 @@ LINES_SECONDS = 10.0
 
 
 def evaluate_with_progress(
-    run: RunFolder, name: str, request: EvaluationRequest, accelerator: Accelerator
+    run: RunFolder, name: str, request: EvaluationRequest, accelerator: Accelerator, *, replaces: bool = False
 ) -> SavedEvaluation:
     """Evaluate a run with a progress bar, and save the result in its folder.
 
     Args:
         name: of the result below the run's `evaluations/`.
+        replaces: replace an evaluation of the run's configuration that has other options.
     Raises:
         RequestError: the run is being trained, or can't be evaluated as requested.
     """
@@ -55,4 +56,12 @@ def evaluate_with_progress(
                 last_line = time.monotonic()
                 console.print(f"{label}: {done:,} of {total:,}", markup=False, highlight=False, soft_wrap=True)
 
-        return evaluate(run, request, accelerator=accelerator, save_as=name, report=report, writing=writing(run.path))
+        return evaluate(
+            run,
+            request,
+            accelerator=accelerator,
+            save_as=name,
+            report=report,
+            writing=writing(run.path),
+            replaces=replaces,
+        )

@@ -71,6 +71,7 @@ def command(
     from components.cache import CacheFailure
     from components.generation import Sampling, generate_batch
     from components.registry import OptionError
+    from lab.evaluation.cached_decoding import check_cached_decoding
     from lab.evaluation.imported import missing_special_tokens
     from lab.evaluation.load import load_model
     from lab.records import resolve
@@ -82,6 +83,11 @@ def command(
     loaded = load_model(resolve(root, run), accelerator)
     if (note := missing_special_tokens(loaded.run)) is not None:
         click.echo(f"note: {note}", err=True)
+    if cache:
+        try:
+            check_cached_decoding(loaded.model)
+        except RequestError as error:
+            raise error.with_fix("--no-cache generates without one") from None
     encoder, context = loaded.encoder, loaded.experiment.train.context
     if no_bos and encoder.bos is None:
         raise RequestError("--no-bos has no effect: the run's tokenizer has no begin token")

@@ -64,8 +64,11 @@ def command(
     from lab.dispatch.launchers.base import Request
     from lab.dispatch.launchers.local.launcher import LocalLauncher, LocalOptions
     from lab.dispatch.status.display import SweepDisplay
+    from lab.planning.requirements.machine import check_placement
     from lab.terminal import plain_console
 
+    launcher = LocalLauncher(LocalOptions(max_parallel=1, threads=threads))
+    check_placement(planned, launcher.placement)
     submission = prepare(planned.runs, root, retry_failed=True, any_code=any_code)
     run = submission.order[0]
     for warning in submission.warnings():
@@ -74,7 +77,6 @@ def command(
         click.echo(f"{submission.describe()}: {run.path}")
     else:
         with SweepDisplay([run], console=plain_console()):
-            launcher = LocalLauncher(LocalOptions(max_parallel=1, threads=threads))
             launcher.send(Request(root, (run,), retry_failed=True))
     sys.exit(_conclude(run))
 

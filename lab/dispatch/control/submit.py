@@ -14,6 +14,7 @@ from lab.dispatch.launchers.base import Continuation, Launcher, Preview, Request
 from lab.dispatch.status.cluster_view import Watch
 from lab.dispatch.status.display import SweepDisplay
 from lab.planning.plan.model import Plan
+from lab.planning.requirements.machine import check_placement
 from lab.records import RunFolder, survey
 
 Print = Callable[[str], None]
@@ -56,6 +57,7 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
     """
     planned = _planned(plan, root, options)
     if planned.runs:
+        check_placement(plan, launcher.placement)
         launcher.check(planned)
     stages = Stages(plan, root, reselect=options.reselect, retry_failed=options.retry_failed, any_code=options.any_code)
     submission = stages.next()

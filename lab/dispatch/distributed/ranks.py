@@ -95,7 +95,7 @@ def train_part(
     """This process's part of training the run's frozen configuration."""
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
-    from lab.dispatch.worker.post_training_evaluation import conclusion
+    from lab.dispatch.worker.post_training_evaluation import conclusion, with_evaluation_seconds
     from lab.dispatch.worker.teachers import load_teachers
     from lab.training import environment
     from lab.training.loop import train
@@ -111,12 +111,12 @@ def train_part(
             run.add_provenance(environment.facts(device))
             run.add_provenance({"processes": world.size, "nodes": world.nodes, "strategy": strategy})
         with connected(world, device, store):
-            conclude = conclusion(run, experiment.train.accelerator, stop) if world.first else None
+            conclude = conclusion(run, experiment.train.accelerator, stop, report) if world.first else None
             return train(
                 experiment,
                 run.path,
                 teachers=teachers,
-                report=report,
+                report=with_evaluation_seconds(run, experiment.evaluate, report),
                 stop=stop,
                 world=world,
                 conclude=conclude,

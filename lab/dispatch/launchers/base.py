@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from lab.planning.requirements.placement import Placement
 from lab.records import Failure, RunFolder, Status
 from lab.refusals import Finding, RequestError
 
@@ -200,6 +201,7 @@ class Launcher(ABC):
     Attributes:
         name: in the registry, as `--on NAME` takes it.
         foreground: whether `send` returns only when the runs have ended.
+        is_here: whether runs are trained on this machine.
         Options: a dataclass; `launcher.KEY=VALUE` sets its fields.
         flags: command-line flags that only some launchers support: `--threads N` sets the option `threads`,
             `--launcher NAME` chooses a file of settings, `--show-sbatch` calls `preview`, `--jobs N` is for `doctor`.
@@ -209,6 +211,7 @@ class Launcher(ABC):
 
     name: ClassVar[str]
     foreground: ClassVar[bool] = False
+    is_here: ClassVar[bool] = False
     Options: ClassVar[type]
     flags: ClassVar[frozenset[str]] = frozenset()
     alternatives: ClassVar[Mapping[str, str]] = {}
@@ -227,6 +230,11 @@ class Launcher(ABC):
     def option_names(cls) -> tuple[str, ...]:
         """The keys of `launcher.KEY=VALUE`."""
         return tuple(option.name for option in dataclasses.fields(cls.Options))
+
+    @property
+    def placement(self) -> Placement:
+        """Where it trains runs."""
+        return Placement(is_here=self.is_here)
 
     @abstractmethod
     def check(self, request: Request) -> None:

@@ -43,7 +43,7 @@ class SweepDisplay:
         self._join = join
         self._console = console or plain_console()
         self._ended: dict[RunFolder, StatusRow] = {}
-        self._printed: dict[str, tuple[Status, int, int]] = {}
+        self._printed: dict[str, tuple[Status, int, int, str | None]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: Live | None = None
@@ -92,10 +92,10 @@ class SweepDisplay:
         return Group(table(visible_rows, self._console.width), Text(totals(rows)), *map(trouble, troubles))
 
     def changes(self) -> list[str]:
-        """A line for each run with a new status, attempt or quarter of its steps since the last call."""
+        """A line for each run with a new status, attempt, quarter of its steps or evaluation since the last call."""
         lines = []
         for row in self.rows():
-            now = (row.status, row.attempts, int(4 * share(row)))
+            now = (row.status, row.attempts, int(4 * share(row)), row.evaluation)
             if now != self._printed.get(row.run):
                 lines.append(line(row))
             self._printed[row.run] = now

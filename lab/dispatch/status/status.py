@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lab.dispatch.worker.claim import holder
-from lab.records import STATUSES, Failure, RunFolder, RunSnapshot, State, Status
+from lab.records import STATUSES, Failure, Phase, RunFolder, RunSnapshot, State, Status
 
 VERSION = 1
 
@@ -28,7 +28,13 @@ class StatusRow:
         status: as in its state file, but `lost` if that says running and no worker runs it.
         heartbeat_age: seconds since the last heartbeat; None before the first.
         loss: of the last known step, in nats per token.
-        eta: remaining seconds of training; None unless it is running.
+        eta: remaining seconds, with validation, checkpoints and evaluations; None unless it is running and all of them
+            are known.
+        training_eta: the same without evaluations.
+        phase: what a running run is doing: start-up, training, validation, checkpoints or evaluations.
+        evaluation, evaluation_number, evaluation_done: the current evaluation, its number from 1, and the share of it
+            that is done; None if there is none.
+        evaluations: the number of evaluations at the end of the run; None if it isn't known.
         job: the launcher's id of the job that runs or last ran it, or None.
         job_state: in the launcher's words; None if unknown.
         waits_for: why it waits to be run, in the launcher's words (Priority, Resources, …), or None.
@@ -55,6 +61,12 @@ class StatusRow:
     job: str | None = None
     job_state: str | None = None
     waits_for: str | None = None
+    training_eta: float | None = None
+    phase: Phase | None = None
+    evaluation: str | None = None
+    evaluation_number: int | None = None
+    evaluation_done: float | None = None
+    evaluations: int | None = None
 
     @property
     def open(self) -> bool:
@@ -77,6 +89,7 @@ def row_from(snapshot: RunSnapshot) -> StatusRow:
     """The row of a run whose record and state have just been read."""
     run, record, state = snapshot.run, snapshot.record, live(snapshot.run, snapshot.state)
     progress = state.progress
+    evaluation = progress.evaluation if progress else None
     running = state.status == "running"
     return StatusRow(
         run=run.name,
@@ -97,6 +110,12 @@ def row_from(snapshot: RunSnapshot) -> StatusRow:
         loss=progress.loss if progress else None,
         tokens_per_second=progress.tokens_per_second if progress and running else None,
         eta=state.eta() if running else None,
+        training_eta=state.training_eta() if running else None,
+        phase=(progress.phase if progress else "start-up") if running else None,
+        evaluation=evaluation.name if evaluation and running else None,
+        evaluation_number=evaluation.number if evaluation and running else None,
+        evaluation_done=evaluation.done if evaluation and running else None,
+        evaluations=progress.evaluations if progress else None,
     )
 
 

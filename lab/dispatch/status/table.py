@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.dispatch.status.status import StatusRow, counts
-from lab.records import Failure, Status
+from lab.records import Failure, Phase, Status
 from lab.terminal import WIDE, plain_console
 from lab.units import plural
 
@@ -44,6 +44,13 @@ FAILURES: dict[Failure, str] = {
 
 MOST_ROWS = 200
 """A longer table takes seconds to lay out."""
+
+_ACTIVITIES: dict[Phase | str, str] = {
+    "start-up": "starting",
+    "validation": "validating",
+    "checkpoints": "writing a checkpoint",
+}
+"""Phase → what the run is doing."""
 
 _TROUBLES = ("failed", "lost", "diverged", "blocked")
 _WIDE = 115  # columns of a screen that is wide enough for the full table
@@ -121,7 +128,7 @@ def _columns(row: StatusRow) -> list[Text | ProgressBar]:
         Text(f"{row.step:,}/{row.steps:,}" if row.step is not None else ""),
         Text(_number(row.loss, ".4f")),
         Text(_number(row.tokens_per_second, ",.0f")),
-        Text(duration(row.eta) if row.eta is not None else ""),
+        Text(_to_go(row) or ""),
         Text(_now(row)),
     ]
 
@@ -133,8 +140,8 @@ def _words(row: StatusRow) -> list[str]:
         words.append(f"{row.step:,}/{row.steps:,}")
     if row.tokens_per_second is not None:
         words.append(f"{_number(row.tokens_per_second, ',.0f')} tok/s")
-    if row.eta is not None:
-        words.append(f"{duration(row.eta)} to go")
+    if left := _to_go(row):
+        words.append(f"{left} to go")
     if row.loss is not None and row.status in ("finished", "diverged"):
         words.append(f"loss {row.loss:.4f}")
     now = _now(row)
@@ -144,10 +151,28 @@ def _words(row: StatusRow) -> list[str]:
 def _now(row: StatusRow) -> str:
     """A few words on a run: its last heartbeat, why it waits, or its kind of failure."""
     if row.status == "running":
-        return f"seen {duration(row.heartbeat_age)} ago" if row.heartbeat_age is not None else ""
+        seen = f"seen {duration(row.heartbeat_age)} ago" if row.heartbeat_age is not None else ""
+        return ", ".join(part for part in (_activity(row), seen) if part)
     if row.status in ("failed", "lost") or row.failure == "other_code":
         return FAILURES[row.failure] if row.failure else ""
     return row.waits_for or ""
+
+
+def _activity(row: StatusRow) -> str:
+    """What a running run is doing, if it isn't a step of training: `evaluating recall, 2 of 3, 40%`."""
+    if row.evaluation is not None:
+        share = "" if row.evaluation_done is None else f", {row.evaluation_done:.0%}"
+        return f"evaluating {row.evaluation}, {row.evaluation_number} of {row.evaluations}{share}"
+    return _ACTIVITIES.get(row.phase or "training", "")
+
+
+def _to_go(row: StatusRow) -> str | None:
+    """The time to go; if that of evaluations isn't known, the time until they begin, and how many they are."""
+    if row.eta is not None:
+        return duration(row.eta)
+    if row.training_eta is None or row.evaluation is not None:
+        return None
+    return f"{duration(row.training_eta)} + {plural(row.evaluations or 0, 'evaluation')}"
 
 
 def line(row: StatusRow) -> str:
@@ -163,8 +188,10 @@ def line(row: StatusRow) -> str:
         parts.append(f"loss {row.loss:.4f}")
     if row.tokens_per_second is not None:
         parts.append(f"{_number(row.tokens_per_second, ',.0f')} tokens/s")
-    if row.eta is not None:
-        parts.append(f"{duration(row.eta)} to go")
+    if left := _to_go(row):
+        parts.append(f"{left} to go")
+    if activity := _activity(row):
+        parts.append(activity)
     if row.status != "running":
         parts += [part for part in (_now(row), row.reason) if part]
     return "  ".join(parts)

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lab.dispatch.control import cancel, dependencies, provenance
@@ -16,6 +17,7 @@ from lab.dispatch.worker.heartbeat import Heartbeat
 from lab.dispatch.worker.log import RunLog
 from lab.records import CONFIG, RUN_FILE, Progress, RunFolder, State, Status
 from lab.training.progress.outcome import Outcome
+from lab.training.progress.phase_clock import PhaseClock
 
 FINISHED, FAILED, DIVERGED, HELD, BLOCKED, REFUSED, PREEMPTED = 0, 1, 3, 4, 5, 6, 75
 """Exit codes of a worker.
@@ -90,6 +92,7 @@ def execute(
     Raises:
         OSError: the folder can't be written. The run is shown as lost once this process has ended.
     """
+    began = time.monotonic()
     claim = Claim.take(run.path)
     if claim is None:
         return HELD
@@ -117,13 +120,15 @@ def execute(
         attempts=state.attempts + 1,
         host=socket.gethostname(),
         pid=os.getpid(),
-        progress=state.progress,
+        progress=None if state.progress is None else replace(state.progress, phase="start-up", evaluation=None),
+        seconds=state.seconds,
     )
+    clock = PhaseClock(state.seconds, since=began)
     lost = on_lost or (lambda: stop.request("another worker has taken the run over"))
     title = f"attempt {state.attempts} on {state.host}, process {state.pid}"
     with (
         RunLog(run.path / "log.txt", title, capture=capture) as log,
-        Heartbeat(run, claim, state, lost, stop.request) as heartbeat,
+        Heartbeat(run, claim, state, lost, stop.request, clock) as heartbeat,
     ):
         code = _attempt(run, train, stop, log, heartbeat, report)
     if heartbeat.lost:
@@ -140,6 +145,8 @@ def adopt_result(run: RunFolder) -> State:
     state, summary = run.state, run.summary
     if not state.ended and summary is not None and summary.result is not None:
         state = state.replace(status=summary.result, reason=summary.reason, failure=None)
+        if state.seconds and not summary.seconds:
+            run.summary = replace(summary, seconds=state.seconds)
         run.state = state
     return state
 
@@ -158,6 +165,7 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: H
             run.add_provenance(provenance.of_process())
             outcome = train(run, note, stop)
             run.add_provenance(outcome.summary.provenance)
+            _add_seconds(run, outcome, heartbeat)
     except KeyboardInterrupt:
         outcome = Outcome("preempted", "interrupted from the keyboard")
     # A run that calls sys.exit() must not end its worker.
@@ -176,6 +184,15 @@ def _attempt(run: RunFolder, train: Train, stop: Stop, log: RunLog, heartbeat: H
     log.line(f"{status} after {time.monotonic() - began:.1f} s" + (f": {reason}" if reason else ""))
     heartbeat.end(status, reason)
     return _code(heartbeat.state)
+
+
+def _add_seconds(run: RunFolder, outcome: Outcome, heartbeat: Heartbeat) -> None:
+    """Write into the summary where the seconds went. Training wrote the summary, and knows its own part alone."""
+    if outcome.status == "preempted" or heartbeat.lost:
+        return
+    summary = run.summary
+    if summary is not None:
+        run.summary = replace(summary, seconds=heartbeat.seconds())
 
 
 def _code(state: State) -> int:

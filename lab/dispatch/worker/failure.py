@@ -61,8 +61,9 @@ def classify(error: BaseException) -> Failure:
 
 
 def reason(error: BaseException, longest: int = 300) -> str:
-    """The exception in one line of at most `longest` characters."""
-    text = str(error) if isinstance(error, PeerFailure) else "".join(traceback.format_exception_only(error))
+    """The exception in one line of at most `longest` characters; a refusal's message alone."""
+    is_message = isinstance(error, PeerFailure | RequestError | OptionError)
+    text = str(error) if is_message else "".join(traceback.format_exception_only(error))
     lines = text.strip().splitlines()
     head = lines[0] if lines else type(error).__name__
     return head if len(head) <= longest else head[: longest - 1] + "…"

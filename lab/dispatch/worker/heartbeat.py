@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from lab.dispatch.control.cancel import requested
 from lab.dispatch.worker.claim import Claim
 from lab.records import Failure, Progress, RunFolder, State, Status
+from lab.training.progress.phase_clock import PhaseClock
 
 INTERVAL = 2.0  # seconds between heartbeats
 
@@ -26,6 +27,7 @@ class Heartbeat:
         state: the first state, which is written on entry.
         on_lost: called once from the thread when another process has taken the run over. Nothing is written after that.
         on_cancel: called once from the thread, with the reason, when a user has cancelled the run.
+        clock: counts the seconds of each phase, which the state has.
 
     Attributes:
         state: the newest state.
@@ -39,7 +41,9 @@ class Heartbeat:
         state: State,
         on_lost: Callable[[], None],
         on_cancel: Callable[[str], None] = lambda reason: None,
+        clock: PhaseClock | None = None,
     ) -> None:
+        self._clock = clock or PhaseClock(state.seconds)
         self.state = state
         self.lost = False
         self._run = run
@@ -62,7 +66,13 @@ class Heartbeat:
     def progress(self, progress: Progress) -> None:
         """Set the progress, which the next heartbeat writes. Cheap enough to call at every step."""
         with self._lock:
+            self._clock.note(progress)
             self.state = self.state.replace(progress=progress)
+
+    def seconds(self) -> Mapping[str, float]:
+        """Phase → seconds of all attempts up to now."""
+        with self._lock:
+            return self._clock.seconds()
 
     def end(self, status: Status, reason: str | None, failure: Failure | None = None) -> None:
         """Write how the attempt ended."""
@@ -73,7 +83,7 @@ class Heartbeat:
     def _write(self) -> None:
         with self._lock:
             if not self.lost:
-                self.state = self.state.replace(heartbeat=time.time())
+                self.state = self.state.replace(heartbeat=time.time(), seconds=self._clock.seconds())
                 self._run.state = self.state
 
     def _beat(self) -> None:

@@ -66,7 +66,7 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
     """Train the run's frozen configuration. It is never recomposed, so edits of its sources don't change it."""
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
-    from lab.dispatch.worker.post_training_evaluation import conclusion
+    from lab.dispatch.worker.post_training_evaluation import conclusion, with_evaluation_seconds
     from lab.dispatch.worker.teachers import load_teachers
     from lab.training import environment
     from lab.training.loop import train
@@ -81,12 +81,12 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
         device = environment.device_of(experiment.train.accelerator)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         run.add_provenance({"device": name, "threads": torch.get_num_threads()})
-        conclude = conclusion(run, experiment.train.accelerator, stop)
+        conclude = conclusion(run, experiment.train.accelerator, stop, report)
         return train(
             experiment,
             run.path,
             teachers=teachers,
-            report=report,
+            report=with_evaluation_seconds(run, experiment.evaluate, report),
             stop=stop,
             conclude=conclude,
             text_digest=run.record.text,

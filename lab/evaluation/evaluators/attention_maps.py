@@ -13,6 +13,7 @@ from lab.evaluation.measure.attention_probe import attention_layers
 from lab.evaluation.measure.windows import local_windows
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
+from lab.training.evaluator_needs import EvaluatorNeeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,9 +89,21 @@ class AttentionMaps(Evaluator):
         for head in self.heads or ():
             if not 0 <= head < n_heads:
                 raise OptionError("heads", f"{head} is not among the {n_heads} heads of these layers, from 0")
-        limit, context = model.max_context, self.context or experiment.train.context
-        if self.text is None and limit is not None and limit < context:
-            raise OptionError("context", f"{context:,} tokens are beyond the model's {limit:,} positions")
+
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        if self.text is not None:
+            return EvaluatorNeeds()
+        context = {"context": self.context or experiment.train.context}
+        return EvaluatorNeeds(positions=context, held_out=context)
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        names = ["entropy", "first_token_mass", "distance"]
+        if self.window is not None or local_windows(experiment.model):
+            names.append("beyond_window_mass")
+        attentions = [layer.attention for layer in experiment.model.layers]
+        if any(attention is not None and attention.heads.sinks for attention in attentions):
+            names.append("sink_mass")
+        return tuple(names)
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         from lab.evaluation import pictures

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
 from lab.accounting.reach import reach
-from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.evaluation.measure.windows import local_windows
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
+from lab.training.evaluator_needs import EvaluatorNeeds
 
 if TYPE_CHECKING:
     from components.architecture import Architecture
@@ -99,14 +100,22 @@ class Context(Evaluator):
         if ranges.window is not None and ranges.reach is not None and ranges.reach < ranges.window:
             option = "window" if self.reach is None else "reach"
             raise OptionError(option, f"a reach of {ranges.reach:,} is less than the window of {ranges.window:,}")
-        for option, length in (("context", self.context), *(("contexts", length) for length in self.contexts or ())):
-            if length is not None:
-                refuse_beyond_positions(experiment, option, length)
+
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        lengths = {} if self.context is None else {"context": self.context}
+        if self.contexts is not None:
+            lengths["contexts"] = max(self.contexts)
+        return EvaluatorNeeds(positions=lengths, held_out={"contexts": max(self._lengths(experiment))})
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        ranges, lengths = self._ranges(experiment), self._lengths(experiment)
+        full = ["full_loss"] if min(lengths) <= ranges.context else []
+        return (*(f"{name}_loss" for name in ranges.buckets(lengths)), *full, "targets")
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         experiment, text = subject.loaded.experiment, subject.text.validation
         ranges = self._ranges(experiment)
-        lengths = self.contexts or _lengths(ranges, experiment.model.max_context)
+        lengths = self._lengths(experiment)
         available = len(text) - max(lengths)
         if available < 1:
             raise RequestError(
@@ -129,6 +138,9 @@ class Context(Evaluator):
                 done = count * sum(shorter for shorter in losses if shorter < length) + len(losses[length]) * length
                 session.progress(done, total, f"context {length:,}")
         return _output(losses, ranges)
+
+    def _lengths(self, experiment: Experiment) -> tuple[int, ...]:
+        return self.contexts or _lengths(self._ranges(experiment), experiment.model.max_context)
 
     def _ranges(self, experiment: Experiment) -> Ranges:
         architecture = experiment.model

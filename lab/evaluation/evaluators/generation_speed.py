@@ -8,8 +8,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from components.registry import OptionError, register
-from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.records import EvaluationCurve
+from lab.training.evaluator_needs import EvaluatorNeeds
 from lab.training.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class GenerationSpeed(Evaluator):
         seed: the random seed of the prompts.
     """
 
+    generates = True
+
     batches: tuple[int, ...] = (1, 16)
     contexts: tuple[int, ...] = (512, 2048)
     tokens: int = 32
@@ -57,8 +60,15 @@ class GenerationSpeed(Evaluator):
         self.need_at_least(2, "tokens")
         self.need_at_least(1, "repeats")
 
-    def check(self, experiment: Experiment) -> None:
-        refuse_beyond_positions(experiment, "contexts", max(self.contexts) + self.tokens)
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        return EvaluatorNeeds(positions={"contexts": max(self.contexts) + self.tokens})
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        return tuple(
+            f"b{batch}_c{context}/{metric}"
+            for batch, context in product(self.batches, self.contexts)
+            for metric in (*(metric for _, metric, _ in CURVES), "cache_formula_bytes")
+        )
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         import torch

@@ -41,8 +41,10 @@ class InferenceWindow(HeldOut):
             raise OptionError("windows", f"must be at least one, each once, got {list(self.windows)}")
 
     def check(self, experiment: Experiment) -> None:
-        super().check(experiment)
         with_window(experiment.model, 1)
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        return ("loss", *(f"window_{window}_loss" for window in self._windows(experiment.model)))
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         model, batches = subject.loaded.model, self.batches(subject)

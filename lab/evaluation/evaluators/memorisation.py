@@ -10,6 +10,7 @@ from lab.data.batches import Batches
 from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
+from lab.training.evaluator_needs import EvaluatorNeeds
 from lab.training.experiment import Experiment
 
 Tokens = npt.NDArray[np.int64]
@@ -40,6 +41,7 @@ class Memorisation(Evaluator):
     """
 
     reads_text = True
+    generates = True
 
     samples: int = 1000
     prompt: int = 50
@@ -65,6 +67,13 @@ class Memorisation(Evaluator):
                 f"{self.prompt:,} tokens of prompt and {self.continuation:,} more are beyond the {longest:,} of a "
                 "training window",
             )
+
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        return EvaluatorNeeds(positions={"continuation": self.prompt + self.continuation})
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        shares = (f"{how}_{what}" for how in ("exactly", "approximately") for what in ("memorised", "low", "high"))
+        return (*shares, "samples")
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         from components.generation import Sampling, generate_batch

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from components.registry import register
 from lab.evaluation.base import EvaluationOutput, Session, Subject
 from lab.evaluation.measure.heldout import HeldOut, measure
+
+if TYPE_CHECKING:
+    from lab.training.experiment import Experiment
 
 
 @register("perplexity")
@@ -22,6 +26,9 @@ class Perplexity(HeldOut):
         context: length of a window in tokens; None for the run's training context.
         batch: windows per forward pass; None for the number of sequences in a forward pass of training.
     """
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        return ("loss", "perplexity", "bits_per_byte", "tokens")
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         from lab.training.data.validation import bits_per_byte  # imported here because it loads Lightning

@@ -64,6 +64,10 @@ class Recall(Evaluator):
     def check(self, experiment: Experiment) -> None:
         self._cases(experiment)
 
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        own = (f"{case.name}/accuracy" for case in self._cases(experiment))
+        return (*own, "accuracy", "item_accuracy", "near_accuracy", "far_accuracy", "chance")
+
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         loaded = subject.loaded
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.registry import OptionError, register
 from lab.data.shards import prepare
@@ -12,6 +12,9 @@ from lab.evaluation.base import EvaluationOutput, LoadedRun, Session, Subject
 from lab.evaluation.measure.heldout import HeldOut
 from lab.evaluation.measure.spikes import MIN_HISTORY, ends_low, rolling_means, spikes
 from lab.records import EvaluationCurve
+
+if TYPE_CHECKING:
+    from lab.training.experiment import Experiment
 
 CURVES = ("loss", "grad_norm")
 
@@ -50,6 +53,18 @@ class Stability(HeldOut):
         for option in ("deviations", "margin"):
             if getattr(self, option) < 0:
                 raise OptionError(option, f"must be 0 or above, got {getattr(self, option):g}")
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        train = experiment.train
+        recorded = 1 + train.steps // train.log_every + (train.steps % train.log_every > 0)
+        names = [f"{curve}_spikes" for curve in CURVES] if recorded > MIN_HISTORY else []
+        names += ["largest_activation_rms"]
+        if getattr(experiment.optimizer, "lr", None) is not None:
+            names.append("stable_lr")
+        attentions = [layer.attention for layer in experiment.model.layers if layer.attention is not None]
+        names += ["largest_attention_logit"] if attentions else []
+        names += ["largest_capped_logit"] if any(attention.cap is not None for attention in attentions) else []
+        return tuple(names)
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         from lab.evaluation.measure.magnitudes import batch_magnitudes, combine_batches

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from components.registry import OptionError, register
-from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.refusals import RequestError, one_line
+from lab.training.evaluator_needs import EvaluatorNeeds
 from lab.training.experiment import Experiment
 
 _NAMES = {"acc": "accuracy", "acc_norm": "normalised_accuracy", "acc_mutual_info": "mutual_information_accuracy"}
@@ -51,8 +52,12 @@ class Tasks(Evaluator):
         for option, least in (("few_shot", 0), ("limit", 1), ("context", 2), ("batch", 1)):
             self.need_at_least(least, option)
 
-    def check(self, experiment: Experiment) -> None:
-        refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        return EvaluatorNeeds(
+            positions={"context": self.context or experiment.train.context},
+            files=tuple(("tasks", Path(name)) for name in self.tasks if _is_file(name)),
+            modules={"lm_eval": "tasks"},
+        )
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         library = _library()

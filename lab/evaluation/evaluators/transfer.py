@@ -10,9 +10,10 @@ from components.registry import OptionError, register
 from lab.data.corpora.base import Corpus
 from lab.data.corpora.stdlib import Stdlib
 from lab.data.shards import TokenShards, prepare, prepare_evaluation
-from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.records import check_name
 from lab.refusals import RequestError
+from lab.training.evaluator_needs import EvaluatorNeeds
 from lab.training.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -66,7 +67,28 @@ class Transfer(Evaluator):
             raise OptionError("fraction", f"must lie in (0, 0.5], got {self.fraction:g}")
 
     def check(self, experiment: Experiment) -> None:
-        refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
+        own = experiment.data
+        for name, corpus in self.corpora.items():
+            if self.fraction is not None and corpus == own.corpus and self.fraction > own.validation_fraction:
+                raise OptionError(
+                    "fraction",
+                    f"{self.fraction:g} of corpus '{name}' would hold text that the run is trained on: it holds out "
+                    f"{own.validation_fraction:g}",
+                )
+
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        context = {"context": self.context or experiment.train.context}
+        return EvaluatorNeeds(
+            positions=context,
+            held_out=context,
+            corpora={f"corpora.{name}": corpus for name, corpus in self.corpora.items()},
+        )
+
+    def metric_names(self, experiment: Experiment) -> tuple[str, ...]:
+        per_text = [
+            f"{name}/{metric}" for name in ("own", *self.corpora) for metric in ("loss", "bits_per_byte", "tokens")
+        ]
+        return (*per_text, *(f"{name}/excess_bits_per_byte" for name in self.corpora))
 
     def evaluate(self, subject: Subject, session: Session) -> EvaluationOutput:
         # Prepare every text before measuring any, so that errors come first.

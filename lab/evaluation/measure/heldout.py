@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.data.batches import ValidationBatches, validation_batches
-from lab.evaluation.base import Evaluator, Session, Subject, refuse_beyond_positions
+from lab.evaluation.base import Evaluator, Session, Subject
 from lab.records import EvaluationCurve
 from lab.refusals import RequestError
+from lab.training.evaluator_needs import EvaluatorNeeds
 
 if TYPE_CHECKING:
     from components.decoder import Decoder
@@ -37,8 +38,9 @@ class HeldOut(Evaluator):
     def __post_init__(self) -> None:
         self.need_at_least(1, "tokens", "context", "batch")
 
-    def check(self, experiment: Experiment) -> None:
-        refuse_beyond_positions(experiment, "context", self.context or experiment.train.context)
+    def needs(self, experiment: Experiment) -> EvaluatorNeeds:
+        context = {"context": self.context or experiment.train.context}
+        return EvaluatorNeeds(positions=context, held_out=context)
 
     def batches(self, subject: Subject) -> ValidationBatches:
         """The windows, in batches.

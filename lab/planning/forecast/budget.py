@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 from components.registry import OptionError
 from lab.planning.forecast.detectable import Detectable
-from lab.planning.forecast.estimate import Speeds, at_tokens, passes
+from lab.planning.forecast.estimate import Speeds, at_tokens, estimate
+from lab.planning.forecast.makespan import makespan
 from lab.planning.forecast.power import smallest_effect
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.refusals import RequestError
@@ -19,8 +19,6 @@ UNITS = {"gpuh": 3600.0, "cpuh": 3600.0, "h": 3600.0, "m": 60.0, "flops": 1.0}
 SEEDS = (2, 3, 5, 8, 13, 21, 34, 55, 89)
 """Numbers of seeds that are offered."""
 MOST_SEEDS = 1000
-_MANY = 500
-"""With more runs per worker than this, the order of the runs hardly changes when the last one ends."""
 _TEXT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]+)?)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
@@ -143,7 +141,8 @@ def fit_budget(
         if budget.unit != "flops" and speed is not None:
             basis.add(speed.describe())
         per_second = None if budget.unit == "flops" or speed is None else speed.tokens_per_second
-        arms.append(_Arm(first, _cost(first, per_second), sum(run.role == "tune" for run in runs)))
+        by_tokens = _flops(first) if speeds is None or per_second is None else _seconds(first, speeds)
+        arms.append(_Arm(first, by_tokens, sum(run.role == "tune" for run in runs)))
     cost = _Cost(arms, plan.baseline, budget, parallel, threads)
     own_tokens = cost.base.experiment.train.tokens
 
@@ -180,7 +179,7 @@ class _Cost:
             (arm.cost(max(1, round(arm.run.experiment.train.tokens * scale))), arm.tuning + seeds) for arm in self.arms
         ]
         if self.budget.unit in ("h", "m"):
-            return _makespan(costs, self.parallel)
+            return makespan(costs, self.parallel)
         cores = self.threads if self.budget.unit == "cpuh" else 1
         return cores * math.fsum(cost * runs for cost, runs in costs)
 
@@ -207,44 +206,35 @@ class _Cost:
         return True
 
 
-def _cost(run: PlannedRun, tokens_per_second: float | None) -> Callable[[int], float]:
-    train, validation = run.experiment.train, run.experiment.validation
-    whole = train.steps * train.tokens_per_step
-    work = passes(run.experiment)
-    if work is None and tokens_per_second is not None:
+def _flops(run: PlannedRun) -> Callable[[int], float]:
+    """Training tokens → FLOPs of a run."""
+    train = run.experiment.train
+    per_step = run.total_flops / train.steps
+
+    def cost(tokens: int) -> float:
+        return per_step * math.ceil(tokens / train.tokens_per_step)
+
+    return cost
+
+
+def _seconds(run: PlannedRun, speeds: Speeds) -> Callable[[int], float]:
+    """Training tokens → seconds of a run. Start-up, checkpoints and evaluations don't depend on the tokens."""
+    train, parts = run.experiment.train, estimate(run, speeds).parts
+    if run.experiment.validation.tokens is None:
         problem = (
             "the time that validation takes isn't known while validation.tokens is null, which scores all of the text"
         )
         fix = "give the budget in FLOPs, or validation.tokens as a number"
         raise RequestError(problem, kind="unsupported", part=f"arm '{run.arm}'", key="--budget", fix=fix)
-    extra = 0.0 if work is None else work - whole
-    per_token = run.total_flops / whole
-    interval = validation.interval(train.tokens_per_step)
+    training, validation = parts.get("training", 0.0), parts.get("validation", 0.0)
+    fixed = sum(parts.values()) - training - validation
+    validates_at_end = run.experiment.validation.interval(train.tokens_per_step) is None
 
     def cost(tokens: int) -> float:
-        trained = math.ceil(tokens / train.tokens_per_step) * train.tokens_per_step
-        if tokens_per_second is None:
-            return per_token * trained
-        validated = extra if interval is None else extra * trained / whole
-        return (trained + validated) / tokens_per_second
+        share = math.ceil(tokens / train.tokens_per_step) / train.steps
+        return fixed + training * share + validation * (1 if validates_at_end else share)
 
     return cost
-
-
-def _makespan(costs: Sequence[tuple[float, int]], parallel: int) -> float:
-    """The time until the last run ends if each run starts as soon as a worker is free, in the plan's order.
-
-    Args:
-        costs: (seconds of a run, number of runs) for each arm.
-        parallel: the number of workers.
-    """
-    if parallel == 1 or sum(runs for _, runs in costs) > _MANY * parallel:
-        return math.fsum(cost * runs for cost, runs in costs) / parallel
-    free = [0.0] * parallel
-    for cost, runs in costs:
-        for _ in range(runs):
-            heapq.heapreplace(free, free[0] + cost)
-    return max(free)
 
 
 def _largest(holds: Callable[[int], bool], least: int, most: int) -> int | None:

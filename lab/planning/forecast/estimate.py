@@ -1,18 +1,19 @@
 """Estimates of a run's time and memory, from runs that were measured on the same hardware.
 
-The time covers training and validation, where a forward pass takes a third of a training step's FLOPs. It leaves out
-starting up.
+The time has a part for each phase: start-up, training, validation, checkpoints and evaluations. The estimate lacks a
+phase that no measured run has, and says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Literal
 
 from lab.planning.forecast.history import FinishedRun, Hardware
+from lab.planning.forecast.phases import MOST, OTHER_SETTING, OTHER_SHAPE, PhaseSpeeds, spread
 from lab.planning.plan.model import PlannedRun
 from lab.records import Workload
 from lab.training.experiment import Experiment
@@ -25,6 +26,10 @@ NEAREST = 3
 Basis = Literal["measured", "scaled", "unknown"]
 
 
+FARTHEST_TOKEN, FARTHEST_PASS = 10.0, 100.0
+"""The largest ratios of the FLOPs of a token, and of a forward pass, over which one workload is scaled to another."""
+
+
 @dataclass(frozen=True)
 class Speed:
     """The speed and memory of a workload.
@@ -35,6 +40,7 @@ class Speed:
         tokens_per_second: training tokens per second; None if it is unknown.
         memory_bytes: peak memory in bytes; None if it is unknown.
         note: what was different in the measured runs, such as the threads; empty if nothing was.
+        factor: a new run's time is expected within the estimate divided by this and the estimate times this.
     """
 
     basis: Basis = "unknown"
@@ -42,11 +48,12 @@ class Speed:
     tokens_per_second: float | None = None
     memory_bytes: float | None = None
     note: str = ""
+    factor: float = 1.0
 
     def describe(self) -> str:
         """The basis in words."""
         if self.basis == "unknown":
-            return "unknown"
+            return f"unknown, as {self.note}" if self.note else "unknown"
         runs = f"{self.runs} run{'s' if self.runs != 1 else ''}"
         basis = f"measured in {runs}" if self.basis == "measured" else f"scaled from {runs}"
         return f"{basis} ({self.note})" if self.note else basis
@@ -57,10 +64,17 @@ class Estimate(Speed):
     """The speed and duration of a run.
 
     Attributes:
-        seconds: the time for training and validation; None if it is unknown.
+        seconds: the time of the run; None if it is unknown.
+        low, high: the interval in which the time of a new run is expected in nine of ten cases.
+        parts: phase → seconds, `evaluations/NAME` for each evaluation.
+        left_out: phases and evaluations that no measured run has, and that the time therefore lacks.
     """
 
     seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """The run's entry of `estimates` in `lab plan --json`."""
@@ -81,6 +95,7 @@ class Speeds:
         for run in history:
             if run.workload is not None and run.tokens_per_second and self._is_comparable(run):
                 self._by_digest.setdefault(run.workload.digest, []).append(run)
+        self.phases = PhaseSpeeds([run for runs in self._by_digest.values() for run in runs])
         self._known: dict[str, Speed] = {}
 
     def of(self, workload: Workload) -> Speed:
@@ -114,6 +129,7 @@ class Speeds:
             median((run.tokens_per_second or 0.0) * self._share(run) for run in chosen),
             median(memory) if memory else None,
             note,
+            spread([run.tokens_per_second or 1.0 for run in chosen]) * (OTHER_SETTING if note else 1.0),
         )
 
     def _share(self, run: FinishedRun) -> float:
@@ -128,10 +144,12 @@ class Speeds:
         """The speed at equal FLOPs per second, from workloads of equal precision with the nearest FLOPs per token."""
         groups = [(runs[0].workload, self._measured(runs)) for runs in self._by_digest.values()]
         others = [(other, speed) for other, speed in groups if other and other.precision == workload.precision]
-        others.sort(key=lambda pair: abs(math.log(pair[0].flops_per_token / workload.flops_per_token)))
-        nearest = others[:NEAREST]
+        near = [(other, speed) for other, speed in others if _distance(other, workload) is not None]
+        near.sort(key=lambda pair: _distance(pair[0], workload) or 0.0)
+        nearest = near[:NEAREST]
         if not nearest:
-            return Speed()
+            far = "the measured runs have another shape: they say nothing about one of this size"
+            return Speed(note=far if others else "")
         speeds = [
             speed.tokens_per_second * other.flops_per_token / workload.flops_per_token
             for other, speed in nearest
@@ -144,6 +162,7 @@ class Speeds:
             median(speeds),
             _memory(workload, memories) if memories else None,
             nearest[0][1].note,
+            min(MOST, nearest[0][1].factor * OTHER_SHAPE * math.exp((_distance(nearest[-1][0], workload) or 0.0) / 2)),
         )
 
 
@@ -162,13 +181,30 @@ def estimates(runs: Iterable[PlannedRun], speeds: Speeds) -> dict[str, Estimate]
 def estimate(run: PlannedRun, speeds: Speeds) -> Estimate:
     """The estimate for one run."""
     speed = speeds.of(run.workload)
-    work = passes(run.experiment)
-    seconds = work / speed.tokens_per_second if speed.tokens_per_second and work is not None else None
-    return Estimate(**vars(speed), seconds=seconds)
+    train, held_out = run.experiment.train, validation_tokens(run.experiment)
+    if not speed.tokens_per_second or held_out is None:
+        return Estimate(**vars(speed))
+    parts = {
+        "training": train.steps * train.tokens_per_step / speed.tokens_per_second,
+        "validation": held_out / (speed.tokens_per_second * speeds.phases.validation),
+    }
+    measured = {"start-up": speeds.phases.start_up, "checkpoints": speeds.phases.checkpoint(run.workload)}
+    for name in run.experiment.evaluate:
+        measured[f"evaluations/{name}"] = speeds.phases.evaluation(run.experiment.name, name, run.workload)
+    parts |= {name: seconds for name, seconds in measured.items() if seconds is not None}
+    seconds = math.fsum(parts.values())
+    return Estimate(
+        **vars(speed),
+        seconds=seconds,
+        low=seconds / speed.factor,
+        high=seconds * speed.factor,
+        parts=parts,
+        left_out=tuple(name for name, value in measured.items() if value is None and name != "checkpoints"),
+    )
 
 
-def passes(experiment: Experiment) -> float | None:
-    """The work of a whole run in units of training tokens; a validation token counts as a third.
+def validation_tokens(experiment: Experiment) -> int | None:
+    """The tokens that all validations of a run measure on, if the text has as many.
 
     None if validation scores the whole text, whose size isn't known before it is prepared.
     """
@@ -177,7 +213,7 @@ def passes(experiment: Experiment) -> float | None:
         return None
     interval = validation.interval(train.tokens_per_step)
     times = 1 if interval is None else -(-train.steps // interval)
-    return train.steps * train.tokens_per_step + times * validation.tokens / 3
+    return times * validation.tokens
 
 
 def at_tokens(experiment: Experiment, tokens: int) -> Experiment:
@@ -210,3 +246,11 @@ def _memory(workload: Workload, measured: Sequence[tuple[Workload, float]]) -> f
     else:
         rest = y * max(1.0, own / x)
     return STATE_BYTES * workload.parameters + rest
+
+
+def _distance(one: Workload, other: Workload) -> float | None:
+    """How far two workloads are apart: the logarithm of the ratio of their FLOPs per token; None if it is too far."""
+    token = abs(math.log(one.flops_per_token / other.flops_per_token))
+    tokens = abs(math.log(one.tokens_per_forward / other.tokens_per_forward))
+    is_near = token <= math.log(FARTHEST_TOKEN) and token + tokens <= math.log(FARTHEST_PASS)
+    return token if is_near else None

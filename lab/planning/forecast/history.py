@@ -5,8 +5,9 @@ Only two small JSON files of each run are read, not its configuration: ten thous
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.records import BrokenRecord, RunFolder, RunRecord, Summary, Workload, run_paths
@@ -45,6 +46,8 @@ class FinishedRun:
         workload: its workload; None if it isn't recorded.
         tokens_per_second: the measured training speed; None if it wasn't measured.
         memory_bytes: the measured peak memory in bytes; None if it wasn't measured.
+        seconds: phase → measured seconds, as in its summary; empty if they weren't measured.
+        validation_tokens: tokens that all its validations measured on; None if it isn't recorded.
     """
 
     sweep: str
@@ -61,6 +64,13 @@ class FinishedRun:
     workload: Workload | None
     tokens_per_second: float | None
     memory_bytes: float | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    validation_tokens: float | None = None
+
+    @property
+    def evaluation_seconds(self) -> dict[str, float]:
+        """Evaluation → measured seconds."""
+        return Summary(seconds=self.seconds).evaluation_seconds
 
 
 def finished_runs(root: Path) -> list[FinishedRun]:
@@ -101,4 +111,6 @@ def _finished_run(record: RunRecord, summary: Summary) -> FinishedRun | None:
         workload=record.workload,
         tokens_per_second=costs.get("tokens_per_second"),
         memory_bytes=costs.get("peak_memory_bytes"),
+        seconds=summary.seconds,
+        validation_tokens=costs.get("validation_tokens"),
     )

@@ -28,6 +28,8 @@ from lab.planning.plan.earlier_runs import run_identity
 from lab.planning.plan.graph import RunGraph, order_runs
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.references import References, ReferredRun, refer_to_runs
+from lab.planning.requirements.metrics import check_metrics
+from lab.planning.requirements.texts import check_texts
 from lab.planning.solve.matching import Matching, match_arms
 from lab.planning.solve.tuning import tuning_metric
 from lab.probing.check import check_sound
@@ -105,6 +107,7 @@ def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
     matching = matched.matching.with_total_flops(total_flops, sweep.baseline)
     check_tuned(planned, matching, sweep)
     check_distinct(planned, sweep)
+    check_metrics(file, {run.arm: run.experiment for run in planned}, root)
     return Plan(
         sweep=file.name,
         question=file.sweep.question,
@@ -175,6 +178,7 @@ def _runs(
     refers = refer_to_runs(components.values())
     try:
         text_now = text_of(composition.experiment)
+        check_texts(composition.experiment, text_now)
     except RequestError as error:
         raise error.within(arm.where) from None
     for role, seed in seeds:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.power import MOST_SEEDS
 from lab.planning.plan.model import Plan
+from lab.planning.requirements.unchecked import shortages
 from lab.planning.show.preview import PlanPreview
 from lab.planning.solve.matching import NAMES, Matching
 from lab.probing.check import check_sound
@@ -40,6 +41,9 @@ def notes(preview: PlanPreview) -> Iterator[str]:
     yield from _estimated(preview)
     if _is_comparable(preview):
         yield from _detectable(preview.power)
+    yield from shortages(plan)
+    if preview.unchecked:
+        yield f"not checked here: {'; '.join(preview.unchecked)}"
 
 
 def _is_comparable(preview: PlanPreview) -> bool:
@@ -170,17 +174,17 @@ def _cached(preview: PlanPreview) -> Iterator[str]:
 def _estimated(preview: PlanPreview) -> Iterator[str]:
     estimates = [preview.estimates[preview.first(arm).identity] for arm in preview.runs]
     if all(estimate.basis == "unknown" for estimate in estimates):
-        yield "time and memory: unknown, as no run of this kind has been measured on this hardware"
+        reason = next((estimate.note for estimate in estimates if estimate.note), "")
+        yield f"time and memory: unknown, as {reason or 'no run of this kind has been measured on this hardware'}"
         return
+    missing = dict.fromkeys(name for estimate in estimates for name in estimate.left_out)
+    counted = f"not counted: {', '.join(missing)}" if missing else "start-up, validation and evaluations are counted"
     bases = Counter(estimate.describe() for estimate in estimates)
     if len(bases) == 1:
-        yield f"time and memory of a run: {estimates[0].describe()}; starting up is not counted"
+        yield f"time and memory of a run: {estimates[0].describe()}; {counted}"
         return
     shares = [f"{n} of {len(estimates)} arms {basis}" for basis, n in bases.items()]
-    yield (
-        f"time and memory of a run: {'; '.join(shares[:4])}; ~ marks values scaled by FLOPs per token; starting up is "
-        "not counted"
-    )
+    yield (f"time and memory of a run: {'; '.join(shares[:4])}; ~ marks values scaled by FLOPs per token; {counted}")
 
 
 def _detectable(power: Detectable) -> Iterator[str]:

@@ -15,6 +15,7 @@ from lab.planning.config_paths import differences
 from lab.planning.forecast.budget import BudgetFit
 from lab.planning.forecast.detectable import Detectable
 from lab.planning.forecast.estimate import Estimate
+from lab.planning.forecast.makespan import makespan
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.refusals import Finding
 
@@ -35,6 +36,7 @@ class PlanPreview:
         parallel: the number of runs at once on this machine.
         fit: what fits into the budget; None if no budget was given.
         edited: names of finished runs of the plan → what of their components' code has been edited since.
+        unchecked: what could not be checked on this machine, a few words each.
     """
 
     plan: Plan
@@ -44,6 +46,7 @@ class PlanPreview:
     parallel: int
     fit: BudgetFit | None = None
     edited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """The plan for `--json`, with `findings`, `estimates` by identity and `power`; maybe `budget` and `edited`."""
@@ -52,6 +55,7 @@ class PlanPreview:
             "findings": [finding.as_dict() for finding in self.findings],
             "estimates": {identity: estimate.as_dict() for identity, estimate in self.estimates.items()},
             "power": self.power.as_dict(),
+            "unchecked": list(self.unchecked),
             **({"budget": self.fit.as_dict()} if self.fit is not None else {}),
             **({"edited": {run: list(code) for run, code in self.edited.items()}} if self.edited else {}),
         }
@@ -83,15 +87,24 @@ class PlanPreview:
         """Key → (the baseline's value, the arm's value), for every resolved value in which an arm differs."""
         return differences(self._baseline, _plain(self.first(arm)))
 
-    def seconds(self, runs: Iterable[PlannedRun]) -> float | None:
-        """The time in seconds of all runs that haven't ended, one after the other; None if one of them is unknown."""
-        total = 0.0
-        for run in runs:
-            if self.states.get(run.identity) not in _ENDED:
-                if (seconds := self.estimates[run.identity].seconds) is None:
-                    return None
-                total += seconds
-        return total
+    def time_left(self, runs: Iterable[PlannedRun]) -> tuple[float, float, float] | None:
+        """Seconds until all runs have ended that haven't yet: the estimate, and its lower and upper bound.
+
+        None if the time of one of them is unknown.
+        """
+        open_runs = [run for run in runs if self.states.get(run.identity) not in _ENDED]
+        known = [self.estimates[run.identity] for run in open_runs]
+        if any(estimate.seconds is None for estimate in known):
+            return None
+        seconds, low, high = (
+            makespan([(value or 0.0, 1) for value in values], self.parallel)
+            for values in (
+                [estimate.seconds for estimate in known],
+                [estimate.low for estimate in known],
+                [estimate.high for estimate in known],
+            )
+        )
+        return seconds, low, high
 
     @cached_property
     def _baseline(self) -> dict[str, object]:

@@ -69,10 +69,11 @@ def _header(preview: PlanPreview) -> str:
         f"{_number(len(runs), 'run')} ({size}): {', '.join(_states(new_first))}",
         f"{count(sum(run.total_flops for run in runs))}FLOPs in all",
     ]
-    left = preview.seconds(runs)
-    if left:
+    left = preview.time_left(runs)
+    if left is not None and left[0]:
         at_once = f", {preview.parallel} at once" if preview.parallel > 1 else ""
-        parts.append(f"about {duration(left / preview.parallel)} to go here{at_once}")
+        seconds, low, high = map(duration, left)
+        parts.append(f"about {seconds} to go here ({low} to {high}){at_once}")
     return " · ".join(parts)
 
 
@@ -128,7 +129,7 @@ def _print_fit(fit: BudgetFit, power: Detectable, console: Console) -> None:
     """Print the seeds and tokens that fit into the budget."""
     unit = unit_of(power)
     console.print()
-    basis = f" (speed: {fit.basis}; starting up is not counted)" if fit.basis else ""
+    basis = f" (speed: {fit.basis})" if fit.basis else ""
     console.print(Text(f"{fit.budget.text} is {1 / fit.needed:.3g} times the cost of this sweep{basis}", style="bold"))
     if fit.own is not None:
         effect = f", detecting {measure(fit.own.effect)}{unit}" if fit.own.effect is not None else ""

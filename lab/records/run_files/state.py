@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict, TypeGuard, Unpack, get_args
 
 from lab.records.atomic import write_json
 from lab.records.checks import BrokenRecord, Fields, WrongValue, parse
+from lab.records.run_files.progress import Progress, read_progress, read_seconds
 
 STATE_FILE = "state.json"
-VERSION = 1
+VERSION = 2
 
 Status = Literal["queued", "running", "finished", "diverged", "failed", "preempted", "blocked", "lost", "cancelled"]
 Failure = Literal[
@@ -21,25 +23,6 @@ Failure = Literal[
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 FAILURES: tuple[Failure, ...] = get_args(Failure)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        step: optimizer steps done.
-        steps: optimizer steps in the budget.
-        tokens: training tokens done.
-        loss: training loss of the last step, nats per token; None before the first of this attempt.
-        tokens_per_second: of this attempt, without validation and checkpoints; None until it is known.
-    """
-
-    step: int
-    steps: int
-    tokens: int
-    loss: float | None = None
-    tokens_per_second: float | None = None
 
 
 class StateChanges(TypedDict, total=False):
@@ -53,6 +36,7 @@ class StateChanges(TypedDict, total=False):
     host: str | None
     pid: int | None
     progress: Progress | None
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +56,8 @@ class State:
         host: name of the machine that runs it, or ran it last.
         pid: id of the worker's process on that host.
         progress: the last known progress, kept when the run stops.
+        seconds: phase → seconds of all attempts so far; an evaluation has a part of its own, `evaluations/NAME`. Empty
+            in files of earlier versions.
     """
 
     status: Status = "queued"
@@ -82,6 +68,7 @@ class State:
     host: str | None = None
     pid: int | None = None
     progress: Progress | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not is_status(self.status):
@@ -99,11 +86,26 @@ class State:
         return dataclasses.replace(self, **changes)
 
     def eta(self) -> float | None:
-        """Seconds of training left at the present speed; None where that isn't known."""
+        """Seconds left, with validation, checkpoints and evaluations; None where a part of them isn't known."""
+        left = self.training_eta()
         p = self.progress
-        if p is None or not p.step or not p.tokens_per_second or not math.isfinite(p.tokens_per_second):
+        if p is None or left is None:
             return None
-        return (p.steps - p.step) * (p.tokens / p.step) / p.tokens_per_second
+        if p.evaluation_seconds is None:
+            return left if not p.evaluations else None
+        return left + p.evaluation_seconds
+
+    def training_eta(self) -> float | None:
+        """Seconds of training left at the present speed, with validation and checkpoints; None where not known."""
+        p = self.progress
+        if p is None or not p.step:
+            return None
+        steps = p.steps - p.step
+        if not steps:
+            return p.seconds_after_steps
+        if not p.tokens_per_second or not math.isfinite(p.tokens_per_second):
+            return None
+        return steps * (p.tokens / p.step) / p.tokens_per_second + p.seconds_after_steps
 
 
 def is_status(value: object) -> TypeGuard[Status]:
@@ -160,15 +162,6 @@ def _state(fields: Fields) -> State:
         heartbeat=fields.finite_or_none("heartbeat"),
         host=fields.text_or_none("host"),
         pid=fields.integer_or_none("pid"),
-        progress=None if fields.any("progress") is None else _progress(fields.fields("progress")),
-    )
-
-
-def _progress(fields: Fields) -> Progress:
-    return Progress(
-        step=fields.integer("step"),
-        steps=fields.integer("steps"),
-        tokens=fields.integer("tokens"),
-        loss=fields.number_or_none("loss"),
-        tokens_per_second=fields.number_or_none("tokens_per_second"),
+        progress=None if fields.any("progress") is None else read_progress(fields.fields("progress")),
+        seconds=read_seconds(fields, "seconds"),
     )

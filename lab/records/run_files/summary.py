@@ -9,6 +9,7 @@ from typing import Literal
 
 from lab.records.atomic import write_json
 from lab.records.checks import BrokenRecord, Fields, parse
+from lab.records.run_files.progress import read_seconds
 from lab.records.run_files.provenance import Provenance
 
 SUMMARY_FILE = "summary.json"
@@ -28,6 +29,8 @@ class Summary:
         reason: why it diverged or was stopped.
         metrics: name → final value, NaN and infinities included. Metrics that were never measured are left out.
         costs: name → cost: `tokens`, `steps`, `seconds`, `tokens_per_second`, `mfu`, `peak_memory_bytes`, …
+        seconds: phase → seconds, `start-up`, `training`, `validation`, `checkpoints` and `evaluations/NAME`; together
+            the wall-clock time of all attempts. Empty in files of earlier versions.
         data_digest: digest of the text that it was trained on; None where that isn't known.
         data: other facts about the text, such as its sizes.
         provenance: how and where it ran.
@@ -38,6 +41,7 @@ class Summary:
     reason: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
     data_digest: str | None = None
     data: Mapping[str, object] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
@@ -63,6 +67,12 @@ class Summary:
         return {str(name): digest for name, digest in parts.items() if isinstance(digest, str)}
 
     @property
+    def evaluation_seconds(self) -> dict[str, float]:
+        """Evaluation → seconds that it took in the run's own attempts."""
+        prefix = "evaluations/"
+        return {name.removeprefix(prefix): value for name, value in self.seconds.items() if name.startswith(prefix)}
+
+    @property
     def steps(self) -> int | None:
         """Optimizer steps that its weights were trained for."""
         steps = self.costs.get("steps")
@@ -77,6 +87,7 @@ class Summary:
             "reason": self.reason,
             "metrics": dict(self.metrics),
             "costs": dict(self.costs),
+            "seconds": dict(self.seconds) or None,
             "data": {**digest, **self.data} or None,
             "provenance": dict(self.provenance.facts) or None,
         }
@@ -103,7 +114,7 @@ def write_summary(path: Path, summary: Summary) -> None:
     write_json(path, summary.as_json())
 
 
-_KEYS = frozenset(("version", "status", "reason", "metrics", "costs", "data", "provenance"))
+_KEYS = frozenset(("version", "status", "reason", "metrics", "costs", "seconds", "data", "provenance"))
 
 
 def _summary(fields: Fields) -> Summary:
@@ -115,6 +126,7 @@ def _summary(fields: Fields) -> Summary:
         reason=None if reason is None else str(reason),
         metrics=fields.measurements("metrics"),
         costs=fields.numbers("costs"),
+        seconds=read_seconds(fields, "seconds"),
         data_digest=digest if isinstance(digest, str) else None,
         data={key: value for key, value in data.items() if key != "digest"},
         provenance=Provenance(provenance) if isinstance(provenance, dict) else Provenance(),

@@ -29,6 +29,7 @@ def summarize(
     steps: int,
     peak_memory: int,
     world: World,
+    validation_tokens: int,
 ) -> Summary:
     """The summary of a run after `steps` optimizer steps.
 
@@ -36,6 +37,9 @@ def summarize(
     of the last step. A loss that was never finite has no entry. There is no MFU if the peak is unknown; the provenance
     has the reason. Tokens and speed are totals over all processes, seconds are those of the first process, and memory
     is that of the process with the highest peak.
+
+    Args:
+        validation_tokens: tokens that all validations measured on.
     """
     status = callback.status(steps)
     tokens = steps * train.tokens_per_step
@@ -49,6 +53,7 @@ def summarize(
         "tokens_per_second": speed,
         "mfu": mfu,
         "peak_memory_bytes": peak_memory,
+        "validation_tokens": validation_tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
     return Summary(

@@ -32,6 +32,7 @@ class LocalLauncher(Launcher):
 
     name: ClassVar[str] = "local"
     foreground: ClassVar[bool] = True
+    is_here: ClassVar[bool] = True
     Options: ClassVar[type] = LocalOptions
     flags: ClassVar[frozenset[str]] = frozenset({"--max-parallel", "--threads"})
     remedies: ClassVar[Mapping[Failure, Remedy]] = {

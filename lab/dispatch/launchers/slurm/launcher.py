@@ -20,6 +20,7 @@ from lab.dispatch.launchers.slurm import view
 from lab.dispatch.launchers.slurm.check import doctor
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.send import journal, next_stage, settings, submission
+from lab.planning.requirements.placement import Placement
 from lab.records import Failure, RunFolder
 from lab.refusals import Finding, RequestError
 
@@ -49,6 +50,10 @@ class SlurmLauncher(Launcher):
     @classmethod
     def from_arguments(cls, arguments: LauncherArguments) -> Self:
         return cls(settings.load(arguments.settings or "slurm", arguments.overrides))
+
+    @property
+    def placement(self) -> Placement:
+        return Placement(processes=self._settings.processes, is_here=False)
 
     def check(self, request: Request) -> None:
         runs = self._to_send(request)

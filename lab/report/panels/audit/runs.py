@@ -73,11 +73,22 @@ def _run(run: ReportedRun, digits: dict[str, int]) -> Markup:
         ("SLURM jobs", ", ".join(run.jobs)),
         ("measured", "; ".join(measured)),
         ("cost", _costs(run)),
+        ("time", _phases(run)),
         ("evaluations", ", ".join(run.evaluations)),
         ("repeat", Markup("<code>{}</code>").format(command) if command else ""),
     ]
     items = concat(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows if value)
     return Markup('<article id="{}"><h4>seed {}</h4><dl>{}</dl></article>').format(run.anchor, run.seed, items)
+
+
+def _phases(run: ReportedRun) -> str:
+    """Where the seconds of all attempts went: `1:42 in all: start-up 6 s, training 1:20, …`."""
+    summary = run.result.summary
+    seconds = {} if summary is None else summary.seconds
+    if not seconds:
+        return ""
+    parts = [f"{name.replace('/', ' ')} {duration(value)}" for name, value in seconds.items()]
+    return f"{duration(sum(seconds.values()))} in all: {', '.join(parts)}"
 
 
 def _costs(run: ReportedRun) -> str:

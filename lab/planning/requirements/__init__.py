@@ -1,0 +1,1 @@
+"""What the runs of a plan require, checked before anything runs, and what this machine can't check."""
