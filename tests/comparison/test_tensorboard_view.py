@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from lab.comparison.tensorboard.hparams import TypedAxes
-from lab.comparison.tensorboard.serve import build_view, serve, server
+from lab.comparison.tensorboard.serve import COLOURS, build_view, serve, server
 from lab.records import State
 from lab.refusals import RequestError
 from tests.comparison.browser import free_port
@@ -294,7 +294,7 @@ def test_serving_prints_the_loopback_address_refreshes_and_ends_with_the_command
     command = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert command.stdout is not None
-        assert command.stdout.readline() == f"TensorBoard: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
+        assert command.stdout.readline() == f"TensorBoard: http://127.0.0.1:{port}/{COLOURS} (Ctrl-C ends it)\n"
         deadline = time.monotonic() + 120
         while not (tmp_path / "refreshed").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
