@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.dispatch.control.prepare import Submission, first_stage, prepare
+from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.submission import Submission
 from lab.dispatch.status.cluster_view import settle
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.store import save_plan
@@ -141,6 +142,11 @@ class Stages:
                 f"{selected.picked.name}. `lab submit --reselect` picks again"
             )
         return earlier
+
+
+def first_stage(plan: Plan) -> list[PlannedRun]:
+    """The runs of a plan that are known before any has ended: all of them, or only the tuning runs if it tunes."""
+    return [run for run in plan.runs if plan.tune_metric is None or run.role == "tune"]
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab.probing.fault import Fault, ProbeFailure, size
+from lab.probing.fault import Fault, ProbeFailure, described, size
 from lab.probing.instance import PADDING, Call, Instance
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
@@ -41,7 +41,8 @@ def faults_of_decoding(instance: Instance, tokens: Tensor) -> list[Fault]:
             cached = _cached(instance, tokens, chunks, padding)
         except ProbeFailure as failure:
             fault = failure.fault
-            problem = f"fails over a cache, {way}: {fault.problem.removeprefix('fails: ')}"
+            detail = fault.problem if failure.error is None else described(failure.error)
+            problem = f"fails over a cache, {way}: {detail}"
             return [Fault("cache", fault.slots, fault.kind, fault.module, problem)]
         for number, call in enumerate(whole):
             difference = _difference(call.output[0], torch.cat([calls[number].output[-1] for calls in cached]), padding)
