@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_train
 from lab.records import RunFolder
 from lab.training.checkpoints import verified

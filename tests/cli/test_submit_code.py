@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from lab import code_version
 from lab.cli import main
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.plan_file import write_plan
 from lab.records import write_json

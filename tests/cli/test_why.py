@@ -13,7 +13,7 @@ from components import registry
 from lab import code_version
 from lab.cli import main
 from lab.composition.extensions import FILE
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.records import RunFolder, write_json
 from lab.refusals import RequestError

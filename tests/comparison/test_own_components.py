@@ -19,7 +19,7 @@ from lab.comparison.own_components import component_findings
 from lab.comparison.read.collect import collect
 from lab.comparison.tables.footnotes import footnotes
 from lab.composition import extensions
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.why import compare_with_plan
 from lab.records import Extensions, State, Summary

@@ -27,7 +27,7 @@ from lab.cli.main import main
 from lab.composition import extensions
 from lab.composition.compose import compose
 from lab.composition.frozen.freeze import load_experiment, to_plain
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.interop.configuration import to_hf_config

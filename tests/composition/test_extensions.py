@@ -18,7 +18,7 @@ from lab.composition import extensions, listing
 from lab.composition.compose import compose
 from lab.composition.frozen.identity import component_versions, identity
 from lab.composition.hydra.groups import groups
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.records import Extensions, RunFolder, RunRecord
 from lab.refusals import RequestError

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lab.dispatch.control.prepare import prepare
-from lab.dispatch.control.submission import Submission
+from lab.dispatch.control.preparation.prepare import prepare
+from lab.dispatch.control.preparation.submission import Submission
 from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.records import find_runs
 from tests.dispatch.fakes import FAKE_WORKER

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import PlannedRun
 from lab.records import RunFolder, find_runs

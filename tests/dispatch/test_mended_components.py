@@ -11,7 +11,7 @@ import pytest
 
 from lab.cli.main import main
 from lab.composition import extensions
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.control.retry import RetryOptions, retry
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen

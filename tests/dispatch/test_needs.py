@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lab.dispatch.control import dependencies
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.dispatch.worker.attempt import BLOCKED, Stop
 from lab.dispatch.worker.claim import Claim

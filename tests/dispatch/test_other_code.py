@@ -14,7 +14,7 @@ import yaml
 
 import lab
 from lab import code_version
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, REFUSED, Stop, execute
 from lab.records import Extensions, RunFolder, RunRecord, State, find_runs
 from lab.refusals import RequestError

@@ -10,7 +10,7 @@ import pytest
 
 from components.registry import OptionError
 from lab.data import DataError
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import FAILED, Stop, execute
 from lab.dispatch.worker.failure import classify
 from lab.dispatch.worker.worker import train_frozen

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.claim import Claim
 from lab.records import (
     Extensions,
@@ -148,7 +148,9 @@ class TestTheSweepsPlan:
         plan = sweep("second", 1, 2)
         write_plan(tmp_path, plan)
         prepare(plan, tmp_path)
-        monkeypatch.setattr("lab.dispatch.control.locate.run_paths", lambda *_: pytest.fail("searched again"))
+        monkeypatch.setattr(
+            "lab.dispatch.control.preparation.locate.run_paths", lambda *_: pytest.fail("searched again")
+        )
         assert len(prepare(plan, tmp_path).waiting) == 2
 
     def test_that_names_a_folder_which_is_gone_is_not_believed(self, tmp_path: Path, first: list[RunFolder]) -> None:
@@ -191,7 +193,7 @@ def test_sweeps_that_are_submitted_at_once_make_each_run_once(tmp_path: Path) ->
     script = (
         "import sys, random\n"
         "from pathlib import Path\n"
-        "from lab.dispatch.control.prepare import prepare\n"
+        "from lab.dispatch.control.preparation.prepare import prepare\n"
         "from tests.dispatch.test_reuse import sweep\n"
         "plan = sweep(sys.argv[2], *range(40))\n"
         "random.Random(sys.argv[2]).shuffle(plan)\n"
@@ -223,7 +225,7 @@ def test_a_submitter_that_died_while_it_made_runs_is_not_waited_for(tmp_path: Pa
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from lab.dispatch.control.locate import alone\n"
+        "from lab.dispatch.control.preparation.locate import alone\n"
         "with alone(Path(sys.argv[1])): os._exit(1)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=HERE.parents[2], check=False)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from lab.dispatch.control.preparation.submission import Submission
 from lab.dispatch.control.stages import Stages
-from lab.dispatch.control.submission import Submission
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import Plan
 from lab.planning.plan.store import save_plan

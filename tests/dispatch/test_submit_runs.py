@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.dispatch.control.prepare import prepare
-from lab.dispatch.control.submission import Submission
+from lab.dispatch.control.preparation.prepare import prepare
+from lab.dispatch.control.preparation.submission import Submission
 from lab.dispatch.worker.claim import Claim
 from lab.records import Extensions, FolderTaken, RunFolder, RunRecord, State, Status, find_runs
 from tests.dispatch.fakes import FAKE_WORKER, begun

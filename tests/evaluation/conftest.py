@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab.cli.main import main
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.planning.plan.build import plan_train

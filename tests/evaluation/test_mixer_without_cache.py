@@ -16,7 +16,7 @@ from components.generation import CachedForward, Sampling, generate_batch
 from lab.cli.main import main
 from lab.composition import extensions
 from lab.composition.compose import compose
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.planning.plan import build

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from components.mixers.base import MixerModule
 from components.registry import forget, register
 from lab.comparison.read.collect import collect
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import FINISHED, PREEMPTED, Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.evaluation.load import load_model

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.planning.plan.build import plan_train

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.arms.names import LONGEST_SHORT_NAME, arm_name, short_arm_name
 from lab.planning.plan.build import plan_train
 

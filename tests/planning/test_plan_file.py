@@ -16,7 +16,7 @@ from components import registry
 from lab import code_version
 from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.model import Plan
 from lab.planning.plan.plan_file import load_plan, write_plan

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.dispatch.control.prepare import prepare
+from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.model import Plan
 from lab.planning.plan.plan_file import load_plan, write_plan

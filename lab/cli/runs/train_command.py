@@ -60,7 +60,7 @@ def command(
         click.echo(part_as_yaml(planned.runs[0].experiment, package).rstrip("\n"))
         return
 
-    from lab.dispatch.control.prepare import prepare
+    from lab.dispatch.control.preparation.prepare import prepare
     from lab.dispatch.launchers.base import Request
     from lab.dispatch.launchers.local.launcher import LocalLauncher, LocalOptions
     from lab.dispatch.status.display import SweepDisplay

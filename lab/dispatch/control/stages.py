@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.dispatch.control.prepare import prepare
-from lab.dispatch.control.submission import Submission
+from lab.dispatch.control.preparation.prepare import prepare
+from lab.dispatch.control.preparation.submission import Submission
 from lab.dispatch.status.cluster_view import settle
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.plan.store import save_plan
@@ -32,7 +32,7 @@ class Stages:
     Args:
         plan: the plan.
         root: the folder that holds all runs.
-        options: for `lab.dispatch.control.prepare.prepare`.
+        options: for `lab.dispatch.control.preparation.prepare.prepare`.
         reselect: pick again, also for arms whose earlier pick has reporting runs.
     """
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.dispatch.control.prepare import to_send
+from lab.dispatch.control.preparation.prepare import to_send
+from lab.dispatch.control.preparation.submission import Submission
 from lab.dispatch.control.stages import Stages, first_stage
-from lab.dispatch.control.submission import Submission
 from lab.dispatch.launchers.base import Continuation, Launcher, Preview, Request, SendResult
 from lab.dispatch.status.cluster_view import Watch
 from lab.dispatch.status.display import SweepDisplay

@@ -12,7 +12,7 @@ from lab.records import readable_plan, write_plan_record
 def save_plan(plan: Plan, root: Path) -> Path:
     """Write `<root>/<sweep>/plan.json`, in place of the plan that was submitted before.
 
-    `lab.dispatch.control.prepare.prepare` later records the folder of each run in it.
+    `lab.dispatch.control.preparation.prepare.prepare` later records the folder of each run in it.
     """
     record, before = plan.record(), readable_plan(root, plan.sweep)
     if before is not None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from lab.dispatch.control import dependencies, locate, provenance
-from lab.dispatch.control.submission import Submission
+from lab.dispatch.control import dependencies, provenance
+from lab.dispatch.control.preparation import locate
+from lab.dispatch.control.preparation.submission import Submission
 from lab.dispatch.worker.claim import Claim, holder
 from lab.records import CONFIG, BrokenRecord, RunFolder, RunRecord, RunSnapshot, record_folders, recorded_folders
 from lab.refusals import RequestError
