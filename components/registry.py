@@ -153,6 +153,11 @@ def absent_at(value: object) -> Mapping[str, object]:
     return {"absent_at": value}
 
 
+def none_means(value: object) -> Mapping[str, object]:
+    """Metadata of an option whose default became None. Configurations and identities hold the value that None means."""
+    return {"none_means": value}
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """One typed option of a component, read off its dataclass field."""
@@ -162,6 +167,7 @@ class Option:
     default: Any  # dataclasses.MISSING where the option must be given
     affects_result: bool = True
     absent_at: object = object()  # the value at which configurations lack it; by default none
+    none_means: object = None  # the value that configurations hold in place of None
     expected: str | None = None  # in words, where the type alone says too little
     parse: Callable[[object], object | None] | None = None  # reads what the type alone can't; None for what is wrong
 
@@ -170,7 +176,7 @@ class Option:
         return self.default is dataclasses.MISSING
 
 
-_NOTES = ("affects_result", "absent_at", "expected", "parse")  # read from a field's metadata
+_NOTES = ("affects_result", "absent_at", "none_means", "expected", "parse")  # read from a field's metadata
 
 C = TypeVar("C", bound=type[Component])
 

@@ -32,7 +32,8 @@ def to_plain(value: object, *, results_only: bool = False) -> object:
     """Convert dataclasses and components to mappings, and tuples to lists. A component's mapping begins with `name`.
 
     An option that was added to a component later is left out at the default that leaves everything as before (see
-    `registry.absent_at`), so that configurations and identities of earlier runs stay what they were.
+    `registry.absent_at`), and None is written as the value that it means where that was the default before
+    (`registry.none_means`), so that configurations and identities of earlier runs stay what they were.
 
     Args:
         results_only: leave out the fields that don't affect a run's result.
@@ -41,6 +42,8 @@ def to_plain(value: object, *, results_only: bool = False) -> object:
         plain: Plain = {"name": value.name} if isinstance(value, Component) else {}
         for option in registry.options(type(value)):
             item = getattr(value, option.name)
+            if item is None:
+                item = option.none_means
             if item != option.absent_at and (option.affects_result or not results_only):
                 plain[option.name] = to_plain(item, results_only=results_only)
         return plain

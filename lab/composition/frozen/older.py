@@ -1,12 +1,14 @@
-"""Configurations that older versions of the lab froze, in the terms of this one."""
+"""Frozen configurations, those of older versions included, in the terms of this version of the lab."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lab.data.formats.rows import DEFAULT_FIELD
+
 
 def in_todays_terms(config: Mapping[str, object]) -> dict[str, object]:
-    """The same configuration as this version writes it."""
+    """The configuration with the options that this version has."""
     return {key: _converted(value) for key, value in config.items()}
 
 
@@ -16,7 +18,7 @@ def _converted(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     plain = {key: _converted(item) for key, item in value.items()}
-    # `field: text` was the default of corpus 'files', written for text files too, which have no fields.
-    if plain.get("name") == "files" and "paths" in plain and "on_bad_row" not in plain and plain.get("field") == "text":
+    # Written for text files too, which have no fields: None, the default, is frozen as what it means.
+    if plain.get("name") == "files" and "paths" in plain and plain.get("field") == DEFAULT_FIELD:
         del plain["field"]
     return plain

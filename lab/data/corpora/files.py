@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from components.registry import OptionError, register
+from components.registry import OptionError, absent_at, none_means, register
 from lab.data.content import content_digest
 from lab.data.corpora.base import Corpus, CorpusSnapshot, Item
 from lab.data.corpora.file_search import FoundFile, FoundFiles, find_files
@@ -35,10 +36,10 @@ class Files(Corpus):
     """
 
     paths: tuple[str, ...] = ()
-    field: str | None = None
+    field: str | None = dataclasses.field(default=None, metadata=none_means(DEFAULT_FIELD))
     split_at: str | None = None
-    on_bad_row: BadRowPolicy = "refuse"
-    validation_paths: tuple[str, ...] | None = None
+    on_bad_row: BadRowPolicy = dataclasses.field(default="refuse", metadata=absent_at("refuse"))
+    validation_paths: tuple[str, ...] | None = dataclasses.field(default=None, metadata=absent_at(None))
 
     def __post_init__(self) -> None:
         for option in ("paths", "validation_paths"):

@@ -20,6 +20,7 @@ from lab.accounting.costs import Costs
 from lab.composition import convert, extensions, memo
 from lab.composition.frozen.freeze import to_plain
 from lab.composition.frozen.identity import component_versions, identity, identity_with_text, text_of
+from lab.composition.frozen.older import in_todays_terms
 from lab.planning.config_paths import differences, with_value_at
 from lab.planning.plan.model import Plan, PlannedRun
 from lab.planning.solve.matching import Matching
@@ -212,7 +213,7 @@ def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files:
         config = with_value_at(config, need.path.split("."), need.identity)
     assert isinstance(config, dict)
     try:
-        experiment = convert.dataclass(Experiment, config)
+        experiment = convert.dataclass(Experiment, in_todays_terms(config))
     except RequestError as error:
         raise _another_run(path, run, arm, plan, error.refusal.text) from None
     if identity_with_text(identity(experiment), run.text) != run.identity:
