@@ -142,6 +142,9 @@ class RandomText:
         draw = np.random.default_rng(0)
         self.train, self.validation = (draw.integers(0, vocab_size, n).astype(np.uint32) for n in (train, validation))
         self.digest, self.validation_bytes, self.unigram_loss, self.separator = "random", validation, 0.0, 0
+        self.validation_targets, self.bos = validation, None
+        self.part_digests: dict[str, str] = {}
+        self.left_out: dict[str, int] = {}
 
 
 def hugging_face(task: Task, batch: int) -> dict[str, Any]:

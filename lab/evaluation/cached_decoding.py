@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from components.cache import CacheFailure
 from components.decoder import Decoder
 from components.generation import CachedForward
 from lab.refusals import RequestError, one_line
@@ -22,6 +23,7 @@ def check_cached_decoding(model: Decoder) -> None:
             forward.extend(torch.zeros(1, dtype=torch.long, device=model.embedding.weight.device))
     except Exception as error:  # a component of a user's own may raise anything
         mixers = ", ".join(dict.fromkeys(layer.mixer.name for layer in model.architecture.layers))
-        reason = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
+        words = one_line(error)
+        reason = words if isinstance(error, CacheFailure) else f"{type(error).__name__}: {words}".rstrip(": ")
         problem = f"the model can't generate from a cache (mixer={mixers}): {reason}"
         raise RequestError(problem, kind="unsupported", key="model.mixer") from None

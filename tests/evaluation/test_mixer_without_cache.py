@@ -106,7 +106,8 @@ def test_evaluators_and_generate_refuse_it(
     ):
         code, message = lab("eval", str(run.path), *evaluator)
         assert code == 2, message
-        assert f"{evaluator[0]} generates text, and layer 0: the mixer CachelessModule can't continue" in message
+        reason = "can't generate from a cache (mixer=cacheless): layer 0: the mixer CachelessModule can't continue"
+        assert f"{evaluator[0]}: model.mixer: the model {reason}" in message
         assert len(message.strip().splitlines()) == 1
         assert not (run.path / "evaluations" / f"{evaluator[0]}.json").exists()
     code, message = lab("generate", str(run.path), "1 and", "--max-tokens", "2")

@@ -47,7 +47,7 @@ def test_what_cannot_be_measured_is_refused(trained: Trained, lab: Lab, tmp_path
         ((corpora(own=trained.text),), "'own' is the run's own text"),
         (("corpora={}",), "must name at least one corpus"),
         (("corpora={x: filez}",), "corpora.x: no corpus is called 'filez'; did you mean 'files'?"),
-        ((corpora(same=trained.text), "fraction=0.4"), "would hold text that the run was trained on"),
+        ((corpora(same=trained.text), "fraction=0.4"), "would hold text that the run is trained on"),
         (("fraction=0.6",), "fraction: must lie in (0, 0.5], got 0.6"),
     ]:
         done = lab("eval", trained.bytes.path, "transfer", *arguments, "--root", trained.root, "--as", "no")

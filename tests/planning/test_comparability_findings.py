@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 import yaml
 
 from lab.planning.comparability.findings import comparability_findings, span_findings
-from lab.planning.forecast.budget import _cost as arm_cost
-from lab.planning.forecast.estimate import Speeds, passes
+from lab.planning.forecast.budget import _flops as flops_of_tokens
+from lab.planning.forecast.budget import _seconds as seconds_of_tokens
+from lab.planning.forecast.estimate import Speeds, validation_tokens
 from lab.planning.forecast.history import Hardware
 from lab.planning.plan.build import plan_sweep
 from lab.planning.plan.model import Plan
@@ -130,9 +130,8 @@ def test_a_task_has_no_whole_to_score(planned: Any) -> None:
 def test_the_time_to_score_a_whole_text_is_unknown_and_a_budget_in_hours_is_refused(planned: Any) -> None:
     run = planned({"validation.tokens": None}, arms={"a": {}}).runs[0]
     speed = Speeds([], Hardware("cpu", "a processor", 1, "2.13"))
-    known = replace(speed.of(run.workload), tokens_per_second=1000.0, basis="measured")
-    assert passes(run.experiment) is None
-    assert passes(planned({}, arms={"a": {}}).runs[0].experiment) == 4096 + 4096 / 3
+    assert validation_tokens(run.experiment) is None
+    assert validation_tokens(planned({}, arms={"a": {}}).runs[0].experiment) == 4096
     with pytest.raises(RequestError, match=r"arm 'a': --budget: the time that validation takes isn't known"):
-        arm_cost(run, known.tokens_per_second)
-    assert arm_cost(run, None)(4096) == run.total_flops, "in FLOPs it is"
+        seconds_of_tokens(run, speed)
+    assert flops_of_tokens(run)(4096) == run.total_flops, "in FLOPs it is"

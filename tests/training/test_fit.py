@@ -236,7 +236,7 @@ def test_a_validation_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 def test_progress_is_told_at_the_start_and_at_the_end(tmp_path: Path) -> None:
     told: list[Progress] = []
     fit(tiny.TinyModel(), tiny.TinyText(), tiny.procedure(), tmp_path, report=told.append)
-    assert told[0] == Progress(step=0, steps=12, tokens=0)
+    assert told[0] == Progress(step=0, steps=12, tokens=0, phase="start-up")
     assert (told[-1].step, told[-1].tokens) == (12, 768)
     assert told[-1].loss == tiny.points(tmp_path)[-2]["train/loss"]
     assert told[-1].tokens_per_second is not None
