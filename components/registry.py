@@ -148,16 +148,6 @@ class Component:
         return {}
 
 
-def absent_at(value: object) -> Mapping[str, object]:
-    """Metadata of an option that was added later. At this value, its default, configurations and identities lack it."""
-    return {"absent_at": value}
-
-
-def none_means(value: object) -> Mapping[str, object]:
-    """Metadata of an option whose default became None. Configurations and identities hold the value that None means."""
-    return {"none_means": value}
-
-
 @dataclasses.dataclass(frozen=True)
 class Option:
     """One typed option of a component, read off its dataclass field."""

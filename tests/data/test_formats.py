@@ -298,6 +298,3 @@ def test_a_run_of_before_reads_its_text_files_though_its_configuration_names_the
     frozen["data"]["corpus"] = {"name": "files", "paths": ["a.txt"], "field": "text", "split_at": None}
     corpus = load_experiment(frozen).data.corpus
     assert [item.text for item in items(corpus, cache)] == ["text"]
-    frozen["data"]["corpus"] |= {"on_bad_row": "refuse"}
-    with pytest.raises(DataError, match="field: names a field of rows"):
-        load_experiment(frozen).data.corpus.open(cache)

@@ -32,8 +32,8 @@ def to_plain(value: object, *, results_only: bool = False) -> object:
     """Convert dataclasses and components to mappings, and tuples to lists. A component's mapping begins with `name`.
 
     An option that was added to a component later is left out at the default that leaves everything as before (see
-    `registry.absent_at`), and None is written as the value that it means where that was the default before
-    (`registry.none_means`), so that configurations and identities of earlier runs stay what they were.
+    `option_metadata.absent_at`), and None is written as the value that it means where that was the default before
+    (`option_metadata.none_means`), so that configurations and identities of earlier runs stay what they were.
 
     Args:
         results_only: leave out the fields that don't affect a run's result.

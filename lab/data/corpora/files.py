@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from components.registry import OptionError, absent_at, none_means, register
+from components.option_metadata import absent_at, none_means
+from components.registry import OptionError, register
 from lab.data.content import content_digest
 from lab.data.corpora.base import Corpus, CorpusSnapshot, Item
 from lab.data.corpora.file_search import FoundFile, FoundFiles, find_files

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from components.registry import OptionError, absent_at, register
+from components.option_metadata import absent_at
+from components.registry import OptionError, register
 from lab.data.cache import write_atomically
 from lab.data.content import Source, content_digest, digest_of
 from lab.data.corpora.base import Corpus, CorpusSnapshot, Document, Item, SkippedRow

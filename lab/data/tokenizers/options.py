@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from components.registry import Component, OptionError, absent_at, register, suggestion
+from components.option_metadata import absent_at
+from components.registry import Component, OptionError, register, suggestion
 from lab.data.errors import DataError
 from lab.data.tokenizers.separators import SEPARATOR, USUAL_SEPARATORS
 from lab.data.tokenizers.special_tokens import SpecialTokens
