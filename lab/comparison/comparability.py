@@ -86,7 +86,7 @@ def mixtures(arm: ArmResults) -> tuple[Mixture, ...]:
     facts: dict[str, Callable[[RunResult], str | None]] = {
         "code": code_of,
         "own components": _own_components,
-        "text": text_of,
+        "text": trained_text,
     }
     found = [Mixture(subject, seeds) for subject, fact in facts.items() if len(seeds := _by_value(runs, fact)) > 1]
     return (*found, *_component_mixtures(runs))
@@ -103,7 +103,7 @@ def code_of(run: RunResult) -> str | None:
     return ", then ".join(dict.fromkeys(digest[:8] for digest in digests if digest)) or None
 
 
-def text_of(run: RunResult) -> str | None:
+def trained_text(run: RunResult) -> str | None:
     """The digest of the text that a run was trained on; None if it isn't known."""
     digest = None if run.summary is None else run.summary.data_digest
     if digest is None and run.record is not None:

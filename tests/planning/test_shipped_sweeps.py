@@ -38,7 +38,7 @@ def test_its_configurations_are_those_that_it_had(name: str, monkeypatch: pytest
     """As `tests/composition/test_golden_identities.py` for single experiments: without the text, which depends on the
     version of Python.
     """
-    monkeypatch.setattr(build, "text_of", lambda experiment: None)
+    monkeypatch.setattr(build, "current_text_digest", lambda experiment: None)
     runs = sorted([run.arm, run.seed, run.identity] for run in build.plan_sweep(name).runs)
     assert hashlib.sha256(json.dumps(runs).encode()).hexdigest() == GOLDEN["sweeps"][name]
 

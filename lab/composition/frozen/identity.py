@@ -28,7 +28,7 @@ def component_versions(experiment: Experiment) -> dict[str, int]:
     return _versions(_parts(experiment))
 
 
-def text_of(experiment: Experiment) -> str | None:
+def current_text_digest(experiment: Experiment) -> str | None:
     """The digest of the text that an experiment reads, as it is now; None for a synthetic task.
 
     Raises:
@@ -48,8 +48,8 @@ def identity_with_text(configuration: str, text: str | None) -> str:
 
     Args:
         configuration: the identity of its configuration, from `identity`.
-        text: digest of the text that it reads, from `text_of`; None for a synthetic task, and for runs of the versions
-            of this lab that knew a text by its name alone.
+        text: the digest of its text, from `current_text_digest`; None for a synthetic task, and for a run by a
+            version of the lab whose identities had no text.
     """
     if text is None:
         return configuration

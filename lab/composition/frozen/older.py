@@ -8,7 +8,7 @@ from lab.data.formats.rows import DEFAULT_FIELD
 
 
 def in_todays_terms(config: Mapping[str, object]) -> dict[str, object]:
-    """The configuration with the options that this version has."""
+    """A copy of the configuration with the options that this version has."""
     return {key: _converted(value) for key, value in config.items()}
 
 

@@ -16,7 +16,7 @@ from lab.composition.compose import compose
 from lab.composition.frozen.older import in_todays_terms
 from lab.composition.hydra import groups
 from lab.composition.hydra.overrides import parse
-from lab.composition.plain import deep_copy, select
+from lab.composition.plain import select
 from lab.composition.search_path import searched_first
 from lab.refusals import RequestError
 from lab.training.experiment import Experiment
@@ -38,7 +38,7 @@ def recompose(
         if not any(path == allowed or path.startswith(f"{allowed}.") for allowed in may_set):
             problem = f"{what} accepts overrides of {', '.join(may_set)} only"
             raise RequestError(problem, kind="unsupported", override=text)
-    content = deep_copy(in_todays_terms(plain))
+    content = in_todays_terms(plain)
     name = str(content.pop("name"))
     defaults: list[object] = []
     for path in groups.slots():

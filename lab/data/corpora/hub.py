@@ -21,7 +21,7 @@ from lab.data.cache import write_atomically
 from lab.data.content import Source, content_digest, digest_of
 from lab.data.corpora.base import Corpus, CorpusSnapshot, Document, Item, SkippedRow
 from lab.data.errors import DataError
-from lab.data.formats.rows import BadRow, BadRowPolicy, text_of
+from lab.data.formats.rows import BadRow, BadRowPolicy, text_of_row
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -112,7 +112,7 @@ class Hub(Corpus):
 
     def _documents(self, name: str, commit: str | None, split: str) -> Iterator[Item]:
         for number, row in enumerate(self._rows(name, commit, split), 1):
-            text = text_of(row, self.field)
+            text = text_of_row(row, self.field)
             if not isinstance(text, BadRow):
                 yield Document(f"{split}#{number}", text)
                 continue

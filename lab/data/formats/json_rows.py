@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lab.data.errors import DataError
 from lab.data.formats.encoding import byte_lines, text_chunks
-from lab.data.formats.rows import BadRow, Rows, text_of
+from lab.data.formats.rows import BadRow, Rows, text_of_row
 
 # Files that were joined have a byte order mark between two lines.
 _AROUND = "\ufeff \t\r\n"
@@ -50,7 +50,7 @@ def _text(content: bytes | str, field: str) -> str | BadRow:
     if isinstance(row, list) and isinstance(content, bytes):
         problem = f"expected an object with '{field}', found list; an array of rows is read from a .json file"
         return BadRow("not an object", problem)
-    return text_of(row, field)
+    return text_of_row(row, field)
 
 
 def _first_character(path: Path) -> str:

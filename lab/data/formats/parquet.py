@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from components.registry import suggestion
 from lab.data.errors import DataError
 from lab.data.formats.compression import open_seekable
-from lab.data.formats.rows import Rows, field_steps, path_of, text_of
+from lab.data.formats.rows import Rows, field_steps, path_of, text_of_row
 from lab.refusals import one_line
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_parquet(path: Path, field: str) -> Rows:
                 # A name with a dot also selects what is within a structure.
                 for value in batch.column(batch.schema.get_field_index(column)).to_pylist():
                     number += 1
-                    yield number, text_of({column: value}, field)
+                    yield number, text_of_row({column: value}, field)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         problem = f"is not a readable Parquet file ({one_line(error)})"
         raise DataError(problem, kind="unreadable", file=path) from error

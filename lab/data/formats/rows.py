@@ -67,7 +67,7 @@ def path_of(steps: Sequence[str]) -> str:
     return ".".join(steps).replace(".[]", "[]")
 
 
-def text_of(row: object, field: str) -> str | BadRow:
+def text_of_row(row: object, field: str) -> str | BadRow:
     """The text that a row holds at a field."""
     if not isinstance(row, Mapping):
         return BadRow("not an object", f"expected an object with '{field}', found {type(row).__name__}")

@@ -14,7 +14,7 @@ from lab.accounting.costs import costs
 from lab.composition import extensions, memo
 from lab.composition.compose import Composition, compose
 from lab.composition.frozen.freeze import components_of, to_plain
-from lab.composition.frozen.identity import identity, text_of
+from lab.composition.frozen.identity import current_text_digest, identity
 from lab.composition.inputs import check_text_exists
 from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import TOKENS
@@ -177,7 +177,7 @@ def _runs(
     }
     refers = refer_to_runs(components.values())
     try:
-        text_now = text_of(composition.experiment)
+        text_now = current_text_digest(composition.experiment)
         check_texts(composition.experiment, text_now)
     except RequestError as error:
         raise error.within(arm.where) from None

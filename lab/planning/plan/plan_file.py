@@ -19,7 +19,7 @@ from components import registry
 from lab.accounting.costs import Costs
 from lab.composition import convert, extensions, memo
 from lab.composition.frozen.freeze import to_plain
-from lab.composition.frozen.identity import component_versions, identity, identity_with_text, text_of
+from lab.composition.frozen.identity import component_versions, current_text_digest, identity, identity_with_text
 from lab.composition.frozen.older import in_todays_terms
 from lab.planning.config_paths import differences, with_value_at
 from lab.planning.plan.model import Plan, PlannedRun
@@ -218,7 +218,7 @@ def _run(path: Path, run: _FrozenRun, arm: _FrozenArm, plan: _FrozenPlan, files:
         raise _another_run(path, run, arm, plan, error.refusal.text) from None
     if identity_with_text(identity(experiment), run.text) != run.identity:
         raise _another_run(path, run, arm, plan, _change(arm, config, experiment))
-    if run.text is not None and run.text != text_of(experiment):
+    if run.text is not None and run.text != current_text_digest(experiment):
         raise _another_run(path, run, arm, plan, "its text has changed since the plan was made")
     shared = {name: getattr(arm, name) for name in _OF_ARM if name not in _NOT_SHARED}
     needed = [f"{need.path}={need.identity}" for need in run.needs]

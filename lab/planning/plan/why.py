@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab.composition import extensions
 from lab.composition.frozen.freeze import load_experiment, to_plain
-from lab.composition.frozen.identity import component_versions, reads_text, text_of
+from lab.composition.frozen.identity import component_versions, current_text_digest, reads_text
 from lab.composition.search_path import available
 from lab.planning.config_paths import ABSENT, differences, flatten
 from lab.planning.plan.build import plan_sweep, plan_train
@@ -172,7 +172,7 @@ def _of_plan(run: PlannedRun) -> ComparedRun:
         quiet=_quiet(run.experiment),
         code=run.code,
         own=run.extensions,
-        text=text_of(run.experiment),
+        text=current_text_digest(run.experiment),
     )
 
 

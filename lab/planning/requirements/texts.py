@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lab.composition import memo
-from lab.composition.frozen.identity import text_of
+from lab.composition.frozen.identity import current_text_digest
 from lab.planning.plan.model import PlannedRun
 from lab.training.data.requirements import check_requirements, known_token_counts
 from lab.training.experiment import Experiment
@@ -11,7 +11,7 @@ from lab.training.experiment import Experiment
 
 def counts_of(run: PlannedRun) -> dict[str, int] | None:
     """The numbers of tokens of a run's text by split; None if they aren't known yet."""
-    return _counts(run.experiment, text_of(run.experiment))
+    return _counts(run.experiment, current_text_digest(run.experiment))
 
 
 def check_texts(experiment: Experiment, digest: str | None) -> None:
