@@ -126,6 +126,7 @@ def test_the_command_answers_for_help_without_loading_anything_heavy(arguments: 
     assert loaded_by(*arguments) == set()
 
 
+@pytest.mark.slow
 def test_planning_loads_no_lightning() -> None:
     assert "lightning" not in loaded_by("plan", "quickstart", "--json")
 

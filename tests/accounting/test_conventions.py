@@ -59,6 +59,7 @@ def counted_by_torch(model: Architecture, tokens: Tensor, *, backward: bool = Fa
     return counter.get_total_flops() / tokens.numel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if "mixtral" not in name and "gpt_oss" not in name])
 def test_the_full_square_is_torchs_count_of_every_published_architecture(name: str) -> None:
     model = published(name)

@@ -78,6 +78,7 @@ def test_a_saved_plan_is_the_plan(tmp_path: Path) -> None:
     assert saved.matching == again.matching
 
 
+@pytest.mark.slow
 def test_an_ended_run_is_finished_in_the_plan_and_measured(tmp_path: Path) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "tiny.yaml").write_text(

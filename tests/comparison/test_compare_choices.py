@@ -97,6 +97,7 @@ def test_columns_that_there_are_not_are_refused(root: Path, arguments: list[str]
     assert message in refusal(root, "softcap", *arguments)
 
 
+@pytest.mark.slow
 def test_a_verdict_is_about_the_arms_of_one_sweep(root: Path) -> None:
     both = json.loads(lab(root, "softcap", "widths", "--json"))["sweeps"]
     assert both == [json.loads(lab(root, name, "--json")) for name in ("softcap", "widths")]

@@ -108,6 +108,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         main()
 
 
+@pytest.mark.slow
 def test_plan_submit_compare_and_why_name_the_file_and_the_runs(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,8 @@ from lab.comparison.statistics.verdicts import Judgement, judge
 from lab.planning.forecast.power import POWER, seeds_to_equate, smallest_effect
 from lab.planning.solve.selection import Cell, TuningRun, select_cell
 
+pytestmark = pytest.mark.slow
+
 ALPHA = 0.05
 SWEEPS = 2_000
 SD = 0.01

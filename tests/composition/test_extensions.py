@@ -267,6 +267,7 @@ def in_package(site: Path, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_components_and_runs_remember_it(package: Path, write: Write) -> None:
     code = (
         "import json; from lab.planning.plan.build import plan_train\n"

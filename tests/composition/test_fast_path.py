@@ -56,6 +56,7 @@ def from_scratch(texts: list[str]) -> object:
         return outcome(texts)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(st.sampled_from((*CHOICES, *VALUES)), min_size=1, max_size=4), min_size=2, max_size=4))
 def test_composing_again_gives_what_composing_from_scratch_gives(many: list[list[str]]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from lab.dispatch.control.cancel import CancelOutcome, cancel, request, requested
 from lab.dispatch.launchers.local.scheduler import run_local
 from lab.dispatch.worker.claim import Claim
@@ -39,6 +41,7 @@ def test_a_run_that_waits_is_never_begun(make: Make) -> None:
     assert (begun(first), results(second)) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_running_run_checkpoints_and_the_next_one_continues(make: Make, tmp_path: Path, until: Until) -> None:
     long, other = make("caps/both/seed-0", steps=3000), make("caps/both/seed-1")
     with launcher(tmp_path) as process:

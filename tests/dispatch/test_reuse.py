@@ -188,6 +188,7 @@ def test_what_a_new_run_needs_is_named_where_it_stands(tmp_path: Path, first: li
     assert made[0].record.needs == (Need("recipe.teacher", teacher, "first/arm0/seed-0"),)
 
 
+@pytest.mark.slow
 def test_sweeps_that_are_submitted_at_once_make_each_run_once(tmp_path: Path) -> None:
     """Eight processes, of eight sweeps with the same forty runs, each in an order of its own."""
     script = (

@@ -66,6 +66,7 @@ def library_model(checkpoint: Checkpoint) -> Any:
     return Reference()
 
 
+@pytest.mark.slow
 def test_the_adapter_gives_what_the_library_gives(checkpoint: Checkpoint, root: Path) -> None:
     from lm_eval.api.instance import Instance
 

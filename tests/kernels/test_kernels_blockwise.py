@@ -202,6 +202,7 @@ def test_second_derivatives_are_refused_rather_than_wrong():
         torch.autograd.grad(out.sum(), inputs.q, create_graph=True)
 
 
+@pytest.mark.slow
 def test_it_compiles_whole_forward_and_backward():
     inputs = draw_inputs(queries=70, dtype=torch.float32)
     spec = AttentionSpec(0.3, window=60, softcap=20.0)

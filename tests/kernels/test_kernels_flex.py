@@ -34,6 +34,7 @@ def uncompiled():
         yield
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(calls())
 def test_masks_and_scores_say_what_the_book_says(call):
@@ -105,6 +106,7 @@ def test_a_block_mask_is_built_once_for_all_layers_and_steps():
         assert len(flex._MASKS) == flex._MASKS.bound
 
 
+@pytest.mark.slow
 # Compiling takes seconds, so few calls: everything at once past a block's edge, a masked tail, and a step of decoding.
 @pytest.mark.parametrize(
     ("spec", "shape", "extras", "dtype"),

@@ -253,6 +253,7 @@ def test_of_several_merged_mappings_the_first_wins(write) -> None:  # type: igno
     assert sweep.arms["c"] == {"x.x": 1, "y.y": 2, "z.z": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", ["[{}]", "{{<<: [{}]}}"], ids=["lists", "merge keys"])
 def test_aliases_of_aliases_cannot_fill_the_memory(write, merge: str) -> None:  # type: ignore[no-untyped-def]
     first = "a0: &a0 {x.x: 1}"

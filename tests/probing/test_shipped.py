@@ -14,6 +14,8 @@ from lab.probing.instance import smallest
 from lab.probing.probe import probe
 from tests.components.architectures import gemma2
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LARGER = ("gemma2_9b", "gemma2_27b", *(f"pythia_{size}" for size in ("410m", "1b", "1_4b", "2_8b", "6_9b", "12b")))
 """Models that differ from another one in their sizes alone."""

@@ -66,6 +66,7 @@ def test_validation_intervals_round_to_whole_steps(every: int | None, interval: 
     assert Validation(every=every, tokens=10).interval(64) == interval
 
 
+@pytest.mark.slow
 def test_configuring_loads_neither_torch_nor_lightning() -> None:
     code = """
 import sys
