@@ -3,6 +3,8 @@
 They are forked from a server that has already imported torch, and so are their own child processes, such as the workers
 of the local launcher: see `tests.forked`. A test that needs a fresh interpreter, for instance to check what a start
 imports or how it crashes, starts `forked.REAL_PYTHON`, or runs Python with -c.
+
+All tests share the native kernels that the user's cache holds, which are built by the first test that needs one.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ import sys
 
 import pytest
 
+from components.native.folder import FOLDER_VARIABLE, native_folders
 from tests import forked
 
 os.environ["TESTS_PYTHON"] = forked.REAL_PYTHON
 sys.executable = forked.PYTHON
+
+# Tests give commands caches of their own, in which native kernels would be built again and again.
+os.environ[FOLDER_VARIABLE] = str(next(native_folders()))
 
 
 def pytest_runtest_setup() -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.native.folder import cache_folder
 from lab.records import write_text
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
@@ -19,10 +19,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 def default_cache() -> Path:
     """The folder `$LAB_CACHE`; without it `architecture-lab` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if folder := os.environ.get("LAB_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "architecture-lab"
+    return cache_folder()
 
 
 def write_atomically(path: Path, text: str) -> None:
