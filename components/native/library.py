@@ -201,5 +201,5 @@ def _runtimes() -> list[str]:
 def _files(library: NativeLibrary) -> list[Path]:
     """Sources, and every header that they could include: those of their folders and of this one."""
     folders = {source.parent for source in library.sources} | {_HERE}
-    headers = {path for folder in folders for path in folder.glob("*.h")}
+    headers = {path for folder in folders for path in folder.glob("*.h*")}
     return sorted({*library.sources, *headers, _HERE / "self_test.cpp"})
