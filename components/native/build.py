@@ -21,6 +21,7 @@ from pathlib import Path
 
 from components.native import compiler as cxx
 from components.native.entry import BuiltLibrary, publish, read_entry, remove_old, write_record
+from components.native.failure import remember_failure, remembered_failure
 from components.native.unavailable import NativeCause, NativeUnavailable
 
 WAIT_SECONDS = 600.0
@@ -56,19 +57,26 @@ def build(
         runtimes: paths of the OpenMP runtimes that the process has loaded.
         announce: called once with a line that says what takes time.
     Raises:
-        NativeUnavailable: it can't be built.
+        NativeUnavailable: it can't be built, or couldn't a short while ago.
         OSError: the folder can't be written.
     """
     with _locked(folder / f".{name}-{key[:20]}.lock", announce):
         built = read_entry(folder, name, key)  # by the process that this one has waited for
         if built is not None:
             return built
+        failure = remembered_failure(folder, name, key)
+        if failure is not None:
+            raise failure
         announce("building native kernels, once for this machine, some seconds")
         remove_old(folder)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+        started = time.monotonic()
         try:
             _compile(building, name, key, sources, compiler, runtimes)
             publish(building, folder, name, key)
+        except NativeUnavailable as reason:
+            remember_failure(folder, name, key, reason, time.monotonic() - started)
+            raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
     built = read_entry(folder, name, key)
@@ -85,7 +93,7 @@ def _compile(
     work = building / "work"
     work.mkdir()
     version = cxx.version(compiler, work)
-    flags = [*cxx.flags(version), f'-DNATIVE_BUILD_KEY="{key}"', f"-I{Path(__file__).parent}"]
+    flags = [*cxx.flags(version), f'-DNATIVE_BUILD_KEY="{key}"', f"-I{Path(__file__).parent / 'cpp'}"]
     objects = [work / f"{number}-{source.stem}.o" for number, source in enumerate(sources)]
     commands = [
         [program, *flags, "-c", str(source), "-o", str(object_file)]

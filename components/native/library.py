@@ -23,12 +23,14 @@ from components.native import compiler as cxx
 from components.native import cpu
 from components.native.build import build
 from components.native.entry import FORMAT, BuiltLibrary, read_entry
+from components.native.failure import forget_failure
 from components.native.folder import distrust, make_folder, native_folders
 from components.native.unavailable import NativeCause, NativeUnavailable
 
 OFF_VARIABLE = "LAB_NO_NATIVE"
 
-_HERE = Path(__file__).parent
+_SHARED = Path(__file__).parent / "cpp"
+_HEADERS = (".h", ".hh", ".hpp", ".hxx", ".inc")
 _RUNTIMES = ("libgomp", "libomp", "libiomp5")
 
 
@@ -56,8 +58,8 @@ class NativeLibrary:
 
     Attributes:
         name: the library's name, unique in the project.
-        sources: the files to compile. They may include `native.h`, and headers in their own folders. Each function that
-            Python calls is marked `NATIVE_EXPORT`.
+        sources: the files to compile. They may include `native.h`, and headers (.h, .hpp, .inc) in their own folders.
+            Each function that Python calls is marked `NATIVE_EXPORT`.
     """
 
     name: str
@@ -82,18 +84,20 @@ class NativeLibrary:
             return reason.detail
         return None
 
-    def loaded(self) -> LoadedLibrary:
+    def loaded(self, *, retry: bool = False) -> LoadedLibrary:
         """The library with the record of its build.
 
+        Args:
+            retry: whether to try again what failed a short while ago, in this process or in another.
         Raises:
             NativeUnavailable: as `load`.
         """
         outcome = _OUTCOMES.get(self.name)
-        if outcome is None:
+        if outcome is None or (retry and isinstance(outcome, NativeUnavailable)):
             with _LOCK:
                 outcome = _OUTCOMES.get(self.name)
-                if outcome is None:
-                    outcome = _OUTCOMES[self.name] = _outcome(self)
+                if outcome is None or (retry and isinstance(outcome, NativeUnavailable)):
+                    outcome = _OUTCOMES[self.name] = _outcome(self, retry)
         if isinstance(outcome, NativeUnavailable):
             raise outcome
         return outcome
@@ -102,6 +106,11 @@ class NativeLibrary:
 def libraries() -> list[NativeLibrary]:
     """All native libraries of the modules that have been imported."""
     return [_LIBRARIES[name] for name in sorted(_LIBRARIES)]
+
+
+def outcomes() -> dict[str, LoadedLibrary | NativeUnavailable]:
+    """The libraries that this process has asked for, by their names."""
+    return dict(sorted(_OUTCOMES.items()))
 
 
 def build_key(library: NativeLibrary, compiler: cxx.CxxCompiler) -> str:
@@ -128,7 +137,7 @@ def announce(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _outcome(library: NativeLibrary) -> LoadedLibrary | NativeUnavailable:
+def _outcome(library: NativeLibrary, retry: bool) -> LoadedLibrary | NativeUnavailable:
     try:
         if os.environ.get(OFF_VARIABLE):
             raise NativeUnavailable(
@@ -137,12 +146,12 @@ def _outcome(library: NativeLibrary) -> LoadedLibrary | NativeUnavailable:
         if not sys.platform.startswith("linux"):
             raise NativeUnavailable(NativeCause.PLATFORM, f"native kernels are built on Linux only, not {sys.platform}")
         compiler = cxx.find_compiler()
-        return _from_folders(library, compiler, build_key(library, compiler))
+        return _from_folders(library, compiler, build_key(library, compiler), retry)
     except NativeUnavailable as reason:
         return reason
 
 
-def _from_folders(library: NativeLibrary, compiler: cxx.CxxCompiler, key: str) -> LoadedLibrary:
+def _from_folders(library: NativeLibrary, compiler: cxx.CxxCompiler, key: str, retry: bool) -> LoadedLibrary:
     """The library from the first folder that has it or can take it."""
     obstacles = []
     for folder in native_folders():
@@ -153,7 +162,9 @@ def _from_folders(library: NativeLibrary, compiler: cxx.CxxCompiler, key: str) -
                 if built is None:
                     if not os.access(folder, os.W_OK):
                         raise OSError(errno.EROFS, "can't be written")
-                    sources = (*library.sources, _HERE / "self_test.cpp")
+                    if retry:
+                        forget_failure(folder, library.name, key)
+                    sources = (*library.sources, _SHARED / "self_test.cpp")
                     built = build(folder, library.name, key, sources, compiler, _runtimes(), announce)
                 return LoadedLibrary(_open(built), built)
         except OSError as error:
@@ -199,7 +210,7 @@ def _runtimes() -> list[str]:
 
 
 def _files(library: NativeLibrary) -> list[Path]:
-    """Sources, and every header that they could include: those of their folders and of this one."""
-    folders = {source.parent for source in library.sources} | {_HERE}
-    headers = {path for folder in folders for path in folder.glob("*.h*")}
-    return sorted({*library.sources, *headers, _HERE / "self_test.cpp"})
+    """Sources, and every header that they could include: those of their folders and those that all libraries share."""
+    folders = {source.parent for source in library.sources} | {_SHARED}
+    headers = {path for folder in folders for path in folder.iterdir() if path.suffix in _HEADERS}
+    return sorted({*library.sources, *headers, _SHARED / "self_test.cpp"})

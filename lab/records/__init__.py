@@ -39,7 +39,13 @@ from lab.records.run_files.points import (
     recorded_metrics,
 )
 from lab.records.run_files.progress import PHASES, EvaluationProgress, Phase, Progress
-from lab.records.run_files.provenance import ChangedComponents, ChangedSettings, Provenance, ProvenanceFacts
+from lab.records.run_files.provenance import (
+    ChangedComponents,
+    ChangedSettings,
+    NativeFacts,
+    Provenance,
+    ProvenanceFacts,
+)
 from lab.records.run_files.run import RUN_FILE, RunRecord
 from lab.records.run_files.run_parts import Code, Extensions, Imported, Need, Role, Workload
 from lab.records.run_files.state import STATUSES, Failure, State, Status, write_state
@@ -110,6 +116,7 @@ __all__ = [
     "Failure",
     "FolderTaken",
     "Imported",
+    "NativeFacts",
     "Need",
     "Phase",
     "PlanRecord",

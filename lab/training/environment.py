@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
+from components.native.library import outcomes
+from components.native.unavailable import NativeUnavailable
 from components.registry import OptionError
-from lab.records import ProvenanceFacts
+from lab.records import NativeFacts, ProvenanceFacts
 from lab.training.options import Accelerator
 from lab.training.parallel.world import World
 
@@ -63,6 +65,18 @@ def facts(device: torch.device) -> ProvenanceFacts:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+def native_libraries() -> dict[str, NativeFacts]:
+    """The native libraries that this process has asked for: their builds, or why they aren't available."""
+    libraries: dict[str, NativeFacts] = {}
+    for name, outcome in outcomes().items():
+        if isinstance(outcome, NativeUnavailable):
+            libraries[name] = {"cause": outcome.cause.value, "detail": outcome.detail}
+        else:
+            record = outcome.built.record
+            libraries[name] = {"key": record.key, "compiler": record.compiler_version}
+    return libraries
 
 
 @contextmanager

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from lab.refusals import Finding
 
 
+_MARKS = {"info": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("problem", "red")}
+"""Severity → the word in the table, and its color."""
+
+
 @click.command("doctor")
 @click.argument("overrides", metavar="[launcher.KEY=VALUE]...", nargs=-1)
 @on_option("Check only this launcher.  [default: all; a cluster may be missing]")
@@ -74,7 +78,6 @@ def _print(findings: Sequence[Finding]) -> None:
         message = Text(finding.message)
         if finding.fix is not None:
             message.append(f"\n→ {finding.fix}", "yellow")
-        mark = Text("problem", "red") if finding.severity == "problem" else Text("ok", "green")
-        table.add_row(finding.area if finding.area != area else "", mark, message)
+        table.add_row(finding.area if finding.area != area else "", Text(*_MARKS[finding.severity]), message)
         area = finding.area
     wide_console().print(table)

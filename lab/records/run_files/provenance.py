@@ -10,6 +10,22 @@ from dataclasses import asdict, dataclass, field
 from typing import TypedDict, cast
 
 
+class NativeFacts(TypedDict, total=False):
+    """What a run records of a native library: key and compiler of its build, or cause and detail of why it had none.
+
+    Attributes:
+        key: digest of the sources, the compiler, its flags and the processor.
+        compiler: the first line of the compiler's `--version`.
+        cause: a value of `components.native.unavailable.NativeCause`.
+        detail: the same in words.
+    """
+
+    key: str
+    compiler: str
+    cause: str
+    detail: str
+
+
 class ProvenanceFacts(TypedDict, total=False):
     """The facts that workers record.
 
@@ -19,6 +35,7 @@ class ProvenanceFacts(TypedDict, total=False):
         threads: number of threads of each process.
         kernels: layer kind → the attention kernel that it used; None where no layer has attention.
         kernels_passed_over: layer kind → another kernel → why it wasn't used.
+        native: native library that the process has asked for → its build, or why it wasn't available.
         data: digest of the text.
         processes, nodes: number of processes and nodes that trained the run together.
         strategy: how the processes shared the work; None for a single process.
@@ -41,6 +58,7 @@ class ProvenanceFacts(TypedDict, total=False):
     threads: int
     kernels: Mapping[str, str] | None
     kernels_passed_over: Mapping[str, Mapping[str, str]]
+    native: Mapping[str, NativeFacts]
     data: str
     processes: int
     nodes: int
@@ -166,6 +184,18 @@ class Provenance:
         """Layer kind → the attention kernel that it used; empty where it isn't known."""
         value = self.facts.get("kernels")
         return {key: str(name) for key, name in value.items()} if isinstance(value, Mapping) else {}
+
+    @property
+    def native(self) -> Mapping[str, NativeFacts]:
+        """Native library → its build, or why it wasn't available; empty where it isn't known."""
+        value = self.facts.get("native")
+        if not isinstance(value, Mapping):
+            return {}
+        return {
+            str(name): cast(NativeFacts, {key: text for key, text in facts.items() if isinstance(text, str)})
+            for name, facts in value.items()
+            if isinstance(facts, Mapping)
+        }
 
     @property
     def earlier(self) -> tuple[Provenance, ...]:

@@ -27,6 +27,7 @@ def check_machine(root: Path) -> list[Finding]:
         ("torch", _torch),
         ("threads", _threads),
         ("bf16", _bf16),
+        ("native", _native),
         ("kernels", _kernels),
         ("root", lambda: _root(root)),
     ]
@@ -129,6 +130,12 @@ def _kernels() -> list[Finding]:
         }
         findings.append(Finding("kernels", message, facts=facts | {"others": choice.others}))
     return findings
+
+
+def _native() -> list[Finding]:
+    from lab.dispatch.launchers.local.native_kernels import native_kernels
+
+    return native_kernels()
 
 
 def _root(root: Path) -> list[Finding]:

@@ -29,6 +29,7 @@ def panel(data: ReportData) -> Panel:
         ("hardware", _values(runs, _hardware)),
         ("software", _values(runs, _software)),
         ("kernels", _values(runs, _kernels)),
+        ("native kernels", _values(runs, _native)),
         ("compiled", _values(runs, _compiled)),
         ("compute", _compute_with_others(runs, data.other_runs)),
         ("restarts", _restarts(runs)),
@@ -127,6 +128,17 @@ def _software(run: ReportedRun) -> str | None:
 
 def _kernels(run: ReportedRun) -> str | None:
     return ", ".join(sorted(set(run.provenance.kernels.values()))) or None
+
+
+def _native(run: ReportedRun) -> str | None:
+    """Which builds of native kernels a run had, or why it had none."""
+    texts = [
+        f"{name} {_short(facts['key'])}, built by {facts.get('compiler', 'an unknown compiler')}"
+        if "key" in facts
+        else f"{name} not available: {facts.get('detail', 'for an unknown reason')}"
+        for name, facts in run.provenance.native.items()
+    ]
+    return "; ".join(texts) or None
 
 
 def _compiled(run: ReportedRun) -> str | None:
