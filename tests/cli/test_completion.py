@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests import forked
 from tests.records.made import make_run
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = sys.modules['hydra'] = None"
 
 
 @pytest.fixture
@@ -72,23 +75,70 @@ def test_groups_and_their_options(folder: Path) -> None:
     assert bash("list", "components", "softc") == ["softcap"]
 
 
-def test_components_of_your_own_are_completed_at_once_and_mistakes_are_not_said(folder: Path) -> None:
+OWN = """
+from components.registry import register
+from components.softcap import Softcap
+@register("own")
+class Own(Softcap):
+    '''Mine.'''
+"""
+
+
+def wait_until_completed(*words: str, expected: list[str]) -> None:
+    """Wait for the background process that caches the names."""
+    deadline = time.monotonic() + 60
+    while bash(*words) != expected:
+        assert time.monotonic() < deadline, bash(*words)
+        time.sleep(0.2)
+
+
+def test_after_an_edit_the_previous_names_are_offered_at_once_and_the_new_ones_soon(folder: Path) -> None:
+    ask = ("train", "gemma2_tiny", "model/softcap", "=")
+    before = bash(*ask)
+    assert "gemma2" in before
+    (folder / "lab_components.py").write_text(OWN)
+    assert bash(*ask, prepare=WITHOUT_TORCH) == before
+    wait_until_completed(*ask, "ow", expected=["own"])
+    assert bash(*ask, prepare=WITHOUT_TORCH) == [*before, "own"]
+
+
+def test_a_mistake_in_components_of_your_own_takes_no_name_away(folder: Path) -> None:
+    (folder / "lab_components.py").write_text(OWN)
     ask = ("train", "gemma2_tiny", "model/softcap", "=", "ow")
-    assert bash(*ask) == []
-    (folder / "lab_components.py").write_text(
-        "from components.registry import register\nfrom components.softcap import Softcap\n"
-        '@register("own")\nclass Own(Softcap):\n    """Mine."""\n'
-    )
     assert bash(*ask) == ["own"]
     (folder / "lab_components.py").write_text("x = 1 +\n")
+    assert bash(*ask) == ["own"]
+    shutil.rmtree(folder / "cache")
     assert bash(*ask) == []
+
+
+def test_names_of_another_project_are_not_offered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "lab_components.py").write_text(OWN)
+    ask = ("train", "gemma2_tiny", "model/softcap", "=", "ow")
+    assert bash(*ask) == ["own"]
+    for name in ("bare", "other"):
+        (folder / name).mkdir()
+    (folder / "other" / "lab_components.py").write_text(OWN.replace("own", "owl"))
+    monkeypatch.chdir(folder / "bare")
+    assert bash(*ask) == []
+    monkeypatch.chdir(folder / "other")
+    assert bash(*ask) == []
+    wait_until_completed(*ask, expected=["owl"])
+
+
+def test_switching_completion_on_makes_the_names_known(folder: Path) -> None:
+    assert forked.run("lab.cli.main", "completion", "bash").returncode == 0
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("cache/names/*/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert bash("train", "gemma2_tiny", "model/heads", "=", "mh", prepare=WITHOUT_TORCH) == ["mha"]
 
 
 def test_what_was_completed_once_is_completed_again_without_torch(folder: Path) -> None:
     ask = ("train", "gemma2_tiny", "model/heads", "=", "mh")
     assert bash(*ask) == ["mha"]
-    refuse = "import sys; sys.modules['torch'] = sys.modules['hydra'] = None"
-    assert bash(*ask, prepare=refuse) == ["mha"]
+    assert bash(*ask, prepare=WITHOUT_TORCH) == ["mha"]
     shutil.rmtree(folder / "cache")
     (folder / "cache").write_text("no folder")
     assert bash(*ask) == ["mha"]

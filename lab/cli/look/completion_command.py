@@ -23,6 +23,7 @@ def command(context: click.Context, shell: str | None) -> None:
     bash, zsh:  eval "$(lab completion)"       in ~/.bashrc or ~/.zshrc
     fish:       lab completion | source        in ~/.config/fish/config.fish
     """
+    from lab.cli import names
     from lab.refusals import RequestError
 
     shell = shell or PurePath(os.environ.get("SHELL", "")).name
@@ -33,3 +34,4 @@ def command(context: click.Context, shell: str | None) -> None:
         raise RequestError(problem, kind="missing", key="SHELL", expected=SHELLS, fix="name one: lab completion bash")
     completer = completion.SHELLS[shell]
     click.echo(completer(context.find_root().command, {}, "lab", COMPLETION_VARIABLE).source())
+    names.refresh_in_background()  # the first press of the Tab key then finds the names
