@@ -1,9 +1,9 @@
 """A cache of the names that completion offers.
 
-Asking the registry imports torch, which takes seconds. So the names are cached. A cache file is valid while no file that
-could change a name has changed: the lab's sources, `lab_components.py`, the packages that register components, and the
-YAML files of configuration groups. After a change, completion answers with the previous names at once, and a background
-process caches the new ones for the next press of the Tab key.
+Asking the registry imports torch, which takes seconds. So the names are cached. A cache file is valid while none of the
+files has changed that could change a name: the lab's sources, `lab_components.py`, the packages that register
+components, and the YAML files of configuration groups. After a change, completion answers with the previous names at
+once, and a background process caches the new ones for the next press of the Tab key.
 """
 
 from __future__ import annotations
