@@ -121,6 +121,11 @@ class Architecture:
         return min((p.max_context for p in positions if p.max_context is not None), default=None)
 
     @property
+    def mixers_without_cache(self) -> tuple[str, ...]:
+        """The names of its mixers that keep no cache; with one of them, text isn't generated from a cache."""
+        return tuple(dict.fromkeys(layer.mixer.name for layer in self.layers if not layer.mixer.keeps_cache))
+
+    @property
     def attention_paths_read(self) -> frozenset[str]:
         """What the layers read of attention's slots: `heads`, `position`, or parts of one such as `heads.n_heads`."""
         paths = {path for kind in self.repeated for path in self._mixer(kind).reads}

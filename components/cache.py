@@ -62,9 +62,14 @@ class CacheFailure(ValueError):
         mixer: the name of the mixer's class.
     """
 
-    def __init__(self, layer: int, mixer: str, cause: Exception) -> None:
-        reason = f" ({type(cause).__name__}: {cause})" if str(cause) else ""
-        super().__init__(f"layer {layer}: the mixer {mixer} can't continue a text from a cache{reason}")
+    def __init__(self, layer: int, mixer: str, cause: Exception | None = None) -> None:
+        """
+        Args:
+            cause: what went wrong; None where the mixer says that it keeps no cache.
+        """
+        problem = "keeps no cache" if cause is None else "can't continue a text from a cache"
+        reason = f" ({type(cause).__name__}: {cause})" if str(cause or "") else ""
+        super().__init__(f"layer {layer}: the mixer {mixer} {problem}{reason}")
         self.layer, self.mixer = layer, mixer
 
 

@@ -115,7 +115,9 @@ class Decoder(LanguageModel):
         """
         like = self.embedding.weight
         kept = []
-        for number, block in enumerate(self.blocks):
+        for number, (block, layer) in enumerate(zip(self.blocks, self.architecture.layers, strict=True)):
+            if not layer.mixer.keeps_cache:
+                raise CacheFailure(number, type(block.mixer).__name__)
             try:
                 kept.append(block.mixer.new_cache(len(starts), capacity, like.dtype, like.device))
             except (NotImplementedError, LookupError) as error:

@@ -36,4 +36,9 @@ class Layer:
         mixer = self.mixer.build(d_model)
         if not isinstance(mixer, MixerModule):
             raise TypeError(f"mixer={self.mixer.name}: build must return a components.mixers.base.MixerModule")
+        if self.mixer.keeps_cache and type(mixer).cache_tensors is MixerModule.cache_tensors:
+            raise TypeError(
+                f"mixer={self.mixer.name}: {type(mixer).__name__} has no cache_tensors; add the method, or set "
+                "`keeps_cache = False` in the mixer"
+            )
         return self.residual.build(d_model, mixer, self.mlp.build(d_model), lambda: self.norm.build(d_model))

@@ -22,6 +22,10 @@ from components.registry import Component
 class Mixer(Component, kind="mixer"):
     """What mixes tokens in a layer."""
 
+    keeps_cache: ClassVar[bool] = True
+    """Whether its module can continue a text from a cache (`MixerModule.cache_tensors`). A mixer that sets it to False
+    is trained and measured on whole texts; generation from a cache refuses its models."""
+
     slots: ClassVar[tuple[str, ...]] = ()
     """Slots of the configuration that belong to this mixer, beside its own options: those of attention, or none."""
 
@@ -62,9 +66,12 @@ class MixerModule(nn.Module, ABC):
         the earlier ones, and the mixer puts a `LayerCache` of what it keeps now in its place.
         """
 
-    @abstractmethod
     def cache_tensors(self, capacity: int, dtype: torch.dtype) -> dict[str, CacheTensor]:
-        """What it keeps of one text of up to `capacity` tokens, in a model whose weights have that dtype, by name."""
+        """What it keeps of one text of up to `capacity` tokens, in a model whose weights have that dtype, by name.
+
+        A module needs this method unless its `Mixer` has `keeps_cache = False`; it is then never called.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cache_tensors")
 
     @abstractmethod
     def flops_per_token(self, context: int) -> float:

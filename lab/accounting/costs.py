@@ -17,7 +17,7 @@ from torch import nn
 from components.architecture import Architecture
 from components.counting import CountsFlops, HasIdleParameters
 from components.embedding import TokenEmbedding
-from lab.accounting.model import ArchitectureKey, CountedModule, count
+from lab.accounting.model import ArchitectureKey, CountedModel, CountedModule, count
 from lab.refusals import RequestError
 
 BACKWARD_AND_FORWARD = 3
@@ -34,7 +34,8 @@ class Costs:
         embedding_parameters: of the input embedding table.
         forward_flops_per_token: of one forward pass, averaged over the tokens of a context.
         flops_per_token: of training, forward and backward.
-        kv_bytes_per_token: bytes of a 16-bit cache of the whole context, divided by the context.
+        kv_bytes_per_token: bytes of a 16-bit cache of the whole context, divided by the context; None if a mixer keeps
+            no cache.
     """
 
     parameters: int
@@ -42,10 +43,11 @@ class Costs:
     embedding_parameters: int
     forward_flops_per_token: float
     flops_per_token: float
-    kv_bytes_per_token: float
+    kv_bytes_per_token: float | None
 
     def as_dict(self) -> dict[str, int | float]:
-        return asdict(self)
+        """The costs by name, without one that the architecture doesn't have."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 KV_ELEMENT_BYTES = 2
@@ -77,11 +79,6 @@ def parameters(modules: Iterable[CountedModule]) -> tuple[int, int]:
 def _costs(key: ArchitectureKey, context: int) -> Costs:
     model = count(key.architecture)
     forward = sum(counted.times * _flops(counted, context) for counted in model.modules)
-    cached_numbers = sum(
-        mixer.times * tensor.numbers
-        for mixer in model.mixers
-        for tensor in mixer.module.cache_tensors(context, torch.bfloat16).values()
-    )
     total, active = parameters(model.modules)
     tables = [counted.module.weight for counted in model.modules if isinstance(counted.module, TokenEmbedding)]
     return Costs(
@@ -90,8 +87,17 @@ def _costs(key: ArchitectureKey, context: int) -> Costs:
         embedding_parameters=sum(table.numel() for table in tables),
         forward_flops_per_token=forward,
         flops_per_token=BACKWARD_AND_FORWARD * forward,
-        kv_bytes_per_token=cached_numbers * KV_ELEMENT_BYTES / context,
+        kv_bytes_per_token=None if key.architecture.mixers_without_cache else _kv_bytes_per_token(model, context),
     )
+
+
+def _kv_bytes_per_token(model: CountedModel, context: int) -> float:
+    numbers = sum(
+        mixer.times * tensor.numbers
+        for mixer in model.mixers
+        for tensor in mixer.module.cache_tensors(context, torch.bfloat16).values()
+    )
+    return numbers * KV_ELEMENT_BYTES / context
 
 
 def _flops(counted: CountedModule, context: int) -> float:

@@ -148,6 +148,9 @@ def refuse_evaluator(evaluator: EvaluatorOptions, experiment: Experiment) -> Non
     corpus = experiment.data.corpus
     if evaluator.reads_text and isinstance(corpus, Task):
         raise OptionError("", f"{evaluator.name} reads text, and corpus '{corpus.name}' has none")
+    without_cache = experiment.model.mixers_without_cache
+    if evaluator.generates and without_cache:
+        raise OptionError("", f"{evaluator.name} generates from a cache, and mixer '{without_cache[0]}' keeps none")
     evaluator.check(experiment)
     limit = experiment.model.max_context
     for option, tokens in evaluator.needs(experiment).positions.items():

@@ -21,6 +21,7 @@ from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.planning.plan import build
 from lab.planning.plan.build import plan_train
+from lab.records import RunFolder
 from tests.components.test_own_mixer import FIXTURES, SIZES
 from tests.evaluation.conftest import TINY, files, write_text
 
@@ -52,6 +53,42 @@ class Stepless(LeakyConv):
 
     def build(self, d_model: int) -> SteplessModule:
         return SteplessModule(d_model, self)
+
+
+@register("whole_text")
+class WholeText(Mixer):
+    """The mean of all earlier tokens; says that it keeps no cache."""
+
+    keeps_cache = False
+
+    def build(self, d_model: int) -> WholeTextModule:
+        return WholeTextModule(d_model)
+
+
+class WholeTextModule(MixerModule):
+    reach = None
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.o = Projection(d_model, d_model, role="residual_output")
+
+    def flops_per_token(self, context: int) -> float:
+        return 0.0
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        sees = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        if context.documents is not None:
+            sees = sees & (context.documents[:, :, None] == context.documents[:, None, :])
+        weights = sees.to(x.dtype)
+        return self.o(weights / weights.sum(-1, keepdim=True) @ x)
+
+
+@register("forgotten")
+class Forgotten(Mixer):
+    """Says nothing of its cache, and its module has none."""
+
+    def build(self, d_model: int) -> WholeTextModule:
+        return WholeTextModule(d_model)
 '''
 
 
@@ -77,6 +114,60 @@ def test_the_failure_names_layer_and_mixer(mixer: str, module: str) -> None:
         CachedForward(model).begin([[1, 2, 3]], 2)
     assert (failure.value.layer, failure.value.mixer) == (1, module)
     assert len(generate_batch(model, [[1, 2, 3]], 2, Sampling(temperature=0.0), cached=False)[0]) == 2
+
+
+def _lab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["lab", *arguments])
+    try:
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    return code, *capsys.readouterr()
+
+
+def test_a_mixer_that_says_nothing_of_its_cache_is_told_how_to_say_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mixer, reason in (
+        ("forgotten", "WholeTextModule has no cache_tensors; add the method, or set `keeps_cache = False`"),
+        ("stepless", "a mixer that keeps no cache says so with keeps_cache = False"),
+    ):
+        code, _, message = _lab(monkeypatch, capsys, "train", "gemma2_tiny", *SIZES, f"model/mixer={mixer}")
+        assert code == 2
+        assert reason in message
+
+
+@pytest.mark.trains
+def test_a_mixer_may_say_that_it_keeps_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is planned, trained and evaluated; what generates from a cache is refused by name before anything runs."""
+    text = write_text(tmp_path / "text.jsonl", "{n} and {square} ")
+    sizes = [override for override in TINY if "heads" not in override]
+    options = ("gemma2_tiny", *sizes, *files(text), "model.pattern=[local,whole_text]")
+    root = ("--root", str(tmp_path / "runs"))
+
+    code, _, message = _lab(
+        monkeypatch, capsys, "train", *options, "+evaluate.memorisation={name: memorisation}", *root
+    )
+    assert code == 2
+    assert "memorisation generates from a cache, and mixer 'whole_text' keeps none" in message
+    assert not (tmp_path / "runs").exists()
+
+    code, out, message = _lab(monkeypatch, capsys, "train", *options, *root)
+    assert code == 0, out + message
+    (run,) = (path.parent for path in (tmp_path / "runs").rglob("summary.json"))
+    assert "kv_bytes_per_token" not in RunFolder(run).record.costs  # a cache of 0 bytes would be the smallest of all
+    code, _, message = _lab(monkeypatch, capsys, "eval", str(run), "generation_speed", "contexts=[8]", *root)
+    assert code == 2
+    assert "generation_speed generates from a cache, and mixer 'whole_text' keeps none" in message
+    assert _lab(monkeypatch, capsys, "eval", str(run), "perplexity", "tokens=64", *root)[0] == 0
+    code, _, message = _lab(monkeypatch, capsys, "generate", str(run), "1 and", "--max-tokens", "2", *root)
+    assert code == 2
+    assert "layer 1: the mixer WholeTextModule keeps no cache" in message
+    assert "--no-cache" in message
+    assert _lab(monkeypatch, capsys, "generate", str(run), "1 and", "--max-tokens", "2", "--no-cache", *root)[0] == 0
 
 
 @pytest.mark.trains

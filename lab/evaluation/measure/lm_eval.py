@@ -83,9 +83,9 @@ class HarnessModel(LM):  # type: ignore[misc]
         ends = {*self._encoder.stop_ids, self._encoder.separator}
         tokens: list[int] = []
         text = ""
-        for (token,) in continuations(
-            self._model, [prompt], max_tokens, Sampling(temperature=temperature), stop=tuple(ends)
-        ):
+        sampling = Sampling(temperature=temperature)
+        is_cached = not self._model.architecture.mixers_without_cache
+        for (token,) in continuations(self._model, [prompt], max_tokens, sampling, stop=tuple(ends), cached=is_cached):
             if token is None or token in ends:
                 break
             tokens.append(token)

@@ -82,5 +82,5 @@ def _amount(run: PlannedRun, by: str) -> float:
         case "flops":
             return run.total_flops
         case "kv":
-            return run.costs.kv_bytes_per_token
+            return run.costs.kv_bytes_per_token or 0.0
     return run.tokens

@@ -150,7 +150,7 @@ def quantity(by: Quantity, experiment: Experiment) -> float:
         case "flops":
             return cost.flops_per_token * tokens
         case "kv":
-            return cost.kv_bytes_per_token
+            return cost.kv_bytes_per_token or 0.0  # none is nothing to match
     return cost.parameters
 
 

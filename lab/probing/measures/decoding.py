@@ -43,7 +43,8 @@ def faults_of_decoding(instance: Instance, tokens: Tensor) -> list[Fault]:
             fault = failure.fault
             detail = fault.problem if failure.error is None else described(failure.error)
             problem = f"fails over a cache, {way}: {detail}"
-            return [Fault("cache", fault.slots, fault.kind, fault.module, problem)]
+            fix = "a mixer that keeps no cache says so with keeps_cache = False" if "mixer" in fault.slots else None
+            return [Fault("cache", fault.slots, fault.kind, fault.module, problem, fix)]
         for number, call in enumerate(whole):
             difference = _difference(call.output[0], torch.cat([calls[number].output[-1] for calls in cached]), padding)
             if difference is not None:
