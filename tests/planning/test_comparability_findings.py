@@ -29,11 +29,13 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
 
     def plan(overrides: dict[str, Any] | None = None, **keys: Any) -> Plan:
+        tuned = keys.get("tune", {}).get("axes", {})
+        base = {key: value for key, value in BASE.items() if key not in tuned}
         sweep = {
             "question": "Which?",
             "experiment": "gemma2_tiny",
             "seeds": 2,
-            "overrides": BASE | (overrides or {}),
+            "overrides": base | (overrides or {}),
             **keys,
         }
         Path("sweeps/asked.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
@@ -84,13 +86,47 @@ def test_what_a_plan_finds(planned: Any, arms: dict[str, Any], differs: list[str
     assert found == ([("val/loss", ["b"], differs)] if differs else [])
 
 
-def test_a_tuned_axis_that_changes_the_metric_is_found_too(planned: Any) -> None:
-    tune = {"axes": {"data.validation_fraction": [0.05, 0.1]}, "seeds": 1}
-    found = list(
-        comparability_findings(planned(baseline="a", arms={"a": {}, "b": {"model/softcap": "none"}}, tune=tune))
-    )
-    assert [finding.where.key for finding in found] == ["tune", "tune"]
-    assert all("arm '" in finding.message and "text (validation_fraction" in finding.message for finding in found)
+@pytest.mark.parametrize(
+    ("overrides", "tune", "differs", "fix"),
+    [
+        (
+            {},
+            {"axes": {"data.validation_fraction": [0.05, 0.1]}},
+            "text (validation_fraction 0.1, the second 0.05)",
+            "make the values a grid",
+        ),
+        (
+            BPE,
+            {"axes": {"data.tokenizer.size": [300, 512]}},
+            "tokenizer (size 512, the second 300)",
+            "write tune.metric: val/bits_per_byte",
+        ),
+        (
+            BPE,
+            {"axes": {"data.tokenizer.size": [300, 512]}, "metric": "val/bits_per_byte"},
+            "scored bytes",
+            "write validation.tokens: null",
+        ),
+        ({}, {"axes": {"train.context": [32, 64]}}, "context (train.context 64, the second 32)", "make the values"),
+    ],
+)
+def test_a_tuned_axis_between_whose_values_the_metric_means_something_else_is_refused(
+    planned: Any, overrides: dict[str, Any], tune: dict[str, Any], differs: str, fix: str
+) -> None:
+    """The lab would pick the lowest of losses in two units, and report the arm with it."""
+    arms = {"a": {}, "b": {"model/softcap": "none"}}
+    with pytest.raises(RequestError) as refused:
+        planned(overrides, baseline="a", arms=arms, tune={"seeds": 1, **tune})
+    assert (refused.value.where.file, refused.value.where.key) == ("sweeps/asked.yaml", "tune.axes")
+    assert "can't decide between" in refused.value.refusal.problem
+    assert differs in refused.value.refusal.problem
+    assert fix in (refused.value.refusal.fix or "")
+
+
+def test_a_tuned_tokenizer_is_decided_by_bits_per_byte_of_the_same_bytes(planned: Any) -> None:
+    tune = {"axes": {"data.tokenizer.size": [300, 512]}, "metric": "val/bits_per_byte", "seeds": 1}
+    plan = planned({**BPE, "validation.tokens": None}, arms={"a": {}, "b": {"model/softcap": "none"}}, tune=tune)
+    assert plan.tune_metric == "val/bits_per_byte"
 
 
 def test_a_window_of_the_context_or_more_is_said_to_be_global(planned: Any) -> None:

@@ -148,6 +148,31 @@ def test_other_runs_of_the_same_experiment_and_tokens_stand_in_until_the_sweep_h
     assert noise(shipped(), [*other, *own]) == Noise(pytest.approx(2 * stdev([-0.10, -0.04])), 1, "this sweep")
 
 
+def test_arms_that_can_not_be_compared_are_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = [*OWN, past("local_only", 0, 2.7), past("local_only", 1, 9.9)]
+    monkeypatch.setattr("lab.planning.forecast.detectable.unlike_arms", lambda plan, metric: {"local_only"})
+    assert noise(shipped(), more) == noise(shipped(), OWN)
+
+
+def test_runs_of_another_sweep_are_noise_only_where_they_are_measured_as_its_baseline_and_in_this_unit() -> None:
+    def other(**changes: object) -> list[FinishedRun]:
+        """Three arms of another sweep; the changes are those of the third, whose noise is large."""
+        third = [past("local_only", 0, 2.7, **changes), past("local_only", 1, 9.9, **changes)]
+        texts = {"text": "t", "scored_by": ()}
+        first = [dataclasses.replace(run, **texts) for run in OWN]
+        runs = [*first, *third]
+        return [dataclasses.replace(run, identity=f"{n:064x}", sweep="other") for n, run in enumerate(runs)]
+
+    alike = noise(shipped(), [run for run in other() if run.arm != "local_only"])
+    assert alike.degrees == 1
+    assert noise(shipped(), other()).degrees == 2  # it recorded nothing
+    assert noise(shipped(), other(text="t", scored_by=())).degrees == 2
+    assert noise(shipped(), other(text="u", scored_by=())) == alike
+    assert noise(shipped(), other(text="t", scored_by=("train.context=32",))) == alike
+    bpe = [dataclasses.replace(run, scored_by=("data/tokenizer=bpe",)) for run in other()]
+    assert noise(shipped(), bpe) == Noise()
+
+
 def test_a_seed_that_only_one_arm_has_is_no_pair() -> None:
     assert noise(shipped(), [OWN[0], OWN[1], OWN[2]]) == Noise()
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from components.attention.mixer import ResolvedAttention
-from lab.composition.frozen.freeze import to_plain
 from lab.planning.comparability.advice import advice
-from lab.planning.comparability.rules import Unlikeness, unlikenesses
-from lab.planning.comparability.scoring import Scoring, scoring_of
+from lab.planning.comparability.planned import arm_scorings, unlike
+from lab.planning.comparability.rules import Unlikeness
 from lab.planning.plan.model import Plan
 from lab.refusals import Finding, Where
-from lab.training.experiment import Experiment
 
 AREA = "comparison"
 SPANS = "spans"
@@ -22,21 +19,13 @@ _MOST_NAMED = 6
 
 
 def comparability_findings(plan: Plan) -> Iterator[Finding]:
-    """For each metric the arms that can't be compared with the baseline; for tuned axes the cells of an arm."""
+    """For each metric, the arms that can't be compared with the baseline."""
     where = Where(file=f"sweeps/{plan.sweep}.yaml", key="metrics")
-    arms = {arm: next(run for run in runs if run.role == "report") for arm, runs in plan.arms.items()}
-    if plan.baseline in arms:
-        scorings = {arm: _scoring(run.experiment) for arm, run in arms.items()}
+    scorings = arm_scorings(plan)
+    if plan.baseline in scorings:
         for number, metric in enumerate(plan.metrics):
-            found = _unlike(metric, scorings, plan.baseline)
-            yield from _findings(metric, found, f"{plan.baseline}'s", where, is_first=number == 0)
-    if plan.tune_metric is not None:
-        tuned = replace(where, key="tune")
-        for arm, runs in plan.arms.items():
-            cells = {run.cell.name: _scoring(run.experiment) for run in runs}
-            first = next(iter(cells))
-            found = _unlike(plan.tune_metric, cells, first)
-            yield from _findings(plan.tune_metric, found, f"cell {first}'s", tuned, part=f"arm '{arm}': cells ")
+            unlike_by_reason = unlike(metric, scorings, plan.baseline)
+            yield from _findings(metric, unlike_by_reason, plan.baseline, where, is_first=number == 0)
 
 
 def span_findings(plan: Plan) -> Iterator[Finding]:
@@ -59,43 +48,19 @@ def span_findings(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _scoring(experiment: Experiment) -> Scoring:
-    """How a planned run will be measured."""
-    plain = {
-        "data": to_plain(experiment.data),
-        "train": {"context": experiment.train.context, "mask_documents": experiment.train.mask_documents},
-        "validation": {"tokens": experiment.validation.tokens},
-        "recipe": to_plain(experiment.recipe),
-        "evaluate": {name: to_plain(evaluator) for name, evaluator in experiment.evaluate.items()},
-    }
-    return scoring_of(plain)
-
-
-def _unlike(metric: str, scorings: Mapping[str, Scoring], reference: str) -> dict[tuple[Unlikeness, ...], list[str]]:
-    """Reasons → the names of those that can't be compared with the reference."""
-    found: dict[tuple[Unlikeness, ...], list[str]] = {}
-    for name, scoring in scorings.items():
-        if name != reference and scoring != scorings[reference]:
-            reasons = unlikenesses(metric, scoring, scorings[reference])
-            if reasons:
-                found.setdefault(reasons, []).append(name)
-    return found
-
-
 def _findings(
     metric: str,
-    found: Mapping[tuple[Unlikeness, ...], list[str]],
-    reference: str,
+    unlike_by_reason: Mapping[tuple[Unlikeness, ...], list[str]],
+    baseline: str,
     where: Where,
     *,
-    is_first: bool = True,
-    part: str = "",
+    is_first: bool,
 ) -> Iterator[Finding]:
-    for reasons, names in found.items():
+    for reasons, names in unlike_by_reason.items():
         differences = "; ".join(reason.text for reason in reasons)
         yield Finding(
             AREA,
-            f"{metric} of {part}{_named(names)} can't be compared with {reference}: {differences}",
+            f"{metric} of {_named(names)} can't be compared with {baseline}'s: {differences}",
             "warning" if is_first else "info",
             where,
             advice(metric, reasons),

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from lab.planning.forecast.history import FinishedRun
+from lab.planning.comparability.planned import unlike_arms
+from lab.planning.forecast.history import FinishedRun, tokenizer_settings
 from lab.planning.forecast.power import ALPHA, POWER, seeds_needed, seeds_to_equate, smallest_effect
 from lab.planning.plan.model import Plan
 
@@ -89,22 +90,24 @@ def detectable(plan: Plan, history: Iterable[FinishedRun]) -> Detectable:
 def noise(plan: Plan, history: Iterable[FinishedRun]) -> Noise:
     """The noise of the plan's first metric.
 
-    It comes from the sweep's own finished runs, or else from other runs of the same experiment and number of tokens.
+    It comes from the sweep's own finished runs, or else from other runs of the same experiment, number of tokens and
+    tokenizer. Arms whose metric can't be compared with their baseline's are left out.
     """
     metric = plan.metrics[0]
     usable = [run for run in history if run.role == "report" and math.isfinite(run.metrics.get(metric, math.nan))]
     planned = {run.identity for run in plan.runs}
-    own = [run for run in usable if run.identity in planned and run.sweep == plan.sweep]
+    left_out = unlike_arms(plan, metric)
+    own = [run for run in usable if run.identity in planned and run.sweep == plan.sweep and run.arm not in left_out]
     sd, degrees = pooled(_differences(own, metric, plan.baseline))
     if sd is not None:
         return Noise(sd, degrees, "this sweep")
     alike = {(run.experiment.name, run.tokens) for run in plan.runs}
     sweeps: dict[str, list[FinishedRun]] = {}
     for run in usable:
-        if (run.experiment, run.tokens) in alike:
+        if (run.experiment, run.tokens) in alike and _has_tokenizer_of(plan, run):
             sweeps.setdefault(run.sweep, []).append(run)
     # The baseline of another sweep is the one that its newest run records.
-    groups = [_differences(runs, metric, runs[-1].baseline) for runs in sweeps.values()]
+    groups = [_differences(_measured_alike(runs), metric, runs[-1].baseline) for runs in sweeps.values()]
     sd, degrees = pooled([differences for group in groups for differences in group])
     return Noise() if sd is None else Noise(sd, degrees, "other runs")
 
@@ -120,6 +123,25 @@ def pooled(samples: Iterable[Sequence[float]]) -> tuple[float | None, int]:
         squares += math.fsum((value - mean) ** 2 for value in values)
         degrees += max(0, len(values) - 1)
     return (math.sqrt(squares / degrees), degrees) if degrees else (None, 0)
+
+
+def _has_tokenizer_of(plan: Plan, run: FinishedRun) -> bool:
+    """Whether a run of another sweep sets the tokenizer as the plan's baseline does, or didn't record what it sets."""
+    baseline = next((planned for planned in plan.runs if planned.arm == plan.baseline), plan.runs[0])
+    return run.scored_by is None or tokenizer_settings(run.scored_by) == tokenizer_settings(baseline.overrides)
+
+
+def _measured_alike(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs of a sweep that are measured as its baseline is, as far as they recorded it."""
+    base = next((run for run in reversed(runs) if run.arm == runs[-1].baseline), None)
+    if base is None:
+        return []
+    return [
+        run
+        for run in runs
+        if (run.scored_by is None or base.scored_by is None or run.scored_by == base.scored_by)
+        and (run.text is None or base.text is None or run.text == base.text)
+    ]
 
 
 def _differences(runs: Iterable[FinishedRun], metric: str, baseline: str) -> list[list[float]]:
