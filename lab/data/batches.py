@@ -4,7 +4,8 @@ The tokens are cut into windows of `context` inputs; the targets are the inputs 
 every window once, in a new order. The order depends on the number of windows and the seed alone, never on the model.
 
 If the tokenizer has a begin token, the first input of every window is that token, in place of the one that the cut left
-there. So the model always reads a text as it would be given to it, and every target stays the same.
+there. So the model always reads a text as it would be given to it, and every target stays the same. A window whose
+second input begins a document stays as it is: no text has two begin tokens.
 """
 
 from __future__ import annotations
@@ -162,7 +163,23 @@ def refuse_too_short(n_tokens: int, context: int, what: str) -> None:
 def _cut(tokens: Tokens, context: int, windows: npt.NDArray[np.int64], bos: int | None) -> Batch:
     positions = windows[:, None] * context + np.arange(context + 1)
     rows = tokens[positions].astype(np.int64)
-    inputs, targets = rows[:, :-1].copy(), rows[:, 1:].copy()
-    if bos is not None:
-        inputs[:, 0] = bos
+    inputs, targets = begun(rows, bos)[:, :-1].copy(), rows[:, 1:].copy()
     return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def begun(windows: npt.NDArray[np.int64], bos: int | None) -> npt.NDArray[np.int64]:
+    """Windows of a token stream, each with the begin token as its first input.
+
+    A window whose second token is a begin token keeps its first one, which ends the document before.
+
+    Args:
+        windows: [B, T + 1], the inputs and the token after them.
+        bos: the id of the begin token; None if the tokenizer has none.
+    Returns:
+        A changed copy; the windows themselves if the tokenizer has no begin token.
+    """
+    if bos is None:
+        return windows
+    changed = windows.copy()
+    changed[windows[:, 1] != bos, 0] = bos
+    return changed

@@ -68,6 +68,24 @@ def test_the_first_input_of_every_window_is_the_begin_token_and_targets_stay() -
         assert (begun_inputs[:, 0] == 7).all()
 
 
+def test_no_window_begins_with_two_begin_tokens(tmp_path: Path) -> None:
+    """A window that starts at a separator begins a document with its second input."""
+    text = shards(tmp_path, Byte(bos="<bos>"))
+    assert text.bos is not None
+    twice = 0
+    for context in range(2, 60):
+        for inputs, targets in validation_batches(text.validation, context, 4, None, bos=text.bos):
+            starts = inputs[:, 1] == text.bos
+            twice += int(starts.sum())
+            assert (inputs[starts, 0] == text.separator).all()
+            assert (inputs[~starts, 0] == text.bos).all()
+            assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert twice > 5
+    tokens = np.array([7, 1, 2, 3, 7, 4, 5, 3, 7, 6, 3])
+    inputs, _ = Batches(tokens, 3, 3, seed=0, bos=7).at(0)
+    assert sorted(inputs.tolist()) == [[3, 7, 4], [7, 1, 2], [7, 3, 7]]
+
+
 def test_begin_tokens_are_no_targets_of_the_validation_loss() -> None:
     class Biased(LanguageModel):
         """Logits that depend on the input token alone."""

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from components.decoder import Decoder
+from lab.data.batches import Batches
+from lab.data.shards import prepare as prepare_text
 from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
 from lab.planning.plan.build import plan_train
 from lab.records import RunFolder, find_runs
+from lab.training.checkpoints import verified
 from tests.evaluation.conftest import TINY, Done, Trained, files
 from tests.evaluation.test_imported import exported as exported
 from tests.evaluation.test_imported import refused
@@ -61,6 +66,42 @@ def test_a_run_teaches_and_the_student_says_what_it_had_learnt(trained: Trained,
     assert own is not None
     assert teacher["val/loss"] == own.metrics["val/loss"]
     assert teacher["data"] == own.data_digest
+
+
+def test_a_student_reads_begin_tokens_as_its_teacher_does(trained: Trained, tmp_path: Path) -> None:
+    """The first step's losses of a student are those of both models on windows that are cut and begun by hand."""
+    root, bos = tmp_path / "runs", ("data.tokenizer.bos='<bos>'",)
+    (teacher,) = prepare(plan_train("gemma2_tiny", (*TINY, *files(trained.text), *bos)).runs, root).order
+    assert execute(teacher, train_frozen, stop=Stop(), capture=False) == 0, (teacher.path / "log.txt").read_text()
+    options = (
+        *TINY,
+        *files(trained.text),
+        *bos,
+        "recipe=distillation",
+        f"recipe.teacher='{teacher.identity}'",
+        "seed=3",
+    )
+    (planned,) = plan_train("gemma2_tiny", options, root=root).runs
+    (run,) = prepare([planned], root).order
+    assert execute(run, train_frozen, stop=Stop(), capture=False) == 0, (run.path / "log.txt").read_text()
+
+    experiment = planned.experiment
+    text = prepare_text(experiment.data)
+    assert text.bos == 257
+    stream, context = text.train.astype(int), experiment.train.context
+    places = Batches(text.train, context, experiment.train.global_batch, experiment.data_seed).windows_at(0)
+    windows = [stream[place * context : (place + 1) * context].tolist() for place in places]
+    inputs = torch.tensor([[w[0] if w[1] == text.bos else text.bos, *w[1:]] for w in windows])
+    weights = verified.weights_at(verified.newest(teacher.path))
+    model = Decoder(experiment.model, "reference")
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        log_p = model(inputs).double().log_softmax(-1)
+        log_q = Decoder.initialized(experiment.model, 3, "reference")(inputs).double().log_softmax(-1)
+    expected = -(log_p.exp() * log_q).sum(-1).mean()
+    first = next(point for point in map(json.loads, (run.path / "metrics.jsonl").open()) if "train/soft_loss" in point)
+    assert first["step"] == 1
+    assert first["train/soft_loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])

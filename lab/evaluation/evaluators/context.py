@@ -170,14 +170,13 @@ def _score(subject: Subject, places: Sequence[int], length: int) -> list[float]:
     import torch
 
     from components.loss import token_losses
+    from lab.data.batches import begun
     from lab.training.data.documents import document_ids
 
     text, model, device = subject.text.validation, subject.loaded.model, subject.loaded.device
     rows = np.asarray(places)[:, None] + np.arange(-length, 1)
-    windows = torch.from_numpy(text[rows].astype(np.int64)).to(device)
-    tokens, targets = windows[:, :-1].clone(), windows[:, -1:]
-    if subject.text.bos is not None:
-        tokens[:, 0] = subject.text.bos
+    windows = torch.from_numpy(begun(text[rows].astype(np.int64), subject.text.bos)).to(device)
+    tokens, targets = windows[:, :-1], windows[:, -1:]
     documents = None if subject.separator is None else document_ids(tokens, subject.separator)
     with torch.no_grad():
         last = model.hidden(tokens, documents)[:, -1:]
