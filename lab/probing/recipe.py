@@ -15,6 +15,7 @@ from lab.probing.tiny import VOCABULARY
 from lab.refusals import RequestError, Where
 from lab.training.experiment import Experiment
 from lab.training.recipes.base import run_options
+from lab.training.recipes.teacher import Teacher, digest_of
 
 _ROWS, _CONTEXT = 4, 12
 
@@ -31,7 +32,7 @@ class _TinyEncoder(Encoder):
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        raise NotImplementedError
+        """Nothing needs to be kept: the digest of the encoder is that of its sizes."""
 
 
 def check_recipe(experiment: Experiment) -> str | None:
@@ -47,11 +48,10 @@ def check_recipe(experiment: Experiment) -> str | None:
     from lab.training.recipes.own_parameters import initialized
 
     recipe, tiny = experiment.recipe, smallest(experiment.model)
-    if run_options(type(recipe)):
-        return f"recipe '{recipe.name}' learns from another run: its own parameters are checked when it trains"
-    model = tiny.architecture
+    model, encoder = tiny.architecture, _TinyEncoder()
     try:
-        make = initialized(recipe.module({}, _TinyEncoder()), SEED, model.init, model.n_layers)
+        # Made within the `try`: a recipe may require more of a teacher than a tiny one has.
+        make = initialized(recipe.module(_teachers(experiment, encoder), encoder), SEED, model.init, model.n_layers)
         module = make(
             tiny.model,
             train=experiment.train,
@@ -62,6 +62,10 @@ def check_recipe(experiment: Experiment) -> str | None:
     except UnfilledParameter as error:
         problem = f"recipe '{recipe.name}' has a parameter without an initial value: {error}"
         raise _refusal(experiment, problem, "let fills() give it a Constant or a Normal") from None
+    except Exception as error:
+        if not run_options(type(recipe)):
+            raise
+        return f"recipe '{recipe.name}' can't be tried before it trains: {described(error)}"
     own = module.own_parameters()
     if not own:
         return None
@@ -81,6 +85,20 @@ def check_recipe(experiment: Experiment) -> str | None:
             problem = f"recipe '{recipe.name}' has a parameter that is never used: {name} {list(parameter.shape)} gets "
             raise _refusal(experiment, problem + "no gradient", None)
     return None
+
+
+def _teachers(experiment: Experiment, encoder: Encoder) -> dict[str, Teacher]:
+    """A tiny run for every option of the recipe that refers to one: the model's tiny instance with other weights."""
+    options = run_options(type(experiment.recipe))
+    teachers = {}
+    for number, option in enumerate(options, start=1):
+        model = smallest(experiment.model).model
+        for place, parameter in enumerate(model.parameters()):
+            shake(parameter, 1000 * number + place)
+        name = str(getattr(experiment.recipe, option))
+        frozen = model.eval().requires_grad_(False)
+        teachers[name] = Teacher(identity=f"{number:064x}", run=name, model=frozen, tokenizer=digest_of(encoder))
+    return teachers
 
 
 def _refusal(experiment: Experiment, problem: str, fix: str | None) -> RequestError:

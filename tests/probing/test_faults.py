@@ -14,6 +14,7 @@ from lab.composition import extensions
 from lab.composition.compose import compose
 from lab.planning.plan.build import plan_train
 from lab.probing import passed
+from lab.probing.check import check_sound
 from lab.probing.probe import probe
 from lab.refusals import RequestError
 
@@ -116,6 +117,17 @@ def test_a_recipe_that_leaves_a_parameter_of_its_own_untrained_is_refused(fault:
     message = refusal("recipe=tempered", f"recipe.fault={fault}")
     assert re.search(rf"^lab_components\.py:\d+: recipe: {RECIPES[fault]}", message), message
     plan_train("gemma2_tiny", (*SIZES, "recipe=tempered"))
+
+
+def test_a_recipe_that_learns_from_another_run_is_tried_with_a_tiny_one() -> None:
+    """The difference between both models' logits moves its parameter, so the tiny teacher may not be the student."""
+    teacher = ("recipe=imitation", "recipe.teacher=some/arm/seed-0")
+    message = refusal(*teacher, "recipe.fault='unused parameter'")
+    problem = r"recipe 'imitation' has a parameter that is never used: share \[\] gets no gradient"
+    assert re.search(rf"^lab_components\.py:\d+: recipe: {problem}", message), message
+    assert check_sound(compose("gemma2_tiny", [*SIZES, *teacher]).experiment) == ()
+    (note,) = check_sound(compose("gemma2_tiny", [*SIZES, *teacher, "recipe.fault='needs more'"]).experiment)
+    assert "recipe 'imitation' can't be tried before it trains" in note
 
 
 def test_an_optimizer_that_leaves_out_a_parameter_is_refused() -> None:
