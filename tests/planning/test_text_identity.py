@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lab.cli.main import main
 from lab.dispatch.control.preparation.prepare import prepare
 from lab.planning.plan.build import plan_sweep, plan_train
 from lab.planning.plan.model import Plan
 from lab.planning.plan.plan_file import load_plan, write_plan
 from lab.planning.plan.why import compare_runs, compare_with_plan
-from lab.records import ProvenanceFacts, RunFolder, State
+from lab.records import ProvenanceFacts, RunFolder, RunRecord, State
+from lab.records.run_files.run import read_run
 from lab.refusals import RequestError
 from lab.training.loop import train
 
@@ -132,6 +136,54 @@ def test_why_names_the_text(project: Path) -> None:
     assert not compare_with_plan(second[0], root).text
     assert compare_runs(first[0], second[0]).text["text"] == (first[0].record.text, second[0].record.text)
     assert not compare_runs(first[0], first[1]).text
+
+
+def test_why_compares_all_else_of_a_run_whose_text_is_gone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = project / "runs"
+    first, second = prepare(plan_sweep("own", root=root).runs, root).new
+    shutil.rmtree(project / "texts")
+    between = compare_runs(first, second)
+    assert not between.text
+    assert "model.softcap.name" in between.config
+    same = compare_with_plan(first, root)
+    assert same.is_same_run
+    assert "no file matches 'texts'" in (same.b.text_problem or "")
+    assert (same.config, same.text) == ({}, {})
+
+    sweep = project / "sweeps" / "own.yaml"
+    sweep.write_text(SWEEP.replace("overrides: {", "overrides: {train.tokens: 90k, "))
+    changed = compare_with_plan(first, root)
+    assert not changed.is_same_run
+    assert set(changed.config) == {"train.tokens"}
+    monkeypatch.setattr("sys.argv", ["lab", "why", first.name, "--root", str(root)])
+    with suppress(SystemExit):
+        main()
+    out = capsys.readouterr().out
+    assert "its text can't be used now: sweeps/own.yaml:3" in out
+    assert "it would also be another run with the text that it was trained on" in out
+    assert "train.tokens" in out
+
+
+def test_a_plan_reads_the_record_of_each_run_of_another_sweep_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both for runs whose identities had no text and for the history of speeds and noise."""
+    root = project / "runs"
+    prepare(plan_sweep("own", root=root).runs, root)
+    (root / "own").rename(root / "other")
+    reads: Counter[str] = Counter()
+
+    def counted(path: Path) -> RunRecord:
+        reads[str(path.relative_to(root))] += 1
+        return read_run(path)
+
+    monkeypatch.setattr("lab.records.folder.read_run", counted)
+    monkeypatch.setattr("sys.argv", ["lab", "plan", "own", "--root", str(root)])
+    with suppress(SystemExit):
+        main()
+    assert reads == {f"other/{arm}/seed-0/run.json": 1 for arm in "ab"}
 
 
 class TestARunOfAVersionWhoseIdentitiesHadNoText:

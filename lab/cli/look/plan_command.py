@@ -52,6 +52,7 @@ def command(
     OVERRIDES apply to every arm; launcher.KEY=VALUE sets an option of the launcher. Nothing is created except the file
     of --save. Times are those on this machine.
     """
+    from lab.composition import memo
     from lab.dispatch.control.choose import choose
     from lab.dispatch.launchers.options import split
     from lab.planning.forecast.budget import Budget
@@ -64,9 +65,10 @@ def command(
     chosen = choose(where or "local", launcher_overrides, flags)
     placement = Placement() if where is None else chosen.placement
     amount = Budget.parse(budget) if budget is not None else None
-    plan = plan_sweep(sweep, overrides, root=root)
-    check_placement(plan, placement)
-    preview = _preview(plan, root, amount, max_parallel, threads, placement)
+    with memo.scope():  # so that the records of runs are read once
+        plan = plan_sweep(sweep, overrides, root=root)
+        check_placement(plan, placement)
+        preview = _preview(plan, root, amount, max_parallel, threads, placement)
     if save is not None:
         from lab.planning.plan.plan_file import write_plan
 

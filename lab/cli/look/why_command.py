@@ -50,6 +50,13 @@ def command(run: str, other: str | None, root: Path, as_json: bool) -> None:
 
 def _verdict(why: RunDifferences, *, alone: bool) -> str:
     a, b = why.a, why.b
+    if b.text_problem is not None:
+        same = (
+            "with the text that it was trained on it would be the same run, and wouldn't be run again"
+            if why.is_same_run
+            else "it would also be another run with the text that it was trained on"
+        )
+        return f"{a.name} ({a.identity[:8]}): its text can't be used now: {b.text_problem}\n{same}"
     if why.is_same_run:
         same = f"same identity, {a.identity[:8]}"
         if alone:

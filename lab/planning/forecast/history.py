@@ -5,12 +5,13 @@ Only two small JSON files of each run are read, not its configuration: ten thous
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.records import BrokenRecord, RunFolder, RunRecord, Summary, Workload, run_paths
+from lab.planning.run_records import run_records
+from lab.records import BrokenRecord, RunRecord, Summary, Workload
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class FinishedRun:
         memory_bytes: the measured peak memory in bytes; None if it wasn't measured.
         seconds: phase → measured seconds, as in its summary; empty if they weren't measured.
         validation_tokens: tokens that all its validations measured on; None if it isn't recorded.
+        scored_by: its overrides that decide how it is measured, sorted; None if they aren't recorded.
+        text: digest of the tokens that it was trained and validated on; None if it isn't recorded.
     """
 
     sweep: str
@@ -66,6 +69,8 @@ class FinishedRun:
     memory_bytes: float | None
     seconds: Mapping[str, float] = field(default_factory=dict)
     validation_tokens: float | None = None
+    scored_by: tuple[str, ...] | None = None
+    text: str | None = None
 
     @property
     def evaluation_seconds(self) -> dict[str, float]:
@@ -79,13 +84,12 @@ def finished_runs(root: Path) -> list[FinishedRun]:
     Folders that can't be read are skipped: `lab status` lists them.
     """
     runs = []
-    for path in run_paths(root):
-        run = RunFolder(path)
+    for run, record in run_records(root):
         with suppress(BrokenRecord):
             summary = run.summary
             if summary is None or summary.status != "finished":
                 continue
-            if (finished_run := _finished_run(run.record, summary)) is not None:
+            if (finished_run := _finished_run(record, summary)) is not None:
                 runs.append(finished_run)
     return sorted(runs, key=lambda run: (run.created, run.sweep, run.arm, run.seed))
 
@@ -113,4 +117,24 @@ def _finished_run(record: RunRecord, summary: Summary) -> FinishedRun | None:
         memory_bytes=costs.get("peak_memory_bytes"),
         seconds=summary.seconds,
         validation_tokens=costs.get("validation_tokens"),
+        scored_by=_scoring_overrides(record.overrides) if record.overrides else None,
+        text=summary.data_digest or record.text_read,
     )
+
+
+_SCORING = ("data", "validation.tokens", "train.context", "train.mask_documents", "recipe", "evaluate")
+
+
+def _scoring_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(text for text in overrides if _is_below(text, _SCORING)))
+
+
+def tokenizer_settings(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides that choose a tokenizer or set its options, sorted."""
+    return tuple(sorted(text for text in overrides if _is_below(text, ("data.tokenizer",))))
+
+
+def _is_below(override: str, paths: Sequence[str]) -> bool:
+    """Whether an override sets one of the configuration paths, or something below it."""
+    key = override.partition("=")[0].lstrip("+~").replace("/", ".")
+    return any(key == path or key.startswith(f"{path}.") for path in paths)

@@ -20,6 +20,7 @@ from lab.planning.arms.arm import Arm
 from lab.planning.arms.dependencies import TOKENS
 from lab.planning.arms.expansion import expand
 from lab.planning.arms.names import short_arm_name
+from lab.planning.comparability.planned import check_tuned_cells
 from lab.planning.config_paths import value_at
 from lab.planning.language.hydra_values import hydra_value
 from lab.planning.language.read import read_sweep
@@ -38,11 +39,12 @@ from lab.refusals import RequestError
 from lab.training.experiment import Experiment
 
 
-def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
+def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = None, reads_text: bool = True) -> Plan:
     """Plan `sweeps/<name>.yaml`, with overrides on top of every arm.
 
     Args:
         root: the folder of existing runs that the sweep may need; None refuses references to existing runs.
+        reads_text: False plans without looking at any text. Identities are then those of configurations.
     Raises:
         RequestError: a cell is wrong, two arms are the same, or a name isn't safe as a folder. Nothing is created.
     """
@@ -51,17 +53,18 @@ def plan_sweep(name: str, overrides: Sequence[str] = (), *, root: Path | None = 
         file = read_sweep(name)
         arms = expand(file, overrides)
         matched = match_arms(arms)
-        for arm in arms.arms:
+        for arm in arms.arms if reads_text else ():
             arms.check_text_exists(arm, matched.compositions[arm.name])
         graph = order_runs(matched)
-        return costed_plan(graph, root)
+        return costed_plan(graph, root, reads_text=reads_text)
 
 
-def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
+def costed_plan(graph: RunGraph, root: Path | None, *, reads_text: bool = True) -> Plan:
     """The last stage: every run of a graph with its configuration, identity and cost.
 
     Args:
         root: the folder of existing runs that the sweep may need; None refuses references to existing runs.
+        reads_text: as in `plan_sweep`.
     Raises:
         RequestError: a run can't be composed, refers to a run that can't be used, or equals another run of the plan.
     """
@@ -96,6 +99,7 @@ def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
                 keys,
                 arm,
                 references,
+                reads_text=reads_text,
             )
             by_arm[arm.name] += runs
         for run in by_arm[arm.name]:
@@ -106,6 +110,7 @@ def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
     total_flops = {run.arm: run.total_flops for run in planned}
     matching = matched.matching.with_total_flops(total_flops, sweep.baseline)
     check_tuned(planned, matching, sweep)
+    check_tuned_cells(planned, tuning_metric(file), file.at("tune", "axes"))
     check_distinct(planned, sweep)
     check_metrics(file, {run.arm: run.experiment for run in planned}, root)
     return Plan(
@@ -121,16 +126,20 @@ def costed_plan(graph: RunGraph, root: Path | None) -> Plan:
     )
 
 
-def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Plan:
+def plan_train(
+    experiment: str, overrides: Sequence[str] = (), *, root: Path | None = None, reads_text: bool = True
+) -> Plan:
     """A plan of one run: an experiment with overrides, as `lab train` runs it.
 
     Args:
         root: the folder of existing runs that the experiment may refer to; None refuses such references.
+        reads_text: as in `plan_sweep`.
     Raises:
         RequestError: the experiment can't be composed, or refers to a run that can't be used.
     """
     composition = compose(experiment, overrides)
-    check_text_exists(composition)
+    if reads_text:
+        check_text_exists(composition)
     settings = {}
     for override in overrides:
         key, _, value = override.partition("=")
@@ -148,7 +157,8 @@ def plan_train(experiment: str, overrides: Sequence[str] = (), *, root: Path | N
         match="none",
     )
     seeds: list[tuple[Role, int]] = [("report", composition.experiment.seed)]
-    runs = tuple(_runs(composition, seeds, make_run, list(settings), Arm(name, settings), References(root)))
+    arm, references = Arm(name, settings), References(root)
+    runs = tuple(_runs(composition, seeds, make_run, list(settings), arm, references, reads_text=reads_text))
     return Plan(experiment, None, name, Matching(), runs[0].metrics, runs)
 
 
@@ -159,6 +169,8 @@ def _runs(
     axes: Sequence[str],
     arm: Arm,
     references: References,
+    *,
+    reads_text: bool,
 ) -> Iterator[PlannedRun]:
     """The runs of one composition. They differ in their seeds and in the runs to which they refer.
 
@@ -177,8 +189,9 @@ def _runs(
     }
     refers = refer_to_runs(components.values())
     try:
-        text_now = current_text_digest(composition.experiment)
-        check_texts(composition.experiment, text_now)
+        text_now = current_text_digest(composition.experiment) if reads_text else None
+        if reads_text:
+            check_texts(composition.experiment, text_now)
     except RequestError as error:
         raise error.within(arm.where) from None
     for role, seed in seeds:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lab.composition import memo
 from lab.composition.frozen.identity import identity_with_text
-from lab.records import BrokenRecord, RunFolder, run_paths
+from lab.planning.run_records import run_records
+from lab.records import BrokenRecord
 
 
 def run_identity(configuration: str, text: str | None, root: Path | None) -> tuple[str, str | None]:
@@ -37,12 +38,10 @@ _OTHER = ""
 def _earlier_runs(root: Path) -> dict[str, str | None]:
     """Identity → digest of the text that the run was trained on, None where it has not ended."""
     texts: dict[str, str | None] = {}
-    for path in run_paths(root):
-        run = RunFolder(path)
-        with suppress(BrokenRecord):
-            record = run.record
-            if record.text is None and record.imported is None:
-                text = record.provenance.data
+    for run, record in run_records(root):
+        if record.text is None and record.imported is None:
+            text = record.provenance.data
+            with suppress(BrokenRecord):
                 if text is not None or not run.state.ended:
                     texts.setdefault(record.identity, text)
     return texts

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lab.composition import extensions
+from lab.composition import extensions, memo
 from lab.composition.frozen.freeze import load_experiment, to_plain
-from lab.composition.frozen.identity import component_versions, current_text_digest, reads_text
+from lab.composition.frozen.identity import (
+    component_versions,
+    current_text_digest,
+    identity_with_text,
+    reads_text,
+)
 from lab.composition.search_path import available
 from lab.planning.config_paths import ABSENT, differences, flatten
 from lab.planning.plan.build import plan_sweep, plan_train
@@ -46,6 +51,7 @@ class ComparedRun:
         own: the origins of the components that aren't the lab's.
         place: versions of libraries, and the machine; empty for a run that is only planned.
         text: the digest of the text that it is trained on; None for a synthetic task, and if it is unknown.
+        text_problem: why the text that it would be trained on can't be used; None if it can, or isn't needed.
     """
 
     name: str
@@ -57,6 +63,7 @@ class ComparedRun:
     own: Extensions = field(default_factory=Extensions)
     place: Mapping[str, object] = field(default_factory=dict)
     text: str | None = None
+    text_problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class RunDifferences:
             "a": {"run": self.a.name, "identity": self.a.identity},
             "b": {"run": self.b.name, "identity": self.b.identity},
             "same": self.is_same_run,
+            **({} if self.b.text_problem is None else {"text_problem": self.b.text_problem}),
             **{part: {key: _sides(pair) for key, pair in getattr(self, part).items()} for part in parts},
         }
 
@@ -114,18 +122,30 @@ def compare_runs(a: RunFolder, b: RunFolder) -> RunDifferences:
 def compare_with_plan(run: RunFolder, root: Path) -> RunDifferences:
     """Compare a run with the run that its sweep, or its experiment with its overrides, would plan in its place now.
 
+    If the text can't be used now, the planned run is taken to have the text on which the run was trained, and says
+    why in `text_problem`.
+
     Raises:
         BrokenRecord: the run folder can't be read.
         RequestError: there is no such run in the plan any more, or planning is refused.
     """
-    return _differences(_of_folder(run), _of_plan(_planned_for(run, root)))
+    with memo.scope():
+        try:
+            return _differences(_of_folder(run), _of_plan(_planned_for(run, root)))
+        except RequestError as error:  # if without the text it can be planned, the text is to blame
+            unread, problem = _planned_for(run, root, reads_text=False), str(error)
+        trained = _of_folder(run)
+        # Runs of earlier versions have the identity of their configuration alone.
+        planned = replace(_of_configuration(unread), text=trained.text, text_problem=problem)
+        identity = identity_with_text(unread.identity, run.record.text)
+        return _differences(trained, replace(planned, identity=identity))
 
 
-def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
+def _planned_for(run: RunFolder, root: Path, *, reads_text: bool = True) -> PlannedRun:
     record = run.record
     sweep, experiment, arm = record.sweep or "", record.experiment or "", record.arm or ""
     if sweep in available("sweeps"):
-        arms = plan_sweep(sweep, root=root).arms
+        arms = plan_sweep(sweep, root=root, reads_text=reads_text).arms
         if arm not in arms:
             problem, names = f"sweep '{sweep}' no longer has an arm '{arm}'", tuple(arms)[:20]
             raise RequestError(problem, kind="not_found", part=run.name, given=arm, expected=names)
@@ -138,7 +158,7 @@ def _planned_for(run: RunFolder, root: Path) -> PlannedRun:
     if experiment not in available("experiments"):
         problem = f"neither its sweep '{sweep}' nor its experiment '{experiment}' exists any more"
         raise RequestError(problem, kind="not_found", part=run.name)
-    return plan_train(experiment, record.overrides, root=root).runs[0]
+    return plan_train(experiment, record.overrides, root=root, reads_text=reads_text).runs[0]
 
 
 def _of_folder(run: RunFolder) -> ComparedRun:
@@ -164,6 +184,11 @@ def _of_folder(run: RunFolder) -> ComparedRun:
 
 
 def _of_plan(run: PlannedRun) -> ComparedRun:
+    return replace(_of_configuration(run), text=current_text_digest(run.experiment))
+
+
+def _of_configuration(run: PlannedRun) -> ComparedRun:
+    """A planned run, its text aside."""
     return ComparedRun(
         name=NOW,
         identity=run.identity,
@@ -172,7 +197,6 @@ def _of_plan(run: PlannedRun) -> ComparedRun:
         quiet=_quiet(run.experiment),
         code=run.code,
         own=run.extensions,
-        text=current_text_digest(run.experiment),
     )
 
 
