@@ -166,6 +166,26 @@ def test_why_compares_all_else_of_a_run_whose_text_is_gone(
     assert "train.tokens" in out
 
 
+def test_the_plan_says_that_the_text_has_changed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = project / "runs"
+
+    def planned() -> list[str]:
+        monkeypatch.setattr("sys.argv", ["lab", "plan", "own", "--json", "--root", str(root)])
+        with suppress(SystemExit):
+            main()
+        names: list[str] = json.loads(capsys.readouterr().out).get("other_text", [])
+        return sorted(names)
+
+    prepare(plan_sweep("own", root=root).runs, root)
+    assert planned() == []
+    write_text(project / "texts", "second")
+    assert planned() == ["own/a/seed-0", "own/b/seed-0"]
+    prepare(plan_sweep("own", root=root).runs, root)
+    assert planned() == []
+
+
 def test_a_plan_reads_the_record_of_each_run_of_another_sweep_once(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

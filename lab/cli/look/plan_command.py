@@ -136,6 +136,7 @@ def _preview(
         pool.workers,
         affordable,
         _edited(plan, runs),
+        other_text=_on_other_text(plan, runs),
         unchecked=tuple(unchecked(plan, placement)),
     )
 
@@ -165,6 +166,22 @@ def _runs(sweep: str, root: Path) -> list[RunFolder]:
 
     broken = {path for path, _ in find_broken(root, sweep)}
     return [run for run in find_runs(root, sweep) if run.path not in broken]
+
+
+def _on_other_text(plan: Plan, runs: list[RunFolder]) -> tuple[str, ...]:
+    """The names of runs that would be runs of the plan if they had been trained on the text of now."""
+    from lab.composition.frozen.identity import identity, identity_with_text
+
+    records = {run.name: run.record for run in runs}
+    existing = {record.identity for record in records.values()}
+    planned = {identity(run.experiment): run.text for run in plan.runs if run.identity not in existing}
+    outdated = {
+        identity_with_text(configuration, trained)
+        for trained in {record.text for record in records.values() if record.text is not None}
+        for configuration, text in planned.items()
+        if text != trained
+    }
+    return tuple(name for name, record in records.items() if record.identity in outdated)
 
 
 def _edited(plan: Plan, runs: list[RunFolder]) -> dict[str, tuple[str, ...]]:

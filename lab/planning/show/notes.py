@@ -34,6 +34,12 @@ def notes(preview: PlanPreview) -> Iterator[str]:
         named = _some(cells, 8, ", …")
         yield f"each arm picks one of {len(cells)} cells ({named}) by {plan.tune_metric} on separate tuning seeds"
     yield from _unknown(preview)
+    if preview.other_text:
+        runs = list(preview.other_text)
+        yield (
+            f"the text has changed: {plural(len(runs), 'run')} of this sweep ({_some(runs, 3, ', …')}) had another "
+            "one; runs on the text of now are trained beside them"
+        )
     yield from _edited(preview)
     yield from _needed(preview)
     yield from _equal_flops(preview)

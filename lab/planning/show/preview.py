@@ -36,6 +36,7 @@ class PlanPreview:
         parallel: the number of runs at once on this machine.
         fit: what fits into the budget; None if no budget was given.
         edited: names of finished runs of the plan → what of their components' code has been edited since.
+        other_text: names of the sweep's runs that would be runs of the plan, had they been trained on the text of now.
         unchecked: what could not be checked on this machine, a few words each.
     """
 
@@ -46,10 +47,14 @@ class PlanPreview:
     parallel: int
     fit: BudgetFit | None = None
     edited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    other_text: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """The plan for `--json`, with `findings`, `estimates` by identity and `power`; maybe `budget` and `edited`."""
+        """The plan for `--json`, with `findings`, `estimates` by identity and `power`.
+
+        There may be `budget`, `edited` and `other_text` besides.
+        """
         return {
             **self.plan.as_dict(self.states),
             "findings": [finding.as_dict() for finding in self.findings],
@@ -58,6 +63,7 @@ class PlanPreview:
             "unchecked": list(self.unchecked),
             **({"budget": self.fit.as_dict()} if self.fit is not None else {}),
             **({"edited": {run: list(code) for run, code in self.edited.items()}} if self.edited else {}),
+            **({"other_text": list(self.other_text)} if self.other_text else {}),
         }
 
     @cached_property
