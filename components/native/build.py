@@ -107,7 +107,7 @@ def _compile(
     cxx.call([program, "-shared", "-o", str(library), *map(str, objects)], work)
     shutil.rmtree(work)
     _try(library, key, compiler, runtimes)
-    write_record(building, library, key, program, version, time.monotonic() - started)
+    write_record(building, library, key, program, version.split("\n")[0], time.monotonic() - started)
 
 
 def _try(library: Path, key: str, compiler: cxx.CxxCompiler, runtimes: Sequence[str]) -> None:
@@ -119,6 +119,8 @@ def _try(library: Path, key: str, compiler: cxx.CxxCompiler, runtimes: Sequence[
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TRIAL_SECONDS
         )
+    except OSError:
+        return  # Python is part of another program, and can't be started by itself
     except subprocess.TimeoutExpired:
         raise NativeUnavailable(NativeCause.NOT_LOADABLE, "the library that was built hangs in its self-test") from None
     if done.returncode != 0:

@@ -76,18 +76,17 @@ def find_compiler() -> CxxCompiler:
 
 
 def version(compiler: CxxCompiler, folder: Path) -> str:
-    """The first line that `--version` prints.
+    """What `--version` prints; its first line names the version.
 
     Raises:
         NativeUnavailable: the compiler fails.
     """
-    text = call([str(compiler.path), "--version"], folder)
-    return text.strip().split("\n")[0]
+    return call([str(compiler.path), "--version"], folder).strip()
 
 
-def flags(version_line: str) -> tuple[str, ...]:
-    """The flags for a compiler, from the first line of its version."""
-    return FLAGS if "clang" in version_line else (*FLAGS, *GCC_FLAGS)
+def flags(version_text: str) -> tuple[str, ...]:
+    """The flags for a compiler, from what it says of its version."""
+    return (*FLAGS, *GCC_FLAGS) if "Free Software Foundation" in version_text else FLAGS
 
 
 def call(command: Sequence[str], folder: Path, limit: float | None = None) -> str:

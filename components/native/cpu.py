@@ -32,10 +32,10 @@ def features() -> dict[str, str]:
 
 def instruction_sets() -> list[str]:
     """The vector instructions of this processor, such as avx2 and avx512_bf16, as Linux names them."""
-    found = features()
-    names = f"{found.get('flags', '')} {found.get('Features', '')}".split()
+    fields = features()
+    names = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
     vector = ("avx", "fma", "f16c", "amx", "asimd", "sve", "neon", "bf16")
-    return [name for name in names if name.startswith(vector)]
+    return [name for name in dict.fromkeys(names) if name.startswith(vector)]
 
 
 def _first_block(lines: list[str]) -> str:
