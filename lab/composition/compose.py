@@ -83,16 +83,37 @@ def compose_data(name: str, overrides: Sequence[str] = ()) -> Data:
     """Compose an experiment's data alone, whatever its model is.
 
     Raises:
-        RequestError: as `compose`, of what concerns the data.
+        RequestError: as `compose`, of what concerns the data; or an override changes nothing of the data.
     """
     with memo.scope():
         extensions.load()
         path, parsed = find_config("experiments", name), parse(overrides)
-        merged, raw = _merged(path, parsed)
-        try:
-            return convert.dataclass(Data, apply_swaps(raw, merged.choices, parsed, merged.origin)["data"], "data")
-        except RequestError as error:
-            raise RequestError(_located(error.refusal, raw, parsed, merged.origin)) from None
+        data = _data(path, parsed)
+        texts = {choice.text: choice.key for choice in parsed.choices} | {
+            value.text: value.key for value in parsed.values
+        }
+        for text, key in texts.items():
+            if key.split("/")[0].split(".")[0] == "data":
+                continue
+            # The data may refer to another key: `data: {seed: ${seed}}`.
+            if data == _data(path, parse([each for each in overrides if each != text])):
+                raise _without_effect(key, parsed.place(text))
+        return data
+
+
+def _data(path: Path, overrides: Overrides) -> Data:
+    merged, raw = _merged(path, overrides)
+    try:
+        return convert.dataclass(Data, apply_swaps(raw, merged.choices, overrides, merged.origin)["data"], "data")
+    except RequestError as error:
+        raise RequestError(_located(error.refusal, raw, overrides, merged.origin)) from None
+
+
+def _without_effect(key: str, place: Where) -> RequestError:
+    slot = f"data.{key}"
+    is_of_data = key.split(".")[0] in {option.name for option in registry.options(Data)}
+    nearest = (slot.replace(".", "/") if slot in groups.slots() else slot) if is_of_data else None
+    return RequestError("changes nothing of the data", kind="unknown_key", where=place, given=key, nearest=nearest)
 
 
 def _merged(path: Path, overrides: Overrides) -> tuple[Merged, Plain]:

@@ -22,6 +22,7 @@ from lab.data.documents import Overlap, SplitDocument, contents
 from lab.data.errors import DataError
 from lab.data.formats.compression import compression_of
 from lab.data.formats.encoding import byte_order_mark
+from lab.data.formats.rows import NO_TEXT_FIX
 from lab.data.formats.table import first_bytes, read
 from lab.data.options import Data
 from lab.data.tokenizers.encoder import Encoder
@@ -268,8 +269,8 @@ def _finish(
     if getattr(data.corpus, "on_bad_row", "refuse") == "refuse":
         for reason, row in inspection.skipped_examples.items():
             count = inspection.skipped[reason]
-            others = f" and {count - 1:,} more like it" if count > 1 else ""
-            problems.append(f"{row.where}: {row.problem}{others}; corpus.on_bad_row=skip leaves them out")
+            others = f" ({count - 1:,} more like it)" if count > 1 else ""
+            problems.append(f"{row.where}: {row.problem}{others}; {NO_TEXT_FIX}")
     try:
         if inspection.is_complete:
             split.check(data.corpus.name)

@@ -31,7 +31,10 @@ def test_what_would_end_a_run_is_said_with_exit_code_2(tmp_path: Path) -> None:
     write_case("nullrow", tmp_path)
     done = lab("data", "nullrow/*.jsonl", cwd=tmp_path)
     assert done.returncode == 2
-    assert "a.jsonl:51: 'text' is null, expected text; corpus.on_bad_row=skip leaves them out" in done.stderr
+    fix = "set data.corpus.field, or leave such rows out with data.corpus.on_bad_row=skip"
+    assert f"a.jsonl:51: 'text' is null, expected text; {fix}" in done.stderr
+    as_json = json.loads(lab("data", "nullrow/*.jsonl", "--json", cwd=tmp_path).stdout)
+    assert as_json["skipped"] == as_json["files"][0]["skipped"] == {"'text' is null": 1}
     done = lab("data", "nullrow/*.jsonl", "data.corpus.on_bad_row=skip", cwd=tmp_path)
     assert done.returncode == 0
     assert "1 rows without text: 'text' is null" in done.stdout
@@ -73,3 +76,25 @@ def test_names_that_are_not_utf8_are_shown(tmp_path: Path) -> None:
     done = lab("data", "txt_bad_name", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "caf" in done.stdout
+
+
+def test_an_override_that_changes_nothing_of_the_data_is_refused(tmp_path: Path) -> None:
+    write_case("nullrow", tmp_path)
+    for override, nearest in (
+        ("corpus.on_bad_row=skip", "data.corpus.on_bad_row"),
+        ("tokenizer=bpe", "data/tokenizer"),
+        ("train.contxt=64", None),
+        ("train.context=64", None),
+        ("model/heads=mha", None),
+    ):
+        done = lab("data", "nullrow", override, cwd=tmp_path)
+        suggestion = f"; did you mean '{nearest}'?" if nearest else ""
+        assert done.returncode == 2
+        assert done.stderr == f"lab: override '{override}': changes nothing of the data{suggestion}\n"
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(
+        "defaults: [gemma2_tiny, _self_]\ndata:\n  validation_fraction: ${schedule.final_fraction}\n"
+    )
+    done = lab("data", "nullrow/*.jsonl", "--experiment", "mine", "schedule.final_fraction=0.5", "--json", cwd=tmp_path)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["data"]["validation_fraction"] == 0.5

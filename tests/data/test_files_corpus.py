@@ -108,6 +108,12 @@ def _bytes(content: bytes) -> Callable[[Path], None]:
         ("a.jsonl", _bytes(b'{"text": null}'), r"a\.jsonl:1: 'text' is null, expected text"),
         ("a.parquet", _bytes(b"PAR1 but no more"), r"a\.parquet: is not a readable Parquet file"),
         ("a.parquet", _parquet({"texts": ["x"], "n": [1]}), r"a\.parquet: has no column 'text'; did you mean 'texts'"),
+        (
+            "a.parquet",
+            _parquet({"doc": [{"text": "x", "n": 1}]}),
+            r"a\.parquet: has no column 'text'; did you mean 'doc\.text'\?",
+        ),
+        ("a.parquet", _parquet({"chat": [[{"content": "x"}]]}), r"no column 'text' \(there are: chat\[\]\.content\)"),
         ("a.parquet", _parquet({"text": [1]}), r"a\.parquet: column 'text' should hold text, it holds int64"),
         ("a.parquet", _parquet({"text": ["x", None]}), r"a\.parquet: row 2: 'text' is null"),
         ("a.txt", _bytes(b"caf\xe9"), r"a\.txt: isn't text that can be read: byte 3 \(0xe9\) is not UTF-8"),

@@ -78,7 +78,7 @@ REFUSED = {
     "gz_name": "a.jsonl.gz: is named .gz and doesn't begin as such a file does (byte 0 on is 7b 22)",
     "zst_cut": "a.jsonl.zst: its .zst data is damaged",
     "gz_in_txt": "a.txt: isn't text that can be read: it is gzip data (byte 0 on is 1f 8b",
-    "nullrow": "a.jsonl:51: 'text' is null, expected text; mend the row, set corpus.field, or leave such rows out with",
+    "nullrow": "a.jsonl:51: 'text' is null, expected text; correct the row, set data.corpus.field, or",
     "surrogate": "a.jsonl:51: character 1 is half of a surrogate pair",
     "truncated": "a.jsonl:80: is not JSON",
     "txt_latin1": "000.txt: isn't text that can be read: byte {latin1} (0xe9) is not UTF-8",
@@ -209,7 +209,14 @@ def test_csv_cells_are_those_that_python_writes(work: Path, cache: Path) -> None
 @pytest.mark.parametrize(
     ("row", "field", "message"),
     [
-        ({"a": {"b": "x"}}, "a.c", "has no field 'a.c' (there are: b)"),
+        ({"a": {"b": "x"}}, "a.c", "has no field 'a.c'; did you mean 'a.b'? (there are: a.b)"),
+        ({"n": 1, "data": {"text": "x", "m": 2}}, "text", "has no field 'text'; did you mean 'data.text'?"),
+        (
+            {"chat": [{"role": "user", "content": "x"}]},
+            "text",
+            "has no field 'text' (there are: chat[].role, chat[].content)",
+        ),
+        ({"n": 1}, "text", "has no field 'text' (there are: n)"),
         ({"a": "x"}, "a.b", "'a' should hold 'b', found str"),
         ({"a": {"b": "x"}}, "a[].b", "'a' should be a list, found dict"),
         ({"a": [{"b": "x"}, {"b": None}]}, "a[].b", "'a[].b' is null"),

@@ -102,7 +102,7 @@ def test_rows_without_text_are_refused_or_skipped_and_counted(dataset: str, cach
     with open(Path(dataset, "train.jsonl"), "a") as file:
         file.write('\n{"text": null, "id": 12}')
     with pytest.raises(
-        DataError, match=r"row 13: 'text' is null, expected text; set corpus\.field, or leave such rows"
+        DataError, match=r"row 13: 'text' is null, expected text; set data\.corpus\.field, or leave such rows"
     ):
         read(Hub(dataset=dataset), cache)
     made = prepare(Data(corpus=Hub(dataset=dataset, on_bad_row="skip"), validation_fraction=0.5), cache)

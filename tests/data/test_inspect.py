@@ -48,7 +48,7 @@ def test_its_figures_are_those_of_the_shards(case: str, tokenizer: Tokenizer, ca
 @pytest.mark.parametrize("case", [case for case in REFUSED if case not in ("mixed_text", "arrow")])
 def test_what_a_run_would_refuse_is_listed_with_the_rest(case: str, cache: Path) -> None:
     seen = inspected(case, cache)
-    wanted = REFUSED[case].format(latin1=len(DOCUMENTS[0]) + 4).partition("; mend")[0]
+    wanted = REFUSED[case].format(latin1=len(DOCUMENTS[0]) + 4).partition("; correct")[0]
     assert any(wanted in problem for problem in seen.problems), seen.problems
 
 
@@ -63,7 +63,7 @@ def test_every_bad_row_and_file_is_counted_at_once(cache: Path) -> None:
     assert [file.documents for file in seen.files] == [1, 0, 80]
     assert len(seen.problems) == 4
     assert "b.jsonl: isn't text that can be read: it is gzip data" in seen.problems[0]
-    assert "a.jsonl:1: 'text' is null, expected text and 1 more like it" in seen.problems[1]
+    assert "a.jsonl:1: 'text' is null, expected text (1 more like it)" in seen.problems[1]
     Path("d/b.jsonl").unlink()
     assert inspect_data(Data(corpus=Files(paths=("d",), on_bad_row="skip")), cache=cache).problems == []
 

@@ -76,7 +76,8 @@ def _as_dict(inspection: Inspection, data: Data) -> dict[str, object]:
 
     return {
         "data": to_plain(data),
-        "files": [asdict(file) for file in inspection.files],
+        # asdict takes a Counter apart into pairs.
+        "files": [asdict(file) | {"skipped": dict(file.skipped)} for file in inspection.files],
         "left_out": [{"path": str(each.path), "reason": each.reason} for each in inspection.left_out],
         "documents": inspection.documents,
         "train_documents": inspection.train_documents,

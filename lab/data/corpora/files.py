@@ -127,7 +127,7 @@ def _check_apart(found: FoundFiles, own: FoundFiles) -> None:
     trained = {each.source.path.resolve() for each in found.files}
     for each in own.files:
         if each.source.path.resolve() in trained:
-            problem = f"{each.source.path} is among the files of corpus.paths too"
+            problem = f"{each.source.path} is among the files of data.corpus.paths too"
             fix = "leave it out there, or a validation loss would be that of text that was trained on"
             raise DataError(problem, kind="conflict", key="corpus.validation_paths", fix=fix)
 

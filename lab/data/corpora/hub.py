@@ -21,7 +21,7 @@ from lab.data.cache import write_atomically
 from lab.data.content import Source, content_digest, digest_of
 from lab.data.corpora.base import Corpus, CorpusSnapshot, Document, Item, SkippedRow
 from lab.data.errors import DataError
-from lab.data.formats.rows import BadRow, BadRowPolicy, text_of_row
+from lab.data.formats.rows import NO_TEXT_FIX, BadRow, BadRowPolicy, text_of_row
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -118,8 +118,7 @@ class Hub(Corpus):
                 continue
             where = f"hub dataset '{self.dataset}', split '{split}', row {number}"
             if self.on_bad_row == "refuse":
-                fix = "set corpus.field, or leave such rows out with corpus.on_bad_row=skip"
-                raise DataError(text.problem, kind="unreadable", part=where, fix=fix)
+                raise DataError(text.problem, kind="unreadable", part=where, fix=NO_TEXT_FIX)
             yield SkippedRow(where, text.reason, text.problem)
 
     def _folder(self) -> Path | None:

@@ -26,7 +26,7 @@ def read_csv(path: Path, field: str, delimiter: str) -> Rows:
     if not isinstance(header, list):
         raise DataError("has no header with the names of its columns", kind="unreadable", file=path)
     if field not in header:
-        problem = f"has no column '{field}'{suggestion(field, header)}; set corpus.field"
+        problem = f"has no column '{field}'{suggestion(field, header)}; set data.corpus.field"
         raise DataError(problem, kind="unreadable", file=path)
     if header.count(field) > 1:
         raise DataError(f"has {header.count(field)} columns called '{field}'", kind="unreadable", file=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,20 +46,34 @@ def _column(schema: pa.Schema, field: str, path: Path) -> str:
     steps = [field] if field in schema.names else field_steps(field)
     column = steps[0]
     if column not in schema.names:
-        problem = f"has no column '{column}'{suggestion(column, schema.names)}; set corpus.field"
+        paths = [path for name in schema.names for path in _text_paths(schema.field(name).type, (name,))]
+        problem = f"has no column '{column}'{suggestion(field, paths or schema.names)}; set data.corpus.field"
         raise DataError(problem, kind="unreadable", file=path)
     kind: Any = schema.field(column).type
     for number, step in enumerate(steps[1:], 2):
         kind = _within(kind, step)
         if kind is None:
             here = path_of(steps[:number])
-            problem = f"has no '{here}': column '{column}' holds {schema.field(column).type}; set corpus.field"
+            problem = f"has no '{here}': column '{column}' holds {schema.field(column).type}; set data.corpus.field"
             raise DataError(problem, kind="unreadable", file=path)
     if not _is_text(kind):
         hint = f"; '{field}[]' joins the texts of a list" if _is_list(kind) else ""
         problem = f"column '{field}' should hold text, it holds {kind}{hint}"
         raise DataError(problem, kind="unreadable", file=path)
     return column
+
+
+def _text_paths(kind: Any, steps: tuple[str, ...]) -> Iterator[str]:
+    """The paths of the texts within a column of this type."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            yield from _text_paths(kind.field(index).type, (*steps, kind.field(index).name))
+    elif _is_list(kind):
+        yield from _text_paths(kind.value_type, (*steps, "[]"))
+    elif _is_text(kind) and not pa.types.is_null(kind):
+        yield path_of(steps)
 
 
 def _within(kind: Any, step: str) -> Any:

@@ -18,6 +18,9 @@ DEFAULT_FIELD = "text"
 JOIN = "\n"
 """What stands between the texts of a list."""
 
+NO_TEXT_FIX = "set data.corpus.field, or leave such rows out with data.corpus.on_bad_row=skip"
+"""What to do about rows without text."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadingOptions:
@@ -67,6 +70,26 @@ def path_of(steps: Sequence[str]) -> str:
     return ".".join(steps).replace(".[]", "[]")
 
 
+def text_paths(row: object) -> list[str]:
+    """The paths of the texts in a row, as `field` takes them; of a list, those of its first item."""
+    paths: list[str] = []
+
+    def walk(value: object, steps: tuple[str, ...]) -> None:
+        if isinstance(value, str):
+            paths.append(path_of(steps))
+        elif len(steps) < _DEEPEST:
+            inner = value.items() if isinstance(value, Mapping) else ()
+            for name, item in (("[]", item) for item in value[:1]) if isinstance(value, list) else inner:
+                walk(item, (*steps, str(name)))
+
+    walk(row, ())
+    return paths[:_MOST_PATHS]
+
+
+_DEEPEST = 8
+_MOST_PATHS = 20
+
+
 def text_of_row(row: object, field: str) -> str | BadRow:
     """The text that a row holds at a field."""
     if not isinstance(row, Mapping):
@@ -86,7 +109,7 @@ def text_of_row(row: object, field: str) -> str | BadRow:
             elif not isinstance(value, Mapping):
                 return BadRow(f"no field '{path}'", f"'{outer}' should hold '{step}', found {type(value).__name__}")
             elif step not in value:
-                problem = f"has no field '{path}'{suggestion(step, value)}"
+                problem = f"has no field '{path}'{suggestion(path, text_paths(row) or value)}"
                 return BadRow(f"no field '{path}'", problem)
             else:
                 inner.append(value[step])

@@ -16,7 +16,7 @@ from lab.data.formats.encoding import HEAD
 from lab.data.formats.json_rows import read_json, read_json_lines
 from lab.data.formats.parquet import read_parquet
 from lab.data.formats.plain_text import read_text
-from lab.data.formats.rows import BadRow, ReadingOptions, Rows
+from lab.data.formats.rows import NO_TEXT_FIX, BadRow, ReadingOptions, Rows
 from lab.refusals import Where
 
 Holds = Literal["text", "rows", "tokens"]
@@ -115,6 +115,5 @@ def _read_rows(source: Source, file_format: Format, rows: Rows, options: Reading
             continue
         place = Where(str(source.path), number) if has_lines else Where(str(source.path), part=f"row {number}")
         if options.on_bad_row == "refuse":
-            fix = "mend the row, set corpus.field, or leave such rows out with corpus.on_bad_row=skip"
-            raise DataError(text.problem, kind="unreadable", where=place, fix=fix)
+            raise DataError(text.problem, kind="unreadable", where=place, fix=f"correct the row, {NO_TEXT_FIX}")
         yield SkippedRow(str(place), text.reason, text.problem)
