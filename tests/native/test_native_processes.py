@@ -30,6 +30,7 @@ def load_as_nobody(source: Path) -> int:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
+    tempfile.tempdir = None  # which the process that this one is forked from has looked up
     sys.executable = "/none"  # the interpreter may be where only root may read
     library = NativeLibrary("sample", (source,))
     print(library.unavailable() or library.loaded().built.path, flush=True)
