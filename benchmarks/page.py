@@ -69,6 +69,22 @@ class Numbers(click.ParamType):
         return (self.none and word == "none") or (word.isdecimal() and int(word) > 0)
 
 
+class Words(click.ParamType):
+    """Names separated by commas, each of them one of the valid ones."""
+
+    name = "words"
+
+    def __init__(self, valid: Iterable[str]) -> None:
+        self.valid = tuple(valid)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        words: list[str] = value if isinstance(value, list) else value.split(",")
+        for word in words:
+            if word not in self.valid:
+                self.fail(f"'{word}' is none of {', '.join(self.valid)}", param, ctx)
+        return words
+
+
 def at_defaults(*names: str) -> bool:
     """Whether these options of the running command have their default values. Bars apply to the default sizes."""
     context = click.get_current_context()
@@ -88,8 +104,8 @@ def command(script: str) -> str:
             value = context.params[option.name or ""]
             words.append(option.opts[0])
             if isinstance(value, list):
-                words.append(",".join("none" if item is None else str(item) for item in value))
-            elif not isinstance(value, bool):
+                value = ",".join("none" if item is None else str(item) for item in value)
+            if not isinstance(value, bool):
                 words.append(f"'{value}'" if " " in str(value) else str(value))
     return f"`{' '.join(words)}`"
 
@@ -109,6 +125,11 @@ def processor() -> str:
     """The processor's model, or its architecture if Linux doesn't give the model."""
     models = re.findall(r"model name\s*: (.*)", cpu_info())
     return models[0].strip() if models else platform.processor() or platform.machine()
+
+
+def bf16_instructions(cpu_info: str) -> list[str]:
+    """Those for bf16 arithmetic that Linux lists."""
+    return sorted(set(re.findall(r"\b(?:avx512_bf16|amx_bf16)\b", cpu_info)))
 
 
 def cpu_info() -> str:

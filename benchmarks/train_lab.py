@@ -1,10 +1,12 @@
 """The lab's contenders in benchmarks/train_throughput.py: a step of `lab train`, forward and backward, and a product.
 
-The step is the training module's own: passes, model, loss and backward, without optimizer. The product of two square
-matrices measures what the machine's multipliers give.
+The step is the training module's own: passes, model, loss and backward, without optimizer. Products of two square
+matrices, several in a row as in a step, measure what the machine's multipliers give.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from contender import options, serve, setup
@@ -18,6 +20,7 @@ from components.decoder import Decoder
 from components.embedding import TiedEmbedding
 from components.initialization import NormalInit
 from components.mlp import GEGLU
+from components.native.library import libraries
 from components.norm import ZeroCenteredRMSNorm
 from components.position.positions import RoPE
 from components.residual import Sandwich
@@ -44,8 +47,8 @@ SHAPE = Architecture(
     embedding=TiedEmbedding(scaled=True),
     init=NormalInit(std=0.02),
 )
-PRODUCT = 2048
-"""Rows and columns of the matrices of the product."""
+PRODUCT, PRODUCTS_IN_A_ROW = 2048, 6
+"""Rows and columns of the matrices of the product, and how many products are timed together."""
 
 CONTENDERS: dict[str, tuple[Precision, Compile]] = {
     "fp32": ("fp32", "off"),
@@ -63,12 +66,20 @@ class Step(NextToken):
         loss.backward()
 
 
+def unavailable_libraries() -> dict[str, str]:
+    """Native library → why it can't be used here, of those that can't."""
+    reasons = {library.name: library.unavailable() for library in libraries()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
 def main() -> None:
     arguments = options(__doc__).parse_args()
     setup(arguments.threads)
     if arguments.name in PRODUCTS:
         left, right = (torch.randn(PRODUCT, PRODUCT).to(PRODUCTS[arguments.name]) for _ in range(2))
-        serve(lambda: left @ right, arguments.clock, {"flops": 2 * PRODUCT**3})
+        multiply = partial(torch.mm, left, right, out=torch.empty_like(left))
+        flops = 2 * PRODUCT**3 * PRODUCTS_IN_A_ROW
+        serve(lambda: [multiply() for _ in range(PRODUCTS_IN_A_ROW)], arguments.clock, {"flops": flops})
         return
     precision, compile_ = CONTENDERS[arguments.name]
     train = Train(
@@ -89,9 +100,12 @@ def main() -> None:
         module.zero_grad()
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = {"versions": f"torch {torch.__version__}", "parameters": parameters}
-    kernels = {kind: choice.kernel for kind, choice in model.kernel_choices(arguments.batch, arguments.context).items()}
-    serve(step, arguments.clock, facts | {"kernels": kernels})
+    facts: dict[str, object] = {"versions": f"torch {torch.__version__}", "parameters": parameters}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        choices = model.kernel_choices(arguments.batch, arguments.context)
+    facts["kernels"] = {kind: choice.kernel for kind, choice in choices.items()}
+    facts["unavailable"] = unavailable_libraries()
+    serve(step, arguments.clock, facts)
 
 
 if __name__ == "__main__":

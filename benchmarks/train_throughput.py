@@ -15,14 +15,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 import page
 from train_lab import CONTENDERS, PRODUCTS, SHAPE
-from train_throughput_page import NO_PEERS, PEERS, SIZES, Measured, bars, bf16_instructions, report
+from train_throughput_page import NO_PEERS, PEERS, SIZES, Measured, bars, report
 
 from lab.accounting.costs import costs
 
@@ -74,29 +73,30 @@ class Contender:
     show_default="build/peers/bin/python, if it's there",
     help="Python of the peers' environment.",
 )
-@click.option("--peers", default=",".join(PEERS), help="Which of them.")
+@click.option("--peers", default=",".join(PEERS), type=page.Words(PEERS), help="Which of them.")
 @click.option("--shapes", default=",".join(f"{t}x{b}" for t, b in SIZES.items()), help="Context x batch.")
 @click.option("--repeats", default=5, help="Steps of each contender, after one to warm up.")
 @click.option("--minutes", default=3.0, help="After which a context has no more than two steps.")
 @click.option("--threads", default=2, help="CPU threads of each.")
-@click.option("--without", default="", help="Contenders of the lab to leave out, such as 'bf16,bf16 compiled'.")
+@click.option(
+    "--without", type=page.Words(CONTENDERS), help="Contenders of the lab to leave out, such as 'bf16,bf16 compiled'."
+)
 @page.clock_option
 @page.out_option(__file__)
 def main(
     peers_python: str | None,
-    peers: str,
+    peers: list[str],
     shapes: str,
     repeats: int,
     minutes: float,
     threads: int,
-    without: str,
+    without: list[str] | None,
     clock: str,
     out: str,
 ) -> None:
     """Measure all, keep the page, and end with exit code 1 where a bar is missed."""
     sizes = _sizes(shapes)
-    left_out = _known(without, CONTENDERS, "--without") if without else []
-    names, ours = _known(peers, PEERS, "--peers"), [name for name in CONTENDERS if name not in left_out]
+    names, ours = peers, [name for name in CONTENDERS if name not in (without or ())]
     if peers_python is None:
         names = []
         click.echo(NO_PEERS, err=True)
@@ -108,10 +108,11 @@ def main(
         commands = {name: [str(peers_python), str(HERE / "train_peers.py"), name, *common] for name in names}
         commands |= {name: [sys.executable, str(HERE / "train_lab.py"), name, *common] for name in labs}
         results[context] = in_turn(commands, repeats, 60 * minutes, context, batch)
-    instructions = bf16_instructions(page.cpu_info())
+    instructions = page.bf16_instructions(page.cpu_info())
+    flops_per_token = {context: costs(SHAPE, context).flops_per_token for context in sizes}
     text = report(
         results,
-        flops_per_token={context: costs(SHAPE, context).flops_per_token for context in sizes},
+        flops_per_token=flops_per_token,
         setting=[
             f"{page.command(__file__)}: the best of {repeats} steps, or of two or more in {minutes:g} minutes.",
             page.machine(threads, clock),
@@ -119,7 +120,8 @@ def main(
         bf16=instructions,
     )
     page.keep(text, out)
-    sys.exit(page.exit_code(bar.reached for bar in bars(results, bf16=bool(instructions))))
+    held = bars(results, flops_per_token=flops_per_token, bf16=bool(instructions))
+    sys.exit(page.exit_code(bar.reached for bar in held))
 
 
 def in_turn(
@@ -151,14 +153,6 @@ def _sizes(shapes: str) -> dict[int, int]:
         return {int(context): int(batch) for context, batch in (shape.split("x") for shape in shapes.split(","))}
     except ValueError:
         raise click.BadParameter(f"expected such as 512x8,1024x4, got '{shapes}'", param_hint="--shapes") from None
-
-
-def _known(text: str, valid: Iterable[str], option: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in valid:
-            raise click.BadParameter(f"'{name}' is none of {', '.join(valid)}", param_hint=option)
-    return names
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ PEERS = ("hf", "litgpt", "xtransformers")
 SIZES = {512: 8, 1024: 4, 2048: 2, 4096: 1}
 """Sequences at each context, of the sizes that the bars are about."""
 SPEED_BARS = {
-    "fp32": {512: 1.3, 1024: 2.1, 2048: 4.0, 4096: 7.0},
-    "bf16": {512: 2.7, 4096: 12.0},
+    "fp32": {512: 1.6, 1024: 2.7, 2048: 5.0, 4096: 8.0},
+    "bf16": {512: 2.8, 4096: 16.0},
 }
 """How many times the best peer's fp32 speed the lab's is, at least: whichever of compiled and not is faster."""
+SHARE_BARS = {"fp32": {512: 0.75, 4096: 0.65}, "bf16": {512: 0.55, 4096: 0.55}}
+"""The least share of the rate of a matrix product, in the same precision, that the faster of the lab's reaches."""
 MEMORY_BAR, MEMORY_CONTEXT = 5, 4096
 """Hugging Face's peak memory is more than so many times that of the lab's fp32, not compiled, at that context."""
 NO_PEERS = (
@@ -51,33 +52,81 @@ class Bar:
     reached: bool | None
 
 
-def bars(results: Results, *, bf16: bool) -> list[Bar]:
+def bars(results: Results, *, flops_per_token: Mapping[int, float], bf16: bool) -> list[Bar]:
     """Every bar beside its figure.
 
     Args:
+        flops_per_token: of the model, by context.
         bf16: whether the processor has bf16 arithmetic. Where it emulates that, the bars on bf16 don't apply.
     """
-    measured_bars = []
-    for precision, aims in SPEED_BARS.items():
-        for context, aim in aims.items():
-            of = _at_its_size(results, context)
-            own = [name for name in of if name.split()[0] == precision]
-            what, shown = f"{precision}, T = {context:,}", f"≥ {aim:g}×"
-            if not own or not set(PEERS) <= set(of):
-                measured_bars.append(Bar(what, shown, "–", "not measured", None))
-                continue
-            best, peer = (max(names, key=lambda name: of[name].tokens_per_second) for names in (own, PEERS))
-            times = of[best].tokens_per_second / of[peer].tokens_per_second
-            applies = precision != "bf16" or bf16
-            note = "" if applies else "; emulated here: the bar doesn't apply"
-            reached = times >= aim if applies else None
-            measured_bars.append(Bar(what, shown, f"{times:.2f}×", f"{best} over {peer}{note}", reached))
-    of = _at_its_size(results, MEMORY_CONTEXT)
+    speeds = [
+        _speed_bar(_at_its_size(results, context), precision, context, aim, precision != "bf16" or bf16)
+        for precision, aims in SPEED_BARS.items()
+        for context, aim in aims.items()
+    ]
+    shares = [
+        _share_bar(
+            _at_its_size(results, context),
+            precision,
+            context,
+            aim,
+            flops_per_token.get(context, 0.0),
+            precision != "bf16" or bf16,
+        )
+        for precision, aims in SHARE_BARS.items()
+        for context, aim in aims.items()
+    ]
+    return [*speeds, *shares, _memory_bar(_at_its_size(results, MEMORY_CONTEXT))]
+
+
+def share(of: Mapping[str, Measured], name: str, flops_per_token: float) -> float:
+    """The share of the rate of a matrix product in its precision that a contender reaches."""
+    return flops_per_token * of[name].tokens_per_second / product_rate(of, name)
+
+
+def product_rate(of: Mapping[str, Measured], name: str) -> float:
+    """FLOPs a second of matrix products in the precision of a contender, in the same run."""
+    product = of[f"product {name.split()[0]}"]
+    rate: float = product.facts["flops"] / product.seconds
+    return rate
+
+
+def _speed_bar(of: Mapping[str, Measured], precision: str, context: int, aim: float, applies: bool) -> Bar:
+    what, shown = f"{precision}, T = {context:,}", f"≥ {aim:g}×"
+    best = _faster(of, precision)
+    if best is None or not set(PEERS) <= set(of):
+        return Bar(what, shown, "–", "not measured", None)
+    peer = max(PEERS, key=lambda name: of[name].tokens_per_second)
+    times = of[best].tokens_per_second / of[peer].tokens_per_second
+    return Bar(what, shown, f"{times:.2f}×", f"{best} over {peer}{_note(applies)}", times >= aim if applies else None)
+
+
+def _share_bar(
+    of: Mapping[str, Measured], precision: str, context: int, aim: float, flops_per_token: float, applies: bool
+) -> Bar:
+    what, shown = f"share of products, {precision}, T = {context:,}", f"≥ {aim:.0%}"
+    best = _faster(of, precision)
+    if best is None or f"product {precision}" not in of:
+        return Bar(what, shown, "–", "not measured", None)
+    reached = share(of, best, flops_per_token)
+    return Bar(what, shown, f"{reached:.1%}", f"{best}{_note(applies)}", reached >= aim if applies else None)
+
+
+def _memory_bar(of: Mapping[str, Measured]) -> Bar:
     what, shown = f"memory, T = {MEMORY_CONTEXT:,}", f"< 1/{MEMORY_BAR}"
     if "hf" not in of or "fp32" not in of:
-        return [*measured_bars, Bar(what, shown, "–", "not measured", None)]
+        return Bar(what, shown, "–", "not measured", None)
     times = of["hf"].peak / of["fp32"].peak
-    return [*measured_bars, Bar(what, shown, f"1/{times:.2f}", "fp32 over hf", times > MEMORY_BAR)]
+    return Bar(what, shown, f"1/{times:.2f}", "fp32 over hf", times > MEMORY_BAR)
+
+
+def _faster(of: Mapping[str, Measured], precision: str) -> str | None:
+    own = [name for name in of if name.split()[0] == precision]
+    return max(own, key=lambda name: of[name].tokens_per_second, default=None)
+
+
+def _note(applies: bool) -> str:
+    return "" if applies else "; emulated here: the bar doesn't apply"
 
 
 def report(
@@ -94,15 +143,17 @@ def report(
     peers = [name for name in PEERS if name in some]
     ours = [name for name in some if name.split()[0] in SPEED_BARS]
     verdicts = [
-        [bar.what, bar.aim, bar.figure, page.verdict(bar.reached), bar.of] for bar in bars(results, bf16=bool(bf16))
+        [bar.what, bar.aim, bar.figure, page.verdict(bar.reached), bar.of]
+        for bar in bars(results, flops_per_token=flops_per_token, bf16=bool(bf16))
     ]
     parts = [
         "# Training throughput on a CPU",
         *setting,
         bf16_line(bf16),
+        *_kernels(results, ours),
         *([] if peers else [NO_PEERS]),
         "## Bars",
-        "Speeds beside the best peer's fp32, memory beside Hugging Face's.",
+        "Speeds beside the best peer's fp32, the share of the rate of matrix products, memory beside Hugging Face's.",
         page.table(["", "bar", "measured", "", "of"], verdicts),
         *_speeds(results, peers, ours),
         *_ratios(results, peers, ours),
@@ -111,11 +162,6 @@ def report(
         *_compilation(results, ours),
     ]
     return "\n\n".join(parts)
-
-
-def bf16_instructions(cpu_info: str) -> list[str]:
-    """Those for bf16 arithmetic that Linux lists."""
-    return sorted(set(re.findall(r"\b(?:avx512_bf16|amx_bf16)\b", cpu_info)))
 
 
 def bf16_line(instructions: Sequence[str]) -> str:
@@ -153,18 +199,41 @@ def _times(of: Mapping[str, Measured], name: str, peers: Sequence[str]) -> str:
 
 
 def _utilization(results: Results, ours: Sequence[str], flops_per_token: Mapping[int, float]) -> list[str]:
-    rows = []
-    for name in ours:
-        cells = []
-        for context, of in results.items():
-            product = of[f"product {name.split()[0]}"]
-            rate = product.facts["flops"] / product.seconds
-            used = flops_per_token[context] * of[name].tokens_per_second
-            cells.append(f"{used / rate:.0%} of {rate / 1e9:,.0f}")
-        rows.append([f"lab, {name}", *cells])
-    head = "## Share of the rate of a matrix product (GFLOP/s, 2,048³, same run)"
+    rows = [
+        [
+            f"lab, {name}",
+            *(
+                f"{share(of, name, flops_per_token[context]):.0%} of {product_rate(of, name) / 1e9:,.0f}"
+                for context, of in results.items()
+            ),
+        ]
+        for name in ours
+    ]
+    head = "## Share of the rate of matrix products (GFLOP/s, 2,048³, same run)"
     note = "FLOPs of the model itself, without what is computed twice."
     return [head, note, page.table(["", *results], rows)]
+
+
+def _kernels(results: Results, ours: Sequence[str]) -> list[str]:
+    """Which attention kernels the lab's contenders used, and why no native library if they had none."""
+    lines = []
+    for name in ours:
+        used = {
+            context: ", ".join(f"{kind} {kernel}" for kind, kernel in of[name].facts["kernels"].items())
+            for context, of in results.items()
+        }
+        texts = dict.fromkeys(used.values())
+        where = {text: ", ".join(f"{context:,}" for context in used if used[context] == text) for text in texts}
+        shown = "; ".join(f"{text}{f' (T = {where[text]})' if len(texts) > 1 else ''}" for text in texts)
+        lines.append(f"Attention kernels of {name}: {shown}.")
+    missing = {
+        f"{library}: {reason}"
+        for of in results.values()
+        for name in ours
+        for library, reason in of[name].facts["unavailable"].items()
+    }
+    lines += [f"Native library not available here: {text}." for text in sorted(missing)]
+    return ["\n".join(lines)] if lines else []
 
 
 def _memory(results: Results, peers: Sequence[str], ours: Sequence[str]) -> list[str]:

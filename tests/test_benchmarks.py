@@ -1,4 +1,4 @@
-"""benchmarks/: every script says how it is called, is listed with its bar, which its page is held against."""
+"""benchmarks/: every script says how it is called, and is listed with its bar and its result."""
 
 from __future__ import annotations
 
@@ -204,75 +204,6 @@ def test_the_line_about_the_machine_names_no_host_and_no_path() -> None:
     assert str(Path.home()) not in line
 
 
-def made_up_throughput(**changes: float) -> dict[int, dict[str, Any]]:
-    """All contenders at 512 and 4,096, every bar just reached; `changes` multiply a contender's speed."""
-    from train_throughput_page import SIZES, Measured
-
-    speeds = {
-        512: {"hf": 100.0, "litgpt": 90.0, "xtransformers": 80.0, "fp32": 110.0, "fp32_compiled": 130.0, "bf16": 270.0},
-        4096: {"hf": 10.0, "litgpt": 20.0, "xtransformers": 15.0, "fp32": 140.0, "fp32_compiled": 100.0, "bf16": 240.0},
-    }
-    facts = {"versions": "made up 1.0", "flops": 2e9}
-    found: dict[int, dict[str, Any]] = {}
-    for context, of in speeds.items():
-        found[context] = {
-            name.replace("_", " "): Measured(
-                SIZES[context], rate * changes.get(name, 1.0), 1.0, 9.0, 5001 if name == "hf" else 1000, facts
-            )
-            for name, rate in of.items()
-        }
-        found[context] |= {f"product {p}": Measured(SIZES[context], 1.0, 2.0, 2.0, 1, facts) for p in ("fp32", "bf16")}
-    return found
-
-
-def test_throughput_is_held_against_the_best_peer_and_the_better_of_compiled_and_not() -> None:
-    from train_throughput_page import bars
-
-    def verdicts(bf16: bool = True, **changes: float) -> dict[str, bool | None]:
-        return {bar.what: bar.reached for bar in bars(made_up_throughput(**changes), bf16=bf16)}
-
-    reached = {"fp32, T = 512": True, "fp32, T = 1,024": None, "fp32, T = 2,048": None, "fp32, T = 4,096": True}
-    reached |= {"bf16, T = 512": True, "bf16, T = 4,096": True, "memory, T = 4,096": True}
-    assert verdicts() == reached
-    assert verdicts(fp32_compiled=0.99) == reached | {"fp32, T = 512": False}
-    assert verdicts(fp32=0.99) == reached | {"fp32, T = 4,096": False}
-    assert verdicts(litgpt=1.01) == reached | {"fp32, T = 4,096": False, "bf16, T = 4,096": False}
-    assert verdicts(bf16=False) == reached | {"bf16, T = 512": None, "bf16, T = 4,096": None}
-
-
-def test_throughput_has_no_verdict_without_the_peers_or_at_another_size() -> None:
-    from dataclasses import replace
-
-    from train_throughput_page import PEERS, bars
-
-    found = made_up_throughput()
-    alone = {context: {name: each for name, each in of.items() if name not in PEERS} for context, of in found.items()}
-    assert {bar.reached for bar in bars(alone, bf16=True)} == {None}
-    other = {context: {name: replace(each, batch=3) for name, each in of.items()} for context, of in found.items()}
-    assert {bar.reached for bar in bars(other, bf16=True)} == {None}
-    found[4096]["fp32"] = replace(found[4096]["fp32"], peak=1001)
-    assert bars(found, bf16=True)[-1].reached is False
-
-
-def test_the_throughput_page_shows_every_bar_beside_its_figure() -> None:
-    from train_throughput_page import bf16_instructions, report
-
-    def text(instructions: list[str], **changes: float) -> str:
-        common = {"flops_per_token": {512: 1e6, 4096: 2e6}, "setting": ["made up"]}
-        return report(made_up_throughput(**changes), bf16=instructions, **common)
-
-    shown = text(["avx512_bf16"], fp32_compiled=0.9)
-    assert "| fp32, T = 512 | ≥ 1.3× | 1.17× | missed | fp32 compiled over hf |" in shown
-    assert "| fp32, T = 4,096 | ≥ 7× | 7.00× | reached | fp32 over litgpt |" in shown
-    assert "| bf16, T = 512 | ≥ 2.7× | 2.70× | reached | bf16 over hf |" in shown
-    assert "| memory, T = 4,096 | < 1/5 | 1/5.00 | reached | fp32 over hf |" in shown
-    emulated = text([])
-    assert "| bf16, T = 512 | ≥ 2.7× | 2.70× | – | bf16 over hf; emulated here: the bar doesn't apply |" in emulated
-    assert "no bf16 arithmetic" in emulated
-    assert bf16_instructions("flags : avx512f amx_bf16 avx512_bf16 amx_bf16") == ["amx_bf16", "avx512_bf16"]
-    assert bf16_instructions("flags : avx512f bf16") == []
-
-
 def test_without_the_peers_one_line_says_how_to_install_them() -> None:
     import train_throughput_page
 
@@ -282,72 +213,3 @@ def test_without_the_peers_one_line_says_how_to_install_them() -> None:
     pins = [line for line in (FOLDER / "peers.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins)
     assert {"transformers", "litgpt", "x-transformers"} <= {line.partition("==")[0] for line in pins}
-
-
-def test_a_windows_growth_is_held_against_its_bar() -> None:
-    import window_growth
-
-    def text(last: float, reached: bool | None) -> str:
-        seconds = {(256, 10): 1.0, (256, 40): last, (None, 10): 1.0, (None, 40): 16.0}
-        assert window_growth.kept(seconds, 256, [10, 40]) == (last <= 4.4)
-        return window_growth.growth_table(seconds, 256, [10, 40], reached)
-
-    assert "| 256 | 1,000.0 | 4,400.0 | 4.40× | ≤ 4.4× | reached |" in text(4.4, True)
-    assert "| 4.41× | ≤ 4.4× | missed |" in text(4.41, False)
-    assert "| none | 1,000.0 | 16,000.0 | 16.00× | – | – |" in text(4.4, True)
-
-
-def test_the_losss_bar_is_the_ratio_of_the_peaks_at_one_width() -> None:
-    from loss_memory import Losses, losses_table
-
-    under, over, wide = (
-        Losses(256, 1000, 99, 50, 1, 1),
-        Losses(256, 1000, 100, 50, 1, 1),
-        Losses(2304, 1000, 170, 150, 1, 1),
-    )
-    assert [each.reached for each in (under, over, wide)] == [True, False, None]
-    text = losses_table([over, wide], counts=True)
-    assert "| 10.0% | < 10% | missed | 5.0% |" in text
-    assert "| 17.0% | – | – | 2.0% |" in text
-    assert "missed" not in losses_table([over], counts=False)
-
-
-def test_decoding_is_held_against_twice_the_speed_and_every_byte() -> None:
-    from decoding import Compared, Kept, bytes_table, speeds_table
-
-    twice, slower = (Compared(1, 512, (2.0, mine), (3.0, 1.0), 1.0) for mine in (1.0, 1.01))
-    assert (twice.reached, slower.reached) == (True, False)
-    text = speeds_table([twice, slower], counts=True)
-    assert "| 2.0 | ≥ 2 | reached | 100% | 3.00 | 1.00 |" in text
-    assert "| 2.0 | ≥ 2 | missed |" in text
-    assert "missed" not in speeds_table([slower], counts=False)
-    equal, more = Kept("mha", 1000, 1000, {"global": 1000}), Kept("gqa", 501, 500, {"global": 500})
-    assert (equal.reached, more.reached) == (True, False)
-    text = bytes_table([equal, more], 10)
-    assert "| mha | 1,000 | 1,000 | reached | 100 | 100.0% | global 1,000 |" in text
-    assert "| gqa | 501 | 500 | missed | 50 | 50.0% | global 500 |" in text
-
-
-def test_commands_are_held_against_their_limits_of_seconds_and_of_memory() -> None:
-    from scale import Limit, Measured, limits_table
-
-    both = Limit(30, 1000)
-    found = [
-        Measured("s", "plan", *figures) for figures in ((30, 1000, both), (31, 9, both), (9, 1001, both), (99, 9, None))
-    ]
-    assert [each.kept for each in found] == [True, False, False, None]
-    assert [line.split("|")[-2].strip() for line in limits_table(found, counts=True).splitlines()[2:]] == [
-        "reached",
-        "missed",
-        "missed",
-        "–",
-    ]
-    assert "missed" not in limits_table(found, counts=False)
-
-
-def test_what_a_run_on_slurm_costs_stands_beside_its_bar() -> None:
-    from slurm import costs_table
-
-    found = {"submit": 5.0, "job_seconds": 100.0, "run": 2.0, "training": 1.4, "overhead": 0.6, "repeat": 4.0}
-    assert "| the rest | 0.60 | ≤ 0.5 | missed |" in costs_table(found, reached=False)
-    assert "| the rest | 0.60 | ≤ 0.5 | – |" in costs_table(found, reached=None)
