@@ -19,6 +19,9 @@ from lab.records import Code
 PACKAGE = Path(__file__).parent
 """The folder of the package `lab`."""
 
+_SOURCES = (".py", ".cpp", ".h", ".hh", ".hpp", ".hxx", ".inc")
+"""Python, and the C++ of native kernels."""
+
 NOT_RUN = ("cli", "comparison", "planning", "report")
 """Subpackages of `lab` that no worker runs: a change to a table or a command doesn't affect queued runs."""
 
@@ -45,7 +48,7 @@ def folders() -> dict[str, Path]:
 
 
 def digest_of(packages: Mapping[str, Path]) -> str:
-    """SHA-256 of the Python files that a worker runs: their names below their package, and their contents.
+    """SHA-256 of the Python and C++ files that a worker runs: their names below their package, and their contents.
 
     Args:
         packages: name → its folder, or its file.
@@ -86,7 +89,7 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
         yield folder.name, folder
     for place, _, files in os.walk(folder):
         for file in files:
-            if file.endswith(".py"):
+            if file.endswith(_SOURCES):
                 path = Path(place, file)
                 yield path.relative_to(folder).as_posix(), path
 

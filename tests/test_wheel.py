@@ -25,6 +25,9 @@ def test_a_wheel_plans_the_quickstart_from_any_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.startswith("tests")]
         assert "lab/report/templates/page.html.j2" in archive.namelist()
+        native = [path for ending in ("cpp", "h", "hpp") for path in (ROOT / "components").rglob(f"*.{ending}")]
+        assert native
+        assert {path.relative_to(ROOT).as_posix() for path in native} <= set(archive.namelist())
         archive.extractall(site)
     code = "import lab, sys; print(lab.__file__); from lab.cli.main import main; main()"
     environment = os.environ | {"PYTHONPATH": str(site)}

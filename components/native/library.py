@@ -14,6 +14,8 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,7 @@ class LoadedLibrary:
 
 _LIBRARIES: dict[str, NativeLibrary] = {}
 _OUTCOMES: dict[str, LoadedLibrary | NativeUnavailable] = {}
+_LISTENERS: list[Callable[[str], None]] = []
 _LOCK = threading.RLock()
 
 
@@ -132,9 +135,21 @@ def forget() -> None:
 
 
 def announce(line: str) -> None:
-    """Tell a person at a terminal what takes time."""
+    """Tell a person at a terminal, and whoever else listens, what takes time."""
     if sys.stderr is not None and sys.stderr.isatty():
         print(line, file=sys.stderr, flush=True)
+    for listener in tuple(_LISTENERS):
+        listener(line)
+
+
+@contextmanager
+def announcing(listener: Callable[[str], None]) -> Iterator[None]:
+    """Within the context, also call `listener` with a line when a build, or the wait for one, begins."""
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)
 
 
 def _outcome(library: NativeLibrary, retry: bool) -> LoadedLibrary | NativeUnavailable:

@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from components.language_model import LanguageModel
+from components.native.library import announcing
 from components.registry import OptionError
 from lab.accounting.utilization import Utilization
 from lab.data.batches import count_windows
@@ -176,7 +177,8 @@ def _fit(
                 plugins=[VerifiedCheckpointIO(folder, newest), *_environment(world)],
             )
             callback.report(start, always=True, phase="start-up")
-            _run(trainer, lightning_module, StepBatches(batches, start, budget.steps, world.part(budget)), newest)
+            with announcing(lambda line: callback.report(start, phase="building")):
+                _run(trainer, lightning_module, StepBatches(batches, start, budget.steps, world.part(budget)), newest)
     finally:
         if recorder is not None:
             recorder.close()

@@ -84,11 +84,23 @@ def test_a_run_whose_state_is_damaged_keeps_its_evaluations(tmp_path: Path) -> N
     assert "softcap/both/seed-1 : its state can’t be read" in section(page, "stability")
 
 
+def test_native_kernels_are_named_by_their_builds_or_by_the_reason(tmp_path: Path) -> None:
+    fake_sweep(tmp_path, LOSSES)
+    run = tmp_path / "softcap" / "neither" / "seed-0" / "run.json"
+    native = {"attention": {"key": "f" * 64, "compiler": "g++ 12"}, "norms": {"detail": "there is no <g++>"}}
+    write_json(run, json.loads(run.read_text()) | {"provenance": {"native": native}})
+    text = section(report(tmp_path, "softcap"), "reproducibility")
+    (words,) = re.findall("native kernels (.*) compiled", text)
+    assert words == f"attention {'f' * 16}, built by g++ 12; norms not available: there is no <g++>"
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"provenance": {"commit": 5, "device": ["gpu"], "host": 7, "data": 3, "kernels": "sdpa"}},
         {"provenance": {"device": "cpu", "processes": "2", "threads": "many", "nodes": -1, "compile": {"a": 1}}},
+        {"provenance": {"native": {"attention": {"key": 5}, "norms": "none", "mlp": {}}}},
+        {"provenance": {"native": ["attention"]}},
         {"provenance": "none"},
         {"overrides": "seed=0", "experiment": 5},
         {"costs": {"parameters": "many", "flops_per_token": None}},

@@ -179,6 +179,8 @@ class TestTheDigest:
         ("file", "counts"),
         [
             ("components/norm.py", True),
+            ("components/native/cpp/native.h", True),
+            ("components/native/cpp/self_test.cpp", True),
             ("lab/training/loop.py", True),
             ("lab/dispatch/worker/worker.py", True),
             ("lab/cli/main.py", False),

@@ -145,7 +145,12 @@ def test_an_evaluation_is_named_with_how_far_it_is(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "words"),
-    [("start-up", "starting"), ("validation", "validating"), ("checkpoints", "writing a checkpoint")],
+    [
+        ("start-up", "starting"),
+        ("building", "building native kernels"),
+        ("validation", "validating"),
+        ("checkpoints", "writing a checkpoint"),
+    ],
 )
 def test_what_is_no_step_is_said(make: Make, phase: Phase, words: str) -> None:
     assert line(row_of(make, at(4, phase))).endswith(words)

@@ -47,6 +47,7 @@ MOST_ROWS = 200
 
 _ACTIVITIES: dict[Phase | str, str] = {
     "start-up": "starting",
+    "building": "building native kernels",
     "validation": "validating",
     "checkpoints": "writing a checkpoint",
 }

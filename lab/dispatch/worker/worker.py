@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) 
 
 def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | None = None) -> Outcome:
     """Train the run's frozen configuration. It is never recomposed, so edits of its sources don't change it."""
+    from components.native.library import announcing
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
     from lab.dispatch.worker.post_training_evaluation import conclusion, with_evaluation_seconds
@@ -73,7 +74,7 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
 
     isolation.reset(run.config.get("seed", 0), threads)
     teachers = load_teachers(run)
-    with extensions.of_run(run.path, run.record):
+    with extensions.of_run(run.path, run.record), announcing(_into_the_log):
         experiment = load_experiment(run.config)
         import torch
 
@@ -91,6 +92,11 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
             conclude=conclude,
             text_digest=run.record.text,
         )
+
+
+def _into_the_log(line: str) -> None:
+    if not sys.stderr.isatty():  # at a terminal it is said already
+        print(line, file=sys.stderr, flush=True)
 
 
 def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from lab.records.checks import Fields
 
-Phase = Literal["start-up", "training", "validation", "checkpoints", "evaluations"]
+Phase = Literal["start-up", "building", "training", "validation", "checkpoints", "evaluations"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
