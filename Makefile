@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile -c requirements.lock
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: demo test quick torture lint types tests browser slurm-packages slurm-up slurm-down parity bench peers lock clean
+.PHONY: demo test quick torture lint types tests compiler browser slurm-packages slurm-up slurm-down parity bench peers lock clean
 
 demo: $(VENV)/.installed
+	@command -v "$${CXX:-g++}" >/dev/null || echo "No C++ compiler here: without native kernels training is slower (docs/kernels.md)"
 	$(BIN)/lab submit demo --on local
 	$(BIN)/lab compare demo
 	@echo
@@ -27,7 +28,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy components lab
 
-tests: $(VENV)/.installed-dev browser slurm-packages
+tests: $(VENV)/.installed-dev compiler browser slurm-packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal  # a thread a worker; one of them often waits for a cluster
 
 # Without a Slurm, a browser, trained runs, documentation and whatever takes long: for a look while you work.
@@ -37,6 +38,15 @@ quick: $(VENV)/.installed-dev
 # Long storms and long simulations, at full size: half an hour or more. `make test` has a small version of each.
 torture: $(VENV)/.installed-dev slurm-packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m torture tests/torture
+
+# Native kernels are built by g++, or by the compiler that CXX names. Where it can be installed for the tests it is;
+# elsewhere tests of native kernels are skipped, saying so.
+compiler:
+	@if ! command -v "$${CXX:-g++}" >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ -z "$$CXX" ]; then \
+			echo "Installing g++"; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ >/dev/null; \
+		else echo "No C++ compiler here: native kernels aren't used, and their tests will be skipped"; fi; fi
 
 # The browser tests drive a real Chromium. Where it can be installed it is; elsewhere those tests are skipped, saying so.
 browser:

@@ -29,15 +29,18 @@ def cache_folder() -> Path:
 def native_folders() -> Iterator[Path]:
     """Where native libraries may be kept, best first.
 
-    `$LAB_NATIVE_CACHE`, or `native` in the lab's cache; then a folder of the user among the temporary files, for
-    machines on which the cache can't be written.
+    `$LAB_NATIVE_CACHE`, or `native` in the lab's cache; then the same with the user's number, for a cache that several
+    users share; then a folder of the user among the temporary files, for machines on which the cache can't be written.
     """
+    user = os.geteuid()
     try:
         named = os.environ.get(FOLDER_VARIABLE)
-        yield Path(named).expanduser().absolute() if named else cache_folder().absolute() / "native"
-    except RuntimeError:
+        first = Path(named).expanduser().absolute() if named else cache_folder().absolute() / "native"
+        yield first
+        yield first.with_name(f"{first.name}-{user}")
+    except RuntimeError:  # there is no home folder
         pass
-    yield Path(tempfile.gettempdir()) / f"architecture-lab-native-{os.geteuid()}"
+    yield Path(tempfile.gettempdir()) / f"architecture-lab-native-{user}"
 
 
 def make_folder(folder: Path) -> None:

@@ -44,6 +44,8 @@ def spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def sample(tmp_path: Path, cache: Path, spare: Path, monkeypatch: pytest.MonkeyPatch) -> NativeLibrary:
     """The library, in a process that hasn't asked for any."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ is here")
     source = tmp_path / "sample.cpp"
     source.write_text(SOURCE)
     monkeypatch.setattr(native, "_LIBRARIES", {})
@@ -55,6 +57,8 @@ def sample(tmp_path: Path, cache: Path, spare: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the library, built by g++."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ is here")
     folder = tmp_path_factory.mktemp("native")
     source = folder / "sample.cpp"
     source.write_text(SOURCE)
