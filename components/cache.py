@@ -59,7 +59,7 @@ class CacheFailure(ValueError):
 
     Attributes:
         layer: the number of the layer.
-        mixer: the name of the mixer's class.
+        mixer: the name of the mixer.
     """
 
     def __init__(self, layer: int, mixer: str, cause: Exception | None = None) -> None:
@@ -69,7 +69,7 @@ class CacheFailure(ValueError):
         """
         problem = "keeps no cache" if cause is None else "can't continue a text from a cache"
         reason = f" ({type(cause).__name__}: {cause})" if str(cause or "") else ""
-        super().__init__(f"layer {layer}: the mixer {mixer} {problem}{reason}")
+        super().__init__(f"layer {layer}: mixer '{mixer}' {problem}{reason}")
         self.layer, self.mixer = layer, mixer
 
 

@@ -117,11 +117,11 @@ class Decoder(LanguageModel):
         kept = []
         for number, (block, layer) in enumerate(zip(self.blocks, self.architecture.layers, strict=True)):
             if not layer.mixer.keeps_cache:
-                raise CacheFailure(number, type(block.mixer).__name__)
+                raise CacheFailure(number, layer.mixer.name)
             try:
                 kept.append(block.mixer.new_cache(len(starts), capacity, like.dtype, like.device))
             except (NotImplementedError, LookupError) as error:
-                raise CacheFailure(number, type(block.mixer).__name__, error) from error
+                raise CacheFailure(number, layer.mixer.name, error) from error
         return Cache(kept, capacity, starts, like.device)
 
     def continued(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -143,7 +143,7 @@ class Decoder(LanguageModel):
             try:
                 x = block(x, context)
             except (NotImplementedError, LookupError) as error:
-                raise CacheFailure(number, type(block.mixer).__name__, error) from error
+                raise CacheFailure(number, self.architecture.layers[number].mixer.name, error) from error
             kept.append(context.cache)
         return self.final_norm(x), cache.after(step, kept)
 

@@ -41,4 +41,9 @@ class Layer:
                 f"mixer={self.mixer.name}: {type(mixer).__name__} has no cache_tensors; add the method, or set "
                 "`keeps_cache = False` in the mixer"
             )
+        if not self.mixer.keeps_cache and type(mixer).cache_tensors is not MixerModule.cache_tensors:
+            raise TypeError(
+                f"mixer={self.mixer.name}: keeps_cache is False, but {type(mixer).__name__} has cache_tensors; remove "
+                "one of the two, or set `cache_tensors = MixerModule.cache_tensors` if the module inherits the method"
+            )
         return self.residual.build(d_model, mixer, self.mlp.build(d_model), lambda: self.norm.build(d_model))

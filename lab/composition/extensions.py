@@ -179,11 +179,18 @@ def of_record(own: OwnFile | None, recorded: Extensions, versions: Mapping[str, 
 
 
 def refusal_of(error: BaseException) -> RequestError | None:
-    """A refusal, with the line, for an exception that passed through the user's own file; None for other exceptions."""
+    """A refusal, with the line, for an exception that passed through the user's own file; None for other exceptions.
+
+    The exception may also be one that was raised from such an exception.
+    """
     if _loaded.file is None:
         return None
-    line = _line_in(error, _loaded.file.path)
-    return None if line is None else _refusal(_loaded.file.path, line, error)
+    origin: BaseException | None = error
+    while origin is not None:
+        if (line := _line_in(origin, _loaded.file.path)) is not None:
+            return _refusal(_loaded.file.path, line, error)
+        origin = origin.__cause__
+    return None
 
 
 def _execute(file: OwnFile) -> None:

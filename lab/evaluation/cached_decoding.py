@@ -22,8 +22,10 @@ def check_cached_decoding(model: Decoder) -> None:
             forward.begin([[0]], 1)
             forward.extend(torch.zeros(1, dtype=torch.long, device=model.embedding.weight.device))
     except Exception as error:  # a component of a user's own may raise anything
-        mixers = ", ".join(dict.fromkeys(layer.mixer.name for layer in model.architecture.layers))
-        words = one_line(error)
-        reason = words if isinstance(error, CacheFailure) else f"{type(error).__name__}: {words}".rstrip(": ")
-        problem = f"the model can't generate from a cache (mixer={mixers}): {reason}"
+        problem = "the model can't generate from a cache"
+        if isinstance(error, CacheFailure):  # it names the layer and its mixer
+            problem += f": {one_line(error)}"
+        else:
+            mixers = ", ".join(dict.fromkeys(layer.mixer.name for layer in model.architecture.layers))
+            problem += f" (mixer={mixers}): {type(error).__name__}: {one_line(error)}".rstrip(": ")
         raise RequestError(problem, kind="unsupported", key="model.mixer") from None

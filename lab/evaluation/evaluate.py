@@ -134,8 +134,6 @@ def evaluate(
             another evaluation of this name. Nothing has been written.
         Stopped: `stop` returned True.
     """
-    from components.cache import CacheFailure
-
     evaluator = request.evaluator
     name = save_as or evaluator.name
     results_store.check_name(name)
@@ -169,9 +167,6 @@ def evaluate(
         try:
             with environment.deterministic():
                 output = evaluator.evaluate(subject, session)
-        except CacheFailure as error:
-            problem = f"{run.name}: {evaluator.name} generates text, and {error}"
-            raise RequestError(problem, kind="unsupported") from error
         except Exception as error:
             # The user's own components are known here alone: outside, an error in them would look like one of the lab.
             refusal = None if isinstance(error, RequestError) else extensions.refusal_of(error)

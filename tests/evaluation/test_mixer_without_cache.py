@@ -19,9 +19,12 @@ from lab.composition.compose import compose
 from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.worker.attempt import Stop, execute
 from lab.dispatch.worker.worker import train_frozen
+from lab.evaluation.cached_decoding import check_cached_decoding
 from lab.planning.plan import build
 from lab.planning.plan.build import plan_train
+from lab.probing.check import check_sound
 from lab.records import RunFolder
+from lab.refusals import RequestError
 from tests.components.test_own_mixer import FIXTURES, SIZES
 from tests.evaluation.conftest import TINY, files, write_text
 
@@ -45,6 +48,40 @@ class Cacheless(LeakyConv):
 
     def build(self, d_model: int) -> CachelessModule:
         return CachelessModule(d_model, self)
+
+
+class LateModule(LeakyConvModule):
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        if context.step is not None and context.step.at > 3:
+            raise KeyError("fifth")
+        return super().forward(x, context)
+
+
+@register("late")
+class Late(LeakyConv):
+    """Fails over its cache at the fifth token."""
+
+    def build(self, d_model: int) -> LateModule:
+        return LateModule(d_model, self)
+
+
+@register("contrary")
+class Contrary(LeakyConv):
+    """Says that it keeps no cache, and its module has one."""
+
+    keeps_cache = False
+
+
+class UncachedModule(LeakyConvModule):
+    cache_tensors = MixerModule.cache_tensors
+
+
+@register("uncached")
+class Uncached(Contrary):
+    """Its module takes the method of a module with a cache away."""
+
+    def build(self, d_model: int) -> UncachedModule:
+        return UncachedModule(d_model, self)
 
 
 @register("stepless")
@@ -104,16 +141,42 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     extensions.load()  # forgets the file
 
 
-@pytest.mark.parametrize(("mixer", "module"), [("cacheless", "CachelessModule"), ("stepless", "SteplessModule")])
-def test_the_failure_names_layer_and_mixer(mixer: str, module: str) -> None:
+def _model(mixer: str) -> Decoder:
     experiment = compose(
         "gemma2_tiny", [*SIZES, "model.n_layers=3", f"model.pattern=[local,{mixer},global]"]
     ).experiment
-    model = Decoder.initialized(experiment.model, 0).eval()
+    return Decoder.initialized(experiment.model, 0).eval()
+
+
+@pytest.mark.parametrize("mixer", ["cacheless", "stepless"])
+def test_the_failure_names_layer_and_mixer(mixer: str) -> None:
+    model = _model(mixer)
     with pytest.raises(CacheFailure) as failure, torch.inference_mode():
         CachedForward(model).begin([[1, 2, 3]], 2)
-    assert (failure.value.layer, failure.value.mixer) == (1, module)
+    assert (failure.value.layer, failure.value.mixer) == (1, mixer)
+    with pytest.raises(RequestError) as refusal:
+        check_cached_decoding(model)
+    assert refusal.value.where.key == "model.mixer"
+    assert str(refusal.value).count(mixer) == 1  # the layer's mixer, and no list of all mixers
     assert len(generate_batch(model, [[1, 2, 3]], 2, Sampling(temperature=0.0), cached=False)[0]) == 2
+
+
+def test_a_failure_at_a_later_token_is_a_refusal_with_the_line_of_the_component(tmp_path: Path) -> None:
+    model = _model("late")
+    check_cached_decoding(model)
+    with pytest.raises(CacheFailure) as failure:
+        generate_batch(model, [[1, 2, 3]], 9, Sampling(temperature=0.0))
+    refusal = extensions.refusal_of(failure.value)
+    assert refusal is not None
+    lines = (tmp_path / "lab_components.py").read_text().splitlines()
+    assert lines[(refusal.where.line or 0) - 1].strip() == 'raise KeyError("fifth")'
+    assert "layer 1: mixer 'late' can't continue a text from a cache" in str(refusal)
+
+
+def test_a_module_with_a_cache_contradicts_a_mixer_that_says_it_keeps_none() -> None:
+    with pytest.raises(RequestError, match="keeps_cache is False, but LeakyConvModule has cache_tensors"):
+        check_sound(compose("gemma2_tiny", [*SIZES, "model/mixer=contrary"]).experiment)
+    assert _model("uncached").architecture.mixers_without_cache == ("uncached",)
 
 
 def _lab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -165,7 +228,7 @@ def test_a_mixer_may_say_that_it_keeps_no_cache(
     assert _lab(monkeypatch, capsys, "eval", str(run), "perplexity", "tokens=64", *root)[0] == 0
     code, _, message = _lab(monkeypatch, capsys, "generate", str(run), "1 and", "--max-tokens", "2", *root)
     assert code == 2
-    assert "layer 1: the mixer WholeTextModule keeps no cache" in message
+    assert "layer 1: mixer 'whole_text' keeps no cache" in message
     assert "--no-cache" in message
     assert _lab(monkeypatch, capsys, "generate", str(run), "1 and", "--max-tokens", "2", "--no-cache", *root)[0] == 0
 
@@ -197,7 +260,7 @@ def test_evaluators_and_generate_refuse_it(
     ):
         code, message = lab("eval", str(run.path), *evaluator)
         assert code == 2, message
-        reason = "can't generate from a cache (mixer=cacheless): layer 0: the mixer CachelessModule can't continue"
+        reason = "can't generate from a cache: layer 0: mixer 'cacheless' can't continue"
         assert f"{evaluator[0]}: model.mixer: the model {reason}" in message
         assert len(message.strip().splitlines()) == 1
         assert not (run.path / "evaluations" / f"{evaluator[0]}.json").exists()

@@ -14,6 +14,7 @@ import yaml
 from lab.evaluation.evaluate import evaluate, parse_request
 from lab.evaluation.load import load_model
 from lab.records import RunFolder
+from lab.refusals import RequestError
 from tests.evaluation.conftest import Done, Trained
 
 pytest.importorskip("lm_eval", reason="the tasks evaluator needs lm-eval")
@@ -136,6 +137,18 @@ def test_a_completion_is_what_generation_gives_up_to_the_stop(trained: Trained, 
     )
     metrics = evaluate(trained.bytes, parse_request("tasks", (f"tasks=[{path}]", "context=64"))).record.metrics
     assert metrics["completion/exact_match"] == pytest.approx(9 / 12)
+
+
+def test_a_model_that_fails_over_its_cache_is_refused_before_it_generates(trained: Trained) -> None:
+    from lm_eval.api.instance import Instance
+
+    from lab.evaluation.measure.lm_eval import HarnessModel
+
+    loaded = load_model(trained.bytes, "cpu")
+    mixer = loaded.model.blocks[1].mixer
+    mixer.cache_tensors = lambda capacity, dtype: {}
+    with pytest.raises(RequestError, match="the model can't generate from a cache: layer 1: mixer 'attention'"):
+        HarnessModel(loaded, 16, 3).generate_until([Instance("generate_until", {}, ("The", {"until": ["."]}), 0)])
 
 
 def test_text_is_scored_in_pieces_of_the_context(trained: Trained) -> None:

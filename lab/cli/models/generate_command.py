@@ -68,7 +68,6 @@ def command(
     if greedy and set_options:
         raise RequestError(f"--{next(iter(set_options)).replace('_', '-')} has no effect with --greedy")
 
-    from components.cache import CacheFailure
     from components.generation import Sampling, generate_batch
     from components.registry import OptionError
     from lab.evaluation.cached_decoding import check_cached_decoding
@@ -95,8 +94,6 @@ def command(
     start = time.perf_counter()
     try:
         continuations = generate_batch(loaded.model, ids, max_tokens, sampling, stop=encoder.stop_ids, cached=cache)
-    except CacheFailure as error:
-        raise RequestError(f"{loaded.run.name}: {error}", kind="unsupported", fix="use --no-cache") from None
     except ValueError as error:
         raise RequestError(str(error)) from None
     seconds = time.perf_counter() - start

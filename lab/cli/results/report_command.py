@@ -18,7 +18,7 @@ _PAGE = b"<!doctype html>"
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File to write; an older report is repathd.  [default: <root>/SWEEP/report.html]",
+    help="File to write; an older report is replaced.  [default: <root>/SWEEP/report.html]",
 )
 @root_option
 def command(sweep: str, out: Path | None, root: Path) -> None:

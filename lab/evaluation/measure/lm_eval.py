@@ -13,6 +13,7 @@ from torch import Tensor
 
 from components.generation import Sampling, continuations
 from lab.evaluation.base import LoadedRun
+from lab.evaluation.cached_decoding import check_cached_decoding
 from lab.interop.special_tokens import read_mapping, token_name
 from lab.records import TOKENIZER
 from lab.refusals import RequestError
@@ -69,7 +70,15 @@ class HarnessModel(LM):  # type: ignore[misc]
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate a continuation of each context, up to the first stop text of the request or the separator."""
+        """Generate a continuation of each context, up to the first stop text of the request or the separator.
+
+        It generates from a cache unless a mixer keeps none.
+
+        Raises:
+            RequestError: a mixer that should keep a cache fails with one.
+        """
+        if not self._model.architecture.mixers_without_cache:
+            check_cached_decoding(self._model)
         return [self._generate(context, dict(options)) for context, options in (request.args for request in requests)]
 
     def _generate(self, context: str, options: dict[str, Any]) -> str:
