@@ -16,7 +16,7 @@ from lab.dispatch.worker.post_training_evaluation import (
     evaluation_seconds,
     with_evaluation_seconds,
 )
-from lab.records import EvaluationProgress, Phase, Progress, RunFolder, State, Summary, write_json
+from lab.records import EvaluationProgress, Phase, Progress, RunFolder, State, Status, Summary, write_json
 from lab.training.progress.interruptions import Interruptions
 from lab.training.progress.outcome import Outcome
 from lab.training.progress.phase_clock import PhaseClock
@@ -141,6 +141,19 @@ def test_an_evaluation_is_named_with_how_far_it_is(make: Make) -> None:
     unknown = row_of(make, replace(at(10, "evaluations", evaluation), evaluations=3))
     assert "to go" not in line(unknown)
     assert (unknown.phase, unknown.evaluation, unknown.evaluation_done) == ("evaluations", "recall", 0.4)
+
+
+@pytest.mark.parametrize("stopped", ["preempted", "lost", "failed"])
+def test_a_run_that_stopped_in_an_evaluation_says_in_which(make: Make, stopped: Status) -> None:
+    progress = replace(at(10, "evaluations", EvaluationProgress("recall", 2, 3, 0.4)), evaluations=3)
+    run = make("caps/both/seed-3")
+    run.state = State(status=stopped, attempts=1, progress=progress)
+    row = status.read_row(run)
+    assert "stopped in recall, 2 of 3, 40%" in line(row)
+    assert "evaluating" not in line(row)
+    assert (row.phase, row.eta) == (None, None)
+    run.state = State(status="finished", attempts=1, progress=progress)
+    assert "recall" not in line(status.read_row(run))
 
 
 @pytest.mark.parametrize(

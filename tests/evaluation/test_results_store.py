@@ -224,7 +224,7 @@ def test_a_model_without_a_cache_is_refused_before_it_generates(
 
     monkeypatch.setattr(MixerModule, "new_cache", none)
     root = run.path.parents[2]
-    reason = "the model can't generate from a cache (mixer=attention): "
+    reason = "the model can't generate from a cache: layer 0: mixer 'attention' can't continue"
     for arguments in (("generation_speed",), ("memorisation", "prompt=4", "continuation=4")):
         done = lab("eval", run.path, *arguments, "--root", root)
         assert done.code == 2, done

@@ -17,9 +17,11 @@ from lab.planning.forecast.estimate import Estimate, Speeds, estimate, estimates
 from lab.planning.forecast.history import FinishedRun
 from lab.planning.forecast.makespan import makespan
 from lab.planning.forecast.phases import ALONE, LEAST, OTHER_SHAPE, spread
+from lab.planning.forecast.remaining import remaining
 from lab.planning.plan.model import PlannedRun
 from lab.planning.show.notes import notes
 from lab.planning.show.preview import PlanPreview
+from lab.records import EvaluationProgress, Progress
 from tests.planning.plans import shipped
 from tests.planning.test_estimate import HERE, measured
 
@@ -136,6 +138,36 @@ def test_the_plan_says_what_the_time_counts() -> None:
     assert any(
         "time and memory: unknown, as the measured runs have another shape" in line for line in notes(preview(far, 1))
     )
+
+
+def test_a_run_that_has_begun_needs_its_rest_alone() -> None:
+    seconds = {**SECONDS, "evaluations/near": 9.0}
+    run = shipped().arms["mha"][0]
+    both = compose("gemma2_tiny", ["evaluate.far=context", "evaluate.near=recall"]).experiment.evaluate
+    run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, evaluate=both))
+    whole = estimate(run, Speeds([timed("mha", 2000, seconds)], HERE))
+    steps = run.experiment.train.steps
+
+    def left(step: int, done: EvaluationProgress | None = None, *, is_running: bool = False) -> Estimate:
+        return remaining(whole, Progress(step, steps, 0, evaluation=done), is_running=is_running)
+
+    assert remaining(whole, None, is_running=False) == whole
+    half = left(steps // 2)
+    share = 1 - steps // 2 / steps
+    halved = ("training", "validation", "checkpoints")
+    assert half.parts == pytest.approx({name: s * (share if name in halved else 1) for name, s in whole.parts.items()})
+    assert half.seconds == pytest.approx(sum(half.parts.values()))
+    assert (half.low, half.high) == pytest.approx((half.seconds / half.factor, half.seconds * half.factor))  # type: ignore[operator]
+    assert left(steps).seconds == pytest.approx(6.0 + 30.0 + 9.0)
+    assert left(steps, EvaluationProgress("far", 1, 2, 0.25)).seconds == pytest.approx(6.0 + 22.5 + 9.0)
+    assert left(steps, EvaluationProgress("near", 1, 1, 0.5), is_running=True).seconds == pytest.approx(4.5)
+    lost = left(steps // 2, EvaluationProgress("near", 2, 2, 0.5))  # its last checkpoint is in the middle
+    assert lost.seconds == half.seconds
+
+    plan = dataclasses.replace(shipped(), runs=(run,))
+    shown = preview([timed("mha", 2000, seconds)], 1)
+    stopped = dataclasses.replace(shown, plan=plan, estimates={run.identity: whole}, left={run.identity: half})
+    assert stopped.time_left([run]) == (half.seconds, half.low, half.high)
 
 
 def test_runs_that_do_not_fill_the_last_round_are_counted_whole() -> None:

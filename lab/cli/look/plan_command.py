@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lab.planning.plan.model import Plan
     from lab.planning.requirements.placement import Placement
     from lab.planning.show.preview import PlanPreview
-    from lab.records import RunFolder
+    from lab.records import Progress, RunFolder
 
 
 @click.command("plan")
@@ -106,6 +106,7 @@ def _preview(
     from lab.planning.forecast.detectable import detectable
     from lab.planning.forecast.estimate import Speeds, estimates
     from lab.planning.forecast.history import finished_runs
+    from lab.planning.forecast.remaining import remaining
     from lab.planning.requirements.unchecked import unchecked
     from lab.planning.show.preview import PlanPreview
 
@@ -128,17 +129,37 @@ def _preview(
             gpu=device.device != "cpu",
         )
     runs = _runs(plan.sweep, root)
+    states = {run.identity: live_state(run).status for run in runs}
+    whole = estimates(plan.runs, speeds)
     return PlanPreview(
         plan,
-        {run.identity: live_state(run).status for run in runs},
-        estimates(plan.runs, speeds),
+        states,
+        whole,
         power,
         pool.workers,
         affordable,
         _edited(plan, runs),
         other_text=_on_other_text(plan, runs),
         unchecked=tuple(unchecked(plan, placement)),
+        left={
+            run.identity: remaining(whole[run.identity], progress, is_running=states[run.identity] == "running")
+            for run in runs
+            if run.identity in whole and (progress := _progress(run, states[run.identity])) is not None
+        },
     )
+
+
+def _progress(run: RunFolder, status: str) -> Progress | None:
+    """How far a run is: one that has stopped goes on from its newest checkpoint. None if it begins anew."""
+    from dataclasses import replace
+
+    from lab.training.checkpoints.verified import list_checkpoints, step_of
+
+    progress = run.state.progress
+    if progress is None or status == "running":
+        return progress
+    checkpoints = list_checkpoints(run.path)
+    return replace(progress, step=step_of(checkpoints[0])) if checkpoints else None
 
 
 def _hardware(*, gpu: bool, threads: int) -> Hardware:

@@ -32,8 +32,8 @@ class StatusRow:
             are known.
         training_eta: the same without evaluations.
         phase: what a running run is doing: start-up, training, validation, checkpoints or evaluations.
-        evaluation, evaluation_number, evaluation_done: the current evaluation, its number from 1, and the share of it
-            that is done; None if there is none.
+        evaluation, evaluation_number, evaluation_done: the evaluation that is running or in which the run stopped, its
+            number from 1, and the share of it that is done; None if there is none.
         evaluations: the number of evaluations at the end of the run; None if it isn't known.
         job: the launcher's id of the job that runs or last ran it, or None.
         job_state: in the launcher's words; None if unknown.
@@ -76,6 +76,10 @@ class StatusRow:
         return self.status == "running" or (self.status == "lost" and self.waits_for is not None)
 
 
+_WITHIN_A_PHASE: tuple[Status, ...] = ("running", "preempted", "lost", "failed")
+"""The statuses of runs that stand, or stopped, somewhere in their work."""
+
+
 def read_row(run: RunFolder) -> StatusRow:
     """The row of a run.
 
@@ -91,6 +95,8 @@ def row_from(snapshot: RunSnapshot) -> StatusRow:
     progress = state.progress
     evaluation = progress.evaluation if progress else None
     running = state.status == "running"
+    if state.status not in _WITHIN_A_PHASE:
+        evaluation = None
     return StatusRow(
         run=run.name,
         sweep=record.sweep or run.path.parts[-3],
@@ -112,9 +118,9 @@ def row_from(snapshot: RunSnapshot) -> StatusRow:
         eta=state.eta() if running else None,
         training_eta=state.training_eta() if running else None,
         phase=(progress.phase if progress else "start-up") if running else None,
-        evaluation=evaluation.name if evaluation and running else None,
-        evaluation_number=evaluation.number if evaluation and running else None,
-        evaluation_done=evaluation.done if evaluation and running else None,
+        evaluation=evaluation.name if evaluation else None,
+        evaluation_number=evaluation.number if evaluation else None,
+        evaluation_done=evaluation.done if evaluation else None,
         evaluations=progress.evaluations if progress else None,
     )
 

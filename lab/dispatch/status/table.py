@@ -150,21 +150,29 @@ def _words(row: StatusRow) -> list[str]:
 
 
 def _now(row: StatusRow) -> str:
-    """A few words on a run: its last heartbeat, why it waits, or its kind of failure."""
+    """A few words on a run: what it does and its last heartbeat, why it waits, or its kind of failure and where."""
     if row.status == "running":
         seen = f"seen {duration(row.heartbeat_age)} ago" if row.heartbeat_age is not None else ""
         return ", ".join(part for part in (_activity(row), seen) if part)
     if row.status in ("failed", "lost") or row.failure == "other_code":
-        return FAILURES[row.failure] if row.failure else ""
-    return row.waits_for or ""
+        reason = FAILURES[row.failure] if row.failure else ""
+    else:
+        reason = row.waits_for or ""
+    stopped = f"stopped in {_evaluation(row)}" if row.evaluation is not None else ""
+    return ", ".join(part for part in (stopped, reason) if part)
 
 
 def _activity(row: StatusRow) -> str:
     """What a running run is doing, if it isn't a step of training: `evaluating recall, 2 of 3, 40%`."""
     if row.evaluation is not None:
-        share = "" if row.evaluation_done is None else f", {row.evaluation_done:.0%}"
-        return f"evaluating {row.evaluation}, {row.evaluation_number} of {row.evaluations}{share}"
+        return f"evaluating {_evaluation(row)}"
     return _ACTIVITIES.get(row.phase or "training", "")
+
+
+def _evaluation(row: StatusRow) -> str:
+    """An evaluation with its number, and how far it is: `recall, 2 of 3, 40%`."""
+    share = "" if row.evaluation_done is None else f", {row.evaluation_done:.0%}"
+    return f"{row.evaluation}, {row.evaluation_number} of {row.evaluations}{share}"
 
 
 def _to_go(row: StatusRow) -> str | None:
@@ -191,7 +199,7 @@ def line(row: StatusRow) -> str:
         parts.append(f"{_number(row.tokens_per_second, ',.0f')} tokens/s")
     if left := _to_go(row):
         parts.append(f"{left} to go")
-    if activity := _activity(row):
+    if row.status == "running" and (activity := _activity(row)):
         parts.append(activity)
     if row.status != "running":
         parts += [part for part in (_now(row), row.reason) if part]

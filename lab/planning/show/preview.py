@@ -38,6 +38,7 @@ class PlanPreview:
         edited: names of finished runs of the plan → what of their components' code has been edited since.
         other_text: names of the sweep's runs that would be runs of the plan, had they been trained on the text of now.
         unchecked: what could not be checked on this machine, a few words each.
+        left: identity → estimate of what is left, for the runs that have begun.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class PlanPreview:
     edited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     other_text: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
+    left: Mapping[str, Estimate] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """The plan for `--json`, with `findings`, `estimates` by identity and `power`.
@@ -96,10 +98,10 @@ class PlanPreview:
     def time_left(self, runs: Iterable[PlannedRun]) -> tuple[float, float, float] | None:
         """Seconds until all runs have ended that haven't yet: the estimate, and its lower and upper bound.
 
-        None if the time of one of them is unknown.
+        Of a run that has begun, only the rest is counted. None if the time of one of them is unknown.
         """
         open_runs = [run for run in runs if self.states.get(run.identity) not in _ENDED]
-        known = [self.estimates[run.identity] for run in open_runs]
+        known = [self.left.get(run.identity, self.estimates[run.identity]) for run in open_runs]
         if any(estimate.seconds is None for estimate in known):
             return None
         seconds, low, high = (
