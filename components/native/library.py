@@ -87,6 +87,19 @@ class NativeLibrary:
             return reason.detail
         return None
 
+    def foreseen(self) -> str | None:
+        """Why the library can't be used here, as far as that is known without a build; None if nothing is known."""
+        outcome = _OUTCOMES.get(self.name)
+        if isinstance(outcome, LoadedLibrary):
+            return None
+        try:
+            if outcome is not None:
+                raise outcome
+            _compiler()
+        except NativeUnavailable as reason:
+            return reason.detail
+        return None
+
     def loaded(self, *, retry: bool = False) -> LoadedLibrary:
         """The library with the record of its build.
 
@@ -154,16 +167,21 @@ def announcing(listener: Callable[[str], None]) -> Iterator[None]:
 
 def _outcome(library: NativeLibrary, retry: bool) -> LoadedLibrary | NativeUnavailable:
     try:
-        if os.environ.get(OFF_VARIABLE):
-            raise NativeUnavailable(
-                NativeCause.SWITCHED_OFF, f"{OFF_VARIABLE} is set", f"unset {OFF_VARIABLE} to use native kernels"
-            )
-        if not sys.platform.startswith("linux"):
-            raise NativeUnavailable(NativeCause.PLATFORM, f"native kernels are built on Linux only, not {sys.platform}")
-        compiler = cxx.find_compiler()
+        compiler = _compiler()
         return _from_folders(library, compiler, build_key(library, compiler), retry)
     except NativeUnavailable as reason:
         return reason
+
+
+def _compiler() -> cxx.CxxCompiler:
+    """The compiler, where native libraries are wanted and can be built."""
+    if os.environ.get(OFF_VARIABLE):
+        raise NativeUnavailable(
+            NativeCause.SWITCHED_OFF, f"{OFF_VARIABLE} is set", f"unset {OFF_VARIABLE} to use native kernels"
+        )
+    if not sys.platform.startswith("linux"):
+        raise NativeUnavailable(NativeCause.PLATFORM, f"native kernels are built on Linux only, not {sys.platform}")
+    return cxx.find_compiler()
 
 
 def _from_folders(library: NativeLibrary, compiler: cxx.CxxCompiler, key: str, retry: bool) -> LoadedLibrary:

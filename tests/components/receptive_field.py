@@ -1,4 +1,4 @@
-"""Which inputs an output truly depends on: the support of the Jacobian, in fp64."""
+"""Which inputs an output truly depends on: the support of the Jacobian, in fp64 or, for `native`, in fp32."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from components.decoder import Decoder
 
 def measured(architecture: Architecture, length: int, documents: Tensor | None = None, kernel: str = "auto") -> Tensor:
     """bool [T, T]: whether the stream at row's position, after all layers, depends on the embedding at column's."""
-    model = Decoder.initialized(architecture, seed=0, kernel=kernel).double()
+    dtype = torch.float32 if kernel == "native" else torch.float64
+    model = Decoder.initialized(architecture, seed=0, kernel=kernel).to(dtype)
     tokens = torch.arange(length)[None] % architecture.vocab_size
     embedded = model.embedding(tokens).detach().requires_grad_()
     model.embedding.forward = lambda _: embedded  # type: ignore[method-assign]
     out = model.hidden(tokens, documents)
-    direction = torch.randn(architecture.d_model, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    direction = torch.randn(architecture.d_model, generator=torch.Generator().manual_seed(1), dtype=dtype)
     rows = [torch.autograd.grad((out[0, t] * direction).sum(), embedded, retain_graph=True)[0] for t in range(length)]
     return torch.stack([(row[0] != 0).any(-1) for row in rows])
 

@@ -76,7 +76,7 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float(((ours - theirs).abs().max() / theirs.abs().max()).detach())
 
 
-@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
+@pytest.mark.parametrize("kernel", ["reference", "blockwise", "native"])
 def test_logits_and_every_gradient_equal_the_transformers_implementation(
     reference: Gemma2ForCausalLM, kernel: str
 ) -> None:

@@ -56,7 +56,7 @@ def published(config_class: Any, attention_class: Any, q_rank: int | None) -> An
     return layer
 
 
-@pytest.mark.parametrize("kernel", ["auto", "reference", "blockwise", "sdpa"])
+@pytest.mark.parametrize("kernel", ["auto", "reference", "blockwise", "sdpa", "native"])
 @pytest.mark.parametrize("q_rank", [None, 7])
 @pytest.mark.parametrize(
     ("config_class", "attention_class", "rotary_class"),

@@ -53,7 +53,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
+@pytest.mark.parametrize("kernel", ["reference", "blockwise", "native"])
 @pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["one document", "three documents"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_jacobian_has_exactly_the_declared_support(name: str, documents: Tensor | None, kernel: str) -> None:
@@ -95,7 +95,7 @@ def test_the_certificate_catches_a_wrong_mask(mutant: Mutant, monkeypatch: pytes
     assert not torch.equal(measured(architecture, LENGTH, DOCUMENTS), declared(architecture, LENGTH, DOCUMENTS))
 
 
-@pytest.mark.parametrize("name", ["reference", "blockwise", "sdpa"])  # those that train on a CPU
+@pytest.mark.parametrize("name", ["reference", "blockwise", "sdpa", "native"])  # those that train on a CPU
 def test_the_certificate_catches_one_kernel_without_its_causal_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernels.lookup(name)
     honest = kernel.attend

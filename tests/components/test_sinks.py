@@ -25,7 +25,7 @@ from lab.refusals import RequestError
 from tests.components.architectures import gemma2
 
 HEADS = GQA(n_heads=4, n_kv_heads=2, head_dim=8, sinks=True, bias=True, output_bias=True)
-KERNELS = ["auto", "reference", "blockwise"]
+KERNELS = ["auto", "reference", "blockwise", "native"]
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -99,8 +99,8 @@ def kernels_used(model: Decoder) -> set[str]:
 
 def test_a_kernel_without_sinks_is_never_used_and_refused_by_name() -> None:
     model = gemma2(heads=HEADS, softcap=NoSoftcap())
-    assert "sdpa" not in kernels_used(Decoder(model))
-    assert kernels_used(Decoder(gemma2(softcap=NoSoftcap()))) == {"sdpa"}
+    assert "sdpa" not in kernels_used(Decoder(model).double())
+    assert kernels_used(Decoder(gemma2(softcap=NoSoftcap())).double()) == {"sdpa"}
     with pytest.raises(KernelRefused, match="sinks"):
         Decoder(model, kernel="sdpa").kernel_choices(2, 16)
     assert kernels.lookup("sdpa").spec_refusal(model.layers[0].mixer.spec, sinks=True, device="cpu") is not None

@@ -19,6 +19,7 @@ REFUSED = [
     ("sdpa", [CPU], "sdpa refuses the local layers: softcap = 50"),
     ("sdpa", [CUDA], "sdpa refuses the local layers: softcap = 50"),
     ("sdpa", [CPU, "model/softcap=none", "model.heads.sinks=true"], "sdpa refuses the local layers: sinks"),
+    ("native", [CUDA], "native refuses the local layers: device = cuda"),
     ("flex", [CPU], "flex refuses the local layers: training on cpu: it has no backward pass there"),
     ("flex", [CUDA, "model.heads.head_dim=8"], "flex refuses the local layers: head_dim = 8"),
     ("xformers", [CPU], "xformers refuses the local layers: device = cpu"),
@@ -43,6 +44,8 @@ def test_a_kernel_that_cannot_train_a_model_is_refused(kernel: str, overrides: l
 
 HONOURED = [
     ("auto", [CPU]),
+    ("native", [CPU]),
+    ("native", [CPU, "train.precision=bf16-mixed", "train.mask_documents=true", "model.heads.sinks=true"]),
     ("blockwise", [CPU]),
     ("reference", [CPU]),
     ("sdpa", [CPU, "model/softcap=none"]),

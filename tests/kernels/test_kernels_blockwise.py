@@ -86,7 +86,7 @@ def test_saturated_scores_stay_finite_and_exact_in_fp32(softcap, alibi):
     torch.testing.assert_close(grads["v"].double(), expected_grads["v"], atol=2e-2, rtol=0)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "blockwise", "sdpa"])
+@pytest.mark.parametrize("kernel", ["reference", "blockwise", "sdpa", "native"])
 @pytest.mark.parametrize("alibi", [False, True])
 def test_bf16_differs_from_exact_by_bf16_rounding_only(kernel, alibi):
     inputs = draw_inputs(queries=90, dtype=torch.bfloat16, head_dim=16)
@@ -104,7 +104,7 @@ def test_bf16_differs_from_exact_by_bf16_rounding_only(kernel, alibi):
         assert error < 0.01, f"{name} is off by {error:.3f}"
 
 
-@pytest.mark.parametrize("kernel", ["reference", "blockwise", "sdpa"])
+@pytest.mark.parametrize("kernel", ["reference", "blockwise", "sdpa", "native"])
 def test_autocast_gives_what_casting_first_gives(kernel):
     inputs, by_name = leaves(draw_inputs(queries=20, dtype=torch.float32))
     spec = AttentionSpec(0.3)

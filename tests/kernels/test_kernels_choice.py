@@ -32,6 +32,7 @@ from tests.kernels.oracle import IN_DOUBLE, draw_inputs, leaves
         ("sdpa", AttentionSpec(1.0, softcap=50.0), {}, "softcap = 50"),
         ("sdpa", AttentionSpec(1.0), {"sinks": True}, "sinks"),
         ("blockwise", AttentionSpec(1.0, dropout=0.1), {}, "dropout = 0.1"),
+        ("native", AttentionSpec(1.0, dropout=0.1), {}, "dropout = 0.1"),
         ("flex", AttentionSpec(1.0, dropout=0.1), {}, "dropout = 0.1"),
         ("flex", AttentionSpec(1.0), {"sinks": True}, "sinks"),
         ("xformers", AttentionSpec(1.0), {}, "device = cpu"),
@@ -82,7 +83,14 @@ def test_auto_never_chooses_a_kernel_that_refuses(context, window, softcap, drop
     assert planned_refusal("auto", spec, Case.of(inputs)) is None
 
 
-def test_auto_takes_what_measured_fastest():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spec", [AttentionSpec(1.0), AttentionSpec(1.0, window=100), AttentionSpec(1.0, softcap=50.0)])
+@pytest.mark.parametrize("queries", [1, 4, 600])
+def test_auto_takes_the_native_kernel_on_cpu(dtype, spec, queries):
+    assert choose(spec, draw_inputs(queries=queries, offset=600 - queries, dtype=dtype)).name == "native"
+
+
+def test_auto_takes_what_measured_fastest_where_the_native_kernel_refuses():
     long = draw_inputs(queries=600)
     assert choose(AttentionSpec(1.0), long).name == "sdpa"
     assert choose(AttentionSpec(1.0, window=100), long).name == "blockwise"
@@ -141,17 +149,17 @@ def test_whatever_needs_a_mask_is_not_called_fused(change):
 def test_a_choice_says_of_every_other_kernel_why_not():
     inputs, _ = leaves(draw_inputs(queries=600, dtype=torch.float32))
     choice = explain(AttentionSpec(1.0, softcap=50.0), inputs)
-    assert choice.kernel == "blockwise"
-    assert set(choice.others) == set(KERNELS) - {"blockwise"}
+    assert choice.kernel == "native"
+    assert set(choice.others) == set(KERNELS) - {"native"}
     assert choice.others["sdpa"].startswith("refuses: softcap = 50")
     assert choice.others["flex"].startswith("refuses: training on cpu")
     assert choice.others["xformers"].startswith("refuses: device = cpu")
-    assert choice.others["reference"] == "comes after blockwise for such a call"
+    assert choice.others["blockwise"] == "comes after native for such a call"
     named = explain(AttentionSpec(1.0), inputs, "reference")
     assert (named.kernel, named.others["sdpa"]) == ("reference", "not asked for")
     # A window that hides nothing is none, for the choice as for the result.
     assert (
-        explain(AttentionSpec(1.0, window=600), inputs).kernel == explain(AttentionSpec(1.0), inputs).kernel == "sdpa"
+        explain(AttentionSpec(1.0, window=600), inputs).kernel == explain(AttentionSpec(1.0), inputs).kernel == "native"
     )
 
 

@@ -37,7 +37,8 @@ def test_what_is_not_refused_is_within_the_dtypes_bound(typical, dtype, device):
                 off = error(run(kernel, spec, inputs, d_out), expected, dtype)
                 assert max(off.values()) <= 1, f"{name}: {off}"
             elif reason is not None:
-                assert name in ("sdpa", "flex", "xformers"), f"{name} honours everything but dropout"
+                named = name in ("sdpa", "flex", "xformers") or (name == "native" and dtype == torch.float64)
+                assert named or device == "cuda", f"{name} honours everything but dropout"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -10,6 +10,7 @@ import torch
 from components.attention.kernels.blockwise.kernel import Blockwise
 from components.attention.kernels.flex import Flex
 from components.attention.kernels.kernel import Case, Kernel, KernelRefused, check
+from components.attention.kernels.native.kernel import Native
 from components.attention.kernels.reference import Reference
 from components.attention.kernels.sdpa import Sdpa, is_fused
 from components.attention.kernels.xformers import Xformers
@@ -17,7 +18,9 @@ from components.attention.spec import AttentionInputs, AttentionSpec
 from components.registry import UnknownName
 
 AUTO = "auto"
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Blockwise(), Sdpa(), Flex(), Xformers(), Reference())}
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel for kernel in (Native(), Blockwise(), Sdpa(), Flex(), Xformers(), Reference())
+}
 
 
 class UnknownKernel(UnknownName):
@@ -137,17 +140,20 @@ def preference(spec: AttentionSpec, case: Case) -> tuple[str, ...]:
 
     A kernel that may refuse for what it reads in the inputs comes after the reference, which refuses nothing.
 
-    On CPU the order is that of benchmarks/attention_kernels.py. On CUDA it follows what the kernels are made for: fused
-    without a mask before compiled, compiled before tiles in Python, tiles before a T×S mask.
+    On CPU the order is that of benchmarks/attention_kernels.py: `native`, and where it refuses the fastest of the rest.
+    On CUDA it follows what the kernels are made for: fused without a mask before compiled, compiled before tiles in
+    Python, tiles before a T×S mask.
     """
     few = case.batch * case.heads * case.keys * max(case.queries, case.head_dim) <= _FEW
     order = ("sdpa", "reference", "blockwise", "flex", "xformers") if few else _of_many(spec, case)
+    order = ("native", *order) if case.device == "cpu" else (*order, "native")
     if case.documents or torch.compiler.is_compiling():  # xformers reads document ids, and breaks a graph
         return *(name for name in order if name != "xformers"), "xformers"
     return order
 
 
 def _of_many(spec: AttentionSpec, case: Case) -> tuple[str, ...]:
+    """The order of the kernels that every machine has, for many scores."""
     if case.device != "cuda":
         windowed = spec.window is not None and min(case.queries, case.keys) >= 2 * spec.window
         first = ("blockwise", "sdpa") if windowed else ("sdpa", "blockwise")  # sdpa computes what a window hides, too

@@ -1,0 +1,79 @@
+// Matrix products of small matrices in cache: C [M, N] = A · B, or C += A · B, for N a multiple of LANES.
+//
+// Every length along the summed dimension is in units of 32 bits: an fp32 number, or with PAIRS two bf16 numbers, both of
+// which a product sums. With ACROSS, A is held as [K, M]. The order of each sum is that of k, whatever M and N are.
+#pragma once
+#include "vectors.hpp"
+
+namespace native {
+
+#if defined(NATIVE_AVX512) || defined(__aarch64__)
+constexpr int WIDEST = 4;  // vectors of C in a row of a micro-kernel: 6 × 4 + 5 of 32 registers
+#else
+constexpr int WIDEST = 2;  // 6 × 2 + 3 of 16
+#endif
+constexpr int TALLEST = 6;  // rows of C in a micro-kernel
+
+template <bool PAIRS> INLINE V add_product(V total, Unit a, V b) {
+#if defined(NATIVE_BF16)
+  if constexpr (PAIRS) return _mm512_dpbf16_ps(total, (__m512bh)_mm512_set1_ps(a), (__m512bh)b);
+#endif
+  return total + a * b;
+}
+
+template <bool PAIRS, bool ACROSS, bool ADD, int ROWS, int VECTORS>
+static void micro_kernel(const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc, int64_t K) {
+  V total[ROWS][VECTORS];
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) total[i][j] = ADD ? load(C + i * ldc + LANES * j) : zero();
+  for (int64_t k = 0; k < K; k++) {
+    V b[VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) b[j] = load(B + k * ldb + LANES * j);
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++) {
+      const Unit a = ACROSS ? A[k * lda + i] : A[i * lda + k];
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; j++) total[i][j] = add_product<PAIRS>(total[i][j], a, b[j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) store(C + i * ldc + LANES * j, total[i][j]);
+}
+
+template <bool PAIRS, bool ACROSS, bool ADD, int VECTORS, int ROWS>
+static void last_rows(int64_t rows, const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc, int64_t K) {
+  if constexpr (ROWS > 0) {
+    if (rows == ROWS) micro_kernel<PAIRS, ACROSS, ADD, ROWS, VECTORS>(A, lda, B, ldb, C, ldc, K);
+    else last_rows<PAIRS, ACROSS, ADD, VECTORS, ROWS - 1>(rows, A, lda, B, ldb, C, ldc, K);
+  }
+}
+
+template <bool PAIRS, bool ACROSS, bool ADD, int VECTORS>
+static void columns(int64_t M, const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc, int64_t K) {
+  for (int64_t m = 0; m < M; m += TALLEST) {
+    const Unit* a = A + (ACROSS ? m : m * lda);
+    float* c = C + m * ldc;
+    if (M - m >= TALLEST) micro_kernel<PAIRS, ACROSS, ADD, TALLEST, VECTORS>(a, lda, B, ldb, c, ldc, K);
+    else last_rows<PAIRS, ACROSS, ADD, VECTORS, TALLEST - 1>(M - m, a, lda, B, ldb, c, ldc, K);
+  }
+}
+
+template <bool PAIRS, bool ACROSS, bool ADD>
+static void product(int64_t M, int64_t N, int64_t K, const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc) {
+  for (int64_t n = 0; n < N; n += LANES * WIDEST) {
+    const int64_t vectors = (N - n) / LANES;
+    if (vectors >= WIDEST) columns<PAIRS, ACROSS, ADD, WIDEST>(M, A, lda, B + n, ldb, C + n, ldc, K);
+    else if (vectors == 1) columns<PAIRS, ACROSS, ADD, 1>(M, A, lda, B + n, ldb, C + n, ldc, K);
+    else if constexpr (WIDEST > 2) {
+      if (vectors == 2) columns<PAIRS, ACROSS, ADD, 2>(M, A, lda, B + n, ldb, C + n, ldc, K);
+      else columns<PAIRS, ACROSS, ADD, 3>(M, A, lda, B + n, ldb, C + n, ldc, K);
+    }
+  }
+}
+
+}  // namespace native
