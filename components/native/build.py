@@ -67,7 +67,7 @@ def build(
         failure = remembered_failure(folder, name, key)
         if failure is not None:
             raise failure
-        announce("building native kernels, once for this machine, some seconds")
+        announce(f"building native kernels ({name}), once for this machine, some seconds")
         remove_old(folder)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
         started = time.monotonic()
@@ -146,7 +146,7 @@ def _locked(path: Path, announce: Callable[[str], None]) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if not is_announced:
-                    announce("waiting for another process that builds native kernels")
+                    announce("waiting for another process that builds the same native kernels")
                     is_announced = True
                 time.sleep(0.05)
             except OSError:

@@ -163,7 +163,7 @@ def test_a_person_at_a_terminal_hears_of_a_build_once(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     sample.load()
-    line = "building native kernels, once for this machine, some seconds\n"
+    line = "building native kernels (sample), once for this machine, some seconds\n"
     assert capsys.readouterr().err == (line if is_terminal else "")
     native.forget()
     sample.load()
