@@ -11,13 +11,14 @@ Shapes: N tokens, n of them at a time, V vocabulary, d width of the model.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from components.fused.cross_entropy import RowLoss, rows_of
 
 
 @dataclass(frozen=True)
@@ -120,45 +121,27 @@ class _Task:
     z_loss: float
     dtype: torch.dtype
 
-    @property
-    def exact(self) -> torch.dtype:
-        """The dtype of logits and sums."""
-        return torch.promote_types(self.dtype, torch.float32)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether the cap alone keeps every sum of exponentials in range, so that no maximum is needed."""
-        return self.cap is not None and self.cap <= 0.6 * math.log(torch.finfo(self.exact).max)
-
     def run(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, gradients: bool = False
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Gradients | None]:
         """The objective, losses [N] and the mean square of the normaliser; and the objective's gradients, if wanted."""
-        N, V = hidden.shape[0], weight.shape[0]
+        N = hidden.shape[0]
         h_Nd, w_Vd = hidden.to(self.dtype), weight.to(self.dtype)
-        losses = hidden.new_empty(N, dtype=self.exact)
+        loss = RowLoss(self.scale, self.cap, self.z_loss, N, self.dtype, gradients)
+        rows = rows_of(loss, min(self.rows, N), h_Nd, w_Vd, bias)
+        losses = hidden.new_empty(N, dtype=loss.exact)
         normalizers = torch.empty_like(losses)
-        logits_nV = losses.new_empty(min(self.rows, N), V)
-        tanh_nV = torch.empty_like(logits_nV) if gradients and self.cap is not None else None
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=self.exact) if gradients else None
-        d_bias = None if bias is None or not gradients else torch.zeros_like(bias, dtype=self.exact)
+        d_weight = torch.zeros_like(weight, dtype=loss.exact) if gradients else None
+        d_bias = None if bias is None or not gradients else torch.zeros_like(bias, dtype=loss.exact)
         for start in range(0, N, self.rows):
             part = slice(start, min(start + self.rows, N))
-            h_nd, n = h_Nd[part], part.stop - part.start
-            of_part, tanh = logits_nV[:n], None if tanh_nV is None else tanh_nV[:n]
-            self._logits(h_nd, w_Vd, bias, of_part, tanh)
-            target_n1 = of_part.gather(1, targets[part, None])
-            total_n1, normalizer_n1 = self._exponentiate_(of_part)
-            losses[part] = (normalizer_n1 - target_n1)[:, 0]
-            normalizers[part] = normalizer_n1[:, 0]
-            if d_weight is not None:
-                share_n1 = (1 + 2 * self.z_loss * normalizer_n1) / (total_n1 * N)
-                d_logits = self._differentiate_(of_part, share_n1, targets[part], 1 / N, tanh).to(self.dtype)
+            d_logits = rows.compute(h_Nd[part], w_Vd, bias, targets[part], losses[part], normalizers[part])
+            if d_weight is not None and d_logits is not None:
                 d_hidden[part] = (d_logits @ w_Vd).mul_(self.scale)
-                self._add_product_(d_weight, d_logits, h_nd)
+                self._add_product_(d_weight, d_logits, h_Nd[part])
                 if d_bias is not None:
-                    d_bias.add_(d_logits.sum(0, dtype=self.exact), alpha=self.scale)
+                    d_bias.add_(d_logits.sum(0, dtype=loss.exact), alpha=self.scale)
         square = normalizers.square().mean()
         objective = losses.mean() + self.z_loss * square
         if d_weight is None:
@@ -166,45 +149,9 @@ class _Task:
         d_bias = None if d_bias is None or bias is None else d_bias.to(bias.dtype)
         return (objective, losses, square), (d_hidden, d_weight.to(weight.dtype), d_bias)
 
-    def _logits(self, h_nd: Tensor, w_Vd: Tensor, bias: Tensor | None, out_nV: Tensor, tanh_nV: Tensor | None) -> None:
-        """Capped logits into `out`, and the cap's tanh beside them if it is kept."""
-        if self.dtype == self.exact:
-            torch.mm(h_nd, w_Vd.mT, out=out_nV)
-        else:
-            out_nV.copy_(h_nd @ w_Vd.mT)
-        if bias is not None:
-            out_nV.add_(bias)
-        if self.cap is None:
-            out_nV.mul_(self.scale) if self.scale != 1 else None
-        elif tanh_nV is None:
-            out_nV.mul_(self.scale / self.cap).tanh_().mul_(self.cap)
-        else:
-            torch.tanh(out_nV.mul_(self.scale / self.cap), out=tanh_nV)
-            torch.mul(tanh_nV, self.cap, out=out_nV)
-
-    def _exponentiate_(self, logits_nV: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn logits into exponentials, up to a factor a row, in place → sums and logsumexps, each [n, 1]."""
-        if self.bounded:
-            total_n1 = logits_nV.exp_().sum(1, keepdim=True)
-            return total_n1, total_n1.log()
-        highest_n1 = logits_nV.amax(1, keepdim=True)
-        total_n1 = logits_nV.sub_(highest_n1).exp_().sum(1, keepdim=True)
-        return total_n1, total_n1.log() + highest_n1
-
-    def _differentiate_(
-        self, exp_nV: Tensor, share_n1: Tensor, targets_n: Tensor, target_share: float, tanh_nV: Tensor | None
-    ) -> Tensor:
-        """Turn exponentials into the gradient of the cap's input, in place."""
-        exp_nV.mul_(share_n1)
-        row = torch.arange(len(targets_n), device=targets_n.device)
-        exp_nV[row, targets_n] -= target_share
-        if tanh_nV is not None:
-            torch.ops.aten.tanh_backward.grad_input(exp_nV, tanh_nV, grad_input=exp_nV)
-        return exp_nV
-
     def _add_product_(self, d_weight_Vd: Tensor, d_logits_nV: Tensor, h_nd: Tensor) -> None:
         """Add d_logitsᵀ · h · scale to the weight's gradient."""
-        if self.dtype == self.exact:
+        if self.dtype == d_weight_Vd.dtype:
             d_weight_Vd.addmm_(d_logits_nV.mT, h_nd, alpha=self.scale)
             return
         # A product in few bits, added up in fp32: some rows at a time, or it would be as large as the sum.

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.forward_context import ForwardContext
+from components.fused import down
+from components.fused.mlp import ACTIVATION_NUMBERS, Activation, activate
 from components.initialization import Projection
+from components.products import in_product_dtype
 from components.registry import Component, register
 
 
@@ -45,10 +48,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-ROWS = 512
-"""Rows at a time in the recomputing down-projection. Measured to be as fast as all rows at once, in little memory."""
-
-
 class MLP(Component, kind="mlp"):
     """What a block computes at each position alone."""
 
@@ -76,8 +75,17 @@ class DenseMLP(MLP):
         self.need_at_least(1, "d_ff")
 
     def inner(self, *projected: Tensor) -> Tensor:
-        """One tensor [..., d_ff] for each of `inputs` → [..., d_ff]."""
+        """One tensor [..., d_ff] for each of `inputs` → [..., d_ff], from torch's operations."""
         raise NotImplementedError
+
+    @property
+    def fused(self) -> Activation | None:
+        """The fused form of `inner`; None if it has none."""
+        return None
+
+    def join(self, *projected: Tensor) -> Tensor:
+        """As `inner`, by the fused form where it takes the tensors."""
+        return activate(self.fused, self.inner, projected)
 
     def build(self, d_model: int) -> nn.Module:
         return Network(d_model, self)
@@ -92,6 +100,10 @@ class PlainMLP(DenseMLP):
         (up,) = projected
         return ACTIVATIONS[self.activation](up)
 
+    @property
+    def fused(self) -> Activation | None:
+        return _known(self, PlainMLP, self.activation)
+
 
 class GatedMLP(DenseMLP):
     """act(gate) · up."""
@@ -102,74 +114,35 @@ class GatedMLP(DenseMLP):
         gate, up = projected
         return ACTIVATIONS[self.activation](gate) * up
 
+    @property
+    def fused(self) -> Activation | None:
+        return _known(self, GatedMLP, self.activation)
+
+
+def _known(mlp: DenseMLP, form: type[DenseMLP], activation: str) -> Activation | None:
+    """The fused activation of this name, for an MLP whose `inner` is that of `form`."""
+    is_known = type(mlp).inner is form.inner and activation in ACTIVATION_NUMBERS
+    return Activation(activation) if is_known else None
+
 
 class Network(nn.Module):
     """down(inner(gate(x), up(x))): gate, if there is one, and up [d_ff, d_model], down [d_model, d_ff]."""
+
+    reads_by_products = True
 
     def __init__(self, d_model: int, mlp: DenseMLP) -> None:
         super().__init__()
         for name in mlp.inputs:
             self.add_module(name, Projection(d_model, mlp.d_ff, bias=mlp.bias))
         self.down = Projection(mlp.d_ff, d_model, bias=mlp.bias, role="residual_output")
-        self.inputs, self.inner = mlp.inputs, mlp.inner
+        self.inputs, self.mlp = mlp.inputs, mlp
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        x = in_product_dtype(x)
         projected = [getattr(self, name)(x) for name in self.inputs]
-        if _recomputes(x):
-            output: Tensor = _Down.apply(self.inner, self.down.weight, self.down.bias, *projected)  # type: ignore[no-untyped-call]
-            return output
-        return self.down(self.inner(*projected))  # type: ignore[no-any-return]
-
-
-def _recomputes(x: Tensor) -> bool:
-    """Whether training goes through `_Down`: on a CPU, where it is faster. A compiler does the same by itself."""
-    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
-    return x.device.type == "cpu" and torch.is_grad_enabled() and not plain
-
-
-class _Down(torch.autograd.Function):
-    """down(inner(…)), whose backward pass recomputes the values in between. A gated MLP then keeps half the memory.
-
-    It goes through ROWS rows at a time, so that the values in between never exist for all rows at once.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, inner: Callable[..., Tensor], weight: Tensor, bias: Tensor | None, *projected: Tensor
-    ) -> Tensor:
-        ctx.inner, ctx.biased = inner, bias is not None
-        ctx.save_for_backward(weight, *projected)
-        out = projected[0].new_empty(*projected[0].shape[:-1], len(weight))
-        for out_rows, *rows in zip(*map(_in_rows, (out, *projected)), strict=True):
-            torch.mm(inner(*rows), weight.mT, out=out_rows)
-        return out if bias is None else out.add_(bias)
-
-    @staticmethod
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *projected = ctx.saved_tensors
-        d_bias = d_out.reshape(-1, len(weight)).sum(0) if ctx.biased else None
-        if torch.is_grad_enabled():  # create_graph=True: what the gradients are made of has to be differentiable
-            gradients = torch.autograd.grad(
-                F.linear(ctx.inner(*projected), weight), (weight, *projected), d_out, create_graph=True
-            )
-            return None, gradients[0], d_bias, *gradients[1:]
-        d_weight, contiguous = torch.zeros_like(weight), torch.contiguous_format
-        d_projected = [torch.empty_like(x, memory_format=contiguous) for x in projected]
-        for d_rows, *both in zip(*map(_in_rows, (d_out, *projected, *d_projected)), strict=True):
-            rows, places = both[: len(projected)], both[len(projected) :]
-            with torch.enable_grad():
-                leaves = [x.detach().requires_grad_() for x in rows]
-                hidden = ctx.inner(*leaves)
-            # Not addmm_, which torch's FLOP counter does not count.
-            torch.addmm(d_weight, d_rows.mT, hidden.detach(), out=d_weight)
-            for place, gradient in zip(places, torch.autograd.grad(hidden, leaves, d_rows @ weight), strict=True):
-                place.copy_(gradient)
-        return None, d_weight, d_bias, *d_projected
-
-
-def _in_rows(x: Tensor) -> tuple[Tensor, ...]:
-    """x [..., D] as pieces of [ROWS, D] at most, views where x is contiguous."""
-    return torch.split(x.reshape(-1, x.shape[-1]), ROWS)
+        if down.recomputes(self.mlp.fused, projected):
+            return down.down(self.mlp.fused, self.mlp.inner, self.down.weight, self.down.bias, projected)
+        return self.down(self.mlp.join(*projected))  # type: ignore[no-any-return]
 
 
 @register("relu")
@@ -239,6 +212,10 @@ class GEGLU(GatedMLP):
         gate, up = projected
         return (gelu_tanh if self.tanh else F.gelu)(gate) * up
 
+    @property
+    def fused(self) -> Activation | None:
+        return _known(self, GEGLU, "gelu_tanh" if self.tanh else "gelu")
+
 
 @register("swiglu")
 class SwiGLU(GatedMLP):
@@ -266,3 +243,9 @@ class ClampedSwiGLU(GatedMLP):
         gate = projected[0].clamp(max=self.limit)
         up = projected[1].clamp(-self.limit, self.limit)
         return gate * torch.sigmoid(self.alpha * gate) * (up + 1)
+
+    @property
+    def fused(self) -> Activation | None:
+        if type(self).inner is not ClampedSwiGLU.inner:
+            return None
+        return Activation("clamped_swish", self.limit, self.alpha)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from components.fused.norm import PIECE, rms_norm, rms_norm_and_stream
+from components.fused.piece import DTYPES
+from components.fused.rms import RMS, at_least_fp32, naive_rms_norm, over_rms
 from components.initialization import Constant, Fill
 from components.registry import Component, register
 
@@ -20,55 +22,6 @@ class Norm(Component, kind="norm"):
     def build(self, dim: int) -> nn.Module:
         """A module mapping [..., dim] to [..., dim], same dtype."""
         raise NotImplementedError
-
-
-def _at_least_fp32(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def _over_rms(x: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-
-
-def _over_rms_times(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """x / rms(x) · gain, both at least fp32. Its backward pass reads memory half as often as autograd's own."""
-    if torch.compiler.is_compiling():  # a compiler fuses the formula better
-        return _over_rms(x, eps) * gain
-    if not torch.is_grad_enabled():
-        return _normed(x, gain, eps)[0]
-    scaled: Tensor = _OverRMSTimes.apply(x, gain, eps)  # type: ignore[no-untyped-call]
-    return scaled
-
-
-def _normed(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x / rms(x) · gain, and 1 / rms(x): the same numbers with gradients and without."""
-    inverse = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return (x * inverse).mul_(gain), inverse
-
-
-class _OverRMSTimes(torch.autograd.Function):
-    """y = x̂ · gain with x̂ = x / rms(x). Saves x, the gain and one number a row."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        y, inverse = _normed(x, gain, eps)
-        ctx.save_for_backward(x, gain, inverse)
-        ctx.eps = eps
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        """d_x = (d_y · gain - x̂ · mean(d_y · gain · x̂)) / rms(x), d_gain = Σ d_y · x̂ over the rows."""
-        x, gain, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: what is done in place below could not be differentiated
-            gradients = torch.autograd.grad(_over_rms(x, ctx.eps) * gain, (x, gain), d_y, create_graph=True)
-            return *gradients, None
-        normed = x * inverse
-        product = d_y * normed
-        d_gain = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        mean = (product @ gain).unsqueeze(-1).div_(x.shape[-1])
-        d_x = torch.mul(d_y, gain, out=product).sub_(normed.mul_(mean)).mul_(inverse)
-        return d_x, d_gain, None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +55,7 @@ class NonparametricRMSNorm(RootMeanSquare):
     """x / rms(x), with nothing to learn (1910.07467)."""
 
     def build(self, dim: int) -> nn.Module:
-        return Nonparametric(partial(_over_rms, eps=self.eps))
+        return Nonparametric(partial(over_rms, eps=self.eps))
 
 
 @register("layernorm")
@@ -145,37 +98,61 @@ class DynamicTanh(Norm):
         return DynamicTanhLayer(dim, self.alpha)
 
 
-class RMSNormLayer(nn.Module):
+class RMSLayer(nn.Module):
+    """An RMSNorm with a gain: weight [dim]. It reads and writes the activations' dtype, fused on CPU."""
+
+    def __init__(self, dim: int, rms: RMS) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.rms = rms
+
+    def fills(self) -> dict[str, Fill]:
+        return {"weight": Constant(0.0 if self.rms.zero_centered else 1.0)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., dim] → the same shape and dtype."""
+        if PIECE.takes(x, self.weight):
+            return rms_norm(x, self.weight, self.rms, None, x.dtype)
+        return naive_rms_norm(x, self.weight, self.rms)
+
+    def added(self, x: Tensor, stream: Tensor) -> Tensor:
+        """The stream [..., dim] with the norm of x on it."""
+        if PIECE.takes(x, self.weight, stream) and x.shape == stream.shape:
+            dtype = torch.promote_types(x.dtype, stream.dtype)
+            return rms_norm(x, self.weight, self.rms, stream, dtype)
+        return stream + naive_rms_norm(x, self.weight, self.rms)
+
+    def of_stream(self, stream: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The norm of the stream [..., dim], and the stream for what follows.
+
+        Args:
+            dtype: what the norm's readers turn it into at once; the norm is in it, or in the stream's dtype.
+        """
+        if PIECE.takes(stream, self.weight) and dtype in DTYPES:
+            return rms_norm_and_stream(stream, self.weight, self.rms, dtype)
+        return naive_rms_norm(stream, self.weight, self.rms), stream
+
+
+def plain_rms(norm: nn.Module | None) -> RMSLayer | None:
+    """A norm that is an RMSLayer whose forward pass nothing changes, neither a subclass nor a hook; else None."""
+    if not isinstance(norm, RMSLayer) or type(norm).forward is not RMSLayer.forward:
+        return None
+    is_hooked = norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks
+    return None if is_hooked else norm
+
+
+class RMSNormLayer(RMSLayer):
     """Llama's RMSNorm: weight [dim]."""
 
     def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim))
-        self.eps = eps
-
-    def fills(self) -> dict[str, Fill]:
-        return {"weight": Constant(1.0)}
-
-    def forward(self, x: Tensor) -> Tensor:
-        precise = _at_least_fp32(x)
-        if precise.dtype == x.dtype == self.weight.dtype:
-            return _over_rms_times(x, self.weight, self.eps)
-        return _over_rms(precise, self.eps).to(x.dtype) * self.weight
+        super().__init__(dim, RMS(eps, round_first=True))
 
 
-class ZeroCenteredRMSNormLayer(nn.Module):
+class ZeroCenteredRMSNormLayer(RMSLayer):
     """Gemma's RMSNorm: weight [dim], the gain's distance from 1."""
 
     def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim))
-        self.eps = eps
-
-    def fills(self) -> dict[str, Fill]:
-        return {"weight": Constant(0.0)}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _over_rms_times(_at_least_fp32(x), 1.0 + _at_least_fp32(self.weight), self.eps).to(x.dtype)
+        super().__init__(dim, RMS(eps, zero_centered=True))
 
 
 class LayerNormLayer(nn.Module):
@@ -191,9 +168,9 @@ class LayerNormLayer(nn.Module):
         return {"weight": Constant(1.0), "bias": Constant(0.0)}
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else _at_least_fp32(self.bias)
+        bias = None if self.bias is None else at_least_fp32(self.bias)
         normed = nn.functional.layer_norm(
-            _at_least_fp32(x), self.weight.shape, _at_least_fp32(self.weight), bias, self.eps
+            at_least_fp32(x), self.weight.shape, at_least_fp32(self.weight), bias, self.eps
         )
         return normed.to(x.dtype)
 
@@ -206,7 +183,7 @@ class Nonparametric(nn.Module):
         self.normalize = normalize
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalize(_at_least_fp32(x)).to(x.dtype)
+        return self.normalize(at_least_fp32(x)).to(x.dtype)
 
 
 class DynamicTanhLayer(nn.Module):
@@ -223,5 +200,5 @@ class DynamicTanhLayer(nn.Module):
         return {"alpha": Constant(self.start), "weight": Constant(1.0), "bias": Constant(0.0)}
 
     def forward(self, x: Tensor) -> Tensor:
-        alpha, weight, bias = (_at_least_fp32(parameter) for parameter in (self.alpha, self.weight, self.bias))
-        return (torch.tanh(alpha * _at_least_fp32(x)) * weight + bias).to(x.dtype)
+        alpha, weight, bias = (at_least_fp32(parameter) for parameter in (self.alpha, self.weight, self.bias))
+        return (torch.tanh(alpha * at_least_fp32(x)) * weight + bias).to(x.dtype)

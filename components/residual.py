@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from components.forward_context import ForwardContext
 from components.initialization import Constant, Fill
 from components.mixers.base import MixerModule
+from components.norm import plain_rms
+from components.products import product_dtype, reads_by_products
 from components.registry import Component, OptionError, register
 
 MakeNorm = Callable[[], nn.Module]
@@ -86,15 +88,27 @@ class Block(nn.Module):
         """x [B, T, d_model] → [B, T, d_model]."""
         return self.style.compute(self, x, context)
 
-    def add_mixer(self, x: Tensor, output: Tensor) -> Tensor:
-        """x with the mixer's output on it."""
-        return self._add(x, output, self.mixer_scale)
+    def normed(self, norm: nn.Module, x: Tensor, *branches: nn.Module) -> tuple[Tensor, Tensor]:
+        """The norm of the stream x as the branches read it, and the stream for what follows."""
+        rms = plain_rms(norm)
+        if rms is None:
+            return norm(x), x
+        return rms.of_stream(x, product_dtype(x) if all(map(reads_by_products, branches)) else x.dtype)
 
-    def add_mlp(self, x: Tensor, output: Tensor) -> Tensor:
-        """x with the MLP's output on it."""
-        return self._add(x, output, self.mlp_scale)
+    def add_mixer(self, x: Tensor, output: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """x with the mixer's output on it, normed if a norm is given."""
+        return self._add(x, output, norm, self.mixer_scale)
 
-    def _add(self, x: Tensor, output: Tensor, scale: Tensor | None) -> Tensor:
+    def add_mlp(self, x: Tensor, output: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """x with the MLP's output on it, normed if a norm is given."""
+        return self._add(x, output, norm, self.mlp_scale)
+
+    def _add(self, x: Tensor, output: Tensor, norm: nn.Module | None, scale: Tensor | None) -> Tensor:
+        rms = plain_rms(norm)
+        if rms is not None and scale is None and self.style.multiplier == 1:
+            return rms.added(output, x)
+        if norm is not None:
+            output = norm(output)
         if scale is not None:
             output = output * scale
         return x + output if self.style.multiplier == 1 else x + output * self.style.multiplier
@@ -107,8 +121,10 @@ class PreNorm(Residual):
     norms = ("mixer_norm", "mlp_norm")
 
     def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
-        x = block.add_mixer(x, block.mixer(block.mixer_norm(x), context))
-        return block.add_mlp(x, block.mlp(block.mlp_norm(x), context))
+        normed, x = block.normed(block.mixer_norm, x, block.mixer)
+        x = block.add_mixer(x, block.mixer(normed, context))
+        normed, x = block.normed(block.mlp_norm, x, block.mlp)
+        return block.add_mlp(x, block.mlp(normed, context))
 
 
 @register("post")
@@ -133,8 +149,10 @@ class Sandwich(Residual):
     norms = ("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm")
 
     def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
-        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(block.mixer_norm(x), context)))
-        return block.add_mlp(x, block.mlp_post_norm(block.mlp(block.mlp_norm(x), context)))
+        normed, x = block.normed(block.mixer_norm, x, block.mixer)
+        x = block.add_mixer(x, block.mixer(normed, context), block.mixer_post_norm)
+        normed, x = block.normed(block.mlp_norm, x, block.mlp)
+        return block.add_mlp(x, block.mlp(normed, context), block.mlp_post_norm)
 
 
 @register("output")
@@ -144,8 +162,8 @@ class OutputNorm(Residual):
     norms = ("mixer_post_norm", "mlp_post_norm")
 
     def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
-        x = block.add_mixer(x, block.mixer_post_norm(block.mixer(x, context)))
-        return block.add_mlp(x, block.mlp_post_norm(block.mlp(x, context)))
+        x = block.add_mixer(x, block.mixer(x, context), block.mixer_post_norm)
+        return block.add_mlp(x, block.mlp(x, context), block.mlp_post_norm)
 
 
 @register("parallel")
@@ -155,7 +173,7 @@ class Parallel(Residual):
     norms = ("mixer_norm",)
 
     def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
-        normed = block.mixer_norm(x)
+        normed, x = block.normed(block.mixer_norm, x, block.mixer, block.mlp)
         x = block.add_mixer(x, block.mixer(normed, context))
         return block.add_mlp(x, block.mlp(normed, context))
 
@@ -167,5 +185,6 @@ class ParallelTwoNorms(Residual):
     norms = ("mixer_norm", "mlp_norm")
 
     def compute(self, block: Block, x: Tensor, context: ForwardContext) -> Tensor:
-        mixed = block.mixer(block.mixer_norm(x), context)
-        return block.add_mlp(block.add_mixer(x, mixed), block.mlp(block.mlp_norm(x), context))
+        of_mixer, x = block.normed(block.mixer_norm, x, block.mixer)
+        of_mlp, x = block.normed(block.mlp_norm, x, block.mlp)
+        return block.add_mlp(block.add_mixer(x, block.mixer(of_mixer, context)), block.mlp(of_mlp, context))

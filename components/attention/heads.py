@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from components.attention.qk_norm import QKNorm
 from components.initialization import Projection
 from components.position.positions import Rotate
+from components.products import in_product_dtype
 from components.registry import Component, OptionError, register
 
 
@@ -33,7 +35,12 @@ class Projections(nn.Module, ABC):
 
     Over a cache keys and values may have a smaller form than a kernel gets elsewhere: `cached_qkv` and `cached_output`
     are `qkv` and `output` in that form.
+
+    Attributes:
+        reads_by_products: whether x is read by matrix products alone, so that autocast may round it before.
     """
+
+    reads_by_products: ClassVar[bool] = False
 
     @abstractmethod
     def qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,6 +187,8 @@ class PlainProjections(Projections):
     q [H·D, d_model], k and v [K·D, d_model], o [d_model, H·D].
     """
 
+    reads_by_products = True
+
     def __init__(self, d_model: int, heads: PlainHeads, qk_norm: QKNorm) -> None:
         super().__init__()
         H, K, D = heads.n_heads, heads.kv_heads, heads.head_dim
@@ -193,6 +202,7 @@ class PlainProjections(Projections):
 
     def qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d_model] → q [B, H, T, D], k and v [B, K, T, D]: projected, normed, then rotated."""
+        x = in_product_dtype(x)
         q, k, v = (split_heads(project(x), self.head_dim) for project in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)

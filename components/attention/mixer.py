@@ -190,6 +190,10 @@ class Attention(MixerModule):
         return self.spec.window
 
     @property
+    def reads_by_products(self) -> bool:
+        return self.heads.reads_by_products
+
+    @property
     def flops_per_pair(self) -> float:
         """Of a score and its part of the weighted sum, over all heads."""
         return 2.0 * self.sizes.n_heads * (self.sizes.key_size + self.sizes.value_size)

@@ -16,6 +16,7 @@ from components.attention.qk_norm import NoQKNorm, QKNorm
 from components.initialization import Projection
 from components.norm import RMSNormLayer
 from components.position.positions import Rotate
+from components.products import in_product_dtype
 from components.registry import register
 
 LATENT_EPS = 1e-6
@@ -80,6 +81,8 @@ class LatentProjections(Projections):
     [d_model, H·value_dim].
     """
 
+    reads_by_products = True
+
     def __init__(self, d_model: int, heads: MLA) -> None:
         super().__init__()
         self.sizes = heads
@@ -97,7 +100,7 @@ class LatentProjections(Projections):
 
     def qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d_model] → q and k [B, H, T, head_dim + rope_dim], v [B, H, T, value_dim]."""
-        sizes = self.sizes
+        sizes, x = self.sizes, in_product_dtype(x)
         q = split_heads(self._queries(x), sizes.key_size)
         q, q_rotary = torch.split(q, [sizes.head_dim, sizes.rope_dim], dim=-1)
         latent, shared = torch.split(self.kv_down(x), [sizes.kv_rank, sizes.rope_dim], dim=-1)
@@ -115,7 +118,7 @@ class LatentProjections(Projections):
 
     def cached_qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, d_model] → q [B, H, T, kv_rank + rope_dim], k [B, 1, T, kv_rank + rope_dim], v its first kv_rank."""
-        sizes = self.sizes
+        sizes, x = self.sizes, in_product_dtype(x)
         q = split_heads(self._queries(x), sizes.key_size)
         q, q_rotary = torch.split(q, [sizes.head_dim, sizes.rope_dim], dim=-1)
         latent, shared = torch.split(self.kv_down(x)[:, None], [sizes.kv_rank, sizes.rope_dim], dim=-1)

@@ -83,6 +83,11 @@ class MixerModule(nn.Module, ABC):
         """How many tokens a token hears of, its own included; None for all earlier ones."""
 
     @property
+    def reads_by_products(self) -> bool:
+        """Whether it reads its input by matrix products alone, so that autocast may round the input before."""
+        return False
+
+    @property
     def flops_per_pair(self) -> float:
         """FLOPs of one query with one key, for mixers that compare pairs; 0 for others."""
         return 0.0

@@ -160,7 +160,7 @@ class Experts(nn.Module):
         sizes = torch.bincount(chosen.flatten(), minlength=n_experts).tolist()
         rows = x.index_select(0, order // k)
         projected = [self._grouped(rows, name, sizes) for name in self.mlp.inputs]
-        outputs = self._grouped(self.mlp.inner(*projected), "down", sizes)
+        outputs = self._grouped(self.mlp.join(*projected), "down", sizes)
         by_token = outputs.index_select(0, order.argsort()).view(N, k, -1)
         return (by_token * weights.unsqueeze(-1)).sum(1)
 

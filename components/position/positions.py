@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from components.fused import rotary
 from components.registry import Component, OptionError, register
 
 Rotate = Callable[[Tensor], Tensor]
@@ -69,6 +70,12 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate the first 2 · pairs of x's last dimension. x: [B, heads, T, head_dim], same shape and dtype back."""
+        if x.dim() == 4 and rotary.PIECE.takes(x, self.cos, self.sin) and self.cos.dtype == torch.float32:
+            return rotary.rotate(x, self.cos, self.sin, interleaved=self.pairing == "interleaved")
+        return self.naive(x)
+
+    def naive(self, x: Tensor) -> Tensor:
+        """As `__call__`, from torch's operations, in x's dtype."""
         pairs = self.cos.shape[-1]
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]

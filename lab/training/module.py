@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from components.attention.kernels import KernelChoice
+from components.fused.piece import forms
 from components.language_model import LanguageModel
 from components.loss import at, token_losses
 from lab.refusals import RequestError
@@ -221,6 +222,12 @@ class NextToken(LightningModule):
         """Layer kind → attention kernel used here, and the reasons against the others; None if the model can't tell."""
         sequences = self._group.world.sequences_per_forward(self._train)
         return self.model.kernel_choices(sequences, self._train.context, documents=self._train.mask_documents)
+
+    def piece_forms(self) -> dict[str, str]:
+        """Fused piece → the form that a step uses: `fused`, or `naive` with the reason."""
+        decision = None if self._compiler is None else self._compiler.decision
+        dtype = torch.bfloat16 if self._train.precision == "bf16-mixed" else torch.float32
+        return forms(self.device.type, dtype, compiled=decision is not None and decision.is_on)
 
     def loss_form(self, device: torch.device) -> str:
         """How the loss of a micro-batch is computed: from all logits (`plain`), or in chunks."""

@@ -64,6 +64,7 @@ class StepCallback(Callback):
         peak_memory: peak memory in bytes up to the last checkpoint.
         kernels: layer kind → attention kernel; None if unknown.
         kernels_passed_over: layer kind → other kernel → reason against it; None if unknown.
+        pieces: fused piece → the form that the attempt uses, with the reason for a naive one; None if unknown.
         utilization, compiler: the arguments.
     """
 
@@ -94,6 +95,7 @@ class StepCallback(Callback):
         self.peak_memory = 0
         self.kernels: dict[str, str] | None = None
         self.kernels_passed_over: dict[str, dict[str, str]] | None = None
+        self.pieces: dict[str, str] | None = None
         self._train = train
         self._validation_interval = validation_interval
         self._folder = folder
@@ -134,6 +136,7 @@ class StepCallback(Callback):
             self.kernels_passed_over = {kind: dict(choice.others) for kind, choice in choices.items()}
         if self.compiler is not None:
             self.compiler.start()
+        self.pieces = pl_module.piece_forms()
         self.report(trainer.global_step)
         self.stopwatch.start()
 
@@ -230,6 +233,7 @@ class StepCallback(Callback):
             "peak_memory": self.peak_memory,
             "kernels": self.kernels,
             "kernels_passed_over": self.kernels_passed_over,
+            "pieces": self.pieces,
             "compile": self.compilation,
             "text_digest": self._text_digest,
         }
@@ -249,6 +253,7 @@ class StepCallback(Callback):
         self.peak_memory = state_dict["peak_memory"]
         self.kernels = state_dict["kernels"]
         self.kernels_passed_over = state_dict.get("kernels_passed_over")  # missing in checkpoints of earlier versions
+        self.pieces = state_dict.get("pieces")  # as well
         if self.compiler is not None:
             self.compiler.decision = CompileDecision.parse(state_dict.get("compile"))
         self._checkpoint_due = self.stopwatch.seconds + self._train.checkpoint_minutes * 60

@@ -17,6 +17,7 @@ from components.attention.qk_norm import QKRMSNorm
 from components.attention.span import InterleavedSpan
 from components.decoder import Decoder
 from components.embedding import TiedEmbedding, UntiedEmbedding
+from components.fused.piece import forms
 from components.initialization import NormalInit
 from components.mlp import SwiGLU
 from components.norm import RMSNorm
@@ -97,6 +98,8 @@ def test_a_decoder_learns_from_text_and_resumes_bit_for_bit(experiment: Experime
             assert set(others) == set(KERNELS) - {kernels[kind]}
             assert others["xformers"].startswith("refuses: device = cpu")
             assert others["flex"].startswith("refuses: training on cpu")
+        pieces = ended.summary.as_json()["provenance"]["pieces"]
+        assert pieces == forms("cpu", torch.float32, compiled=False)
     assert outcome.summary.costs["parameters"] == sum(p.numel() for p in model.parameters())
 
 

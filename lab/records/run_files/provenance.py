@@ -35,6 +35,7 @@ class ProvenanceFacts(TypedDict, total=False):
         threads: number of threads of each process.
         kernels: layer kind → the attention kernel that it used; None where no layer has attention.
         kernels_passed_over: layer kind → another kernel → why it wasn't used.
+        pieces: fused piece of a block → "fused", or "naive: " and why.
         native: native library that the process has asked for → its build, or why it wasn't available.
         data: digest of the text.
         processes, nodes: number of processes and nodes that trained the run together.
@@ -58,6 +59,7 @@ class ProvenanceFacts(TypedDict, total=False):
     threads: int
     kernels: Mapping[str, str] | None
     kernels_passed_over: Mapping[str, Mapping[str, str]]
+    pieces: Mapping[str, str]
     native: Mapping[str, NativeFacts]
     data: str
     processes: int

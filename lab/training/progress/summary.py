@@ -80,6 +80,8 @@ def _provenance(
     }
     if callback.kernels_passed_over is not None:
         facts["kernels_passed_over"] = callback.kernels_passed_over
+    if callback.pieces is not None:
+        facts["pieces"] = callback.pieces
     if native := environment.native_libraries():
         facts["native"] = native
     if callback.compiler is not None:
