@@ -15,7 +15,6 @@ from torch import Tensor
 from components.attention.kernels.kernel import Case, Kernel
 from components.attention.kernels.native import call, operators
 from components.attention.kernels.native.call import Numbers
-from components.attention.kernels.native.library import LIBRARY
 from components.attention.spec import AttentionInputs, AttentionSpec
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -40,7 +39,7 @@ class Native(Kernel):
         if case.dtype not in DTYPES:
             given, takes = (", ".join(str(x).removeprefix("torch.") for x in xs) for xs in ((case.dtype,), DTYPES))
             return f"dtype = {given}: it takes {takes}; use blockwise or reference"
-        return _without(LIBRARY.foreseen())
+        return _without(operators.foreseen())
 
     def refusal(self, spec: AttentionSpec, inputs: AttentionInputs) -> str | None:
         """Builds the library where the cache doesn't have it and nothing else is refused."""

@@ -21,6 +21,11 @@ _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor? sinks, Tensor? 
 _NUMBERS = "float scale, float? softcap, bool causal, int? window, int offset"
 
 
+def foreseen() -> str | None:
+    """Why the kernel's library can't be used here, as far as that is known without a build."""
+    return LIBRARY.foreseen()
+
+
 def unavailable() -> str | None:
     """Why the kernel's library can't be used here; None if it can. Builds it where the cache doesn't have it."""
     reason = LIBRARY.unavailable()
@@ -29,8 +34,9 @@ def unavailable() -> str | None:
     return reason
 
 
-# torch.compile calls it while it traces, and takes the answer for a constant. This is all that
+# torch.compile calls both while it traces, and takes their answers for constants. This is all that
 # torch.compiler.assume_constant_result does; to call that would import the compiler.
+foreseen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
