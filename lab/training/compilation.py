@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from components.compilation import (
+    CompileDecision,
+    compile_failures,
+    compiler_obstacle,
+    failure_reason,
+    no_tracing_warnings,
+)
 from components.compile_opaque import shield_from_compiler
 from components.language_model import LanguageModel
 from components.registry import OptionError
@@ -32,23 +37,6 @@ The first compilation takes up to half a minute on two cores and makes steps an 
 (benchmarks/train_throughput.md), so it pays off after about four minutes of training. These thresholds are several
 times that, at the speed of a few cores and of one large GPU.
 """
-
-
-@dataclass(frozen=True)
-class CompileDecision:
-    """Whether a run's blocks are compiled, and why."""
-
-    is_on: bool
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{'on' if self.is_on else 'off'}: {self.reason}"
-
-    @classmethod
-    def parse(cls, text: str | None) -> CompileDecision | None:
-        """Parse the text that a checkpoint stores; None if it stores none."""
-        state, _, reason = (text or "").partition(": ")
-        return cls(state == "on", reason) if text else None
 
 
 class Compiler:
@@ -97,10 +85,10 @@ class Compiler:
             return work()
         self._is_first_step = False
         try:
-            with _no_tracing_warnings():
+            with no_tracing_warnings():
                 return work()
-        except _failures() as error:
-            reason = f"torch.compile failed: {_first_line(error)}"
+        except compile_failures() as error:
+            reason = failure_reason(error)
             if self._train.compile == "on":
                 raise OptionError("train.compile", f"{reason}; auto or off would train") from error
             self.decision = CompileDecision(False, reason)
@@ -160,38 +148,8 @@ def obstacle(device: str, processes: int) -> str | None:
         device: the device type.
         processes: that train the run together.
     """
-    if processes > 1:
-        return "several processes train together"
-    if device != "cpu":
-        return None
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler:
-        return "no C++ compiler was found (g++ or clang++, or the one that CXX names)"
-    return None
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-
-    return TorchDynamoException, CppCompileError, InvalidCxxCompiler
-
-
-def _first_line(error: Exception) -> str:
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line.strip().rstrip(":")[:200]
+    return "several processes train together" if processes > 1 else compiler_obstacle(device)
 
 
 def _warn(message: str) -> None:
     print(f"warning: train.compile: {message}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _no_tracing_warnings() -> Iterator[None]:
-    """Hide warnings about code that can't be traced, such as the attention kernels."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor|functorch).*")
-        yield

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
+from components.compilation import Compile
 from components.registry import OptionError
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
-Compile = Literal["auto", "on", "off"]
 
 TRAINING_METRICS = ("train", "val", "unigram")
 """First parts of the names of metrics that training itself measures."""

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from components.compilation import CompileDecision
 from lab.accounting.utilization import Utilization
 from lab.data import DataError
 from lab.records import Phase, Progress
 from lab.training.checkpoints import verified
-from lab.training.compilation import CompileDecision, Compiler
+from lab.training.compilation import Compiler
 from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
 from lab.training.parallel.group import SINGLE_PROCESS, Group

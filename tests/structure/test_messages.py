@@ -35,7 +35,7 @@ FOREIGN = {
     ("lab/records/run_files/state.py", "reason.startswith"): "earlier versions wrote refusals so into state.json",
     ("lab/records/run_files/state.py", "reason.removeprefix"): "the same",
     ("lab/refusals.py", "str(error).split"): "a library's message, put on one line",
-    ("lab/training/compilation.py", "str(error).splitlines"): "torch's: the first line that isn't empty",
+    ("components/compilation.py", "str(error).splitlines"): "torch's: the first line that isn't empty",
 }
 """(file, reading) → why the message isn't the lab's, or can't be a field."""
 
