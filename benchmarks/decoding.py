@@ -3,18 +3,19 @@
 python benchmarks/decoding.py
 python benchmarks/decoding.py --batches 1 --contexts 512 --out -
 
-Both continue the same random prompts greedily, in alternating calls. The time of a step is the median over a call's
+All continue the same random prompts greedily, in alternating calls. The time of a step is the median over a call's
 tokens, and the best call counts. The model is imported from the folder that transformers writes. The results are in
 benchmarks/decoding.md.
 """
 
 from __future__ import annotations
 
+import operator
 import statistics
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, product
 from pathlib import Path
@@ -30,13 +31,20 @@ from components.architecture import Architecture
 from components.attention.heads import GQA, MHA, MQA, Heads
 from components.attention.span import GlobalSpan, InterleavedSpan, Span
 from components.decoder import Decoder
-from components.generation import CachedForward, Sampling, continuations
+from components.generation import CachedForward, NextLogits, PreparedForward
 from lab.accounting.cache import cache_bytes, cache_bytes_by_kind
 from lab.interop.folder import import_folder
 
 BAR = 2.0
 """The least ratio to Hugging Face's tokens/s."""
 WINDOW, VOCAB, MOST_SCORES = 256, 1024, 1 << 28
+COMPILED: Callable[[Decoder], NextLogits] = lambda model: PreparedForward(model, "on")  # noqa: E731
+WAYS: dict[str, Callable[[Decoder], NextLogits]] = {
+    "plain": CachedForward,
+    "lab": lambda model: PreparedForward(model, "off"),
+    "compiled": COMPILED,
+}
+"""The lab's ways to compute next-token logits."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +58,24 @@ class Speed:
 
 @dataclass(frozen=True)
 class Compared:
-    """Seconds of Hugging Face and of the lab, in this order: of a step, and until the first token."""
+    """Seconds of Hugging Face and of the lab.
+
+    Attributes:
+        step: of a step: Hugging Face's, and by the lab plain (`CachedForward`), as generation does it, and compiled.
+        first: until the first token: Hugging Face's and the lab's.
+        same: share of the tokens that are Hugging Face's, the least of the lab's ways.
+    """
 
     batch: int
     context: int
-    step: tuple[float, float]
+    step: dict[str, float]
     first: tuple[float, float]
     same: float
-    """Share of the tokens that are the same."""
 
     @property
     def times(self) -> float:
-        """The lab's tokens/s divided by Hugging Face's."""
-        return self.step[0] / self.step[1]
+        """Tokens/s of the lab's generation divided by Hugging Face's."""
+        return self.step["Hugging Face"] / self.step["lab"]
 
     @property
     def reached(self) -> bool:
@@ -91,6 +104,7 @@ class Kept:
 @click.option("--d-model", default=256, help="Width of the model; d_ff is four times that.")
 @click.option("--layers", default=6, help="Layers.")
 @click.option("--threads", default=2, help="CPU threads.")
+@click.option("--compiled/--no-compiled", default=True, help="Also measure compiled steps.")
 @page.clock_option
 @page.out_option(__file__)
 def main(
@@ -101,13 +115,15 @@ def main(
     d_model: int,
     layers: int,
     threads: int,
+    compiled: bool,
     clock: str,
     out: str,
 ) -> None:
     """Measure, keep the page, and end with exit code 1 where the tokens/s or the bytes miss their bar."""
     torch.set_num_threads(threads)
     theirs, ours = models(d_model, layers)
-    compared = speeds(theirs, ours, batches, contexts, tokens, rounds, page.now(clock))
+    ways = WAYS if compiled else {name: way for name, way in WAYS.items() if way != COMPILED}
+    compared = speeds(theirs, ours, batches, contexts, tokens, rounds, page.now(clock), ways)
     kept = bytes_kept(ours.architecture, max(contexts))
     counts = page.at_defaults("batches", "contexts", "d_model", "layers")
     lines = [
@@ -117,7 +133,9 @@ def main(
         f"2 of 64, window {WINDOW} on every other layer, vocabulary {VOCAB}: "
         f"{sum(p.numel() for p in ours.parameters()):,} parameters; transformers {transformers.__version__} (eager "
         "attention, the one that honours the soft-cap). Tokens/s are those of all rows together after the prompt, the "
-        f"median of {tokens - 1} steps, the best of {rounds} calls. The bar: at least {BAR:g} times Hugging Face's.",
+        f"median of {tokens - 1} steps, the best of {rounds} calls. The bar: generation at least {BAR:g} times Hugging "
+        "Face's. *Plain* steps call the modules as they are; *lab* is what generation does: weights joined once, few "
+        "operations a layer; *compiled* is the same through torch.compile, whose first compilation is not counted.",
         "",
         page.machine(threads, clock),
         "",
@@ -171,33 +189,34 @@ def speeds(
     tokens: int,
     rounds: int,
     now: Callable[[], float],
+    ways: Mapping[str, Callable[[Decoder], NextLogits]],
 ) -> list[Compared]:
-    """Both on every batch and context, one call after the other."""
+    """All ways on every batch and context, one call after the other."""
     results = []
     for batch, context in product(batches, contexts):
         generator = torch.Generator().manual_seed(batch * context)
         prompts = torch.randint(2, VOCAB, (batch, context), generator=generator)
-        calls = [
-            (by_transformers(theirs, prompts, tokens, now), by_lab(ours, prompts, tokens, now)) for _ in range(rounds)
-        ]
-        step, first = (
-            (min(getattr(call[0], what) for call in calls), min(getattr(call[1], what) for call in calls))
-            for what in ("step", "first")
-        )
-        texts = [list(chain.from_iterable(speed.tokens)) for speed in calls[0]]
-        same = sum(own == other for own, other in zip(*texts, strict=True)) / batch / tokens
-        results.append(Compared(batch, context, step, first, same))
+        calls: dict[str, list[Speed]] = {name: [] for name in ("Hugging Face", *ways)}
+        for _ in range(rounds):
+            calls["Hugging Face"].append(by_transformers(theirs, prompts, tokens, now))
+            for name, way in ways.items():
+                calls[name].append(by_lab(way(ours), prompts, tokens, now))
+        step = {name: min(call.step for call in of_name) for name, of_name in calls.items()}
+        first = tuple(min(call.first for call in calls[name]) for name in ("Hugging Face", "lab"))
+        expected, *texts = (list(chain.from_iterable(of_name[0].tokens)) for of_name in calls.values())
+        same = min(sum(map(operator.eq, text, expected)) for text in texts) / len(expected)
+        results.append(Compared(batch, context, step, (first[0], first[1]), same))
         print(f"batch {batch}, context {context}: {results[-1].times:.1f} times", file=sys.stderr, flush=True)
     return results
 
 
 def speeds_table(results: Sequence[Compared], counts: bool) -> str:
     """A table with one row per batch and context; `counts`: whether the bar applies to these sizes."""
-    head = ["batch", "context", "Hugging Face tokens/s", "lab tokens/s", "times", "bar", ""]
+    head = ["batch", "context", *(f"{name} tokens/s" for name in results[0].step), "lab times", "bar", ""]
     head += ["same tokens", "its prompt s", "lab's"]
     rows = []
     for row in results:
-        rate = [f"{row.batch / seconds:,.0f}" for seconds in row.step]
+        rate = [f"{row.batch / seconds:,.0f}" for seconds in row.step.values()]
         bar = [f"≥ {BAR:g}" if counts else "–", page.verdict(row.reached if counts else None)]
         first = [f"{seconds:.2f}" for seconds in row.first]
         rows.append([row.batch, row.context, *rate, f"{row.times:.1f}", *bar, f"{row.same:.0%}", *first])
@@ -241,14 +260,20 @@ def by_transformers(model: Any, prompts: Tensor, tokens: int, now: Callable[[], 
     return Speed(times[0] - clock.times[0], _median_step(times), texts)
 
 
-def by_lab(model: Decoder, prompts: Tensor, tokens: int, now: Callable[[], float]) -> Speed:
-    """One call of the lab's generation."""
+@torch.inference_mode()
+def by_lab(forward: NextLogits, prompts: Tensor, tokens: int, now: Callable[[], float]) -> Speed:
+    """Greedy generation by the lab."""
     start, times, steps = now(), [], []
-    for step in continuations(model, prompts.tolist(), tokens, Sampling(temperature=0.0)):
+    logits = forward.begin(prompts.tolist(), tokens - 1)
+    while True:
+        newest = logits.argmax(-1)
+        steps.append(newest.tolist())
         times.append(now())
-        steps.append(step)
+        if len(steps) == tokens:
+            break
+        logits = forward.extend(newest)
     texts = [[step[row] for step in steps] for row in range(len(prompts))]
-    return Speed(times[0] - start, _median_step(times), texts)  # type: ignore[arg-type]
+    return Speed(times[0] - start, _median_step(times), texts)
 
 
 def _median_step(times: Sequence[float]) -> float:

@@ -133,10 +133,10 @@ class Decoder(LanguageModel):
             ValueError: the cache or the model's positions have no room for them.
             CacheFailure: a layer's mixer can't continue from a cache.
         """
-        self._check_length(tokens.shape[1] + cache.length)
+        self.check_length(tokens.shape[1] + cache.length)
         step = cache.step(tokens.shape[1])
-        x = self._embedded(tokens, step.positions)
-        context = self._context(partial(cache.rotation, step, x.dtype), step.documents, x, step)
+        x = self.embedded(tokens, step.positions)
+        context = self.context(partial(cache.rotation, step, x.dtype), step.documents, x, step)
         kept = []
         for number, (block, layer_cache) in enumerate(zip(self.blocks, cache.layers, strict=True)):
             context.cache = layer_cache
@@ -174,31 +174,41 @@ class Decoder(LanguageModel):
     def _run(self, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """tokens [B, T] → the normed residual stream [B, T, d_model], and the losses that layers asked for."""
         T = tokens.shape[1]
-        self._check_length(T)
-        x = self._embedded(tokens, torch.arange(T, device=tokens.device))
-        context = self._context(partial(kept_rotation, T, x.dtype, x.device), documents, x)
+        self.check_length(T)
+        x = self.embedded(tokens, torch.arange(T, device=tokens.device))
+        context = self.context(partial(kept_rotation, T, x.dtype, x.device), documents, x)
         for layer in self.layers:
             x = layer(x, context)
         return self.final_norm(x), context.losses
 
-    def _check_length(self, tokens: int) -> None:
+    def check_length(self, tokens: int) -> None:
+        """Raise ValueError if the model's positions have no room for so many tokens."""
         limit = self.architecture.max_context
         if limit is not None and limit < tokens:
             raise ValueError(f"a context of {tokens} tokens is beyond the learned position table of {limit}")
 
-    def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """tokens [B, T] at positions [T] or [B, T] → the residual stream before the first layer, [B, T, d_model]."""
         x: Tensor = self.embedding(tokens)
         for module in self.positions:
             x = x + module(positions, x.dtype)
         return x
 
-    def _context(
+    def context(
         self,
         rotation_of: Callable[[Position, int], Rotate | None],
         documents: Tensor | None,
         x: Tensor,
         step: Step | None = None,
     ) -> ForwardContext:
+        """What the layers of one pass share.
+
+        Args:
+            rotation_of: the rotation of the pass's tokens, by position and rotary size.
+            documents: as in `forward`.
+            x: the residual stream before the first layer.
+            step: where a cache holds earlier tokens.
+        """
         rotations: dict[tuple[Position, int], Rotate] = {}
         slopes: dict[tuple[Position, int], Tensor] = {}
         for entry in self._head_positions:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from components.initialization import Constant, Fill, Normal, Projection
 from components.registry import Component, register
+from components.stepping.joined import Product
+from components.stepping.preparation import Preparation, is_observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,20 @@ class OutputHead(nn.Module, ABC):
         logit_scale, so that the loss can be computed without all logits at once. None for other heads."""
         return None
 
+    def prepared(self, preparation: Preparation, embedding: nn.Module) -> PreparedHead | None:
+        """Its form for few rows (see `components.stepping.preparation`); `embedding` has the table as `weight`."""
+        return None
+
+
+class PreparedHead:
+    """The form of an output head: the table that it is called with is in its product."""
+
+    def __init__(self, product: Product, logit_scale: float) -> None:
+        self._product, self._logit_scale = product, logit_scale
+
+    def __call__(self, x: Tensor, table: Tensor) -> Tensor:
+        return _scaled(self._product(x), self._logit_scale)
+
 
 class TiedHead(OutputHead):
     """Logits by the embedding table itself, which the decoder passes in. Its only own parameter is an optional bias."""
@@ -127,6 +143,12 @@ class TiedHead(OutputHead):
     def linear_map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
         return table, self.bias
 
+    def prepared(self, preparation: Preparation, embedding: nn.Module) -> PreparedHead | None:
+        if type(self) is not TiedHead or is_observed(self):
+            return None
+        product = preparation.product_of([(embedding, "weight")], [None if self.bias is None else (self, "bias")])
+        return None if product is None else PreparedHead(product, self.logit_scale)
+
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         return _scaled(F.linear(x, table, self.bias), self.logit_scale)
 
@@ -141,6 +163,12 @@ class UntiedHead(OutputHead):
 
     def linear_map(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.projection.weight, self.projection.bias
+
+    def prepared(self, preparation: Preparation, embedding: nn.Module) -> PreparedHead | None:
+        product = preparation.product(self.projection)
+        if type(self) is not UntiedHead or is_observed(self) or product is None:
+            return None
+        return PreparedHead(product, self.logit_scale)
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         return _scaled(self.projection(x), self.logit_scale)

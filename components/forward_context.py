@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.cache import LayerCache, Step
 from components.position.positions import Position, Rotate
+from components.stepping.frame import Frame
 
 
 class ForwardContext:
@@ -24,6 +25,7 @@ class ForwardContext:
         step: which tokens these are, where a cache holds the earlier ones; None for a whole text.
         cache: with `step`, what the current layer keeps. The layer reads it, and puts what it keeps now in its place.
         first_values: values [B, K, T, D] of the first attention layer, for later layers that mix them in.
+        frame: what prepared forms of layers read instead of `step`, `rotations` and `slopes`; None elsewhere.
     """
 
     def __init__(
@@ -33,12 +35,13 @@ class ForwardContext:
         documents: Tensor | None,
         kernel: str,
         step: Step | None = None,
+        frame: Frame | None = None,
     ) -> None:
         self.rotations = rotations
         self.slopes = slopes
         self.documents = documents
         self.kernel = kernel
-        self.step = step
+        self.step, self.frame = step, frame
         self.cache = LayerCache({})
         self.losses: dict[str, Tensor] = {}
         self.first_values: list[Tensor] = []

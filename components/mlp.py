@@ -20,6 +20,8 @@ from components.fused.mlp import ACTIVATION_NUMBERS, Activation, activate
 from components.initialization import Projection
 from components.products import in_product_dtype
 from components.registry import Component, register
+from components.stepping.joined import Product
+from components.stepping.preparation import Preparable, Preparation
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ def _known(mlp: DenseMLP, form: type[DenseMLP], activation: str) -> Activation |
     return Activation(activation) if is_known else None
 
 
-class Network(nn.Module):
+class Network(Preparable, nn.Module):
     """down(inner(gate(x), up(x))): gate, if there is one, and up [d_ff, d_model], down [d_model, d_ff]."""
 
     reads_by_products = True
@@ -143,6 +145,23 @@ class Network(nn.Module):
         if down.recomputes(self.mlp.fused, projected):
             return down.down(self.mlp.fused, self.mlp.inner, self.down.weight, self.down.bias, projected)
         return self.down(self.mlp.join(*projected))  # type: ignore[no-any-return]
+
+    def prepared(self, preparation: Preparation) -> PreparedNetwork | None:
+        inputs = preparation.product(*(getattr(self, name) for name in self.inputs))
+        down = preparation.product(self.down)
+        if type(self) is not Network or inputs is None or down is None:
+            return None
+        return PreparedNetwork(inputs, len(self.inputs), self.mlp.inner, down)
+
+
+class PreparedNetwork:
+    """The form of `Network`: gate and up by one product."""
+
+    def __init__(self, inputs: Product, count: int, inner: Callable[..., Tensor], down: Product) -> None:
+        self._inputs, self._count, self._inner, self._down = inputs, count, inner, down
+
+    def __call__(self, x: Tensor, context: ForwardContext) -> Tensor:
+        return self._down(self._inner(*self._inputs(x).chunk(self._count, dim=-1)))
 
 
 @register("relu")

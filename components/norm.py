@@ -14,6 +14,7 @@ from components.fused.piece import DTYPES
 from components.fused.rms import RMS, at_least_fp32, naive_rms_norm, over_rms
 from components.initialization import Constant, Fill
 from components.registry import Component, register
+from components.stepping.preparation import Preparable, Preparation
 
 
 class Norm(Component, kind="norm"):
@@ -98,7 +99,19 @@ class DynamicTanh(Norm):
         return DynamicTanhLayer(dim, self.alpha)
 
 
-class RMSLayer(nn.Module):
+class PreparedRMSNorm:
+    """x / rms(x) · gain by torch's own operation: for one row the least work. `module` computes other dtypes."""
+
+    def __init__(self, module: nn.Module, gain: Tensor, eps: float) -> None:
+        self._module, self._gain, self._eps, self._shape = module, gain, eps, gain.shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype != self._gain.dtype:
+            return self._module(x)  # type: ignore[no-any-return]
+        return torch.rms_norm(x, self._shape, self._gain, self._eps)
+
+
+class RMSLayer(Preparable, nn.Module):
     """An RMSNorm with a gain: weight [dim]. It reads and writes the activations' dtype, fused on CPU."""
 
     def __init__(self, dim: int, rms: RMS) -> None:
@@ -131,6 +144,15 @@ class RMSLayer(nn.Module):
         if PIECE.takes(stream, self.weight) and dtype in DTYPES:
             return rms_norm_and_stream(stream, self.weight, self.rms, dtype)
         return naive_rms_norm(stream, self.weight, self.rms), stream
+
+    def prepared(self, preparation: Preparation) -> PreparedRMSNorm | None:
+        if type(self).forward is not RMSLayer.forward:
+            return None
+        if self.rms.zero_centered:
+            weight = preparation.watch(self, "weight")
+            return None if weight is None else PreparedRMSNorm(self, 1.0 + at_least_fp32(weight), self.rms.eps)
+        is_exact = self.weight.dtype in (torch.float32, torch.float64)
+        return PreparedRMSNorm(self, self.weight, self.rms.eps) if is_exact else None
 
 
 def plain_rms(norm: nn.Module | None) -> RMSLayer | None:

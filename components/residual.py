@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from components.mixers.base import MixerModule
 from components.norm import plain_rms
 from components.products import product_dtype, reads_by_products
 from components.registry import Component, OptionError, register
+from components.stepping.preparation import Preparation, is_observed
 
 MakeNorm = Callable[[], nn.Module]
 
@@ -95,6 +96,11 @@ class Block(nn.Module):
             return norm(x), x
         return rms.of_stream(x, product_dtype(x) if all(map(reads_by_products, branches)) else x.dtype)
 
+    def prepared(self, preparation: Preparation) -> PreparedBlock | None:
+        """Its form for one new token (see `components.stepping.preparation`); None for a subclass or under hooks."""
+        is_own = type(self) is not Block or self._forward_hooks or self._forward_pre_hooks or "forward" in vars(self)
+        return None if is_own else PreparedBlock(self, preparation)
+
     def add_mixer(self, x: Tensor, output: Tensor, norm: nn.Module | None = None) -> Tensor:
         """x with the mixer's output on it, normed if a norm is given."""
         return self._add(x, output, norm, self.mixer_scale)
@@ -112,6 +118,31 @@ class Block(nn.Module):
         if scale is not None:
             output = output * scale
         return x + output if self.style.multiplier == 1 else x + output * self.style.multiplier
+
+
+class PreparedBlock:
+    """A block's form for one new token: its parts' forms in the same style.
+
+    Attributes:
+        mixer: the mixer's form, or the mixer.
+        is_prepared: whether the mixer has a form.
+    """
+
+    def __init__(self, block: Block, preparation: Preparation) -> None:
+        form = None if is_observed(block.mixer) else block.mixer.prepared(preparation)
+        self._block, self.is_prepared = block, form is not None
+        self.mixer = block.mixer if form is None else form
+        self.mlp = preparation.form(block.mlp)
+        self.add_mixer, self.add_mlp = block.add_mixer, block.add_mlp
+        for name in block.style.norms:
+            setattr(self, name, preparation.form(getattr(block, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._block, name)  # what a style of a user's own reads beside the parts
+
+    def __call__(self, x: Tensor, context: ForwardContext) -> Tensor:
+        """x [B, 1, d_model] → [B, 1, d_model]."""
+        return self._block.style.compute(cast(Block, self), x, context)
 
 
 @register("pre")

@@ -221,9 +221,13 @@ def test_the_losss_bar_is_the_ratio_of_the_peaks_at_one_width() -> None:
 def test_decoding_is_held_against_twice_the_speed_and_every_byte() -> None:
     from decoding import Compared, Kept, bytes_table, speeds_table
 
-    twice, slower = (Compared(1, 512, (2.0, mine), (3.0, 1.0), 1.0) for mine in (1.0, 1.01))
+    twice, slower = (
+        Compared(1, 512, {"Hugging Face": 2.0, "plain": 1.5, "lab": mine, "compiled": 0.5}, (3.0, 1.0), 1.0)
+        for mine in (1.0, 1.01)
+    )
     assert (twice.reached, slower.reached) == (True, False)
     text = speeds_table([twice, slower], counts=True)
+    assert "| Hugging Face tokens/s | plain tokens/s | lab tokens/s | compiled tokens/s | lab times |" in text
     assert "| 2.0 | ≥ 2 | reached | 100% | 3.00 | 1.00 |" in text
     assert "| 2.0 | ≥ 2 | missed |" in text
     assert "missed" not in speeds_table([slower], counts=False)

@@ -6,19 +6,33 @@ share a key-value head are rows of one product, so grouped heads never expand ke
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from components.attention.kernels.kernel import accumulator
-from components.attention.key_values import KeyValues
 from components.attention.spec import AttentionSpec
-from components.cache import Step
 
 
-def attend_one(
-    spec: AttentionSpec, q: Tensor, cache: KeyValues, step: Step, slopes: Tensor | None, sinks: Tensor | None
-) -> Tensor:
-    """What the newest token, in the cache already, gets of all that the cache holds; not in training, so no dropout.
+class Visible(NamedTuple):
+    """The keys and values that a token sees, its own among them, in any order.
+
+    Attributes:
+        keys: [B · K, S, D]
+        values: [B · K, S, Dv]
+        hidden: bool, broadcast over [B, K, H / K, S]: of which S it sees nothing after all; None to see all.
+        ages: how many tokens ago each was written, [S]; read where there are slopes.
+    """
+
+    keys: Tensor
+    values: Tensor
+    hidden: Tensor | None
+    ages: Tensor | None
+
+
+def attend_one(spec: AttentionSpec, q: Tensor, visible: Visible, slopes: Tensor | None, sinks: Tensor | None) -> Tensor:
+    """What the newest token gets of all that it sees; not in training, so no dropout.
 
     Scores and sums are in fp32 at least. Equal to the kernels' result but for the order in which sums are taken.
 
@@ -30,9 +44,8 @@ def attend_one(
         [B, H, 1, Dv] in q's dtype.
     """
     B, H, _, D = q.shape
-    K, dtype, exact = cache.keys.shape[1], q.dtype, accumulator(q.dtype)
-    used = min(step.at + 1, cache.slots)
-    keys, values = cache.used(used)
+    keys, values = visible.keys, visible.values
+    K, used, dtype, exact = keys.shape[0] // B, keys.shape[1], q.dtype, accumulator(q.dtype)
     if keys.dtype != exact or q.dtype != exact:
         q, keys, values = q.to(exact), keys.to(exact), values.to(exact)
     factor = spec.scale if spec.softcap is None else spec.scale / spec.softcap
@@ -40,10 +53,10 @@ def attend_one(
     if spec.softcap is not None:
         scores.tanh_().mul_(spec.softcap)
     if slopes is not None:
-        scores.view(B, K, H // K, used).sub_(slopes.to(exact).view(K, H // K, 1) * step.ages(cache.slots))
-    hidden = step.hidden(cache.slots)
-    if hidden is not None:
-        scores.view(B, K, H // K, used).masked_fill_(hidden, float("-inf"))
+        assert visible.ages is not None
+        scores.view(B, K, H // K, used).sub_(slopes.to(exact).view(K, H // K, 1) * visible.ages)
+    if visible.hidden is not None:
+        scores.view(B, K, H // K, used).masked_fill_(visible.hidden, float("-inf"))
     if sinks is not None:
         of_sinks = sinks.to(exact).view(1, K, H // K, 1).expand(B, -1, -1, -1).reshape(B * K, H // K, 1)
         scores = torch.cat([scores, of_sinks], dim=-1)

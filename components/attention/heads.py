@@ -13,11 +13,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from components.attention.prepared import PreparedHeads, PreparedPlainHeads
 from components.attention.qk_norm import QKNorm
 from components.initialization import Projection
 from components.position.positions import Rotate
 from components.products import in_product_dtype
 from components.registry import Component, OptionError, register
+from components.stepping.preparation import Preparation
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class Projections(nn.Module, ABC):
     def cached_output(self, attended: Tensor) -> Tensor:
         """What attention over those gave, [B, H, T, E'] → [B, T, d_model]."""
         return self.output(attended)
+
+    def prepared(self, preparation: Preparation) -> PreparedHeads | None:
+        """A form of `cached_qkv` and `cached_output` for one new token (see `components.stepping.preparation`)."""
+        return None
 
 
 class Heads(Component, kind="heads"):
@@ -213,6 +219,16 @@ class PlainProjections(Projections):
     def output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, D] → [B, T, d_model]."""
         return self.o(merge_heads(attended))  # type: ignore[no-any-return]
+
+    def prepared(self, preparation: Preparation) -> PreparedHeads | None:
+        qkv, output = preparation.product(self.q, self.k, self.v), preparation.product(self.o)
+        if type(self) is not PlainProjections or qkv is None or output is None:
+            return None
+        sizes = self.q.out_features // self.head_dim, self.k.out_features // self.head_dim, self.head_dim
+        norms = None
+        if self.q_norm is not None and self.k_norm is not None:
+            norms = preparation.form(self.q_norm), preparation.form(self.k_norm)
+        return PreparedPlainHeads(qkv, output, sizes, norms)
 
 
 def split_heads(x: Tensor, size: int) -> Tensor:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from components.attention import kernels
-from components.attention.decoding import attend_one
+from components.attention.decoding import Visible, attend_one
 from components.attention.heads import Heads, Projections
 from components.attention.key_values import KeyValues
+from components.attention.prepared import PreparedAttention
 from components.attention.qk_norm import QKNorm
 from components.attention.slots import SLOTS, AttentionSlots
 from components.attention.spec import AttentionInputs, AttentionSpec
@@ -26,6 +27,7 @@ from components.initialization import Constant, Fill
 from components.mixers.base import Mixer, MixerModule
 from components.position.positions import HeadPosition, Position
 from components.registry import Component, OptionError, names, register
+from components.stepping.preparation import Form, Preparation, is_observed
 
 attend = Opaque(kernels.attend)
 
@@ -175,8 +177,7 @@ class Attention(MixerModule):
 
     def cache_tensors(self, capacity: int, dtype: torch.dtype) -> dict[str, CacheTensor]:
         """Keys and values of `capacity` tokens, or of a window's; where keys contain the values, keys alone."""
-        sizes, window = self.sizes.cached_sizes, self.spec.window
-        slots = capacity if window is None else min(capacity, window)
+        sizes, slots = self.sizes.cached_sizes, self._slots(capacity)
         keys = CacheTensor((sizes.kv_heads, slots, sizes.key_size), dtype)
         return {"keys": keys} | (
             {} if sizes.shared else {"values": CacheTensor((sizes.kv_heads, slots, sizes.value_size), dtype)}
@@ -184,6 +185,22 @@ class Attention(MixerModule):
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KeyValues:
         return KeyValues(super().new_cache(batch, capacity, dtype, device), self.sizes.cached_sizes.value_size)
+
+    def prepared(self, preparation: Preparation) -> Form | None:
+        if type(self) is not Attention or is_observed(self):
+            return None
+        slopes = self.position.alibi_slopes(self.sizes.n_heads)
+        return PreparedAttention(
+            self.spec,
+            self.heads.prepared(preparation) or self.heads,
+            preparation.ring(self._slots(preparation.capacity)),
+            preparation.rotation(self.position, self.sizes.rotary_size),
+            None if slopes is None else slopes.to(preparation.device),
+            self.sinks,
+            self.value_mix,
+            self.sizes.cached_sizes.value_size,
+            sources=self.values == "first",
+        )
 
     @property
     def reach(self) -> int | None:
@@ -224,12 +241,20 @@ class Attention(MixerModule):
         slopes = context.slopes.get((self.position, self.sizes.n_heads))
         if step.tokens == 1:
             cache.store_one(k, v, step.at)
-            return self.heads.cached_output(attend_one(self.spec, q, cache, step, slopes, self.sinks))
+            keys, values = cache.used(min(step.at + 1, cache.slots))
+            visible = Visible(
+                keys, values, step.hidden(cache.slots), None if slopes is None else step.ages(cache.slots)
+            )
+            return self.heads.cached_output(attend_one(self.spec, q, visible, slopes, self.sinks))
         k, v = cache.join(k, v, step.at)
         offset = k.shape[2] - step.tokens
         documents = step.text_since(step.at - offset)
         inputs = AttentionInputs(q, k, v, offset, alibi_slopes=slopes, sinks=self.sinks, documents=documents)
         return self.heads.cached_output(attend.call(self.spec, inputs, kernel=context.kernel))
+
+    def _slots(self, capacity: int) -> int:
+        """Tokens that a cache keeps of a text of up to `capacity`."""
+        return capacity if self.spec.window is None else min(capacity, self.spec.window)
 
     def _mixed(self, v: Tensor, context: ForwardContext) -> Tensor:
         """The layer's values, with the first layer's mixed in where layers share them."""

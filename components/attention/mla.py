@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from components.attention.heads import CachedSizes, Heads, Projections, merge_heads, split_heads
+from components.attention.prepared import PreparedHeads
 from components.attention.qk_norm import NoQKNorm, QKNorm
 from components.initialization import Projection
 from components.norm import RMSNormLayer
 from components.position.positions import Rotate
 from components.products import in_product_dtype
 from components.registry import register
+from components.stepping.joined import Product
+from components.stepping.preparation import Preparation
 
 LATENT_EPS = 1e-6
 """What DeepSeek's code adds under the root of its latents' norms, whatever the model's other norms have."""
@@ -125,16 +128,25 @@ class LatentProjections(Projections):
         if rotate is not None:
             q_rotary, shared = rotate(q_rotary), rotate(shared)
         latent = self.kv_down_norm(latent)
-        up_k, _ = self._up()
+        up_k, _ = self.up()
         k = torch.cat([latent, shared.to(latent.dtype)], dim=-1)
         return torch.cat([q @ up_k, q_rotary], dim=-1), k, k[..., : sizes.kv_rank]
 
     def cached_output(self, attended: Tensor) -> Tensor:
         """attended [B, H, T, kv_rank] → [B, T, d_model]."""
-        _, up_v = self._up()
+        _, up_v = self.up()
         return self.output(attended @ up_v.mT)
 
-    def _up(self) -> tuple[Tensor, Tensor]:
+    def prepared(self, preparation: Preparation) -> PreparedHeads | None:
+        first = self.q if self.sizes.q_rank is None else self.q_down
+        inputs, output = preparation.product(first, self.kv_down), preparation.product(self.o)
+        queries = None if self.sizes.q_rank is None else preparation.product(self.q_up)
+        is_whole = queries is not None or self.sizes.q_rank is None
+        if type(self) is not LatentProjections or inputs is None or output is None or not is_whole:
+            return None
+        return PreparedLatentHeads(self, preparation, inputs, queries, output)
+
+    def up(self) -> tuple[Tensor, Tensor]:
         """kv_up of keys [H, head_dim, kv_rank] and of values [H, value_dim, kv_rank]."""
         sizes = self.sizes
         by_head = self.kv_up.weight.view(sizes.n_heads, -1, sizes.kv_rank)
@@ -145,3 +157,41 @@ class LatentProjections(Projections):
         if self.sizes.q_rank is None:
             return self.q(x)  # type: ignore[no-any-return]
         return self.q_up(self.q_down_norm(self.q_down(x)))  # type: ignore[no-any-return]
+
+
+class PreparedLatentHeads:
+    """`cached_qkv` and `cached_output` of `LatentProjections` over one token: both latents by one product."""
+
+    def __init__(
+        self,
+        heads: LatentProjections,
+        preparation: Preparation,
+        inputs: Product,
+        queries: Product | None,
+        output: Product,
+    ) -> None:
+        self._heads, self._inputs, self._queries, self._output = heads, inputs, queries, output
+        self._kv_norm = preparation.form(heads.kv_down_norm)
+        self._q_norm = None if queries is None else preparation.form(heads.q_down_norm)
+
+    def cached_qkv(self, x: Tensor, rotate: Rotate | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, 1, d_model] → q [B, H, 1, kv_rank + rope_dim], k [B, 1, 1, kv_rank + rope_dim], v its first kv_rank."""
+        sizes = self._heads.sizes
+        kv_size = sizes.kv_rank + sizes.rope_dim
+        inputs = self._inputs(x)
+        q, latent, shared = torch.split(inputs, [inputs.shape[-1] - kv_size, sizes.kv_rank, sizes.rope_dim], dim=-1)
+        if self._queries is not None and self._q_norm is not None:
+            q = self._queries(self._q_norm(q))
+        q = q.reshape(len(x), sizes.n_heads, 1, sizes.key_size)
+        q, q_rotary = torch.split(q, [sizes.head_dim, sizes.rope_dim], dim=-1)
+        latent, shared = self._kv_norm(latent[:, None]), shared[:, None]
+        if rotate is not None:
+            q_rotary, shared = rotate(q_rotary), rotate(shared)
+        up_k, _ = self._heads.up()
+        k = torch.cat([latent, shared.to(latent.dtype)], dim=-1)
+        return torch.cat([q @ up_k, q_rotary], dim=-1), k, k[..., : sizes.kv_rank]
+
+    def cached_output(self, attended: Tensor) -> Tensor:
+        """attended [B, H, 1, kv_rank] → [B, 1, d_model]."""
+        _, up_v = self._heads.up()
+        return self._output((attended @ up_v.mT).reshape(len(attended), 1, -1))

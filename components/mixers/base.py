@@ -17,6 +17,7 @@ from components.cache import CacheTensor, LayerCache
 from components.forward_context import ForwardContext
 from components.position.positions import HeadPosition
 from components.registry import Component
+from components.stepping.preparation import Form, Preparation
 
 
 class Mixer(Component, kind="mixer"):
@@ -81,6 +82,15 @@ class MixerModule(nn.Module, ABC):
     @abstractmethod
     def reach(self) -> int | None:
         """How many tokens a token hears of, its own included; None for all earlier ones."""
+
+    def prepared(self, preparation: Preparation) -> Form | None:
+        """Its form for one new token, called like `forward` (see `components.stepping.preparation`).
+
+        A form reads `context.frame` in place of `context.step` and writes into the tensors of `context.cache` in place.
+        It can be compiled: shapes and branches are the same at every position. None where there is none: the module
+        is then called as it is, and no step of the model is compiled.
+        """
+        return None
 
     @property
     def reads_by_products(self) -> bool:

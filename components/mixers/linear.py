@@ -25,6 +25,8 @@ from components.initialization import Projection
 from components.mixers.base import Mixer, MixerModule
 from components.norm import RMSNormLayer
 from components.registry import OptionError, register
+from components.stepping.joined import Product
+from components.stepping.preparation import Form, Preparation, is_observed
 
 
 @register("linear")
@@ -102,6 +104,14 @@ class GatedLinearAttention(MixerModule):
         mixed = merge_heads(self.norm(mixed)).to(x.dtype)
         return self.o(mixed * F.silu(self.output_gate(x)))  # type: ignore[no-any-return]
 
+    def prepared(self, preparation: Preparation) -> PreparedLinearAttention | None:
+        inputs = preparation.product(self.q, self.k, self.v, self.output_gate, self.gate_down)
+        gate_up, output = preparation.product(self.gate_up), preparation.product(self.o)
+        if type(self) is not GatedLinearAttention or is_observed(self) or not (inputs and gate_up and output):
+            return None
+        sizes = [self.n_heads * self.head_dim] * 4 + [self.gate_down.out_features]
+        return PreparedLinearAttention(self, inputs, sizes, gate_up, output, preparation.form(self.norm))
+
     def cache_tensors(self, capacity: int, dtype: torch.dtype) -> dict[str, CacheTensor]:
         """The state, as large for any text, in fp32 at least."""
         shape = (self.n_heads, self.head_dim, self.head_dim)
@@ -114,6 +124,35 @@ class GatedLinearAttention(MixerModule):
     def flops_per_token(self, context: int) -> float:
         """Of the recurrent form: k_tᵀ · v_t into the state, and q_t · S_t out of it."""
         return 4.0 * self.n_heads * self.head_dim**2
+
+
+class PreparedLinearAttention:
+    """The form of `GatedLinearAttention`: five projections by one product, and the state updated in place."""
+
+    def __init__(
+        self,
+        layer: GatedLinearAttention,
+        inputs: Product,
+        sizes: list[int],
+        gate_up: Product,
+        output: Product,
+        norm: Form,
+    ) -> None:
+        self._heads, self._size, self._temperature = layer.n_heads, layer.head_dim, layer.temperature
+        self._inputs, self._sizes, self._gate_up, self._output, self._norm = inputs, sizes, gate_up, output, norm
+
+    def __call__(self, x: Tensor, context: ForwardContext) -> Tensor:
+        """x [B, 1, d_model] → [B, 1, d_model]."""
+        q, k, v, output_gate, gate = torch.split(self._inputs(x), self._sizes, dim=-1)
+        gate = self._gate_up(gate)
+        with torch.autocast(x.device.type, enabled=False):
+            exact = torch.promote_types(gate.dtype, torch.float32)
+            q, k, v, gate = (part.reshape(len(x), self._heads, 1, self._size).to(exact) for part in (q, k, v, gate))
+            state = context.cache["state"]
+            state.mul_((F.logsigmoid(gate) / self._temperature).exp().mT).add_(k.mT * v)
+            mixed = (q / math.sqrt(self._size)) @ state
+        mixed = self._norm(mixed).reshape(len(x), 1, -1).to(x.dtype)
+        return self._output(mixed * F.silu(output_gate))
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor) -> Tensor:

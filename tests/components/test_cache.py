@@ -134,7 +134,7 @@ def test_padding_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
             made[1, :6] = 17
         return made
 
-    monkeypatch.setattr("components.generation.torch.tensor", other_padding)
+    monkeypatch.setattr("components.generation.forward.torch.tensor", other_padding)
     forward, added = CachedForward(model), torch.Generator().manual_seed(3)
     tokens = torch.randint(0, 61, (5, 2), generator=added)
     found = [forward.begin(prompts(9, 3), 5), *(forward.extend(each) for each in tokens)]

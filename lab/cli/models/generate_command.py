@@ -15,6 +15,7 @@ from lab.cli import completion
 from lab.cli.options import accelerator_option, json_option, root_option
 
 if TYPE_CHECKING:
+    from components.compilation import Compile
     from lab.training.options import Accelerator
 
 
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Cache keys and values. The text is the same."
 )
+@click.option(
+    "--compile",
+    "compile_mode",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the steps; auto compiles if the tokens repay the time of compiling.",
+)
 @accelerator_option
 @root_option
 @json_option
@@ -49,6 +58,7 @@ def command(
     plain_text: bool,
     no_bos: bool,
     cache: bool,
+    compile_mode: Compile,
     accelerator: Accelerator,
     root: Path,
     as_json: bool,
@@ -93,7 +103,11 @@ def command(
     ids = [encoder.encode_prompt(prompt, plain=plain_text, bos=not no_bos) or [encoder.separator] for prompt in prompts]
     start = time.perf_counter()
     try:
-        continuations = generate_batch(loaded.model, ids, max_tokens, sampling, stop=encoder.stop_ids, cached=cache)
+        continuations = generate_batch(
+            loaded.model, ids, max_tokens, sampling, stop=encoder.stop_ids, cached=cache, compile=compile_mode
+        )
+    except OptionError as error:
+        raise RequestError(f"--{error.option}: {error.message}") from None
     except ValueError as error:
         raise RequestError(str(error)) from None
     seconds = time.perf_counter() - start

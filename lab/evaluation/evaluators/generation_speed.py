@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import field
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from components.compilation import Compile
+from components.option_metadata import absent_at
 from components.registry import OptionError, register
 from lab.evaluation.base import EvaluationOutput, Evaluator, Session, Subject
 from lab.records import EvaluationCurve
@@ -42,6 +45,8 @@ class GenerationSpeed(Evaluator):
         tokens: generated tokens per prompt; the time of a step is the median over them.
         repeats: repetitions; the fastest counts.
         seed: the random seed of the prompts.
+        compile: whether the steps are compiled: on, off, or auto, as in generation. The median step doesn't include the
+            time of compiling.
     """
 
     generates = True
@@ -51,6 +56,7 @@ class GenerationSpeed(Evaluator):
     tokens: int = 32
     repeats: int = 3
     seed: int = 0
+    compile: Compile = field(default="auto", metadata=absent_at("auto"))
 
     def __post_init__(self) -> None:
         for option in ("batches", "contexts"):
@@ -59,6 +65,8 @@ class GenerationSpeed(Evaluator):
                 raise OptionError(option, f"must name numbers of at least 1, got {list(numbers)}")
         self.need_at_least(2, "tokens")
         self.need_at_least(1, "repeats")
+        if self.compile not in get_args(Compile):
+            raise OptionError("compile", given=self.compile, expected=get_args(Compile))
 
     def needs(self, experiment: Experiment) -> EvaluatorNeeds:
         return EvaluatorNeeds(positions={"contexts": max(self.contexts) + self.tokens})
@@ -107,12 +115,12 @@ class GenerationSpeed(Evaluator):
         """Seconds until the first token and per step, each the fastest of all repetitions, and bytes of the cache."""
         import torch
 
-        from components.generation import CachedForward
+        from components.generation import cached_forward
 
         device = model.embedding.weight.device
         calls = []
         for _ in range(self.repeats):
-            forward, seconds = CachedForward(model), []
+            forward, seconds = cached_forward(model, self.tokens - 1, self.compile), []
             with torch.inference_mode():
                 start = _now(device)
                 logits = forward.begin(prompts, self.tokens - 1)
