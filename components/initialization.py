@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.onednn import onednn_is_faster, project
 from components.registry import Component, register
 
 Role = Literal["projection", "residual_output", "embedding"]
@@ -113,7 +115,12 @@ class Projection(nn.Linear):
 
     def __init__(self, d_in: int, d_out: int, *, bias: bool = False, role: Role = "projection") -> None:
         self.role = role
+        self.by_onednn = onednn_is_faster()
         super().__init__(d_in, d_out, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] → [..., out]."""
+        return project(x, self.weight, self.bias) if self.by_onednn else F.linear(x, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are: `initialize` fills them."""
