@@ -175,7 +175,8 @@ def server() -> str:
     path = folder / f"{owner}.socket"
     with open(folder / f"{owner}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
+        if not _is_served(path):
+            path.unlink(missing_ok=True)  # of an earlier process with the same id
             process = subprocess.Popen(
                 [REAL_PYTHON, "-m", "tests.fork_server", str(path), str(owner)],
                 cwd=REPOSITORY,
@@ -188,3 +189,9 @@ def server() -> str:
                     raise RuntimeError(f"the fork server ended with code {process.returncode}")
                 time.sleep(0.02)
     return str(path)
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a server listens on a socket. A server that was killed leaves its socket behind."""
+    with socket.socket(socket.AF_UNIX) as attempt:
+        return attempt.connect_ex(str(path)) == 0

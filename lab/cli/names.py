@@ -114,7 +114,7 @@ def refresh_in_background() -> None:
             if time.time() - old.stat().st_mtime > _ASK_AGAIN:
                 old.unlink(missing_ok=True)
         mark.touch(exist_ok=False)
-        command = [sys.executable, "-c", "from lab.cli.names import refresh; refresh()"]
+        command = [sys.executable, "-m", "lab.cli.names"]
         # In a session of its own, so that Ctrl-C and the end of the terminal don't stop it.
         nowhere = subprocess.DEVNULL
         subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
@@ -188,3 +188,7 @@ def _files() -> Iterator[Path]:
                 yield from sorted(Path(place).rglob("*.py"))
             if spec is not None and spec.origin is not None:
                 yield Path(spec.origin)
+
+
+if __name__ == "__main__":  # the background process
+    refresh()

@@ -153,8 +153,8 @@ def chart(
     texts = [Markup('<span class="yt" style="top:{}">{}</span>').format(_from_top(at), text) for at, text in y.ticks]
     texts += [_tick_label(at, text) for at, text in x.ticks]
     texts += [
-        Markup('<span class="pl t{} {}" style="left:{};top:{}">{}</span>').format(
-            _colour(label.slot), label.side, _percent(x.at(label.x)), _from_top(y.at(label.y)), label.text
+        Markup('<span class="pl t{} {}" style="{}:{};top:{}">{}</span>').format(
+            _colour(label.slot), label.side, *_edge(label, x), _from_top(y.at(label.y)), label.text
         )
         for label in labels
     ]
@@ -287,6 +287,12 @@ def _vertical(name: str, place: float) -> Markup:
 def _symbol(colour: str, x: str, path: str) -> Markup:
     """A shape on the line of a strip's interval; `path` is relative to the shape's position."""
     return Markup('<svg x="{}" y="11" overflow="visible"><path class="f{}" d="{}"/></svg>').format(x, colour, path)
+
+
+def _edge(label: Label, x: Scale) -> tuple[str, str]:
+    """The edge that stands at the point: a label on its left keeps the space up to the plot's left edge."""
+    at = x.at(label.x)
+    return ("right", _percent(1 - at)) if "left" in label.side else ("left", _percent(at))
 
 
 def _tick_label(place: float, text: str) -> Markup:

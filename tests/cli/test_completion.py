@@ -14,7 +14,8 @@ import pytest
 from tests import forked
 from tests.records.made import make_run
 
-WITHOUT_TORCH = "import sys; sys.modules['torch'] = sys.modules['hydra'] = None"
+WITHOUT_TORCH = f"import sys; sys.modules['torch'] = sys.modules['hydra'] = None; sys.executable = {forked.PYTHON!r}"
+"""Code that makes these libraries impossible to import. The background process that caches names has them still."""
 
 
 @pytest.fixture

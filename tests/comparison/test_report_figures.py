@@ -123,3 +123,22 @@ def test_every_figure_has_its_button(driver: Chrome) -> None:
         "return ['figure:not(.map)', 'figure > .save'].map(selector => document.querySelectorAll(selector).length)"
     )
     assert figures == buttons > 4
+
+
+@pytest.mark.parametrize("width", [320, 390, 1400])
+def test_names_beside_points_differ_and_are_not_cut(driver: Chrome, width: int) -> None:
+    look(driver, width=width, scheme="light")
+    labels = driver.execute_script(
+        """return [...document.querySelectorAll('#pareto .plot')].filter(plot => plot.offsetParent).map(plot =>
+          [...plot.querySelectorAll('.pl')].map(label => {
+            const range = document.createRange(); range.selectNodeContents(label);
+            const text = range.getBoundingClientRect(), box = label.getBoundingClientRect();
+            const style = getComputedStyle(label);
+            return [label.textContent, style.overflow === 'visible' || text.right <= box.right + 1]; }));"""
+    )
+    assert any(labels), "no chart has a name beside a point"
+    for plot in labels:
+        assert len({text for text, _ in plot}) == len(plot)
+        assert all(whole for _, whole in plot)
+    beyond = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
+    assert beyond <= 0

@@ -13,7 +13,7 @@ from lab.comparison.metrics import better, title
 from lab.comparison.statistics.paired import t_interval
 from lab.report.charts import Bar, Dot, Label, chart
 from lab.report.panels.results.verdicts import decimals
-from lab.report.parts import Panel, concat, figure, legend
+from lab.report.parts import Panel, breakable, concat, figure, legend
 from lab.report.report_data import ReportData, ReportedArm, ReportedRun
 from lab.report.scales import Scale, scale, short_count
 from lab.report.wording import fixed, join_names, shorten_distinctly
@@ -247,7 +247,8 @@ def _labels(named: list[ArmPoint], dots: list[tuple[float, float]], x: Scale, y:
             inside = left >= -0.05 and box[2] <= 1.05 and bottom >= -0.02
             if inside and not any(_overlap(box, other) for other in occupied):
                 occupied.append(box)
-                labels.append(Label(point.cost, point.value, names[point.arm.name], point.arm.slot, side))
+                text = breakable(names[point.arm.name])
+                labels.append(Label(point.cost, point.value, text, point.arm.slot, side))
                 break
     return labels
 
