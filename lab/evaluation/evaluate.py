@@ -140,7 +140,7 @@ def evaluate(
     with extensions.of_run(run.path, run.record):
         loaded = load_model(run, accelerator)
         if not replaces:
-            _refuse_other_than_configured(run, name, request, loaded.experiment)
+            _check_replacement(run, name, request, loaded.experiment)
         try:
             refuse_evaluator(evaluator, loaded.experiment)
         except OptionError as error:
@@ -183,10 +183,17 @@ def evaluate(
     return SavedEvaluation(record, output)
 
 
-def _refuse_other_than_configured(
-    run: RunFolder, name: str, request: EvaluationRequest, experiment: Experiment
-) -> None:
-    """Keep the result of a configured evaluation from being replaced by one with other options or other data."""
+def check_replacement(run: RunFolder, name: str, request: EvaluationRequest) -> None:
+    """Keep the result of a configured evaluation from being replaced by one with other options or other data.
+
+    Raises:
+        RequestError: the run's configuration has another evaluation of this name.
+    """
+    with extensions.of_run(run.path, run.record):
+        _check_replacement(run, name, request, load_experiment(run.config))
+
+
+def _check_replacement(run: RunFolder, name: str, request: EvaluationRequest, experiment: Experiment) -> None:
     configured = experiment.evaluate.get(name)
     if configured is None:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import struct
 import time
 import zlib
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.mixers.base import MixerModule
@@ -214,6 +216,17 @@ def test_training_ends_with_what_its_configuration_asks_for(trained: Trained, tm
     assert lab(*other, "short", "--replace").code == 0
     assert json.loads((run.path / "evaluations/short.json").read_text())["options"]["context"] == 16
     assert run.summary.seconds["training"] > 0, "an evaluation by hand leaves the seconds of the attempts"
+
+
+def test_no_run_is_evaluated_where_one_has_the_evaluation_with_other_options(run: RunFolder, lab: Lab) -> None:
+    second = RunFolder(shutil.copytree(run.path, run.path.parent / "seed-9"))
+    config = yaml.safe_load(second.config_path.read_text())
+    config["evaluate"] = {"perplexity": {"name": "perplexity", "context": 8}}
+    second.config_path.write_text(yaml.safe_dump(config))
+    done = lab("eval", run.path, second.path, "perplexity", "context=16", "--root", run.path.parents[2])
+    assert done.code == 2, done
+    assert "seed-9 has this evaluation in its configuration with other options (context 8 → 16" in done.err
+    assert not (run.path / "evaluations" / "perplexity.json").exists()
 
 
 def test_a_model_without_a_cache_is_refused_before_it_generates(

@@ -55,7 +55,7 @@ def command(
     """
     from lab.cli.models.evaluation_progress import evaluate_with_progress
     from lab.evaluation import pictures
-    from lab.evaluation.evaluate import pending_evaluations
+    from lab.evaluation.evaluate import check_replacement, pending_evaluations
     from lab.refusals import RequestError
 
     runs, named_request = _parsed(root, arguments)
@@ -63,6 +63,9 @@ def command(
         raise RequestError("--as names the result of one evaluator; none was named")
     if out is not None:
         _check_out(out, named_request)
+    if named_request is not None and not replaces:
+        for run in runs:  # before any of them is evaluated
+            check_replacement(run, save_as or named_request.evaluator.name, named_request)
     records, outputs = [], []
     for run in runs:
         requests = (
