@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 import page
 import yaml
-from scale import LAB, Limit, Measured, environment, limits_table, make_finished, run, time_command
+from scale import LAB, Limit, Measurement, environment, limits_table, make_finished, run, time_command
 
 SCRIPT = Path(__file__).resolve()
 SWEEP = "compared"
@@ -63,10 +63,10 @@ def main(runs: int, points: int, out: str, made: bool) -> None:
         limits_table(results, counts),
     ]
     page.keep("\n".join(lines), out)
-    sys.exit(page.exit_code(measured.kept for measured in results if counts))
+    sys.exit(page.exit_code(result.is_within_limit for result in results if counts))
 
 
-def measure(folder: Path, runs: int, points: int) -> tuple[list[Measured], float, float]:
+def measure(folder: Path, runs: int, points: int) -> tuple[list[Measurement], float, float]:
     """The measurements, the megabytes of the report, and the seconds that TensorBoard took to read all runs."""
     sweep = {
         "question": "How long does it take?",
@@ -95,7 +95,7 @@ def measure(folder: Path, runs: int, points: int) -> tuple[list[Measured], float
     ]
     seconds, loading = hparams(folder, runs)
     click.echo(f"HParams tab: {seconds:.1f} s, after {loading:.0f} s of loading", err=True)
-    results.append(Measured(SWEEP, "HParams tab", seconds, math.nan, LIMITS["hparams"]))
+    results.append(Measurement(SWEEP, "HParams tab", seconds, math.nan, LIMITS["hparams"]))
     return results, (folder / "report.html").stat().st_size / 1e6, loading
 
 

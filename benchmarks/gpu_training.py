@@ -1,12 +1,12 @@
-"""MFU of a 1B Gemma-2-shaped model trained in bf16 on a CUDA device, beside Hugging Face's; attention kernels too.
+"""MFU of training a 1B model of Gemma 2's shape in bf16 on a CUDA device: the lab, Hugging Face, attention kernels.
 
 python benchmarks/gpu_training.py                       # on a machine with a CUDA device
-python benchmarks/gpu_training.py --tiny --out -        # that the script works, on a CPU and in a minute
+python benchmarks/gpu_training.py --tiny --out -        # a trial of the script, on a CPU and in a minute
 
-The lab's model is trained by the lab's own loop, as a run is: clipping, AdamW and the determinism that it promises
-included. Hugging Face's is trained by a plain loop (autocast, fused AdamW, clipping) in each of its implementations,
-with and without torch.compile; one that computes another function, or none, is said to. Each implementation has a
-process of its own and the largest batch that fits. The results are kept in benchmarks/gpu_training.md.
+The lab trains its model in its own loop, as in a run: with clipping, AdamW and its promise of determinism. A plain loop
+with autocast, fused AdamW and clipping trains Hugging Face's model, in all of its attention implementations, with and
+without torch.compile. The page marks an implementation that computes another function, or that doesn't run. Every
+implementation has a separate process and the largest batch that fits. The results are in benchmarks/gpu_training.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ IMPLEMENTATIONS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Gemma 2's shape at a size of one's own; the rest is Gemma 2 2B's."""
+    """The sizes of a model with the parts of Gemma 2; what isn't listed is as in Gemma 2 2B."""
 
     vocab_size: int = 256_000
     d_model: int = 1536
@@ -54,7 +54,7 @@ class Shape:
     window: int = 4096
 
     def architecture(self) -> Any:
-        """The lab's."""
+        """The architecture in the lab."""
         from lab.composition.compose import compose
 
         heads = {"n_heads": self.n_heads, "n_kv_heads": self.n_kv_heads, "head_dim": self.head_dim}
@@ -66,7 +66,7 @@ class Shape:
         return compose("gemma2_tiny", overrides).experiment.model
 
     def config(self, attention: str, **changes: Any) -> Any:
-        """Hugging Face's."""
+        """The configuration in transformers."""
         from transformers import Gemma2Config
 
         own = {
@@ -90,7 +90,7 @@ TINY = Shape(vocab_size=512, d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, he
 
 @dataclass(frozen=True)
 class Task:
-    """What one process measures."""
+    """The measurement of one process."""
 
     implementation: str
     shape: Shape
@@ -101,7 +101,7 @@ class Task:
 
 
 def lab(task: Task, batch: int) -> dict[str, Any]:
-    """Speed, memory and kernels of a run of the lab."""
+    """Train with the lab: speed, memory and kernels."""
     from components.decoder import Decoder
     from lab.training.fit import Procedure, fit
     from lab.training.optimizers.optimizer import AdamW
@@ -134,7 +134,7 @@ def lab(task: Task, batch: int) -> dict[str, Any]:
 
 
 class RandomText:
-    """Tokens at random, as training wants a text."""
+    """Random tokens, with the interface of a text."""
 
     def __init__(self, vocab_size: int, train: int, validation: int) -> None:
         import numpy as np
@@ -148,7 +148,7 @@ class RandomText:
 
 
 def hugging_face(task: Task, batch: int) -> dict[str, Any]:
-    """Speed and memory of Hugging Face's model in a plain training loop."""
+    """Train Hugging Face's model in a plain loop: speed and memory."""
     import torch
     from transformers import Gemma2ForCausalLM
 
@@ -181,7 +181,7 @@ def hugging_face(task: Task, batch: int) -> dict[str, Any]:
 
 
 def _difference(attention: str, device: str) -> float:
-    """Relative difference of an implementation's logits from eager's, where caps and windows change them."""
+    """The largest relative difference from the logits of `eager`, on a text where caps and windows matter."""
     import torch
     from transformers import Gemma2ForCausalLM
 
@@ -209,7 +209,7 @@ def _of(model: Any) -> dict[str, Any]:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """An implementation at the largest of the batches that fits, or why it can't be measured."""
+    """Measure an implementation with the largest batch that fits. The result may be why it can't be measured."""
     import gc
 
     import torch
@@ -229,7 +229,7 @@ def measure(task: Task) -> dict[str, Any]:
 
 
 def kernels(task: Task) -> dict[str, Any]:
-    """Milliseconds forward and backward of every attention kernel on one layer of the shape, by spec."""
+    """Spec → kernel → milliseconds of a forward and backward pass over one layer's attention."""
     import torch
 
     from components.attention.kernels import KERNELS, choose
@@ -238,11 +238,13 @@ def kernels(task: Task) -> dict[str, Any]:
     shape, finish = task.shape, torch.cuda.synchronize if task.device == "cuda" else lambda: None
     draw = torch.Generator(task.device).manual_seed(0)
 
-    def given(heads: int) -> torch.Tensor:
+    def random_heads(heads: int) -> torch.Tensor:
         x = torch.randn(1, task.context, heads, shape.head_dim, generator=draw, device=task.device)
         return x.bfloat16().transpose(1, 2).requires_grad_()
 
-    inputs = AttentionInputs(given(shape.n_heads), given(shape.n_kv_heads), given(shape.n_kv_heads))
+    inputs = AttentionInputs(
+        random_heads(shape.n_heads), random_heads(shape.n_kv_heads), random_heads(shape.n_kv_heads)
+    )
     leaves, results = (inputs.q, inputs.k, inputs.v), {}
     for cap in (None, 50.0):
         for window in (None, task.context // 4):
@@ -269,7 +271,7 @@ def kernels(task: Task) -> dict[str, Any]:
 
 
 def in_child(task: Task) -> dict[str, Any]:
-    """`measure` in a process of its own."""
+    """Run `measure` in a separate process."""
     command = [sys.executable, str(SCRIPT), "--task", json.dumps(asdict(task))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -295,7 +297,7 @@ def in_child(task: Task) -> dict[str, Any]:
 def main(
     contexts: list[int], batches: list[int], steps: int, only: str, tiny: bool, out: str, task: str | None
 ) -> None:
-    """Measure, print the page and keep it. Without a CUDA device nothing is measured."""
+    """Measure, print the page and write it. Without a CUDA device, nothing is measured."""
     if task is not None:
         given = json.loads(task)
         task_spec = Task(**(given | {"shape": Shape(**given["shape"]), "batches": tuple(given["batches"])}))

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_training.md, from what gpu_training.py measured."""
+"""The page benchmarks/gpu_training.md, from the measurements of gpu_training.py."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NOT_MEASURED = (
 MFU_AIM, SPEED_AIM = 0.45, 1.3
 HEAD = ["implementation", "sequences", "tokens/s", "MFU", "peak GiB", ""]
 
-Found = Mapping[tuple[str, int], Mapping[str, Any]]
-"""What was measured, by implementation and context."""
+Results = Mapping[tuple[str, int], Mapping[str, Any]]
+"""Measurements by implementation and context."""
 
 
-def report(shape: Any, results: Found, *, tiny: bool) -> str:
+def report(shape: Any, results: Results, *, tiny: bool) -> str:
     """The results as Markdown.
 
     Args:

@@ -39,7 +39,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The measurement of one command on one sweep."""
 
     sweep: str
@@ -49,7 +49,7 @@ class Measured:
     limit: Limit | None
 
     @property
-    def kept(self) -> bool | None:
+    def is_within_limit(self) -> bool | None:
         """Whether it stays within its limit; None without a limit."""
         limit = self.limit
         if limit is None:
@@ -69,7 +69,7 @@ def main(runs: int, out: str, made: str | None) -> None:
     if runs % 200 or runs < 400:
         raise click.BadParameter("expected a multiple of 200, at least 400", param_hint="--runs")
     with tempfile.TemporaryDirectory(prefix="lab-scale-") as folder:
-        results = [measured for name, sweep in sweeps(runs).items() for measured in measure(Path(folder), name, sweep)]
+        results = [result for name, sweep in sweeps(runs).items() for result in measure(Path(folder), name, sweep)]
     counts = page.at_defaults("runs")
     lines = [
         f"# Commands on {runs:,} runs",
@@ -85,7 +85,7 @@ def main(runs: int, out: str, made: str | None) -> None:
         limits_table(results, counts),
     ]
     page.keep("\n".join(lines), out)
-    sys.exit(page.exit_code(measured.kept for measured in results if counts))
+    sys.exit(page.exit_code(result.is_within_limit for result in results if counts))
 
 
 def sweeps(runs: int) -> dict[str, dict[str, object]]:
@@ -109,7 +109,7 @@ def sweeps(runs: int) -> dict[str, dict[str, object]]:
     }
 
 
-def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measured]:
+def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measurement]:
     """Measure every command on one sweep, in the order in which a user would run them."""
     (folder / "sweeps").mkdir(exist_ok=True)
     (folder / "sweeps" / f"{name}.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
@@ -129,11 +129,11 @@ def measure(folder: Path, name: str, sweep: dict[str, object]) -> list[Measured]
 
 def time_command(
     folder: Path, sweep: str, title: str, arguments: Sequence[str], limit: Limit | None = None
-) -> Measured:
+) -> Measurement:
     """Time a command of the lab on the runs in a folder, and print the result."""
     seconds, megabytes = run([*LAB, *arguments, "--root", "runs"], folder)
     click.echo(f"{sweep}: {title}: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
-    return Measured(sweep, title, seconds, megabytes, limit)
+    return Measurement(sweep, title, seconds, megabytes, limit)
 
 
 def run(command: Sequence[str], folder: Path) -> tuple[float, float]:
@@ -200,7 +200,7 @@ def make_finished(name: str, root: Path) -> None:
         (path / ".claims" / "1").write_text(json.dumps(claim))
 
 
-def limits_table(results: Sequence[Measured], counts: bool) -> str:
+def limits_table(results: Sequence[Measurement], counts: bool) -> str:
     """A table with one row per command.
 
     Args:
@@ -211,9 +211,9 @@ def limits_table(results: Sequence[Measured], counts: bool) -> str:
     for row in results:
         seconds = f"{row.limit.seconds:g}" if row.limit else ""
         megabytes = f"{row.limit.megabytes:g}" if row.limit and row.limit.megabytes else ""
-        taken = "" if math.isnan(row.megabytes) else f"{row.megabytes:.0f}"
-        measured = [f"{row.seconds:.1f}", seconds, taken, megabytes]
-        rows.append([row.sweep, f"`{row.command}`", *measured, page.verdict(row.kept if counts else None)])
+        peak = "" if math.isnan(row.megabytes) else f"{row.megabytes:.0f}"
+        figures = [f"{row.seconds:.1f}", seconds, peak, megabytes]
+        rows.append([row.sweep, f"`{row.command}`", *figures, page.verdict(row.is_within_limit if counts else None)])
     return page.table(["sweep", "command", "seconds", "limit", "MB", "limit", ""], rows)
 
 

@@ -58,7 +58,7 @@ def main(runs: int, per_job: int, out: str) -> None:
 
 
 def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str, Any]:
-    """Submit, wait, and read what the runs and Slurm's accounting say."""
+    """Submit the sweep, wait for it, and read the times from the runs and from Slurm's accounting."""
     write(folder, runs)
     environment = {
         **cluster.environment(),
@@ -117,7 +117,7 @@ def measure(folder: Path, cluster: Cluster, runs: int, per_job: int) -> dict[str
 
 
 def write(folder: Path, runs: int) -> None:
-    """A text of its own, an experiment that trains for about a second, and the sweep."""
+    """Write a text, an experiment that trains for about a second, and the sweep."""
     for name in ("experiments", "sweeps"):
         (folder / name).mkdir()
     text = folder / "text.jsonl"
@@ -141,7 +141,7 @@ def write(folder: Path, runs: int) -> None:
 
 
 def costs_table(results: dict[str, Any], reached: bool | None) -> str:
-    """Where the seconds go; the bar is the rest's."""
+    """A table of the seconds by phase. The bar applies to the row of the rest."""
     rows = [
         ["`lab submit --on slurm`, its start included", f"{results['submit']:.1f}", "", ""],
         ["a job, of Slurm's accounting", f"{results['job_seconds']:.1f}", "", ""],

@@ -39,7 +39,7 @@ def main(window: int, contexts: list[int], repeats: int, threads: int, clock: st
     """Measure, write the page, and end with exit code 1 if the time grows by more than the bar."""
     torch.set_num_threads(threads)
     seconds = measure(window, contexts, repeats, page.now(clock))
-    reached = kept(seconds, window, contexts) if page.at_defaults("window", "contexts") else None
+    reached = is_within_bar(seconds, window, contexts) if page.at_defaults("window", "contexts") else None
     lines = [
         "# Growth of a local layer's time with the context",
         "",
@@ -74,7 +74,7 @@ def growth(seconds: Seconds, window: int | None, contexts: Sequence[int]) -> flo
     return seconds[window, contexts[-1]] / seconds[window, contexts[0]]
 
 
-def kept(seconds: Seconds, window: int, contexts: Sequence[int]) -> bool:
+def is_within_bar(seconds: Seconds, window: int, contexts: Sequence[int]) -> bool:
     """Whether the time with a window grows by no more than the bar."""
     return growth(seconds, window, contexts) <= BAR
 

@@ -195,7 +195,7 @@ def test_a_windows_growth_is_held_against_its_bar() -> None:
 
     def text(last: float, reached: bool | None) -> str:
         seconds = {(256, 10): 1.0, (256, 40): last, (None, 10): 1.0, (None, 40): 16.0}
-        assert window_growth.kept(seconds, 256, [10, 40]) == (last <= 4.4)
+        assert window_growth.is_within_bar(seconds, 256, [10, 40]) == (last <= 4.4)
         return window_growth.growth_table(seconds, 256, [10, 40], reached)
 
     assert "| 256 | 1,000.0 | 4,400.0 | 4.40× | ≤ 4.4× | reached |" in text(4.4, True)
@@ -239,20 +239,21 @@ def test_decoding_is_held_against_twice_the_speed_and_every_byte() -> None:
 
 
 def test_commands_are_held_against_their_limits_of_seconds_and_of_memory() -> None:
-    from scale import Limit, Measured, limits_table
+    from scale import Limit, Measurement, limits_table
 
     both = Limit(30, 1000)
-    found = [
-        Measured("s", "plan", *figures) for figures in ((30, 1000, both), (31, 9, both), (9, 1001, both), (99, 9, None))
+    results = [
+        Measurement("s", "plan", *figures)
+        for figures in ((30, 1000, both), (31, 9, both), (9, 1001, both), (99, 9, None))
     ]
-    assert [each.kept for each in found] == [True, False, False, None]
-    assert [line.split("|")[-2].strip() for line in limits_table(found, counts=True).splitlines()[2:]] == [
+    assert [result.is_within_limit for result in results] == [True, False, False, None]
+    assert [line.split("|")[-2].strip() for line in limits_table(results, counts=True).splitlines()[2:]] == [
         "reached",
         "missed",
         "missed",
         "–",
     ]
-    assert "missed" not in limits_table(found, counts=False)
+    assert "missed" not in limits_table(results, counts=False)
 
 
 def test_what_a_run_on_slurm_costs_stands_beside_its_bar() -> None:

@@ -21,6 +21,7 @@ from lab.units import count
 
 _TITLE = "What it costs"
 MOST_ARMS_IN_NOTE = 12
+_LONGEST_LABEL = 30  # characters
 _LETTER_WIDTH, _LABEL_HEIGHT = 0.017, 0.075  # as fractions of the chart's width and height
 
 Box = tuple[float, float, float, float]
@@ -236,7 +237,7 @@ def _labels(named: list[ArmPoint], dots: list[tuple[float, float]], x: Scale, y:
     """Names of arms, each beside its dot, if it overlaps no other dot or name."""
     occupied: list[Box] = [(a - 0.02, b - 0.03, a + 0.02, b + 0.03) for a, b in dots]
     labels: list[Label] = []
-    names = shorten_distinctly(point.arm.name for point in named)
+    names = shorten_distinctly((point.arm.name for point in named), _LONGEST_LABEL)
     for point in named:
         a, b = x.at(point.cost), y.at(point.value)
         width = 0.04 + _LETTER_WIDTH * len(names[point.arm.name])
