@@ -242,10 +242,8 @@ def test_commands_are_held_against_their_limits_of_seconds_and_of_memory() -> No
     from scale import Limit, Measurement, limits_table
 
     both = Limit(30, 1000)
-    results = [
-        Measurement("s", "plan", *figures)
-        for figures in ((30, 1000, both), (31, 9, both), (9, 1001, both), (99, 9, None))
-    ]
+    figures = ((30, 1000, both), (31, 9, both), (9, 1001, both), (99, 9, None))
+    results = [Measurement("s", "plan", *row) for row in figures]
     assert [result.is_within_limit for result in results] == [True, False, False, None]
     assert [line.split("|")[-2].strip() for line in limits_table(results, counts=True).splitlines()[2:]] == [
         "reached",
