@@ -89,7 +89,8 @@ parity: $(VENV)/.installed-dev
 
 # Every benchmark in turn; each keeps its result beside itself and says where something that it needs isn't here. On a
 # machine that does nothing else: an hour or so.
-BENCHMARKS := train_throughput window_growth loss_memory fused_pieces decoding attention_kernels gpu_training scale comparing slurm
+BENCHMARKS := train_throughput window_growth loss_memory fused_pieces decoding attention_kernels gpu_training scale \
+	comparing small_runs slurm
 bench: $(VENV)/.installed-dev slurm-packages peers
 	@failed=; for name in $(BENCHMARKS); do \
 		printf '\n== benchmarks/%s.py\n' $$name; \

@@ -93,7 +93,7 @@ def _dataclass(cls: type[T], value: object, path: str) -> T:
 
 
 def _option(option: registry.Option, value: object, path: str) -> object:
-    if option.parse is None or value is None:
+    if option.parse is None or (value is None and type(None) in get_args(option.type)):
         return convert(option.type, value, path)
     parsed = option.parse(value)
     if parsed is None:

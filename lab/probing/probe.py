@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ def probe(architecture: Architecture, *, documents: bool, bf16: bool = False, le
         bf16: whether runs compute under bf16 autocast.
         learns: whether to see that everything is trained, too. Going backward costs a process seconds of imports.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.default_generator.manual_seed(0)
         try:
             return ProbeResult(tuple(_faults(architecture, documents, bf16, learns)))
@@ -53,6 +54,17 @@ def probe(architecture: Architecture, *, documents: bool, bf16: bool = False, le
             return ProbeResult((failure.fault,), error=failure.error)
         except TooLarge as error:
             return ProbeResult(unknown=f"its smallest instance has {error.parameters:,} parameters")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread: for tensors this small, waking others takes twenty times as long as the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _faults(architecture: Architecture, documents: bool, bf16: bool, learns: bool) -> Iterator[Fault]:

@@ -38,7 +38,7 @@ from lab.records.run_files.points import (
     metrics_path,
     recorded_metrics,
 )
-from lab.records.run_files.progress import PHASES, EvaluationProgress, Phase, Progress
+from lab.records.run_files.progress import PHASES, EvaluationProgress, Phase, Progress, of_phase
 from lab.records.run_files.provenance import (
     ChangedComponents,
     ChangedSettings,
@@ -75,6 +75,7 @@ from lab.records.sweep_files.plan import (
     shared_paths,
     write_plan_record,
 )
+from lab.records.sweep_files.process_seconds import ProcessSeconds, read_process_seconds, write_process_seconds
 from lab.records.sweep_files.submission import (
     JOURNAL,
     StoppedSubmission,
@@ -123,6 +124,7 @@ __all__ = [
     "PlanRow",
     "PointWriter",
     "Points",
+    "ProcessSeconds",
     "Progress",
     "Provenance",
     "ProvenanceFacts",
@@ -157,12 +159,14 @@ __all__ = [
     "last_points",
     "metrics_path",
     "newest_claim",
+    "of_phase",
     "plan_path",
     "read_cancel_request",
     "read_claim",
     "read_evaluation",
     "read_evaluations",
     "read_plan",
+    "read_process_seconds",
     "read_stopped",
     "read_submission",
     "readable_plan",
@@ -183,6 +187,7 @@ __all__ = [
     "write_evaluation",
     "write_json",
     "write_plan_record",
+    "write_process_seconds",
     "write_state",
     "write_stopped",
     "write_submission",

@@ -27,6 +27,7 @@ from components.language_model import LanguageModel
 from components.registry import OptionError
 from lab.training.options import Train
 from lab.training.parallel.world import World
+from lab.training.progress.phase_clock import part
 
 Result = TypeVar("Result")
 
@@ -85,7 +86,7 @@ class Compiler:
             return work()
         self._is_first_step = False
         try:
-            with no_tracing_warnings():
+            with no_tracing_warnings(), part("compilation"):
                 return work()
         except compile_failures() as error:
             reason = failure_reason(error)

@@ -21,6 +21,7 @@ from lab.training.experiment import Experiment
 from lab.training.fit import Conclude, Procedure, fit
 from lab.training.parallel.world import World
 from lab.training.progress.outcome import Outcome
+from lab.training.progress.phase_clock import part
 from lab.training.recipes.base import run_options
 from lab.training.recipes.own_parameters import initialized
 from lab.training.recipes.teacher import Teacher
@@ -63,7 +64,8 @@ def train(
         ValueError: the experiment can't be trained, for example because the vocabulary of the model or the tokenizer
             of a teacher doesn't fit the text; or the folder has a run on other text.
     """
-    text = load(experiment.data)
+    with part("start-up/data"):
+        text = load(experiment.data)
     if text_digest is not None and text.digest != text_digest:
         raise RequestError(
             f"its text has changed since it was planned: the digest was {text_digest[:12]}…, here it is "
@@ -82,10 +84,12 @@ def train(
     module = initialized(make, experiment.seed, experiment.model.init, experiment.model.n_layers)
     world = world or World()
     # Before the model exists, so that the memory of this measurement doesn't count as the run's.
-    utilization = utilization_of(experiment, teachers or {}, world) if world.first else None
+    with part("start-up/peak"):
+        utilization = utilization_of(experiment, teachers or {}, world) if world.first else None
     if world.first:
         text.keep_tokenizer(folder / TOKENIZER)
-    model = Decoder.initialized(experiment.model, experiment.seed, kernel=experiment.train.kernel)
+    with part("start-up/model"):
+        model = Decoder.initialized(experiment.model, experiment.seed, kernel=experiment.train.kernel)
     procedure = Procedure(
         train=experiment.train,
         validation=experiment.validation,

@@ -28,6 +28,7 @@ from lab.training.module import NextToken, StepResult
 from lab.training.options import Train
 from lab.training.parallel.group import SINGLE_PROCESS, Group
 from lab.training.progress.interruptions import Interruptions
+from lab.training.progress.phase_clock import part
 from lab.training.progress.recorder import Recorder
 from lab.training.progress.stopwatch import Stopwatch
 
@@ -158,7 +159,8 @@ class StepCallback(Callback):
         at_end = step == self._train.steps
         self._add_loss(result.loss)
         if step == 1 or step % self._train.log_every == 0 or at_end:
-            self._record_training(step, result)
+            with part("events"):
+                self._record_training(step, result)
         if at_end or (self._validation_interval and step % self._validation_interval == 0):
             began = time.perf_counter()
             self.report(step, phase="validation")

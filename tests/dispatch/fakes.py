@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+from lab.dispatch.launchers.local import scheduler, worker_start
 from lab.dispatch.status.status import StatusRow, row_from
 from lab.records import RunFolder, survey
 
+FAKE_NURSERY = (sys.executable, "-m", "tests.dispatch.fake_nursery")
 FAKE_WORKER = (sys.executable, str(Path(__file__).parent / "fake_worker.py"))
+
+
+def fork_fake_workers(put: Callable[[ModuleType, str, object], None]) -> None:
+    """Have the local launcher fork fake workers where it would fork its own.
+
+    Args:
+        put: sets an attribute of a module.
+    """
+    put(scheduler, "WORKER", FAKE_WORKER)
+    put(worker_start, "NURSERY", FAKE_NURSERY)
 
 
 def marks(run: RunFolder) -> list[tuple[str, int, float]]:

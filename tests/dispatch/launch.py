@@ -11,7 +11,7 @@ from lab.dispatch.control.preparation.prepare import prepare
 from lab.dispatch.control.preparation.submission import Submission
 from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.records import find_runs
-from tests.dispatch.fakes import FAKE_WORKER
+from tests.dispatch.fakes import FAKE_WORKER, fork_fake_workers
 
 
 def submit_local(
@@ -37,5 +37,7 @@ def launch(submission: Submission, **options: Any) -> LocalSummary:
 
 
 if __name__ == "__main__":
+    if sys.argv[3:] == ["nursery"]:
+        fork_fake_workers(setattr)
     summary = run_local(find_runs(sys.argv[1]), max_parallel=int(sys.argv[2]), threads=1, worker=FAKE_WORKER)
     print(len(summary.outcomes), len(summary.skipped_runs), len(summary.pending_runs), summary.stop_reason)

@@ -54,7 +54,9 @@ def command(
     from lab.dispatch.control.choose import choose
     from lab.dispatch.control.submit import SubmitOptions, preview, submit
     from lab.dispatch.launchers.options import split
+    from lab.dispatch.process_clock import ProcessClock
 
+    clock = ProcessClock("submit")
     overrides, launcher_overrides = split(overrides)
     flags = {
         "--launcher": settings,
@@ -63,6 +65,7 @@ def command(
         "--threads": threads,
     }
     launcher = choose(where, launcher_overrides, flags)
+    clock.enter("planning")
     plan = _plan(sweep, overrides, root)
     options = SubmitOptions(retry_failed=retry_failed, any_code=any_code, reselect=reselect, wait=wait)
     if show_sbatch:
@@ -71,7 +74,13 @@ def command(
             click.echo(f"note: {note}", err=True)
         click.echo(batch.text, nl=False)
         return
-    sys.exit(submit(plan, root, launcher, options, say=click.echo, warn=partial(click.echo, err=True)))
+    clock.enter("preparation")
+    try:
+        with clock.running():
+            code = submit(plan, root, launcher, options, say=click.echo, warn=partial(click.echo, err=True))
+    finally:
+        clock.write(root / plan.sweep)
+    sys.exit(code)
 
 
 def _plan(sweep: str, overrides: tuple[str, ...], root: Path) -> Plan:

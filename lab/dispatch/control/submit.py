@@ -17,6 +17,7 @@ from lab.dispatch.status.display import SweepDisplay
 from lab.planning.plan.model import Plan
 from lab.planning.requirements.machine import check_placement
 from lab.records import RunFolder, survey
+from lab.training.progress.phase_clock import part
 
 Print = Callable[[str], None]
 
@@ -79,7 +80,8 @@ def submit(plan: Plan, root: Path, launcher: Launcher, options: SubmitOptions, *
             request = _request(stage, stages, plan, root, options)
             sent = SendResult()
             if request.runs or (request.claimed_runs if launcher.foreground else request.continuation):
-                sent = launcher.send(request)
+                with part("runs" if launcher.foreground else "sending"):
+                    sent = launcher.send(request)
                 watch.forget()
             outcome.add(sent, stage.blocked)
             for line in sent.messages:
@@ -177,11 +179,13 @@ def _planned(plan: Plan, root: Path, options: SubmitOptions) -> Request:
         retry_failed=options.retry_failed,
         needs=needs,
         continuation=continuation,
+        flops={folder.name: planned.total_flops for planned, folder in runs},
     )
 
 
 def _request(submission: Submission, stages: Stages, plan: Plan, root: Path, options: SubmitOptions) -> Request:
     """The request to a launcher for the runs of a stage."""
+    flops = {run.identity: run.total_flops for run in plan.runs}
     more_to_come = any(selection.pending_runs and not selection.stuck_runs for selection in stages.unpicked)
     return Request(
         root,
@@ -190,6 +194,7 @@ def _request(submission: Submission, stages: Stages, plan: Plan, root: Path, opt
         claimed_runs=tuple(submission.elsewhere),
         retry_failed=options.retry_failed,
         continuation=_continuation(plan, options) if more_to_come else None,
+        flops={run.name: flops[run.identity] for run in submission.to_run if run.identity in flops},
     )
 
 

@@ -69,6 +69,7 @@ class Request:
         retry_failed: whether to try failed runs once more.
         needs: run → the runs that it needs, where their folders don't exist yet.
         continuation: the next stage; None if there is none.
+        flops: name of a run → its training FLOPs, as far as they are planned.
     """
 
     root: Path
@@ -78,6 +79,7 @@ class Request:
     retry_failed: bool = False
     needs: Mapping[RunFolder, Sequence[RunFolder]] = field(default_factory=dict)
     continuation: Continuation | None = None
+    flops: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

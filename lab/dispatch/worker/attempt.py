@@ -92,7 +92,7 @@ def execute(
     Raises:
         OSError: the folder can't be written. The run is shown as lost once this process has ended.
     """
-    began = time.monotonic()
+    began, began_cpu = time.monotonic(), time.process_time()
     claim = Claim.take(run.path)
     if claim is None:
         return HELD
@@ -122,13 +122,15 @@ def execute(
         pid=os.getpid(),
         progress=None if state.progress is None else replace(state.progress, phase="start-up", evaluation=None),
         seconds=state.seconds,
+        cpu_seconds=state.cpu_seconds,
     )
-    clock = PhaseClock(state.seconds, since=began)
+    clock = PhaseClock(state.seconds, state.cpu_seconds, since=began, since_cpu=began_cpu)
     lost = on_lost or (lambda: stop.request("another worker has taken the run over"))
     title = f"attempt {state.attempts} on {state.host}, process {state.pid}"
     with (
         RunLog(run.path / "log.txt", title, capture=capture) as log,
         Heartbeat(run, claim, state, lost, stop.request, clock) as heartbeat,
+        clock.running(),
     ):
         code = _attempt(run, train, stop, log, heartbeat, report)
     if heartbeat.lost:
@@ -146,7 +148,7 @@ def adopt_result(run: RunFolder) -> State:
     if not state.ended and summary is not None and summary.result is not None:
         state = state.replace(status=summary.result, reason=summary.reason, failure=None)
         if state.seconds and not summary.seconds:
-            run.summary = replace(summary, seconds=state.seconds)
+            run.summary = replace(summary, seconds=state.seconds, cpu_seconds=state.cpu_seconds)
         run.state = state
     return state
 
@@ -192,7 +194,7 @@ def _add_seconds(run: RunFolder, outcome: Outcome, heartbeat: Heartbeat) -> None
         return
     summary = run.summary
     if summary is not None:
-        run.summary = replace(summary, seconds=heartbeat.seconds())
+        run.summary = heartbeat.with_seconds(summary)
 
 
 def _code(state: State) -> int:

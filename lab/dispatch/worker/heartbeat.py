@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 
 from lab.dispatch.control.cancel import requested
 from lab.dispatch.worker.claim import Claim
-from lab.records import Failure, Progress, RunFolder, State, Status
+from lab.records import Failure, Progress, RunFolder, State, Status, Summary
 from lab.training.progress.phase_clock import PhaseClock
 
 INTERVAL = 2.0  # seconds between heartbeats
@@ -43,7 +44,7 @@ class Heartbeat:
         on_cancel: Callable[[str], None] = lambda reason: None,
         clock: PhaseClock | None = None,
     ) -> None:
-        self._clock = clock or PhaseClock(state.seconds)
+        self._clock = clock or PhaseClock(state.seconds, state.cpu_seconds)
         self.state = state
         self.lost = False
         self._run = run
@@ -69,10 +70,9 @@ class Heartbeat:
             self._clock.note(progress)
             self.state = self.state.replace(progress=progress)
 
-    def seconds(self) -> Mapping[str, float]:
-        """Phase → seconds of all attempts up to now."""
-        with self._lock:
-            return self._clock.seconds()
+    def with_seconds(self, summary: Summary) -> Summary:
+        """The summary with the seconds of all attempts up to now, by phase."""
+        return replace(summary, seconds=self._clock.seconds(), cpu_seconds=self._clock.cpu_seconds())
 
     def end(self, status: Status, reason: str | None, failure: Failure | None = None) -> None:
         """Write how the attempt ended."""
@@ -83,7 +83,9 @@ class Heartbeat:
     def _write(self) -> None:
         with self._lock:
             if not self.lost:
-                self.state = self.state.replace(heartbeat=time.time(), seconds=self._clock.seconds())
+                self.state = self.state.replace(
+                    heartbeat=time.time(), seconds=self._clock.seconds(), cpu_seconds=self._clock.cpu_seconds()
+                )
                 self._run.state = self.state
 
     def _beat(self) -> None:

@@ -17,16 +17,19 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lab.code_version import digest
 from lab.dispatch.launchers.local.machine import thread_variables
+from lab.dispatch.process_clock import ProcessClock
 from lab.dispatch.worker import isolation
 from lab.dispatch.worker.attempt import FAILED, HELD, PREEMPTED, REFUSED, Report, Stop, Train, execute, open_run
 from lab.records import RunFolder
 from lab.training.progress.outcome import Outcome
+from lab.training.progress.phase_clock import part
 
 
 def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) -> int:
@@ -62,8 +65,23 @@ def main(arguments: Sequence[str] | None = None, *, train: Train | None = None) 
     return _execute(run, train, stop)
 
 
+def run_and_exit(arguments: Sequence[str]) -> NoReturn:
+    """Run the worker, and end this process with its exit code."""
+    try:
+        code = main(arguments)
+    except Exception:
+        traceback.print_exc()
+        code = FAILED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a failed run's threads and child processes could hold the process up for ever.
+    os._exit(code)
+
+
 def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | None = None) -> Outcome:
     """Train the run's frozen configuration. It is never recomposed, so edits of its sources don't change it."""
+    with part("start-up/imports"):
+        preload()
     from components.native.library import announcing
     from lab.composition import extensions
     from lab.composition.frozen.freeze import load_experiment
@@ -75,7 +93,8 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
     isolation.reset(run.config.get("seed", 0), threads)
     teachers = load_teachers(run)
     with extensions.of_run(run.path, run.record), announcing(_into_the_log):
-        experiment = load_experiment(run.config)
+        with part("start-up/composition"):
+            experiment = load_experiment(run.config)
         import torch
 
         # Training records it too, but only at its end: a run that fails had a device as well.
@@ -97,6 +116,24 @@ def train_frozen(run: RunFolder, report: Report, stop: Stop, *, threads: int | N
 def _into_the_log(line: str) -> None:
     if not sys.stderr.isatty():  # at a terminal it is said already
         print(line, file=sys.stderr, flush=True)
+
+
+def preload() -> None:
+    """Import what training needs: torch, Lightning and the lab's own. It takes seconds, once in a process."""
+    import gc
+
+    # The collector would look through what is imported, again and again; that takes a tenth of the time.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import lab.composition.frozen.freeze
+        import lab.dispatch.worker.post_training_evaluation
+        import lab.dispatch.worker.teachers
+        import lab.evaluation.results_store
+        import lab.training.loop  # noqa: F401
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _execute(run: RunFolder, train: Train, stop: Stop, attempts: int | None = None) -> int:
@@ -121,6 +158,7 @@ def _serve(train: Train, stop: Stop) -> int:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)  # a run that reads its input must not consume the next request
     os.dup2(2, 1)
+    clock, sweep = ProcessClock("worker"), None
     queued: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests, queued, stop), name="requests", daemon=True).start()
     while True:
@@ -128,8 +166,15 @@ def _serve(train: Train, stop: Stop) -> int:
         stop.on_signals(wake=lambda: queued.put(None))
         request = queued.get()
         if stop() or request is None:
+            if sweep is not None:
+                clock.write(sweep)
             return 0
-        code = _execute(RunFolder(request["run"]), train, stop, request["attempts"])
+        run = RunFolder(request["run"])
+        clock.enter("runs")
+        code = _execute(run, train, stop, request["attempts"])
+        clock.enter("waiting")
+        sweep = sweep or run.path.parents[1]
+        clock.write(sweep)
         os.write(replies, json.dumps({"run": request["run"], "code": code}).encode() + b"\n")
         if code in (FAILED, PREEMPTED):
             return code

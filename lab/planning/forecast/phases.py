@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from lab.planning.forecast.history import FinishedRun
-from lab.records import Workload
+from lab.records import Workload, of_phase
 
 VALIDATION_SPEED = 3.0
 """Validation tokens per training token in the same time, where it wasn't measured: a third of the FLOPs of a step."""
@@ -31,7 +31,7 @@ class PhaseSpeeds:
 
     def __init__(self, runs: Sequence[FinishedRun]) -> None:
         self._runs = runs
-        self.start_up = _median([run.seconds["start-up"] for run in runs if "start-up" in run.seconds])
+        self.start_up = _median([value for run in runs if (value := of_phase(run.seconds, "start-up")) is not None])
         self.validation = _median([rate for run in runs if (rate := _validation_rate(run))]) or VALIDATION_SPEED
 
     def checkpoint(self, workload: Workload) -> float | None:

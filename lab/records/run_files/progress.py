@@ -92,6 +92,12 @@ def read_seconds(fields: Fields, key: str) -> Mapping[str, float]:
     return {name: value for name, value in fields.numbers(key).items() if value >= 0}
 
 
+def of_phase(seconds: Mapping[str, float], phase: str) -> float | None:
+    """The seconds of a phase with its parts; None if it has none."""
+    values = [value for name, value in seconds.items() if name == phase or name.startswith(f"{phase}/")]
+    return sum(values) if values else None
+
+
 def _evaluation(fields: Fields) -> EvaluationProgress:
     return EvaluationProgress(
         name=fields.text("name"),

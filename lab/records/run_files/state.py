@@ -37,6 +37,7 @@ class StateChanges(TypedDict, total=False):
     pid: int | None
     progress: Progress | None
     seconds: Mapping[str, float]
+    cpu_seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class State:
         progress: the last known progress, kept when the run stops.
         seconds: phase → seconds of all attempts so far; an evaluation has a part of its own, `evaluations/NAME`. Empty
             in files of earlier versions.
+        cpu_seconds: phase → processor seconds of the process that held the run, all attempts; empty in earlier files.
     """
 
     status: Status = "queued"
@@ -69,6 +71,7 @@ class State:
     pid: int | None = None
     progress: Progress | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not is_status(self.status):
@@ -164,4 +167,5 @@ def _state(fields: Fields) -> State:
         pid=fields.integer_or_none("pid"),
         progress=None if fields.any("progress") is None else read_progress(fields.fields("progress")),
         seconds=read_seconds(fields, "seconds"),
+        cpu_seconds=read_seconds(fields, "cpu_seconds"),
     )

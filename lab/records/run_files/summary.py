@@ -30,7 +30,9 @@ class Summary:
         metrics: name → final value, NaN and infinities included. Metrics that were never measured are left out.
         costs: name → cost: `tokens`, `steps`, `seconds`, `tokens_per_second`, `mfu`, `peak_memory_bytes`, …
         seconds: phase → seconds, `start-up`, `training`, `validation`, `checkpoints` and `evaluations/NAME`; together
-            the wall-clock time of all attempts. Empty in files of earlier versions.
+            the wall-clock time of all attempts. A phase may have parts, such as `start-up/data`, which count on their
+            own. Empty in files of earlier versions.
+        cpu_seconds: phase → processor seconds of the process that trained it; empty in files of earlier versions.
         data_digest: digest of the text that it was trained on; None where that isn't known.
         data: other facts about the text, such as its sizes.
         provenance: how and where it ran.
@@ -42,6 +44,7 @@ class Summary:
     metrics: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
     data_digest: str | None = None
     data: Mapping[str, object] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
@@ -88,6 +91,7 @@ class Summary:
             "metrics": dict(self.metrics),
             "costs": dict(self.costs),
             "seconds": dict(self.seconds) or None,
+            "cpu_seconds": dict(self.cpu_seconds) or None,
             "data": {**digest, **self.data} or None,
             "provenance": dict(self.provenance.facts) or None,
         }
@@ -114,7 +118,7 @@ def write_summary(path: Path, summary: Summary) -> None:
     write_json(path, summary.as_json())
 
 
-_KEYS = frozenset(("version", "status", "reason", "metrics", "costs", "seconds", "data", "provenance"))
+_KEYS = frozenset(("version", "status", "reason", "metrics", "costs", "seconds", "cpu_seconds", "data", "provenance"))
 
 
 def _summary(fields: Fields) -> Summary:
@@ -127,6 +131,7 @@ def _summary(fields: Fields) -> Summary:
         metrics=fields.measurements("metrics"),
         costs=fields.numbers("costs"),
         seconds=read_seconds(fields, "seconds"),
+        cpu_seconds=read_seconds(fields, "cpu_seconds"),
         data_digest=digest if isinstance(digest, str) else None,
         data={key: value for key, value in data.items() if key != "digest"},
         provenance=Provenance(provenance) if isinstance(provenance, dict) else Provenance(),

@@ -7,6 +7,7 @@ time: claims keep two workers off the same run, and the number of attempts keeps
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from selectors import EVENT_READ, DefaultSelector
 from lab.dispatch.control import dependencies, provenance
 from lab.dispatch.launchers.local.machine import MachineShare, available_gpus, divide_machine
 from lab.dispatch.launchers.local.worker_process import WorkerProcess, record_worker_exit
+from lab.dispatch.launchers.local.worker_start import CommandStarter, Nursery, Starter
 from lab.dispatch.worker.attempt import FAILED, HELD, PREEMPTED, REFUSED, Stop
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder, Status
@@ -109,7 +111,7 @@ class _Scheduler:
         self._summary = LocalSummary()
         self._share = share
         self._on_change = on_change
-        self._command = command
+        self._starter = _starter(command, share, runs)
         self._queue = deque(runs)
         self._claimed_runs: list[RunFolder] = []  # by other processes on this host
         self._open_runs = set(runs)
@@ -137,6 +139,7 @@ class _Scheduler:
                 worker.close()
             for worker in self._workers:
                 worker.wait()
+            self._starter.close()
         if is_stopping:
             self._summary.stop_reason = self.stop.reason
             dependants = [run for runs in self._dependants.values() for run in runs]
@@ -217,7 +220,7 @@ class _Scheduler:
 
     def _start_worker(self) -> WorkerProcess:
         slot = next(n for n in range(self._share.workers) if all(worker.slot != n for worker in self._workers))
-        worker = WorkerProcess(self._command, slot, self._share.threads, self._share.environment(slot))
+        worker = WorkerProcess(self._starter, slot, self._share.threads, self._share.environment(slot))
         self._workers.append(worker)
         return worker
 
@@ -274,6 +277,16 @@ class _Scheduler:
         self._summary.outcomes[run.name] = "lost" if status == "running" and holder(run.path) is None else status
         self._close(run)
         self._on_change(run)
+
+
+def _starter(command: Sequence[str], share: MachineShare, runs: Sequence[RunFolder]) -> Starter:
+    """What starts the workers: a nursery, if several of the lab's own share its imports.
+
+    A process that has once used a GPU can't be forked, and runs on GPUs are long: each of their workers starts alone.
+    """
+    if tuple(command) == WORKER and share.workers > 1 and not share.gpus and Nursery.is_possible():
+        return Nursery({**os.environ, **share.environment(0)}, sweep=runs[0].path.parents[1])
+    return CommandStarter(command)
 
 
 @contextlib.contextmanager

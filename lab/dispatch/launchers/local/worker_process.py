@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from lab.dispatch.launchers.local.worker_start import Starter, last_line
 from lab.dispatch.worker import failure
 from lab.dispatch.worker.attempt import adopt_result
 from lab.dispatch.worker.claim import Claim
@@ -26,7 +26,7 @@ class WorkerProcess:
     the end of its input and stops.
 
     Args:
-        command: starts the worker; `--serve` and `--threads` are added.
+        starter: starts the worker, with the arguments `--serve` and `--threads`.
         slot: its share of the machine, 0 … workers - 1.
         threads: for numerical libraries.
         environment: variables to add to this process's environment.
@@ -37,7 +37,7 @@ class WorkerProcess:
         output_closed: whether it has closed its standard output, so that no answer can follow.
     """
 
-    def __init__(self, command: Sequence[str], slot: int, threads: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, starter: Starter, slot: int, threads: int, environment: Mapping[str, str]) -> None:
         self.slot = slot
         self.run: RunFolder | None = None
         self.attempts = 0
@@ -46,23 +46,23 @@ class WorkerProcess:
         self._memory_kills = failure.memory_kills()
         # Errors outside of runs, such as a failed start. A file, because nobody would drain a pipe.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [*command, "--serve", "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **environment},
-            # Ctrl-C in a terminal reaches all of its processes, but the launcher decides when workers stop.
-            start_new_session=True,
-            bufsize=0,
-        )
-        assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
+        its_input, requests = os.pipe()
+        answers, its_output = os.pipe()
+        self._requests, self._answers = open(requests, "wb", buffering=0), open(answers, "rb", buffering=0)  # noqa: SIM115
+        streams = its_input, its_output, self._errors.fileno()
+        try:
+            self._process = starter.start(
+                ["--serve", "--threads", str(threads)], {**os.environ, **environment}, streams
+            )
+        finally:
+            # Only the worker may hold these ends: the end of its input, or of its output, would pass unnoticed.
+            os.close(its_input)
+            os.close(its_output)
+        os.set_blocking(answers, False)
 
     def fileno(self) -> int:
         """For `selectors`: readable when the worker has answered or ended."""
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
+        return self._answers.fileno()
 
     def assign(self, run: RunFolder, attempts: int) -> None:
         """Have the worker do a run. `attempts`: the number of attempts made of it so far."""
@@ -77,8 +77,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """Kill the worker and its child processes."""
         self.retired = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
 
     def answer(self) -> int | None:
         """The exit code of its run, or None while it has none. After an answer the worker is idle or about to end."""
@@ -104,16 +103,12 @@ class WorkerProcess:
         return failure.memory_kills() != self._memory_kills
 
     def last_error_line(self) -> str | None:
-        """The last line that it wrote to standard error outside of runs."""
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else None
+        """The last line that it wrote to standard error outside of runs, or that its start failed with."""
+        return last_line(self._errors) or self._process.start_error()
 
     def close(self) -> None:
         """Close its input, which stops it, and its output."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        for file in (self._process.stdin, self._process.stdout, self._errors):
+        for file in (self._requests, self._answers, self._errors):
             with contextlib.suppress(OSError):
                 file.close()
 
@@ -122,9 +117,8 @@ class WorkerProcess:
         self._process.wait()
 
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended, as `poll` will report
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._requests.write(json.dumps(message).encode() + b"\n")
 
 
 def record_worker_exit(

@@ -19,7 +19,7 @@ from lab.dispatch.launchers.base import (
 from lab.dispatch.launchers.slurm import view
 from lab.dispatch.launchers.slurm.check import doctor
 from lab.dispatch.launchers.slurm.client import commands
-from lab.dispatch.launchers.slurm.send import journal, next_stage, settings, submission
+from lab.dispatch.launchers.slurm.send import journal, next_stage, packing, settings, submission
 from lab.planning.requirements.placement import Placement
 from lab.records import Failure, RunFolder
 from lab.refusals import Finding, RequestError
@@ -58,7 +58,7 @@ class SlurmLauncher(Launcher):
     def check(self, request: Request) -> None:
         runs = self._to_send(request)
         if runs:
-            submission.check(self._settings, len(runs), request.root)
+            submission.check(self._resolved(request, runs), len(runs), request.root)
 
     def preview(self, request: Request) -> Preview:
         runs = self._to_send(request)
@@ -69,10 +69,10 @@ class SlurmLauncher(Launcher):
         if config.value is None:
             notes = (f"the limits of the cluster are unknown: {config.reason}",)
         else:
-            submission.check(self._settings, len(runs), request.root)
+            submission.check(self._resolved(request, runs), len(runs), request.root)
         per_array = int((config.value or {}).get("MaxArraySize", 1001))
         needs = {run.name: [need.name for need in request.needs.get(run, ())] for run in runs}
-        text = submission.preview(needs, request.root, _sweep(request), self._settings, per_array)
+        text = submission.preview(needs, request.root, _sweep(request), self._resolved(request, runs), per_array)
         if request.continuation is not None:
             text += "# and, once the tuning runs have ended, the runs of what each arm picks\n"
         return Preview(text, notes)
@@ -84,7 +84,8 @@ class SlurmLauncher(Launcher):
         group = journal.new_group()
         sent = submission.SentJobs()
         if request.runs:
-            sent = submission.send(request.runs, root, request.sweep, self._settings, group=group)
+            resolved = self._resolved(request, request.runs)
+            sent = submission.send(request.runs, root, request.sweep, resolved, group=group)
             messages.append(f"SLURM: {sent.describe()}")
         if request.continuation is None:
             return SendResult(tuple(messages), has_jobs=bool(sent.records))
@@ -115,6 +116,9 @@ class SlurmLauncher(Launcher):
             sent = submission.send(runs, request.root, sweep, self._settings)
             messages.append(f"{sweep}: {sent.describe()}")
         return SendResult(tuple(messages), has_jobs=True)
+
+    def _resolved(self, request: Request, runs: Sequence[RunFolder]) -> settings.Settings:
+        return packing.resolved(self._settings, runs, request.flops)
 
     def _to_send(self, request: Request) -> list[RunFolder]:
         """The runs that aren't in the queue; all runs if Slurm doesn't answer."""

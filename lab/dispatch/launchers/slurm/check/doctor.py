@@ -10,7 +10,7 @@ from lab.dispatch.launchers.slurm.check import limits
 from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.client.cluster import Bounds, Cluster
-from lab.dispatch.launchers.slurm.send import settings
+from lab.dispatch.launchers.slurm.send import packing, settings
 from lab.refusals import Finding, Refusal, RequestError
 
 AREA = "slurm"
@@ -38,7 +38,7 @@ def examine(root: Path, launcher: str, overrides: Sequence[str], jobs: int = 1) 
     except RequestError as error:
         yield from (_problem(refusal, "launcher") for refusal in error.refusals)
         return
-    refusals = limits.refusals(job_settings, jobs, root, cluster)
+    refusals = limits.refusals(packing.resolved(job_settings, ()), jobs, root, cluster)
     yield from (_problem(refusal, "launcher") for refusal in refusals)
     if not refusals:
         partition = cluster.partition(job_settings.partition)

@@ -168,5 +168,5 @@ def _too_many(settings: Settings, jobs: int, room: int, problem: str) -> Refusal
     elif settings.processes > 1:
         fix = f"send at most {room:,} at a time"
     else:
-        fix = f"pack runs into fewer jobs: {PREFIX}runs_per_job={settings.runs_per_job * -(-jobs // room)}"
+        fix = f"pack runs into fewer jobs: {PREFIX}runs_per_job={settings.per_job * -(-jobs // room)}"
     return Refusal(problem, "unavailable", fix=fix)

@@ -30,9 +30,11 @@ from lab.dispatch.launchers.slurm.job import allocation
 from lab.dispatch.launchers.slurm.job.circuit_breaker import CircuitBreaker
 from lab.dispatch.launchers.slurm.send import journal
 from lab.dispatch.launchers.slurm.send.settings import Settings
+from lab.dispatch.process_clock import ProcessClock
 from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import Claim, holder
 from lab.records import BrokenRecord, RunFolder, StoppedSubmission, SubmissionRecord
+from lab.training.progress.phase_clock import part
 from lab.units import plural
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ class RunsJob:
 
     def run(self, stop: Stop) -> int:
         """Run the job. Returns the exit code of `__call__`."""
+        clock = ProcessClock("job")
+        clock.enter("other work")
         record = journal.read(Path(self.record))
         job = allocation.job_id()
         if record.void is not None or (record.job is not None and allocation.submission_id() != record.job):
@@ -85,7 +89,11 @@ class RunsJob:
             return 0
         settings = Settings.of(record.settings)
         if settings.processes == 1:
-            return _TaskRunner(self, record, settings, stop, self.worker or WORKER).run()
+            try:
+                with clock.running():
+                    return _TaskRunner(self, record, settings, stop, self.worker or WORKER).run()
+            finally:
+                clock.write(record.path.parents[1])
         from lab.dispatch.distributed import process_group
 
         strategy = settings.strategy or "ddp"
@@ -117,7 +125,8 @@ class _TaskRunner:
         _print(f"job {self._job} on {allocation.node_name()}: {len(runs)} of {len(self._task.runs)} runs to do")
         self._stopped_submission = self._breaker.stopped()
         if self._stopped_submission is None:
-            _in_thread(lambda: self._run_all(runs))
+            with part("runs"):
+                _in_thread(lambda: self._run_all(runs))
         open_runs = [run for run in runs if _is_open(run)]
         for run in runs:
             _print(f"{run.name}: {run.state.status}" + (f": {run.state.reason}" if run.state.reason else ""))

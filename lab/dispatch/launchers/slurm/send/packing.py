@@ -7,9 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from lab.dispatch.control import dependencies
-from lab.records import RunFolder, SubmittedTask
+from lab.dispatch.launchers.slurm.send.settings import Settings
+from lab.records import BrokenRecord, RunFolder, SubmittedTask
 
 T = TypeVar("T")
+
+FLOPS_PER_JOB = 2e13
+"""The training FLOPs that `runs_per_job: auto` puts into a job: an hour on one core at 5 GFLOP/s, minutes on most
+machines. The start of a job and of its worker, which takes seconds, is then a small part of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,28 @@ class Batch:
     def n_runs(self) -> int:
         """Number of runs in the batch."""
         return sum(len(task.runs) for task in self.tasks)
+
+
+def resolved(settings: Settings, runs: Sequence[RunFolder], flops: Mapping[str, float] | None = None) -> Settings:
+    """Settings with a number for `runs_per_job`, which is that of `auto` for these runs.
+
+    `auto` makes as few jobs as hold `FLOPS_PER_JOB` each, of equal numbers of runs, by the longest of the runs. If the
+    FLOPs of a run aren't known, or several processes train it, each run has a job of its own.
+
+    Args:
+        settings: of the jobs.
+        runs: the runs to send.
+        flops: name of a run → its training FLOPs, for runs whose folders may not exist.
+    """
+    if settings.runs_per_job != "auto":
+        return settings
+    known = flops or {}
+    each = [known[run.name] if run.name in known else _flops_of(run) for run in runs]
+    if not runs or settings.processes > 1 or not all(each):
+        return dataclasses.replace(settings, runs_per_job=settings.side_by_side)
+    most = max(settings.side_by_side, int(FLOPS_PER_JOB // max(value for value in each if value)), 1)
+    jobs = -(-len(runs) // most)
+    return dataclasses.replace(settings, runs_per_job=max(settings.side_by_side, -(-len(runs) // jobs)))
 
 
 def needs_of(run: RunFolder) -> list[str]:
@@ -90,6 +117,15 @@ def dependency(waits_for: frozenset[str], jobs: Mapping[str, str], tasks: Mappin
     for job in dict.fromkeys(jobs[name] for name in sorted(waits_for) if name in jobs):
         conditions.append(f"{'afterok' if set(tasks[job].runs) <= waits_for else 'afterany'}:{job}")
     return ",".join(conditions) or None
+
+
+def _flops_of(run: RunFolder) -> float | None:
+    """Training FLOPs of a run from its folder; None if they aren't recorded."""
+    try:
+        workload = run.record.workload
+        return None if workload is None else workload.flops_per_token * float(run.config["train"]["tokens"])
+    except (BrokenRecord, KeyError, TypeError, ValueError):
+        return None
 
 
 def _task(runs: Sequence[RunFolder]) -> SubmittedTask:

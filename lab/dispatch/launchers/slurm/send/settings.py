@@ -6,6 +6,7 @@ The sources, where later ones win: the shipped `launchers/slurm.yaml`, `launcher
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -61,6 +62,15 @@ def _minutes(value: object) -> int | None:
     return units.minutes(text) or None if (text := _text(value)) else None
 
 
+def _runs(value: object) -> int | Literal["auto"] | None:
+    if value == "auto":
+        return "auto"
+    with contextlib.suppress(RequestError):
+        number: int = convert.convert(int, value, "runs_per_job")
+        return number
+    return None
+
+
 def _memory(value: object) -> str | None:
     return units.memory(text) if (text := _text(value)) else None
 
@@ -78,6 +88,7 @@ def _parsed_by(parse: Callable[[object], object | None], expected: str) -> Mappi
 
 _TEXT = _parsed_by(_text, "text, or null to leave it to the cluster")
 _TIME = _parsed_by(_minutes, 'minutes, or text such as "2:00:00" or "1-12" (days-hours)')
+_RUNS = _parsed_by(_runs, "a whole number such as 50, or auto")
 _MEMORY = _parsed_by(_memory, "a whole number and K, M, G or T, such as 8G or 1500M")
 
 
@@ -89,7 +100,8 @@ class Settings:
         time: time limit of a job in minutes.
         memory: of a node, in Slurm's notation, such as `8G`.
         array_parallelism: most tasks of one array at the same time.
-        runs_per_job: most runs in a job.
+        runs_per_job: most runs in a job; `auto` for as many short runs as `lab.dispatch.launchers.slurm.send.packing`
+            puts together.
         side_by_side: number of runs that train at the same time in a job.
         strategy: how several processes share a run; None for `ddp`.
         requeue: whether a job goes back into the queue after a preemption, the time limit or the loss of its node.
@@ -109,7 +121,7 @@ class Settings:
     gpus_per_node: int | None = None
     gres: str | None = field(default=None, metadata=_TEXT)
     constraint: str | None = field(default=None, metadata=_TEXT)
-    runs_per_job: int = 1
+    runs_per_job: int | Literal["auto"] = field(default=1, metadata=_RUNS)
     side_by_side: int = 1
     array_parallelism: int = 256
     nodes: int = 1
@@ -126,6 +138,12 @@ class Settings:
     def processes(self) -> int:
         """Number of processes that train one run."""
         return self.nodes * self.tasks_per_node
+
+    @property
+    def per_job(self) -> int:
+        """The number of `runs_per_job`, which `packing.resolved` has put in the place of `auto`."""
+        assert self.runs_per_job != "auto", "resolved before jobs are counted or sent"
+        return self.runs_per_job
 
     @property
     def threads(self) -> int:
@@ -154,10 +172,10 @@ class Settings:
         if self.signal_seconds >= self.time * 60:
             problem = f"a job of {self.time} min would be stopped at its start, {self.signal_seconds} s before its end"
             raise OptionError("signal_seconds", problem, fix="raise time, or lower signal_seconds")
-        if self.side_by_side > self.runs_per_job:
+        if self.runs_per_job != "auto" and self.side_by_side > self.runs_per_job:
             raise OptionError("side_by_side", f"{self.side_by_side} runs at once need runs_per_job of as many at least")
         for name in ("runs_per_job", "side_by_side"):
-            if self.processes > 1 and getattr(self, name) > 1:
+            if self.processes > 1 and getattr(self, name) not in (1, "auto"):
                 problem = f"a job of {self.processes} processes trains one run: use 1, or nodes and tasks of 1"
                 raise OptionError(name, problem)
         if self.processes == 1 and self.strategy is not None:

@@ -15,7 +15,7 @@ from lab.dispatch.launchers.slurm.client import cluster as clusters
 from lab.dispatch.launchers.slurm.client import commands
 from lab.dispatch.launchers.slurm.job.job import RunsJob
 from lab.dispatch.launchers.slurm.send import journal, sbatch
-from lab.dispatch.launchers.slurm.send.packing import batches, dependency
+from lab.dispatch.launchers.slurm.send.packing import batches, dependency, resolved
 from lab.dispatch.launchers.slurm.send.settings import Settings
 from lab.records import RunFolder, SubmissionRecord, SubmittedTask, journal_folder
 from lab.refusals import Refusal, RequestError
@@ -78,7 +78,7 @@ def check(settings: Settings, runs: int, root: Path) -> None:
     Raises:
         RequestError: lists every problem, each with its fix.
     """
-    jobs = -(-runs // settings.runs_per_job)
+    jobs = -(-runs // settings.per_job)
     cluster = clusters.read_cluster()
     refusals = limits.refusals(settings, jobs, root, cluster)
     if not refusals and (reason := sbatch.dry_run(settings, min(jobs, cluster.max_array))) is not None:
@@ -102,14 +102,14 @@ def send(
         runs: the runs, whose folders must exist. Failed runs are tried once more.
         root: the folder that holds all runs.
         sweep: the sweep whose folder holds the records.
-        settings: of the jobs.
+        settings: of the jobs. `auto` packs the runs that are given, whatever is in the queue already.
         group: of this submission, from `journal.new_group`; by default a new one.
         worker: command of a worker process; None for the lab's own.
     Raises:
         RequestError: the controller doesn't answer, or sbatch refuses. Jobs sent before that stay in the queue, and a
             repeated call sends the rest.
     """
-    root = root.resolve()
+    root, settings = root.resolve(), resolved(settings, runs)
     statuses = {run: run.state.status for run in runs}
     with journal.lock(root):
         jobs_by_run = live_jobs(resolve_records(journal.records(root)))
@@ -123,7 +123,7 @@ def send(
         jobs = {name: job.job for name, job in jobs_by_run.items()}
         tasks = {job.job: job.task for job in jobs_by_run.values()}
         records: list[SubmissionRecord] = []
-        for batch in batches(runs_to_send, per_job=settings.runs_per_job, per_array=per_array, pending=jobs_by_run):
+        for batch in batches(runs_to_send, per_job=settings.per_job, per_array=per_array, pending=jobs_by_run):
             try:
                 depends = dependency(batch.waits_for, jobs, tasks)
                 record = journal.add(root, sweep, group, batch.tasks, settings.as_dict(), depends=depends)
@@ -154,7 +154,7 @@ def preview(needs: Mapping[str, Sequence[str]], root: Path, sweep: str, settings
         per_array: most jobs in an array.
     """
     runs = [RunFolder(root / name) for name in needs]
-    batch_list = batches(runs, per_job=settings.runs_per_job, per_array=per_array, needs=lambda run: needs[run.name])
+    batch_list = batches(runs, per_job=settings.per_job, per_array=per_array, needs=lambda run: needs[run.name])
     folder = journal_folder(root.resolve(), sweep) / "TOKEN"
     scripts = []
     for number, batch in enumerate(batch_list, start=1):
