@@ -117,7 +117,9 @@ def measure(folder: Path, checkout: Path, launch: Launch, cluster: Cluster | Non
             raise click.ClickException(f"lab {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
 
-    lab("train", "gemma2_tiny", *settings("4k"), "--threads", "1")  # tokenizes the text, which is done once a machine
+    lab(
+        "train", "gemma2_tiny", *settings("4k"), "seed=1000", "--threads", "1"
+    )  # tokenizes the text, which is done once a machine
     with processor_seconds() as spent:
         output = lab("submit", SWEEP, *launch.options, *(["launcher.array_parallelism=2"] if launch.is_slurm else []))
     click.echo(output[-500:], err=True)
@@ -157,16 +159,17 @@ def wait(folder: Path, runs: int) -> list[Mapping[str, Any]]:
 
 
 def accounted(cluster: Cluster, folder: Path) -> float:
-    """The processor seconds of the sweep's jobs by SLURM's accounting, which is some seconds behind."""
+    """The processor seconds of the steps of the sweep's jobs by SLURM's accounting, which is some seconds behind."""
     records = [json.loads(path.read_text()) for path in folder.glob(f"runs/{SWEEP}/.slurm/*.json")]
-    jobs = sum(len(record["tasks"]) for record in records)
-    while True:
-        rows = cluster.sacct("--allocations", "--jobs", ",".join(record["job"] for record in records),
-                             fields="JobID,State,TotalCPU")  # fmt: skip
-        ended = [row for row in rows if row["State"] in ("COMPLETED", "FAILED")]
-        if len(ended) == jobs:
-            return sum(seconds_of(row["TotalCPU"]) for row in ended)
+    jobs, ids = sum(len(record["tasks"]) for record in records), ",".join(record["job"] for record in records)
+    for _ in range(60):
+        rows = cluster.sacct("--jobs", ids, fields="JobID,State,TotalCPU")
+        steps = [row for row in rows if "." in row["JobID"] and row["State"] == "COMPLETED"]
+        seconds = sum(seconds_of(row["TotalCPU"]) for row in steps)
+        if len({row["JobID"].partition(".")[0] for row in steps}) == jobs and seconds:
+            return seconds
         time.sleep(2)
+    raise click.ClickException(f"SLURM's accounting has no processor time of the jobs: {rows}")
 
 
 def seconds_of(text: str) -> float:
