@@ -5,9 +5,9 @@ python benchmarks/small_runs.py --launchers local --beside ../earlier-checkout
 python benchmarks/small_runs.py --seeds 1 --tokens 8k --out -
 
 The share that is not training is (whole - training) / whole, in processor seconds. Whole: user and system time of
-every process, `lab submit` and `lab compare` by getrusage, the jobs by SLURM's accounting. Training: the phase
-`training` in the runs' own records, which is forward and backward passes, the optimizer, and Lightning's loop around
-them. Validation, checkpoints and evaluations are not training. The results are in benchmarks/small_runs.md.
+every process; `lab submit` with its workers and `lab compare` by getrusage, the processes of jobs by their own records.
+Training: the phase `training` in the runs' records: forward and backward passes, the optimizer, and Lightning's loop.
+Validation, checkpoints and evaluations are not training. The results are in benchmarks/small_runs.md.
 """
 
 from __future__ import annotations
@@ -126,13 +126,13 @@ def measure(folder: Path, checkout: Path, launch: Launch, cluster: Cluster | Non
     states = wait(folder, 4 * seeds)
     with processor_seconds() as compared:
         click.echo(lab("compare", SWEEP), err=True)
-    whole = spent[0] + compared[0]
-    if launch.is_slurm:
-        assert cluster is not None
-        whole += accounted(cluster, folder)
-    parts = None
+    whole, parts = spent[0] + compared[0], None
     with contextlib.suppress(click.ClickException):  # an earlier lab has no such option
         parts = json.loads(lab("status", SWEEP, "--seconds", "--json"))
+    if launch.is_slurm:
+        if parts is None:
+            raise click.ClickException("this lab doesn't record the seconds of jobs")
+        whole += sum(part["cpu_seconds"] for part in parts["parts"] if not part["name"].startswith("submit "))
     return Result(whole, sum(state["cpu_seconds"]["training"] for state in states), parts)
 
 
@@ -156,29 +156,6 @@ def wait(folder: Path, runs: int) -> list[Mapping[str, Any]]:
         if sum(state["status"] == "finished" for state in states) == runs:
             return states
         time.sleep(5)
-
-
-def accounted(cluster: Cluster, folder: Path) -> float:
-    """The processor seconds of the steps of the sweep's jobs by SLURM's accounting, which is some seconds behind."""
-    records = [json.loads(path.read_text()) for path in folder.glob(f"runs/{SWEEP}/.slurm/*.json")]
-    jobs, ids = sum(len(record["tasks"]) for record in records), ",".join(record["job"] for record in records)
-    for _ in range(60):
-        rows = cluster.sacct("--jobs", ids, fields="JobID,State,TotalCPU")
-        steps = [row for row in rows if "." in row["JobID"] and row["State"] == "COMPLETED"]
-        seconds = sum(seconds_of(row["TotalCPU"]) for row in steps)
-        if len({row["JobID"].partition(".")[0] for row in steps}) == jobs and seconds:
-            return seconds
-        time.sleep(2)
-    raise click.ClickException(f"SLURM's accounting has no processor time of the jobs: {rows}")
-
-
-def seconds_of(text: str) -> float:
-    """Seconds from SLURM's `[days-][hours:]minutes:seconds`."""
-    days, _, clock = text.rpartition("-")
-    seconds = 0.0
-    for number in clock.split(":"):
-        seconds = seconds * 60 + float(number)
-    return seconds + 86400 * int(days or 0)
 
 
 def settings(tokens: str) -> list[str]:
@@ -216,9 +193,9 @@ def written(results: Mapping[tuple[str, str], Result], seeds: int, tokens: str, 
         "",
         page.table(["launched on", "lab", "whole", "training", "not training", "bar", ""], rows),
         "",
-        "Whole: user and system time of every process, `lab submit` and `lab compare` by getrusage, the jobs by "
-        "SLURM's accounting. Training: forward and backward passes, the optimizer, and Lightning's loop. The text was "
-        "tokenized before.",
+        "Whole: user and system time of every process; `lab submit` with its workers and `lab compare` by getrusage, "
+        "the processes of jobs by their own records. Training: forward and backward passes, the optimizer, and "
+        "Lightning's loop. The text was tokenized before.",
     ]
     for (launch, checkout), result in results.items():
         if result.parts is not None:
