@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from contender import options, serve, setup
 from torch import Tensor
+from train_throughput_page import ONEDNN
 
 from components.architecture import Architecture
 from components.attention.heads import GQA
@@ -22,6 +23,7 @@ from components.initialization import NormalInit
 from components.mlp import GEGLU
 from components.native.library import libraries
 from components.norm import ZeroCenteredRMSNorm
+from components.onednn import product
 from components.position.positions import RoPE
 from components.residual import Sandwich
 from components.softcap import Gemma2Softcap
@@ -75,9 +77,11 @@ def unavailable_libraries() -> dict[str, str]:
 def main() -> None:
     arguments = options(__doc__).parse_args()
     setup(arguments.threads)
-    if arguments.name in PRODUCTS:
-        left, right = (torch.randn(PRODUCT, PRODUCT).to(PRODUCTS[arguments.name]) for _ in range(2))
-        multiply = partial(torch.mm, left, right, out=torch.empty_like(left))
+    if arguments.name in (*PRODUCTS, ONEDNN):
+        dtype = PRODUCTS.get(arguments.name, torch.float32)
+        left, right = (torch.randn(PRODUCT, PRODUCT).to(dtype) for _ in range(2))
+        by_torch = partial(torch.mm, left, right, out=torch.empty_like(left))
+        multiply = partial(product, left, right) if arguments.name == ONEDNN else by_torch
         flops = 2 * PRODUCT**3 * PRODUCTS_IN_A_ROW
         serve(lambda: [multiply() for _ in range(PRODUCTS_IN_A_ROW)], arguments.clock, {"flops": flops})
         return

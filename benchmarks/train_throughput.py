@@ -21,8 +21,9 @@ from typing import Any
 import click
 import page
 from train_lab import CONTENDERS, PRODUCTS, SHAPE
-from train_throughput_page import NO_PEERS, PEERS, SIZES, Measured, bars, report
+from train_throughput_page import NO_PEERS, ONEDNN, PEERS, SIZES, Measured, bars, report
 
+from components.onednn import onednn_is_faster
 from lab.accounting.costs import costs
 
 HERE = Path(__file__).resolve().parent
@@ -102,6 +103,7 @@ def main(
         click.echo(NO_PEERS, err=True)
     precisions = {name.split()[0] for name in ours}
     labs = [*ours, *(name for name in PRODUCTS if name.split()[1] in precisions)]
+    labs += [ONEDNN] if "fp32" in precisions and onednn_is_faster() else []
     results = {}
     for context, batch in sizes.items():
         common = ["--context", str(context), "--batch", str(batch), "--threads", str(threads), "--clock", clock]

@@ -20,6 +20,8 @@ SHARE_BARS = {"fp32": {512: 0.75, 4096: 0.65}, "bf16": {512: 0.55, 4096: 0.55}}
 """The least share of the rate of a matrix product, in the same precision, that the faster of the lab's reaches."""
 MEMORY_BAR, MEMORY_CONTEXT = 5, 4096
 """Hugging Face's peak memory is more than so many times that of the lab's fp32, not compiled, at that context."""
+ONEDNN = "oneDNN product fp32"
+"""The contender that multiplies as the lab's fp32 projections do, where that is not torch's own product."""
 NO_PEERS = (
     "No peers were measured: `make peers` installs them into build/peers, and --peers-python names another environment."
 )
@@ -210,8 +212,21 @@ def _utilization(results: Results, ours: Sequence[str], flops_per_token: Mapping
         for name in ours
     ]
     head = "## Share of the rate of matrix products (GFLOP/s, 2,048³, same run)"
-    note = "FLOPs of the model itself, without what is computed twice."
-    return [head, note, page.table(["", *results], rows)]
+    note = "FLOPs of the model itself, without what is computed twice. The rate is that of `torch.mm`."
+    return [head, note, page.table(["", *results], rows), *_onednn(results)]
+
+
+def _onednn(results: Results) -> list[str]:
+    """The rate of oneDNN's products, where the lab's fp32 projections multiply by them."""
+    rates = {
+        context: of[ONEDNN].facts["flops"] / of[ONEDNN].seconds / product_rate(of, "fp32")
+        for context, of in results.items()
+        if ONEDNN in of
+    }
+    if not rates:
+        return []
+    times = ", ".join(f"{rate:.2f} times (T = {context:,})" for context, rate in rates.items())
+    return [f"In fp32 the lab's large projections multiply by oneDNN here, whose rate in this run is {times} as high."]
 
 
 def _kernels(results: Results, ours: Sequence[str]) -> list[str]:

@@ -43,6 +43,12 @@ def onednn_is_faster() -> bool:
     return is_amd_with_avx512 and torch._C._has_mkldnn and torch._C.has_mkl
 
 
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x · weightᵀ by oneDNN, without gradients: x [N, d_in], weight [d_out, d_in] fp32 on a CPU → [N, d_out]."""
+    y: Tensor = torch.ops.lab_onednn.rows_by_weight(x, weight)
+    return y
+
+
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., d_in], weight [d_out, d_in], bias [d_out] or None → x · weightᵀ + bias, [..., d_out]."""
     if not _suits_onednn(x, weight):
@@ -63,8 +69,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        y: Tensor = torch.ops.lab_onednn.rows_by_weight(x, weight)
-        return y
+        return product(x, weight)
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None]:

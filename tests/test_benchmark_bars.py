@@ -114,6 +114,10 @@ def test_the_throughput_page_shows_every_bar_beside_its_figure() -> None:
     assert "| memory, T = 4,096 | < 1/5 | 1/5.00 | reached | fp32 over hf |" in shown
     assert "Attention kernels of fp32 compiled: local native, global native." in shown
     assert "not available here" not in shown
+    assert "oneDNN" not in shown
+    product = slower[512]["product fp32"]
+    faster = {512: slower[512] | {"oneDNN product fp32": replace(product, seconds=product.seconds / 1.2)}}
+    assert "whose rate in this run is 1.20 times (T = 512) as high." in text([], slower | faster)
     without = replace(
         slower[512]["fp32"],
         facts=slower[512]["fp32"].facts

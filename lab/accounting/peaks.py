@@ -9,15 +9,16 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 import yaml
 
+from components.onednn import onednn_is_faster, product
 from lab.data.cache import default_cache, locked, write_atomically
 
 TABLE = Path(__file__).with_suffix(".yaml")
@@ -87,7 +88,8 @@ def measured(dtype: torch.dtype, cache: Path | None = None) -> Peak:
 @lru_cache(maxsize=64)
 def _measured(dtype: str, conditions: tuple[str, ...], cache: Path) -> Peak:
     machine, version, threads, precision = conditions
-    file = cache / "matrix-products" / f"{machine},torch-{version},{threads}-threads,{precision},{dtype}.json"
+    by = ",onednn" if _multiplies_by_onednn(dtype) else ""
+    file = cache / "matrix-products" / f"{machine},torch-{version},{threads}-threads,{precision},{dtype}{by}.json"
     if (cached := _read_cached(file)) is not None:
         return cached
     try:
@@ -122,12 +124,13 @@ def _measure(dtype: str) -> Peak:
     with torch.inference_mode():
         while True:
             a, b = (torch.randn(size, size, generator=generator).to(kind) for _ in range(2))
-            out = a @ b
-            rate = _best_rate(a, b, out, until=0.0)
+            by_onednn = _multiplies_by_onednn(dtype)
+            multiply = partial(product, a, b) if by_onednn else partial(torch.mm, a, b, out=torch.empty_like(a))
+            rate = _best_rate(multiply, size, until=0.0)
             # The same number of products at twice the size takes eight times as long.
             last = size == largest or time.perf_counter() + 5 * 2 * (2 * size) ** 3 / rate > end
             if last:
-                rate = max(rate, _best_rate(a, b, out, until=end))
+                rate = max(rate, _best_rate(multiply, size, until=end))
             if rate > best:
                 best, reached = rate, size
             if last:
@@ -138,15 +141,20 @@ def _measure(dtype: str) -> Peak:
     return Peak(best, basis if threads > 1 else basis.removesuffix("s"))
 
 
-def _best_rate(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, *, until: float) -> float:
+def _multiplies_by_onednn(dtype: str) -> bool:
+    """Whether projections multiply by oneDNN here: then the peak is its rate, not that of torch's slower product."""
+    return dtype == "float32" and onednn_is_faster()
+
+
+def _best_rate(multiply: Callable[[], object], size: int, *, until: float) -> float:
     """FLOPs per second of the fastest product, of at least four, repeated until a time of `perf_counter`."""
     fastest, tries = math.inf, 0
     while tries < 4 or time.perf_counter() < until:
         start = time.perf_counter()
-        torch.mm(a, b, out=out)
+        multiply()
         fastest = min(fastest, time.perf_counter() - start)
         tries += 1
-    return 2 * len(a) ** 3 / fastest
+    return 2 * size**3 / fastest
 
 
 @lru_cache(maxsize=1)

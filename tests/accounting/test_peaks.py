@@ -131,6 +131,27 @@ def test_the_rate_is_that_of_products_that_were_done() -> None:
     assert max(rates) < 5 * found
 
 
+def test_the_peak_is_that_of_the_products_that_projections_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a slower product than the one in use, MFU would be too high: also beside one that is in the cache."""
+    products: list[int] = []
+
+    def counted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        products.append(len(x))
+        return x
+
+    monkeypatch.setattr(peaks, "product", counted)
+    monkeypatch.setattr(peaks, "SECONDS", 0.01)
+    monkeypatch.setattr(peaks, "onednn_is_faster", lambda: False)
+    measured(torch.float32, tmp_path)
+    assert not products
+    monkeypatch.setattr(peaks, "onednn_is_faster", lambda: True)
+    peaks._measured.cache_clear()
+    measured(torch.bfloat16, tmp_path)
+    assert not products
+    measured(torch.float32, tmp_path)
+    assert products
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"flops_per_second": null, "basis": ""}', '{"flops": 1}'])
 def test_a_damaged_cache_is_measured_again(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peaks, "_measure", lambda dtype: Peak(7e9, "now"))
