@@ -4,8 +4,7 @@ python benchmarks/fused_pieces.py
 python benchmarks/fused_pieces.py --shapes 512x8 --repeats 3 --threads 1 --clock cpu --out -
 
 Everything runs in one process and in turn, and the fastest of each counts. A step is that of train_throughput.py,
-uncompiled: compiled blocks get the naive forms, which the compiler fuses. The results are in
-benchmarks/fused_pieces.md.
+uncompiled. The results are in benchmarks/fused_pieces.md.
 """
 
 from __future__ import annotations

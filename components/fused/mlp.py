@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.fused.piece import LIBRARY, FusedPiece, is_bf16, pointer, threads
 
-PIECE = FusedPiece("mlp")
+PIECE = FusedPiece("mlp", in_graphs=True)
 
 ACTIVATION_NUMBERS = {
     name: number

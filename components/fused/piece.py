@@ -34,11 +34,11 @@ class FusedPiece:
 
     Attributes:
         name: its name.
-        in_blocks: whether it stands in blocks, whose naive forms a compiler fuses.
+        in_graphs: whether its fused form is used in compiled blocks; else the compiler fuses the naive one.
     """
 
     name: str
-    in_blocks: bool = True
+    in_graphs: bool = False
     functions: dict[str, ctypes._NamedFuncPointer] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ def forms(device: str, dtype: torch.dtype, *, compiled: bool) -> dict[str, str]:
     """
     of_pieces = {}
     for name, piece in sorted(PIECES.items()):
-        reason = _COMPILED if compiled and piece.in_blocks else piece.planned_refusal(device, dtype)
+        reason = _COMPILED if compiled and not piece.in_graphs else piece.planned_refusal(device, dtype)
         of_pieces[name] = "fused" if reason is None else f"naive: {reason}"
     return of_pieces
 

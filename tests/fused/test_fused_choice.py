@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.decoder import Decoder
+from components.forward_context import ForwardContext
 from components.fused import piece
 from components.fused.piece import PIECES, naive
 from components.mlp import SwiGLU
@@ -188,3 +189,35 @@ def test_a_norm_of_ones_own_is_what_is_computed() -> None:
     own = OwnNorm(gemma2().d_model, 1e-6)
     assert torch.equal(block.normed(own, x, block.mixer)[0], 7 * x)
     assert torch.equal(block.add_mixer(x, x, own), 8 * x)
+
+
+@needs_library
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_compiled_mlp_keeps_one_graph_with_the_fused_form_in_it(autocast: bool) -> None:
+    network = SwiGLU(d_ff=40, bias=True).build(24)
+    for number, parameter in enumerate(network.parameters()):
+        parameter.data = noise(*parameter.shape, seed=number) / 3
+    context = ForwardContext({}, {}, None, "auto")
+    targets: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    def results(forward: Callable[..., Tensor]) -> list[Tensor]:
+        x = noise(3, 300, 24, seed=20).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = forward(x, context)
+        return [y.detach(), *torch.autograd.grad(y.float().square().sum(), (x, *network.parameters()))]
+
+    compiled = torch.compile(network.forward, backend=backend, fullgraph=True)
+    for ours, eager in zip(results(compiled), results(network), strict=True):
+        assert ours.dtype == eager.dtype
+        assert torch.equal(ours, eager)
+    assert any("mlp_down" in target for target in targets)
+    torch._dynamo.reset()
+    targets.clear()
+    with naive("mlp"):
+        results(torch.compile(network.forward, backend=backend, fullgraph=True))
+    assert targets
+    assert not any("mlp_down" in target for target in targets)

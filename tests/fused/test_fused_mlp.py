@@ -49,12 +49,15 @@ def test_far_out_values_are_as_exact(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FORMS)
-def test_nan_and_infinity_come_out_as_in_the_naive_form_in_fp64(name: str, dtype: torch.dtype) -> None:
+def test_nan_and_infinity_come_out_as_in_the_naive_form(name: str, dtype: torch.dtype) -> None:
     form, odd = FORMS[name], torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 100.0, -100.0, 1e-30])
     gate, up = (x.flatten() for x in torch.meshgrid(odd, odd, indexing="ij"))
     inputs = [gate.to(dtype), up.to(dtype)][: len(form.inputs)]
-    exact = form.inner(*(x.double() for x in inputs)).to(dtype)  # torch's own erf gives NaN at infinity in fp32
-    torch.testing.assert_close(form.join(*inputs), exact, rtol=0.01, atol=1e-6, equal_nan=True)
+    ours, theirs = form.join(*inputs), form.inner(*inputs)
+    # Where torch's erf gives NaN at infinity in fp32, fp64 knows better.
+    exact = form.inner(*(x.double() for x in inputs)).to(dtype)
+    same = [torch.isclose(ours, other, rtol=0.01, atol=1e-6, equal_nan=True) for other in (theirs, exact)]
+    assert (same[0] | (same[1] & theirs.isnan())).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
