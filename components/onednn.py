@@ -58,6 +58,14 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
+def multiply(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, d_in], weight [d_out, d_in] of any strides → x · weightᵀ, without a gradient."""
+    if onednn_is_faster() and _suits_onednn(x, weight):
+        y: Tensor = torch.ops.lab_onednn.rows_by_weight(x, weight)
+        return y
+    return x @ weight.mT
+
+
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     is_fp32_on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     return is_fp32_on_cpu and not torch.is_autocast_enabled("cpu") and x.numel() * len(weight) >= MIN_MULTIPLICATIONS

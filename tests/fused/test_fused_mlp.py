@@ -135,3 +135,19 @@ def test_second_derivatives_are_those_of_the_formula() -> None:
 
     for one, other in zip(curvature(FORMS["geglu"].join), curvature(FORMS["geglu"].inner), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_large_products_are_those_of_fp64() -> None:
+    """So large that projections may use oneDNN for them."""
+    network, exact = mlp.SwiGLU(d_ff=512).build(256), mlp.SwiGLU(d_ff=512).build(256).double()
+    for number, parameter in enumerate(network.parameters()):
+        parameter.data = noise(*parameter.shape, seed=number) / 16
+    exact.load_state_dict({key: value.double() for key, value in network.state_dict().items()})
+    context, results = ForwardContext({}, {}, None, "auto"), []
+    for module, dtype in ((network, torch.float32), (exact, torch.float64)):
+        x = noise(600, 256).to(dtype).requires_grad_()
+        y = module(x, context)
+        d_y = noise(600, 256, seed=1).to(dtype)
+        results.append([y, *torch.autograd.grad(y, (x, *module.parameters()), d_y)])
+    for ours, reference in zip(*results, strict=True):
+        assert distance(ours, reference) < 3e-6
