@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from components.fused.norm import PIECE, rms_norm, rms_norm_and_stream
+from components.fused.norm import PIECE, RowNorm, rms_norm, rms_norm_and_stream
 from components.fused.piece import DTYPES
 from components.fused.rms import RMS, at_least_fp32, naive_rms_norm, over_rms
 from components.initialization import Constant, Fill
@@ -100,15 +100,31 @@ class DynamicTanh(Norm):
 
 
 class PreparedRMSNorm:
-    """x / rms(x) · gain by torch's own operation: for one row the least work. `module` computes other dtypes."""
+    """The form of an RMSLayer: by a call of the fused piece that is packed once, or by torch's own operation.
 
-    def __init__(self, module: nn.Module, gain: Tensor, eps: float) -> None:
-        self._module, self._gain, self._eps, self._shape = module, gain, eps, gain.shape
+    The packed call is for one fp32 row a text. `module` computes inputs of other dtypes than the gain's.
+    """
+
+    def __init__(self, module: RMSLayer, weight: Tensor, preparation: Preparation) -> None:
+        rms, is_fp32 = module.rms, weight.dtype == torch.float32
+        self._module, self._eps, self._shape = module, rms.eps, weight.shape
+        self._gain = 1.0 + at_least_fp32(weight) if rms.zero_centered else weight
+        packs = is_fp32 and not preparation.traced and PIECE.takes(weight)
+        self._fused = RowNorm(weight, rms, preparation.rows) if packs else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        """x [B, 1, dim] → the same shape and dtype."""
         if x.dtype != self._gain.dtype:
             return self._module(x)  # type: ignore[no-any-return]
+        if self._fused is not None and self._fused.takes(x):
+            return self._fused(x)
         return torch.rms_norm(x, self._shape, self._gain, self._eps)
+
+    def added(self, x: Tensor, stream: Tensor) -> Tensor:
+        """The stream [B, 1, dim] with the norm of x on it."""
+        if self._fused is not None and self._fused.takes(x) and self._fused.takes(stream):
+            return self._fused(x, stream)
+        return stream + self(x)
 
 
 class RMSLayer(Preparable, nn.Module):
@@ -146,13 +162,10 @@ class RMSLayer(Preparable, nn.Module):
         return naive_rms_norm(stream, self.weight, self.rms), stream
 
     def prepared(self, preparation: Preparation) -> PreparedRMSNorm | None:
-        if type(self).forward is not RMSLayer.forward:
-            return None
-        if self.rms.zero_centered:
-            weight = preparation.watch(self, "weight")
-            return None if weight is None else PreparedRMSNorm(self, 1.0 + at_least_fp32(weight), self.rms.eps)
-        is_exact = self.weight.dtype in (torch.float32, torch.float64)
-        return PreparedRMSNorm(self, self.weight, self.rms.eps) if is_exact else None
+        is_plain = type(self).forward is RMSLayer.forward
+        rounds = self.rms.round_first and self.weight.dtype not in (torch.float32, torch.float64)
+        weight = None if rounds or not is_plain else preparation.watch(self, "weight")
+        return None if weight is None else PreparedRMSNorm(self, weight, preparation)
 
 
 def plain_rms(norm: nn.Module | None) -> RMSLayer | None:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from components.forward_context import ForwardContext
 from components.initialization import Constant, Fill
 from components.mixers.base import MixerModule
-from components.norm import plain_rms
+from components.norm import PreparedRMSNorm, plain_rms
 from components.products import product_dtype, reads_by_products
 from components.registry import Component, OptionError, register
-from components.stepping.preparation import Preparation, is_observed
+from components.stepping.preparation import Form, Preparation, is_observed
 
 MakeNorm = Callable[[], nn.Module]
 
@@ -133,9 +133,25 @@ class PreparedBlock:
         self._block, self.is_prepared = block, form is not None
         self.mixer = block.mixer if form is None else form
         self.mlp = preparation.form(block.mlp)
-        self.add_mixer, self.add_mlp = block.add_mixer, block.add_mlp
+        self._adds_fused = block.mixer_scale is None and block.mlp_scale is None and block.style.multiplier == 1
         for name in block.style.norms:
             setattr(self, name, preparation.form(getattr(block, name)))
+
+    def normed(self, norm: Form, x: Tensor, *branches: Form) -> tuple[Tensor, Tensor]:
+        """As `Block.normed`."""
+        return norm(x), x
+
+    def add_mixer(self, x: Tensor, output: Tensor, norm: Form | None = None) -> Tensor:
+        """As `Block.add_mixer`."""
+        if self._adds_fused and isinstance(norm, PreparedRMSNorm):
+            return norm.added(output, x)
+        return self._block.add_mixer(x, output if norm is None else norm(output))
+
+    def add_mlp(self, x: Tensor, output: Tensor, norm: Form | None = None) -> Tensor:
+        """As `Block.add_mlp`."""
+        if self._adds_fused and isinstance(norm, PreparedRMSNorm):
+            return norm.added(output, x)
+        return self._block.add_mlp(x, output if norm is None else norm(output))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)  # what a style of a user's own reads beside the parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from components.attention.heads import GQA
 from components.decoder import Decoder
 from components.embedding import UntiedEmbedding
+from components.fused.piece import naive
 from components.fused.rms import naive_rms_norm
 from components.generation import (
     CachedForward,
@@ -27,7 +29,7 @@ from components.generation import (
 from components.generation.prepared import PREPARE_FROM
 from components.initialization import Projection
 from components.mlp import GEGLU, Network, SwiGLU
-from components.norm import LayerNorm, RMSNorm, RMSNormLayer, ZeroCenteredRMSNormLayer
+from components.norm import LayerNorm, PreparedRMSNorm, RMSNorm, RMSNormLayer, ZeroCenteredRMSNormLayer
 from components.position.positions import ALiBi
 from components.registry import OptionError
 from components.residual import OutputNorm, PostNorm
@@ -115,17 +117,30 @@ def test_few_tokens_do_not_repay_a_preparation() -> None:
 @pytest.mark.parametrize("zero_centered", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 16])
-def test_a_prepared_norm_has_the_bits_of_the_naive_form(zero_centered: bool, dtype: torch.dtype, rows: int) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_prepared_norm_is_the_naive_form(zero_centered: bool, dtype: torch.dtype, rows: int, fused: bool) -> None:
+    """To the bit by torch's operation; alone and with a stream."""
     layer = (ZeroCenteredRMSNormLayer if zero_centered else RMSNormLayer)(300, 1e-6)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         layer.weight.normal_(generator=generator)
     layer = layer.to(dtype).requires_grad_(False)
-    x = torch.randn(rows, 1, 300, generator=generator).to(dtype)
-    form = Preparation(rows, 8, CPU).form(layer)
-    assert (form is layer) == (dtype == torch.bfloat16 and not zero_centered)
-    if form is not layer:
-        assert torch.equal(form(x), naive_rms_norm(x, layer.weight, layer.rms))
+    x, stream = (torch.randn(rows, 1, 300, generator=generator).to(dtype) for _ in range(2))
+    with contextlib.nullcontext() if fused else naive():
+        form = Preparation(rows, 8, CPU).form(layer)
+        assert (form is layer) == (dtype == torch.bfloat16 and not zero_centered)
+        if isinstance(form, PreparedRMSNorm):
+            expected = naive_rms_norm(x, layer.weight, layer.rms)
+            strided = x.expand(rows, 2, 300)[:, :1]
+            if not fused or dtype == torch.float64:
+                assert torch.equal(form(x), expected)
+            for ours, theirs in [
+                (form(x), expected),
+                (form(strided), expected),
+                (form.added(x, stream), stream + expected),
+                (form.added(strided, stream), stream + expected),
+            ]:
+                torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
