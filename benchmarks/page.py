@@ -102,7 +102,8 @@ def command(script: str) -> str:
         is_given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if is_given and not isinstance(option.type, click.Path):
             value = context.params[option.name or ""]
-            words.append(option.opts[0])
+            is_off = value is False and bool(option.secondary_opts)
+            words.append(option.secondary_opts[0] if is_off else option.opts[0])
             if isinstance(value, list):
                 value = ",".join("none" if item is None else str(item) for item in value)
             if not isinstance(value, bool):

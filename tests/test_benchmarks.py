@@ -142,9 +142,10 @@ def test_every_result_is_kept_beside_its_script_unless_said_otherwise(tmp_path: 
     @click.command()
     @click.option("--contexts", default="512,1024", type=page.Numbers())
     @click.option("--runs", default=300)
+    @click.option("--compiled/--no-compiled", default=True)
     @page.clock_option
     @page.out_option(str(tmp_path / "made_up.py"))
-    def script(contexts: list[int], runs: int, clock: str, out: str) -> None:
+    def script(contexts: list[int], runs: int, compiled: bool, clock: str, out: str) -> None:
         page.keep(f"{page.command('made_up.py')} {page.at_defaults('contexts', 'runs')} {clock}", out)
 
     kept = tmp_path / "made_up.md"
@@ -156,6 +157,8 @@ def test_every_result_is_kept_beside_its_script_unless_said_otherwise(tmp_path: 
     kept.unlink()
     said = CliRunner().invoke(script, ["--contexts", "512,1024", "--out", "-"]).output
     assert said == "`python benchmarks/made_up.py --contexts 512,1024` True wall\n"
+    said = CliRunner().invoke(script, ["--no-compiled", "--out", "-"]).output
+    assert said == "`python benchmarks/made_up.py --no-compiled` True wall\n"
     assert not kept.exists()
 
 

@@ -197,3 +197,17 @@ def test_a_row_that_has_ended_waits_for_the_others(trained: Trained) -> None:
     ended = generate_batch(model, [[84], [32, 51]], 12, Sampling(temperature=0.0), stop={stop})
     assert ended == [greedy[0][: greedy[0].index(stop) + 1], greedy[1]]
     assert len(ended[0]) < 12 == len(ended[1])
+
+
+def test_compilation_is_refused_where_it_has_no_effect_or_is_not_possible(
+    trained: Trained, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = ("generate", trained.bytes.path, "The ", "--greedy", "--max-tokens", 20, "--root", trained.root)
+    done = lab(*ask, "--no-cache", "--compile", "on")
+    assert (done.code, done.out) == (2, "")
+    assert "--compile: on has no effect without a cache" in done.err
+    monkeypatch.setattr("components.generation.prepared.compiler_obstacle", lambda device: "no C++ compiler was found")
+    done = lab(*ask, "--compile", "on")
+    assert (done.code, done.out) == (2, "")
+    assert "--compile: on is not possible here: no C++ compiler was found" in done.err
+    assert lab(*ask).out == lab(*ask, "--compile", "off").out == lab(*ask, "--no-cache").out != ""

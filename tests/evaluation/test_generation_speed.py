@@ -74,3 +74,9 @@ def test_numbers_that_mean_nothing_are_refused(trained: Trained, lab: Lab, optio
     done = lab("eval", trained.bytes.path, "generation_speed", option, "--root", trained.root, "--as", "no")
     assert done.code == 2
     assert f"{option.split('=')[0]}: must" in done.err
+
+
+def test_a_way_to_compile_that_there_is_not_is_refused(trained: Trained, lab: Lab) -> None:
+    done = lab("eval", trained.bytes.path, "generation_speed", "compile=maybe", "--root", trained.root, "--as", "no")
+    assert done.code == 2
+    assert "compile: 'maybe' is not among its values (there are: auto, on, off)" in done.err
