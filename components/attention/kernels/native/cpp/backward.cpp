@@ -7,7 +7,6 @@
 
 #include <cmath>
 
-#include "products.hpp"
 #include "scores.hpp"
 
 namespace native {
@@ -105,7 +104,7 @@ template <class F> class Backward {
   struct State {
     Block block;
     float *q, *d_out;            // [units, ROWS]
-    float *q_rows, *d_out_rows;  // [ROWS, wide], or pairs of rows [ROWS / 2, wide]
+    float *q_rows, *d_out_rows;  // [ROWS, wide], or pairs of rows [ROWS / 2, wide], in panels
     float* dq;                   // [D, ROWS]
     float lse[ROWS], delta[ROWS], slopes[ROWS];
   };
@@ -140,7 +139,7 @@ template <class F> class Backward {
     if (p.dq.data) {
       for (int64_t u = 0; u < used; u++) {
         std::fill(states[u].lse, states[u].lse + ROWS, float(p.call.scale));
-        unpack_columns(states[u].dq, states[u].lse, p, p.dq, pair, states[u].block, p.D);
+        unpack_columns<F>(states[u].dq, states[u].lse, p.dq, states[u].block, p.D);
       }
     }
     for (int64_t u = 0; u < used && p.call.d_slopes; u++)
@@ -153,10 +152,10 @@ template <class F> class Backward {
     s.block.place(p, pair, first_row);
     s.q = memory.take(p.units_D * ROWS), s.d_out = memory.take(p.units_E * ROWS), s.dq = memory.take(p.D * ROWS);
     s.q_rows = memory.take(rows * p.wide_D), s.d_out_rows = memory.take(rows * p.wide_E);
-    pack_columns(s.q, p, p.q, pair, s.block, p.D, p.factor);
-    if (with_scores_) pack_columns(s.d_out, p, p.d_out, pair, s.block, p.Ev, 1);
-    if (p.dk.data) pack_rows(s.q_rows, p, p.q, pair, s.block, p.D, float(p.call.scale));
-    if (p.dv.data) pack_rows(s.d_out_rows, p, p.d_out, pair, s.block, p.Ev, 1);
+    pack_columns<F>(s.q, p.q, s.block, p.D, p.factor);
+    if (with_scores_) pack_columns<F>(s.d_out, p.d_out, s.block, p.Ev, 1);
+    if (p.dk.data) pack_rows<F>(s.q_rows, p.q, s.block, p.D, float(p.call.scale));
+    if (p.dv.data) pack_rows<F>(s.d_out_rows, p.d_out, s.block, p.Ev, 1);
     std::fill(s.dq, s.dq + p.D * ROWS, 0.f);
     for (int64_t r = 0; r < s.block.wide; r++) {
       const int64_t row = s.block.first + r;
@@ -165,23 +164,23 @@ template <class F> class Backward {
       if (r >= s.block.count) continue;
       s.lse[r] = p.call.lse[pair * p.rows + row];
       // What a row's weights have in common in their gradient: the sum of weights · d_weights. A sink adds nothing.
-      const auto *out = p.row_of(p.out, pair, row), *d_out = p.row_of(p.d_out, pair, row);
+      const auto *out = s.block.row(p.out, r), *d_out = s.block.row(p.d_out, r);
       V total = zero();
       for (int64_t e = 0; e < p.Ev; e += LANES) total = fma(read_part<F>(out + e, p.Ev - e), read_part<F>(d_out + e, p.Ev - e), total);
       s.delta[r] = sum(total);
-      if (p.call.d_sinks) of_sinks_[pair * p.rows + row] = -std::exp2(p.call.sinks[p.head_of(pair, row)] * LOG2E - s.lse[r]) * s.delta[r];
+      if (p.call.d_sinks) of_sinks_[pair * p.rows + row] = -std::exp2(p.call.sinks[s.block.head[r]] * LOG2E - s.lse[r]) * s.delta[r];
     }
   }
 
   template <Kind KIND> void add_tile(State& s, const TileOf& t, int64_t pair, int64_t start, int64_t keys, Hidden hidden) const {
     const Problem<F>& p = problem_;
     const int64_t stride = ROWS / Problem<F>::P, of_rows = s.block.wide / Problem<F>::P;
-    product<F::PAIRS, false, false>(keys, s.block.wide, p.units_D, keys_.by_key(pair, start), keys_.by_key_stride(), s.q, ROWS, t.scores, ROWS);
-    if (with_scores_) product<F::PAIRS, false, false>(keys, s.block.wide, p.units_E, values_.by_key(pair, start), values_.by_key_stride(), s.d_out, ROWS, t.d_weights, ROWS);
+    long_product<F::PAIRS>(keys, s.block.wide, p.units_D, keys_.by_key(pair, start), keys_.by_key_stride(), s.q, ROWS, t.scores, ROWS);
+    if (with_scores_) long_product<F::PAIRS>(keys, s.block.wide, p.units_E, values_.by_key(pair, start), values_.by_key_stride(), s.d_out, ROWS, t.d_weights, ROWS);
     with_hidden(hidden, [&](auto hidden) { differentiate<KIND, hidden>(s, t, start, keys); });
     const float *weights = F::PAIRS ? t.weights16 : t.scores, *d_scores = F::PAIRS ? t.d_scores16 : t.d_weights;
-    if (dv_.wanted()) product<F::PAIRS, false, true>(keys, p.wide_E, of_rows, weights, stride, s.d_out_rows, p.wide_E, dv_.at(pair, start), dv_.stride());
-    if (dk_.wanted()) product<F::PAIRS, false, true>(keys, p.wide_D, of_rows, d_scores, stride, s.q_rows, p.wide_D, dk_.at(pair, start), dk_.stride());
+    if (dv_.wanted()) add_panels<F::PAIRS>(keys, p.wide_E, of_rows, weights, stride, s.d_out_rows, stride, dv_.at(pair, start), dv_.stride());
+    if (dk_.wanted()) add_panels<F::PAIRS>(keys, p.wide_D, of_rows, d_scores, stride, s.q_rows, stride, dk_.at(pair, start), dk_.stride());
     if (p.dq.data) product<F::PAIRS, true, true>(p.D, s.block.wide, (keys + Problem<F>::P - 1) / Problem<F>::P, keys_.across_keys(pair, start), keys_.across_stride(), F::PAIRS ? t.d_scores_pairs : t.d_weights, ROWS, s.dq, ROWS);
   }
 

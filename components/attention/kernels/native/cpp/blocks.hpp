@@ -16,8 +16,12 @@ struct Block {
   int64_t all_start, all_stop;         // every row sees these, documents aside
   int32_t lowest_document, highest_document;
   int64_t batch;
+  int32_t query[ROWS], head[ROWS];     // of each row; those behind the last are as the last
   int32_t position[ROWS], document[ROWS];
   float slope[ROWS];                   // ALiBi's, in base 2
+
+  // A row of a tensor of queries.
+  template <class X> X* row(const Tensor<X>& x, int64_t r) const { return x.at(batch, head[r], query[r]); }
 
   template <class F> void place(const Problem<F>& problem, int64_t pair, int64_t first_row) {
     const Call& call = problem.call;
@@ -25,7 +29,13 @@ struct Block {
     count = std::min<int64_t>(ROWS, problem.rows - first);
     wide = round_up(count, LANES);
     batch = problem.batch_of(pair);
-    const int64_t low = first / problem.group + call.offset, high = (first + count - 1) / problem.group + call.offset;
+    const int64_t first_head = pair % call.kv_heads * problem.group;
+    int64_t at_query = first / problem.group, at_head = first % problem.group;
+    for (int64_t r = 0; r < ROWS; r++) {
+      query[r] = int32_t(at_query), head[r] = int32_t(first_head + at_head);
+      if (r < count - 1 && ++at_head == problem.group) at_head = 0, at_query++;
+    }
+    const int64_t low = query[0] + call.offset, high = query[ROWS - 1] + call.offset;
     start = all_start = 0;
     stop = all_stop = call.keys;
     if (call.causal) stop = std::min(call.keys, round_up(high + 1, Problem<F>::P)), all_stop = low + 1;
@@ -35,9 +45,8 @@ struct Block {
     }
     lowest_document = std::numeric_limits<int32_t>::max(), highest_document = -1;
     for (int r = 0; r < ROWS; r++) {
-      const int64_t row = std::min(first + r, problem.rows - 1);
-      position[r] = int32_t(row / problem.group + call.offset);
-      slope[r] = problem.biased ? call.slopes[problem.head_of(pair, row)] * LOG2E : 0;
+      position[r] = int32_t(query[r] + call.offset);
+      slope[r] = problem.biased ? call.slopes[head[r]] * LOG2E : 0;
       if (problem.documents.empty()) continue;
       document[r] = problem.documents[batch * call.keys + position[r]];
       lowest_document = std::min(lowest_document, document[r]);
@@ -46,12 +55,13 @@ struct Block {
   }
 };
 
-constexpr int MOST_BLOCKS = 4;  // that share a walk over the keys, whose tiles then stay in cache
+constexpr int MOST_BLOCKS = 4;     // that share a walk over the keys, whose tiles then stay in cache
+constexpr int LARGEST_WALK = 512;  // sum of their heads' sizes: what they hold must stay in cache, too
 
 // How many blocks of rows share a walk: few for large heads, which fill the cache, and where threads would lack work.
 template <class F> int64_t blocks_together(const Problem<F>& problem) {
   const int64_t blocks = (problem.rows + ROWS - 1) / ROWS, size = std::max(problem.D, problem.Ev);
-  const int64_t in_cache = std::max<int64_t>(1, MOST_BLOCKS * 64 / std::max<int64_t>(size, 64));
+  const int64_t in_cache = std::max<int64_t>(1, std::min<int64_t>(MOST_BLOCKS, LARGEST_WALK / size));
   const int64_t in_work = std::max<int64_t>(1, blocks * problem.pairs / (4 * problem.call.threads));
   return std::min(in_cache, in_work);
 }

@@ -4,7 +4,6 @@
 // parts of a row are joined in order. Nothing is packed or copied, and bf16 keys and values are widened in registers.
 #include <cmath>
 
-#include "products.hpp"
 #include "scores.hpp"
 
 namespace native {

@@ -3,7 +3,6 @@
 // Under a cap that bounds every exponential, weights need no running maximum: cap, exponential, mask and sum are one pass.
 #include <cmath>
 
-#include "products.hpp"
 #include "scores.hpp"
 
 namespace native {
@@ -45,7 +44,7 @@ template <class F> class Forward {
       State& s = states[used];
       s.block.place(p, pair, first_row + used * ROWS);
       s.q = memory.take(p.units_D * ROWS), s.out = memory.take(p.Ev * ROWS);
-      pack_columns(s.q, p, p.q, pair, s.block, p.D, p.factor);
+      pack_columns<F>(s.q, p.q, s.block, p.D, p.factor);
       std::fill(s.out, s.out + p.Ev * ROWS, 0.f);
       std::fill(s.total, s.total + ROWS, 0.f);
       std::fill(s.highest, s.highest + ROWS, -1e30f);  // finite: a row that sees nothing of a tile computes no ∞ - ∞
@@ -56,7 +55,7 @@ template <class F> class Forward {
         const int64_t start = std::max(tile * TILE, s.block.start), stop = std::min((tile + 1) * TILE, s.block.stop);
         const Hidden hidden = masks_.hidden(s.block, tile, start, stop);
         if (hidden == EVERYTHING) continue;
-        product<F::PAIRS, false, false>(stop - start, s.block.wide, p.units_D, keys_.by_key(pair, start), keys_.by_key_stride(), s.q, ROWS, scores, ROWS);
+        long_product<F::PAIRS>(stop - start, s.block.wide, p.units_D, keys_.by_key(pair, start), keys_.by_key_stride(), s.q, ROWS, scores, ROWS);
         with_hidden(hidden, [&](auto hidden) { weigh<KIND, hidden>(s, scores, weights, start, stop - start); });
         product<F::PAIRS, true, true>(p.Ev, s.block.wide, (stop - start + Problem<F>::P - 1) / Problem<F>::P, values_.across_keys(pair, start), values_.across_stride(), weights, ROWS, s.out, ROWS);
       }
@@ -125,14 +124,14 @@ template <class F> class Forward {
       float lse = std::log2(s.total[r]) + highest, share = 1;
       const int64_t row = s.block.first + r;
       if (p.call.sinks) {
-        const float sink = p.call.sinks[p.head_of(pair, row)] * LOG2E, top = std::max(sink, lse), of_keys = lse;
+        const float sink = p.call.sinks[s.block.head[r]] * LOG2E, top = std::max(sink, lse), of_keys = lse;
         lse = top + std::log2(std::exp2(of_keys - top) + std::exp2(sink - top));
         share = std::exp2(of_keys - lse);
       }
       if (p.call.lse) p.call.lse[pair * p.rows + row] = lse;
       s.total[r] = share == 0 ? 0 : share / s.total[r];
     }
-    unpack_columns(s.out, s.total, p, p.out, pair, s.block, p.Ev);
+    unpack_columns<F>(s.out, s.total, p.out, s.block, p.Ev);
   }
 
   const Problem<F>& problem_;

@@ -1,7 +1,10 @@
 // Matrix products of small matrices in cache: C [M, N] = A · B, or C += A · B, for N a multiple of LANES.
 //
+// With ACROSS, A is held as [K, M]. B in panels: PANEL columns after PANEL columns, each as [panel_rows, columns], so that a
+// panel's rows are neighbours; rows of a wide matrix would share few sets of a cache.
+//
 // Every length along the summed dimension is in units of 32 bits: an fp32 number, or with PAIRS two bf16 numbers, both of
-// which a product sums. With ACROSS, A is held as [K, M]. The order of each sum is that of k, whatever M and N are.
+// which a product sums. The order of each sum is that of k, whatever M and N are.
 #pragma once
 #include "vectors.hpp"
 
@@ -13,6 +16,7 @@ constexpr int WIDEST = 4;  // vectors of C in a row of a micro-kernel: 6 × 4 + 
 constexpr int WIDEST = 2;  // 6 × 2 + 3 of 16
 #endif
 constexpr int TALLEST = 6;  // rows of C in a micro-kernel
+constexpr int PANEL = WIDEST * LANES;
 
 template <bool PAIRS> INLINE V add_product(V total, Unit a, V b) {
 #if defined(NATIVE_BF16)
@@ -64,16 +68,38 @@ static void columns(int64_t M, const Unit* A, int64_t lda, const Unit* B, int64_
 }
 
 template <bool PAIRS, bool ACROSS, bool ADD>
-static void product(int64_t M, int64_t N, int64_t K, const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc) {
-  for (int64_t n = 0; n < N; n += LANES * WIDEST) {
-    const int64_t vectors = (N - n) / LANES;
-    if (vectors >= WIDEST) columns<PAIRS, ACROSS, ADD, WIDEST>(M, A, lda, B + n, ldb, C + n, ldc, K);
-    else if (vectors == 1) columns<PAIRS, ACROSS, ADD, 1>(M, A, lda, B + n, ldb, C + n, ldc, K);
-    else if constexpr (WIDEST > 2) {
-      if (vectors == 2) columns<PAIRS, ACROSS, ADD, 2>(M, A, lda, B + n, ldb, C + n, ldc, K);
-      else columns<PAIRS, ACROSS, ADD, 3>(M, A, lda, B + n, ldb, C + n, ldc, K);
-    }
+static void panel(int64_t M, int64_t N, int64_t K, const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc) {
+  switch (N / LANES) {
+    case 1: return columns<PAIRS, ACROSS, ADD, 1>(M, A, lda, B, ldb, C, ldc, K);
+    case 2: return columns<PAIRS, ACROSS, ADD, 2>(M, A, lda, B, ldb, C, ldc, K);
+    case 3: return columns<PAIRS, ACROSS, ADD, WIDEST < 3 ? 1 : 3>(M, A, lda, B, ldb, C, ldc, K);
+    default: return columns<PAIRS, ACROSS, ADD, WIDEST>(M, A, lda, B, ldb, C, ldc, K);
   }
+}
+
+// B is [K, N].
+template <bool PAIRS, bool ACROSS, bool ADD>
+static void product(int64_t M, int64_t N, int64_t K, const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc) {
+  for (int64_t n = 0; n < N; n += PANEL)
+    panel<PAIRS, ACROSS, ADD>(M, N - n < PANEL ? N - n : PANEL, K, A, lda, B + n, ldb, C + n, ldc);
+}
+
+// C += A · B, where B is in panels.
+template <bool PAIRS>
+static void add_panels(int64_t M, int64_t N, int64_t K, const Unit* A, int64_t lda, const Unit* B, int64_t panel_rows, float* C, int64_t ldc) {
+  for (int64_t n = 0; n < N; n += PANEL) {
+    const int64_t wide = N - n < PANEL ? N - n : PANEL;
+    panel<PAIRS, false, true>(M, wide, K, A, lda, B + n * panel_rows, wide, C + n, ldc);
+  }
+}
+
+// C = A · B for long sums, in steps whose part of B stays in the nearest cache.
+template <bool PAIRS>
+static void long_product(int64_t M, int64_t N, int64_t K, const Unit* A, int64_t lda, const Unit* B, int64_t ldb, float* C, int64_t ldc) {
+  constexpr int64_t STEP = 128;
+  product<PAIRS, false, false>(M, N, K < STEP ? K : STEP, A, lda, B, ldb, C, ldc);
+  for (int64_t k = STEP; k < K; k += STEP)
+    product<PAIRS, false, true>(M, N, K - k < STEP ? K - k : STEP, A + k, lda, B + k * ldb, ldb, C, ldc);
 }
 
 }  // namespace native
