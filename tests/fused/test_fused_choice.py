@@ -103,14 +103,15 @@ def test_under_autocast_a_block_casts_each_weight_once_and_no_activations() -> N
     model, d_model = Decoder.initialized(architecture, seed=0), architecture.d_model
     block = model.blocks[0]
     weights = Counter(tuple(weight.shape) for weight in block.parameters() if weight.dim() == 2)
-    context = model._context(
-        lambda position, size: position.rotation(size, torch.arange(256)), None, model.embedding.weight
-    )
+    contexts: list[ForwardContext] = []
+    handle = block.register_forward_pre_hook(lambda _, arguments: contexts.append(arguments[1]))
+    model(torch.zeros(2, 256, dtype=torch.long))
+    handle.remove()
     x = noise(2, 256, d_model).requires_grad_()
 
     def forward() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            y: Tensor = block(x, context)
+            y: Tensor = block(x, contexts[0])
         return y
 
     def of_weights(casts: Counter[tuple[int, ...]]) -> Counter[tuple[int, ...]]:
