@@ -59,11 +59,8 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, d_in], weight [d_out, d_in] of any strides → x · weightᵀ, without a gradient."""
-    if onednn_is_faster() and _suits_onednn(x, weight):
-        y: Tensor = torch.ops.lab_onednn.rows_by_weight(x, weight)
-        return y
-    return x @ weight.mT
+    """x [N, d_in] · weightᵀ [d_in, d_out] without gradients, by the products that `project` would take."""
+    return product(x, weight) if onednn_is_faster() and _suits_onednn(x, weight) else x @ weight.mT
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
