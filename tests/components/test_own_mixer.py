@@ -17,7 +17,7 @@ import torch
 
 from components.architecture import Architecture
 from components.decoder import Decoder
-from components.generation import CachedForward, FullForward, Sampling, generate_batch
+from components.generation import CachedForward, FullForward, PreparedForward, Sampling, generate_batch
 from components.registry import OptionError
 from lab.accounting.cache import cache_bytes, cache_bytes_by_kind
 from lab.accounting.conventions import conventions
@@ -96,7 +96,10 @@ def test_a_cached_step_is_the_whole_forward(name: str, texts: list[list[int]]) -
     cached, full = logits(CachedForward(model), texts, 9), logits(FullForward(model), texts, 9)
     for ours, theirs in zip(cached, full, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    kept, anew = (list(generate_batch(model, texts, 8, Sampling(seed=2), cached=cached)) for cached in (True, False))
+    prepared = logits(PreparedForward(model), texts, 9)
+    for ours, theirs in zip(prepared, full, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    kept, anew = (list(generate_batch(model, texts, 20, Sampling(seed=2), cached=cached)) for cached in (True, False))
     assert kept == anew
 
 
