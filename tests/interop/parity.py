@@ -28,8 +28,11 @@ from tests.interop.tiny import CASES, CONTEXT, VOCAB, Case
 
 ROOT = Path(__file__).parent.parent.parent
 TABLE = ROOT / "docs" / "parity.md"
-BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""Largest relative error of the logits and of any parameter's gradient."""
+BOUNDS = {torch.float32: 2e-5, torch.float64: 1e-10}
+"""Largest relative error of the logits and of any parameter's gradient.
+
+In fp32 the library's own gradients are up to 1.2e-5 from those in fp64, and the lab's are as near.
+"""
 
 
 @dataclass(frozen=True)
