@@ -33,12 +33,16 @@ void pack_columns(float* to, const Tensor<X>& x, const Block& block, int64_t siz
   for (int64_t r = 0; r < block.wide; r += LANES)
     for (int64_t d = 0; d < units; d += LANES) {
       V part[LANES];
+      const int64_t left = units - d;
+#pragma GCC unroll 16
       for (int64_t i = 0; i < LANES; i++) {
         part[i] = r + i < block.count ? read_units<F>(block.row(x, r + i), d, size) : zero();
         if (!F::PAIRS) part[i] *= factor;
       }
       transpose(part);
-      for (int64_t i = 0; i < std::min<int64_t>(LANES, units - d); i++) store(to + (d + i) * ROWS + r, part[i]);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < LANES; i++)
+        if (i < left) store(to + (d + i) * ROWS + r, part[i]);
     }
 }
 
@@ -67,10 +71,13 @@ void unpack_columns(const float* from, const float* factors, const Tensor<typena
   for (int64_t r = 0; r < block.count; r += LANES)
     for (int64_t d = 0; d < size; d += LANES) {
       V part[LANES];
+      const int64_t left = block.count - r;
+#pragma GCC unroll 16
       for (int64_t i = 0; i < LANES; i++) part[i] = d + i < size ? load(from + (d + i) * ROWS + r) * load(factors + r) : zero();
       transpose(part);
-      for (int64_t i = 0; i < std::min<int64_t>(LANES, block.count - r); i++)
-        write_part<F>(block.row(x, r + i) + d, part[i], size - d);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < LANES; i++)
+        if (i < left) write_part<F>(block.row(x, r + i) + d, part[i], size - d);
     }
 }
 
