@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from components.architecture import Architecture
 from components.registry import OptionError
 from tests.interop.flips import IDLE, flips
-from tests.interop.parity import BOUNDS, TABLE, Pair, batch, decoder, errors, exported_alike, relative_error
+from tests.interop.parity import BOUNDS, TABLE, Pair, batch, decoder, errors, exported_alike, relative_error, rounding
 from tests.interop.tiny import CASES, VARIANTS
 
 BOTH = CASES | VARIANTS
@@ -26,6 +27,12 @@ def test_logits_and_every_gradient_equal_the_library_s(
     found = errors(BOTH[name], pair(name), dtype)
     assert found.logits <= BOUNDS[dtype]
     assert found.gradients <= BOUNDS[dtype], found.worst
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "gpt-oss", "Gemma 2"])
+def test_in_fp32_gradients_are_as_near_to_fp64_as_the_library_s(name: str, tmp_path: Path) -> None:
+    ours, library = zip(*(rounding(CASES[name], tmp_path / str(seed), seed) for seed in range(7)), strict=True)
+    assert statistics.median(ours) <= 1.6 * statistics.median(library)
 
 
 @pytest.mark.parametrize("name", BOTH)

@@ -1,4 +1,5 @@
 // RMSNorm over rows, with a residual added to what comes out, and its gradient with the stream's added.
+#include <algorithm>
 #include <vector>
 
 #include "memory.hpp"
@@ -6,7 +7,7 @@
 namespace native {
 namespace {
 
-constexpr int64_t ROWS = 128;  // of a task: its share of the gain's gradient is one sum, whoever computes it
+constexpr int64_t ROWS = 32;  // of a task: its share of the gain's gradient is one sum, whoever computes it
 
 struct NormCall {  // the fields and their order are those of components/fused/norm.py
   const void *x, *residual, *d_out, *d_stream;
@@ -40,7 +41,7 @@ template <class X, class R, class O> void forward(const NormCall& call) {
         V value = place.template read<X>(x + i);
         square = fma(value, value, square);
       });
-      const float inverse = 1 / __builtin_sqrtf(sum(square) / dim + (float)call.eps);
+      const float inverse = float(1 / __builtin_sqrt(double(sum(square)) / dim + call.eps));
       call.inverse[row] = inverse;
       for_row(dim, [&](int64_t i, auto place) {
         V normed = place.template read<X>(x + i) * set(inverse);
@@ -57,7 +58,8 @@ template <class X, class R, class O> void forward(const NormCall& call) {
   });
 }
 
-// d_x = (d·g - x̂ · mean(d·g·x̂)) / rms + d_stream; d_gain = Σ d · x̂ over rows, task by task in their order.
+// d_x = (d·g - x̂ · mean(d·g·x̂)) / rms + d_stream; d_gain = Σ d · x̂ over rows: those of a task in their order,
+// and the tasks' sums in pairs, which rounds less.
 template <class X, class O> void backward(const NormCall& call) {
   typedef typename X::E XE;
   typedef typename O::E OE;
@@ -92,11 +94,15 @@ template <class X, class O> void backward(const NormCall& call) {
     }
   });
   if (!call.d_gain) return;
-  for_row(dim, [&](int64_t i, auto place) {
-    V total = zero();
-    for (int64_t task = 0; task < tasks; task++) total += place.template read<Fp32>(sums.data() + task * dim + i);
-    place.template write<Fp32>(call.d_gain + i, total);
-  });
+  for (int64_t apart = 1; apart < tasks; apart *= 2)
+    for (int64_t task = 0; task + apart < tasks; task += 2 * apart) {
+      float *into = sums.data() + task * dim, *other = into + apart * dim;
+      for_row(dim, [&](int64_t i, auto place) {
+        place.template write<Fp32>(into + i, place.template read<Fp32>(into + i) + place.template read<Fp32>(other + i));
+      });
+    }
+  sums.resize(std::max<int64_t>(tasks, 1) * dim);  // zeros of no rows
+  std::copy_n(sums.data(), dim, call.d_gain);
 }
 
 }  // namespace
