@@ -45,10 +45,12 @@ def in_double(inputs):
 
 
 def assert_exact(spec, inputs, bound):
-    """Output and gradients equal the reference's in fp64, by the largest entry of each (at least 3)."""
+    """Output and gradients equal the reference's in fp64, by the largest entry of each or what it may cancel from."""
     found = gradients(spec, inputs)
     for name, book in gradients(spec, in_double(inputs), "reference").items():
-        error = (found[name].double() - book).abs().max() / max(book.abs().max(), 3.0)
+        # A slope's gradient is a sum over rows of differences times distances, which cancel; others are about normal.
+        summands = 4.0 * inputs.k.shape[2] if name == "alibi_slopes" else 3.0
+        error = (found[name].double() - book).abs().max() / max(book.abs().max(), summands)
         assert error <= bound, f"{name} is off by {error:.2e} for {spec}"
 
 
@@ -107,12 +109,10 @@ def large_calls(draw):
     return spec, inputs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(large_calls())
 def test_blocks_tiles_and_rests_agree_with_the_reference(case):
     spec, inputs = case
-    if inputs.q.dtype == torch.bfloat16:
-        inputs = replace(inputs, alibi_slopes=None)  # the gradient of a slope cancels: bf16 has no bound on it
     assert_exact(spec, inputs, 2e-5 if inputs.q.dtype == torch.float32 else 4e-2)
 
 
