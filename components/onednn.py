@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from components.native.cpu import features
 
@@ -32,6 +33,12 @@ def _rows_by_weight(x: Tensor, weight: Tensor) -> Tensor:
 @torch.library.register_fake("lab_onednn::rows_by_weight")  # type: ignore[untyped-decorator]
 def _rows_by_weight_shape(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@register_flop_formula(torch.ops.lab_onednn.rows_by_weight)  # type: ignore[untyped-decorator]
+def _rows_by_weight_flops(x_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
+    """FLOPs of `rows_by_weight` for torch's FlopCounterMode, which passes shapes: two a multiplication."""
+    return 2 * x_shape[0] * x_shape[1] * weight_shape[0]
 
 
 @cache

@@ -66,7 +66,7 @@ def test_a_file_that_is_trained_on_cannot_be_validated_on(cache: Path) -> None:
     Path("link.jsonl").symlink_to("train.jsonl")
     for paths in (("*.jsonl",), ("train.jsonl", "val.jsonl"), (".",)):
         with pytest.raises(
-            DataError, match=r"corpus\.validation_paths: .*val\.jsonl is among the files of corpus\.paths"
+            DataError, match=r"corpus\.validation_paths: .*val\.jsonl is among the files of data\.corpus\.paths"
         ):
             own(paths=paths).open(cache)
     with pytest.raises(DataError, match=r"link\.jsonl is among the files"):

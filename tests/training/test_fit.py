@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.fused.piece import PIECES
 from components.registry import OptionError
 from lab.data.batches import Batches, validation_batches
 from lab.records import Progress
@@ -157,7 +158,10 @@ def test_the_summary_says_what_the_final_model_is_worth(tmp_path: Path) -> None:
     assert costs["peak_memory_bytes"] > 10_000_000
     sizes = {"train_tokens": 1100, "validation_tokens": 400, "validation_bytes": 1000}
     assert summary["data"] == {"digest": "a digest", **sizes, "parts": {"corpus": "its corpus"}}
-    assert summary["provenance"] == {
+    provenance = dict(summary["provenance"])
+    assert provenance.pop("pieces").keys() == PIECES.keys()
+    assert provenance.pop("native", {}).keys() <= {"attention", "fused"}, "as this process has asked for"
+    assert provenance == {
         "device": "cpu",
         "threads": 1,
         "kernels": None,
