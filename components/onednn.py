@@ -35,7 +35,7 @@ def _rows_by_weight_shape(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-@register_flop_formula(torch.ops.lab_onednn.rows_by_weight)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.lab_onednn.rows_by_weight)
 def _rows_by_weight_flops(x_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
     """FLOPs of `rows_by_weight` for torch's FlopCounterMode, which passes shapes: two a multiplication."""
     return 2 * x_shape[0] * x_shape[1] * weight_shape[0]
