@@ -1,8 +1,7 @@
 """An MLP's last product with its activation as an operator of torch, through which torch.compile keeps a graph whole.
 
 What a compiler makes of the naive activation takes more than twice as long as the fused one, and keeps what is in
-between. Outside of a compiled graph the operator is not used: its autograd costs
-more than a Function's.
+between. Outside of a compiled graph the operator is not used: its autograd costs more than a Function's.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.compile_opaque import constant_in_graphs
 from components.fused import down_passes, mlp
 from components.fused.mlp import Activation
 
@@ -21,17 +21,13 @@ _LIBRARY = "architecture_lab"
 _ARGUMENTS = "str activation, float limit, float alpha, Tensor weight, Tensor? bias, Tensor[] projected"
 
 
+@constant_in_graphs
 def refusal(dtype: torch.dtype) -> str | None:
     """Why a graph on CPU can't have the operator for activations of a dtype; None if it can. Builds the library."""
     reason = mlp.PIECE.planned_refusal("cpu", dtype)
     if reason is None:
         _define()
     return reason
-
-
-# torch.compile calls it while it traces, and takes the answer for a constant. This is all that
-# torch.compiler.assume_constant_result does; to call that would import the compiler.
-refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def mlp_down(activation: Activation, weight: Tensor, bias: Tensor | None, projected: Sequence[Tensor]) -> Tensor:

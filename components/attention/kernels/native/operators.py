@@ -15,29 +15,26 @@ from torch import Tensor
 from components.attention.kernels.native import call
 from components.attention.kernels.native.call import Numbers
 from components.attention.kernels.native.library import LIBRARY
+from components.compile_opaque import constant_in_graphs
 
 _LIBRARY = "architecture_lab"
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor? sinks, Tensor? documents"
 _NUMBERS = "float scale, float? softcap, bool causal, int? window, int offset"
 
 
+@constant_in_graphs
 def foreseen() -> str | None:
     """Why the kernel's library can't be used here, as far as that is known without a build."""
     return LIBRARY.foreseen()
 
 
+@constant_in_graphs
 def unavailable() -> str | None:
     """Why the kernel's library can't be used here; None if it can. Builds it where the cache doesn't have it."""
     reason = LIBRARY.unavailable()
     if reason is None and torch.compiler.is_compiling():
         _define()
     return reason
-
-
-# torch.compile calls both while it traces, and takes their answers for constants. This is all that
-# torch.compiler.assume_constant_result does; to call that would import the compiler.
-foreseen._dynamo_marked_constant = True  # type: ignore[attr-defined]
-unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -49,10 +49,11 @@ def resolved(settings: Settings, runs: Sequence[RunFolder], flops: Mapping[str, 
     if settings.runs_per_job != "auto":
         return settings
     known = flops or {}
-    each = [known[run.name] if run.name in known else _flops_of(run) for run in runs]
-    if not runs or settings.processes > 1 or not all(each):
+    flops_of_runs = [known[run.name] if run.name in known else _flops_of(run) for run in runs]
+    largest = max((value for value in flops_of_runs if value), default=0.0)
+    if not largest or settings.processes > 1 or not all(flops_of_runs):
         return dataclasses.replace(settings, runs_per_job=settings.side_by_side)
-    most = max(settings.side_by_side, int(FLOPS_PER_JOB // max(value for value in each if value)), 1)
+    most = max(settings.side_by_side, int(FLOPS_PER_JOB // largest), 1)
     jobs = -(-len(runs) // most)
     return dataclasses.replace(settings, runs_per_job=max(settings.side_by_side, -(-len(runs) // jobs)))
 
