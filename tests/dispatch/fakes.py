@@ -14,6 +14,14 @@ from lab.records import RunFolder, survey
 FAKE_NURSERY = (sys.executable, "-m", "tests.dispatch.fake_nursery")
 FAKE_WORKER = (sys.executable, str(Path(__file__).parent / "fake_worker.py"))
 
+CRASHES = [
+    ("kill", "lost", "interrupted", "killed (SIGKILL)"),
+    ("segfault", "failed", "bug", "crashed (SIGSEGV)"),
+    ("os_exit", "failed", "bug", "exit code 7"),
+    ("bug", "failed", "bug", "KeyError: 'n_heads'"),
+]
+"""What a fake worker does, and its run's status, failure and a part of the reason."""
+
 
 def fork_fake_workers(put: Callable[[ModuleType, str, object], None]) -> None:
     """Have the local launcher fork fake workers where it would fork its own.

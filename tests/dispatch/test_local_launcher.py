@@ -19,7 +19,7 @@ from lab.dispatch.worker.attempt import Stop
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder, State
 from tests import forked
-from tests.dispatch.fakes import FAKE_WORKER, begun, marks, most_at_once, results
+from tests.dispatch.fakes import CRASHES, FAKE_WORKER, begun, marks, most_at_once, results
 
 pytestmark = pytest.mark.slow
 
@@ -101,15 +101,7 @@ def test_failed_runs_are_retried_when_asked_for_and_once_a_call(make: Make) -> N
     assert begun(bug) == 2
 
 
-@pytest.mark.parametrize(
-    ("do", "status", "failure", "reason"),
-    [
-        ("kill", "lost", "interrupted", "killed (SIGKILL)"),
-        ("segfault", "failed", "bug", "crashed (SIGSEGV)"),
-        ("os_exit", "failed", "bug", "exit code 7"),
-        ("bug", "failed", "bug", "KeyError: 'n_heads'"),
-    ],
-)
+@pytest.mark.parametrize(("do", "status", "failure", "reason"), CRASHES)
 def test_a_runs_crash_takes_no_other_run_along(make: Make, do: str, status: str, failure: str, reason: str) -> None:
     crash = make("caps/crash/seed-0", do=do)
     others = [make(f"caps/fine/seed-{n}", pause=0.03) for n in range(4)]

@@ -19,7 +19,7 @@ from lab.dispatch.launchers.local.scheduler import LocalSummary, run_local
 from lab.dispatch.worker.claim import holder
 from lab.records import RunFolder, read_process_seconds
 from tests import forked
-from tests.dispatch.fakes import FAKE_NURSERY, FAKE_WORKER, begun, fork_fake_workers, marks, results
+from tests.dispatch.fakes import CRASHES, FAKE_NURSERY, FAKE_WORKER, begun, fork_fake_workers, marks, results
 
 pytestmark = [
     pytest.mark.slow,
@@ -77,15 +77,7 @@ def test_workers_are_processes_of_their_own_with_one_parent(
     assert sorted(record.process for record in records) == ["nursery", "worker", "worker"]
 
 
-@pytest.mark.parametrize(
-    ("do", "status", "failure", "reason"),
-    [
-        ("kill", "lost", "interrupted", "killed (SIGKILL)"),
-        ("segfault", "failed", "bug", "crashed (SIGSEGV)"),
-        ("os_exit", "failed", "bug", "exit code 7"),
-        ("bug", "failed", "bug", "KeyError: 'n_heads'"),
-    ],
-)
+@pytest.mark.parametrize(("do", "status", "failure", "reason"), CRASHES)
 def test_a_crash_takes_no_other_run_along(
     run_forked: Callable[..., LocalSummary], make: Make, do: str, status: str, failure: str, reason: str
 ) -> None:
